@@ -1,0 +1,36 @@
+"""`serve-app check`: say what is wrong with a config before anything is started."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Annotated
+
+import typer
+
+from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
+
+
+def check(
+    config: Annotated[Path, typer.Argument(help="A Serve config file, as configs/prod.yaml.")],
+) -> None:
+    """Validate a config: every key, every engine argument of the pinned vLLM."""
+    serve_config = load_or_exit(config)
+    from serve_app.tiers.engine_args import check_engine_args
+
+    for tier in serve_config.app.tiers:
+        try:
+            check_engine_args(tier.name, tier.engine)
+        except ValueError as error:
+            typer.echo(f"{config}: {error}", err=True)
+            raise typer.Exit(2) from None
+    names = ", ".join(tier.name for tier in serve_config.app.tiers)
+    typer.echo(f"{config}: valid; tiers: {names}")
+
+
+def load_or_exit(path: Path) -> ServeConfig:
+    """The config, or one clear message and exit code 2."""
+    try:
+        return load_serve_config(path)
+    except ConfigError as error:
+        typer.echo(f"{path}: {error}", err=True)
+        raise typer.Exit(2) from None

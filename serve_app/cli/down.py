@@ -1,0 +1,43 @@
+"""`serve-app down`: end the service that `serve-app up` started from this checkout."""
+
+from __future__ import annotations
+
+import signal
+import time
+
+import psutil
+import typer
+
+from serve_app.cli import processes
+from serve_app.config.load import run_dir
+
+GRACE_S = 45.0
+
+
+def down() -> None:
+    """End the service and everything it started, whatever became of its parent."""
+    directory = run_dir()
+    before = processes.marked(directory)
+    if not before:
+        typer.echo("No service is running.")
+        return
+    for process in before:
+        parent = _supervisor(process)
+        if parent is not None:
+            parent.send_signal(signal.SIGTERM)
+            psutil.wait_procs([parent], timeout=GRACE_S)
+            break
+    deadline = time.monotonic() + GRACE_S
+    while (left := processes.marked(directory)) and time.monotonic() < deadline:
+        processes.end(left, grace_s=3.0)
+    typer.echo("Stopped." if not left else f"Still running: {[process.pid for process in left]}")
+    raise typer.Exit(1 if left else 0)
+
+
+def _supervisor(process: psutil.Process) -> psutil.Process | None:
+    """The living `serve-app up` above a process of the service."""
+    try:
+        parent = process.parent()
+        return parent if parent is not None and "up" in parent.cmdline() else None
+    except psutil.Error:
+        return None

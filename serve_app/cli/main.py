@@ -1,0 +1,43 @@
+"""The `serve-app` command."""
+
+from __future__ import annotations
+
+import typer
+
+from serve_app.cli.check import check
+from serve_app.cli.config_docs import config_docs
+from serve_app.cli.down import down
+from serve_app.cli.environment import environment
+from serve_app.cli.up import up
+
+app = typer.Typer(
+    help="Self-hosted models behind one OpenAI-compatible address.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command()(up)
+app.command()(down)
+app.command()(check)
+app.command("env")(environment)
+app.command("config-docs")(config_docs)
+
+bench = typer.Typer(help="Benchmarks.", no_args_is_help=True)
+app.add_typer(bench, name="bench")
+
+
+@bench.callback()
+def _bench() -> None:
+    """Benchmarks of this machine."""
+
+
+def _register_benchmarks() -> None:
+    from serve_app.bench.command import overhead
+
+    bench.command("overhead")(overhead)
+
+
+_register_benchmarks()
+
+if __name__ == "__main__":
+    app()

@@ -1,0 +1,146 @@
+"""`serve-app up`: run a config on this machine, in the foreground, and leave nothing behind."""
+
+from __future__ import annotations
+
+import contextlib
+import signal
+import subprocess
+import sys
+import time
+from collections.abc import Iterator
+from pathlib import Path
+from types import FrameType
+from typing import Annotated
+
+import httpx
+import typer
+import yaml
+
+from serve_app.cli import processes
+from serve_app.cli.check import load_or_exit
+from serve_app.config.environment import local_environment, ray_environment
+from serve_app.config.load import ServeConfig, process_environment, run_dir
+
+GRACE_S = 20.0
+POLL_S = 0.5
+
+
+class Stopped(Exception):
+    """A signal asks the service to stop."""
+
+
+def up(
+    config: Annotated[Path, typer.Argument(help="A Serve config file, as configs/local.yaml.")],
+    port: Annotated[int | None, typer.Option(help="Public port instead of the config's.")] = None,
+    haproxy: Annotated[bool, typer.Option(help="Let HAProxy take the public port.")] = True,
+    wait_s: Annotated[float, typer.Option(help="How long the models may take to start.")] = 600.0,
+) -> None:
+    """Start the service on this machine and wait; Ctrl-C or `serve-app down` ends it."""
+    serve_config = load_or_exit(config)
+    if port is not None:
+        serve_config = serve_config.with_port(port)
+    directory = run_dir()
+    running = processes.marked(directory)
+    if running:
+        typer.echo(f"A service runs already (process {running[0].pid}); `serve-app down` ends it.")
+        raise typer.Exit(1)
+    processes.adopt_orphans()
+    signal.signal(signal.SIGTERM, _stop)
+    signal.signal(signal.SIGINT, _stop)
+    code = 0
+    try:
+        with _service(serve_config, directory, haproxy=haproxy) as child:
+            _wait_ready(serve_config.base_url, child, wait_s)
+            typer.echo(_banner(serve_config.base_url))
+            code = child.wait()
+    except Stopped:
+        typer.echo("Stopping.")
+    except (TimeoutError, ChildProcessError) as error:
+        typer.echo(f"The service did not start: {error}", err=True)
+        code = 1
+    raise typer.Exit(code)
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    raise Stopped
+
+
+@contextlib.contextmanager
+def _service(
+    config: ServeConfig, directory: Path, *, haproxy: bool
+) -> Iterator[subprocess.Popen[bytes]]:
+    directory.mkdir(parents=True, exist_ok=True)
+    path = directory / "serve.yaml"
+    path.write_text(yaml.safe_dump(config.document, sort_keys=False))
+    environment = {
+        **process_environment(),
+        **local_environment(directory),
+        **ray_environment(haproxy=haproxy),
+    }
+    (directory / "haproxy").mkdir(exist_ok=True)
+    _make_auth_token(environment)
+    child = subprocess.Popen(
+        [_tool("serve"), "run", str(path)], env=environment, stdin=subprocess.DEVNULL
+    )
+    try:
+        yield child
+    finally:
+        signal.signal(signal.SIGTERM, signal.SIG_IGN)
+        signal.signal(signal.SIGINT, signal.SIG_IGN)
+        _end_everything(child)
+
+
+def _end_everything(child: subprocess.Popen[bytes]) -> None:
+    """`serve run` first, which drains and takes Ray down; then whatever is still there."""
+    if child.poll() is None:
+        child.send_signal(signal.SIGINT)
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            child.wait(GRACE_S)
+    while left := processes.descendants():
+        processes.end(left, grace_s=3.0)
+
+
+def _make_auth_token(environment: dict[str, str]) -> None:
+    """Let every shell of this user talk to the cluster: Ray turns its token on by itself."""
+    subprocess.run(
+        [_tool("ray"), "get-auth-token", "--generate"],
+        env=environment,
+        check=True,
+        capture_output=True,
+    )
+
+
+def _tool(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+def _wait_ready(base_url: str, child: subprocess.Popen[bytes], wait_s: float) -> None:
+    deadline = time.monotonic() + wait_s
+    while time.monotonic() < deadline:
+        if child.poll() is not None:
+            raise ChildProcessError(f"`serve run` ended with code {child.returncode}; see above")
+        if _is_ready(base_url):
+            return
+        time.sleep(POLL_S)
+    raise TimeoutError(f"not ready after {wait_s:g} s; `serve status` tells more")
+
+
+def _is_ready(base_url: str) -> bool:
+    try:
+        return httpx.get(f"{base_url}/ready", timeout=5).status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def _banner(base_url: str) -> str:
+    body = '{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'
+    return f"""
+Ready at {base_url}/v1   Ray dashboard: http://127.0.0.1:8265 (token: .venv/bin/ray get-auth-token)
+
+  curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' \\
+    -d '{body}'
+
+Ctrl-C or `make stop` ends it.
+"""
+
+

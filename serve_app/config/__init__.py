@@ -1,0 +1,1 @@
+"""Typed configuration: pydantic models, one file a concern; `load.py` alone reads YAML and env."""

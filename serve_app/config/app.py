@@ -1,0 +1,67 @@
+"""The topology: the `args` of the application in a Serve config file."""
+
+from __future__ import annotations
+
+from pydantic import Field, model_validator
+
+from serve_app.config.base import Config
+from serve_app.config.runtime import RuntimeConfig
+from serve_app.config.tiers import ReplicasConfig, TierConfig
+
+
+class RouterConfig(Config):
+    """The Router deployment: the ingress that every call passes."""
+
+    replicas: ReplicasConfig = Field(
+        default_factory=lambda: ReplicasConfig(
+            min=1, max=4, target_ongoing_calls=128.0, downscale_delay_s=300.0
+        )
+    )
+    cpus: float = Field(1.0, ge=0, description="CPUs that Ray sets aside for one Router replica.")
+    max_ongoing_calls: int = Field(
+        2048,
+        ge=1,
+        le=65536,
+        description="Calls that Ray lets into one Router replica at a time. Keep it above "
+        "`limits.calls_max`, so that callers get our 429 and not Ray's.",
+    )
+    drain_timeout_s: float = Field(
+        600.0, gt=0, description="How long a Router replica may finish its streams."
+    )
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Environment of the Router's processes."
+    )
+
+
+class AppConfig(Config):
+    """Everything that `serve_app.app:build` needs."""
+
+    tiers: tuple[TierConfig, ...] = Field(
+        min_length=1, max_length=8, description="The models, weakest and cheapest first."
+    )
+    router: RouterConfig = Field(default_factory=RouterConfig)
+    runtime: RuntimeConfig = Field(
+        default_factory=RuntimeConfig,
+        description="What the Router starts with; its `user_config` replaces it at run time.",
+    )
+
+    @model_validator(mode="after")
+    def _distinct(self) -> AppConfig:
+        names = [name for tier in self.tiers for name in {tier.name, tier.model_id}]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"tiers: '{name}' names more than one tier")
+        check_runtime(self.runtime, self.tiers)
+        return self
+
+
+def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:
+    """Check the part of the runtime config that speaks of tiers.
+
+    Raises:
+        ValueError: a key names a tier that does not exist.
+    """
+    default = runtime.routing.default_tier
+    names = [tier.name for tier in tiers]
+    if default is not None and default not in names:
+        raise ValueError(f"routing.default_tier: '{default}' is none of {', '.join(names)}")

@@ -1,0 +1,95 @@
+"""The page on every config key, from the pydantic models themselves."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from typing import Any, Union, get_args, get_origin
+
+from pydantic import BaseModel
+from pydantic.fields import FieldInfo
+from pydantic_core import PydanticUndefined
+
+from serve_app.config.app import AppConfig
+from serve_app.config.runtime import RuntimeConfig
+
+INTRODUCTION = """# Every config key
+
+Generated from the models in `serve_app/config/` by `serve-app config-docs`; a test keeps it true.
+
+The Serve config file is the only file to write. `applications[0].args` is the topology: changing it
+restarts deployments. `deployments: [{name: Router, user_config: ...}]` changes at run time, without a
+restart and without touching calls in flight: edit the file, then `serve deploy FILE`. Unknown keys are
+errors. `serve-app check FILE` tells what is wrong before anything starts. Units are in the names.
+"""
+
+
+def render_config_docs() -> str:
+    """The whole page as Markdown."""
+    parts = [INTRODUCTION]
+    parts += _sections("Topology: `args`", AppConfig, "")
+    parts += _sections("Run time: the Router's `user_config`", RuntimeConfig, "")
+    return "\n".join(parts)
+
+
+def _sections(title: str, model: type[BaseModel], prefix: str) -> Iterator[str]:
+    yield f"## {title}\n"
+    yield "| key | type | default | meaning |\n|---|---|---|---|"
+    yield from _rows(model, prefix)
+    yield ""
+
+
+def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
+    for name, field in model.model_fields.items():
+        nested, suffix = _nested(field.annotation)
+        path = f"{prefix}{name}{suffix}"
+        if nested is RuntimeConfig:
+            yield f"| `{path}` | section | see below | {field.description} |"
+        elif nested is not None:
+            yield from _rows(nested, f"{path}.")
+        else:
+            meaning = (field.description or "").replace("|", "\\|")
+            yield f"| `{path}` | {_type(field)} | {_default(field)} | {meaning} |"
+
+
+def _nested(annotation: Any) -> tuple[type[BaseModel] | None, str]:
+    if isinstance(annotation, type) and issubclass(annotation, BaseModel):
+        return annotation, ""
+    for item in get_args(annotation):
+        if isinstance(item, type) and issubclass(item, BaseModel):
+            return item, "[]"
+    return None, ""
+
+
+def _type(field: FieldInfo) -> str:
+    bounds = [
+        f"{symbol} {getattr(item, key):g}"
+        for item in field.metadata
+        for key, symbol in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
+        if getattr(item, key, None) is not None
+    ]
+    return ", ".join([_type_name(field.annotation), *bounds]).replace("|", "\\|")
+
+
+def _type_name(annotation: Any) -> str:
+    origin, args = get_origin(annotation), get_args(annotation)
+    if annotation is type(None):
+        return "null"
+    if isinstance(annotation, type) and not args:
+        return annotation.__name__
+    if str(origin) == "typing.Literal":
+        return " \\| ".join(f"`{value}`" for value in args)
+    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+        return " or ".join(_type_name(arg) for arg in args)
+    if origin is dict:
+        return "map"
+    if origin is tuple:
+        return f"list of {_type_name(args[0])}"
+    return _type_name(args[0]) if args else "any"
+
+
+def _default(field: FieldInfo) -> str:
+    default = field.get_default(call_default_factory=True, validated_data={})
+    if default is PydanticUndefined:
+        return "required"
+    return f"`{json.dumps(default)}`"

@@ -1,0 +1,132 @@
+"""The tiers: models, engines, placement and replicas. Changing these restarts deployments."""
+
+from __future__ import annotations
+
+from typing import Annotated, Any, Literal
+
+from pydantic import Field, field_validator, model_validator
+
+from serve_app.config.base import Config
+
+NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
+RESERVED_NAMES = frozenset({"auto"})
+
+
+class PlacementConfig(Config):
+    """Where the workers of one replica go, as one Ray placement group."""
+
+    strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = Field(
+        "STRICT_PACK",
+        description="Ray's placement strategy for the workers of one replica. STRICT_PACK keeps a "
+        "tensor-parallel model within one node, which its all-reduce traffic needs.",
+    )
+    cpus_per_worker: float = Field(
+        1.0, ge=0, description="CPUs that Ray sets aside for each engine worker."
+    )
+    cpus_per_server: float = Field(
+        1.0, ge=0, description="CPUs that Ray sets aside for the replica's API server process."
+    )
+    resources_per_worker: dict[str, float] = Field(
+        default_factory=dict,
+        description="Custom Ray resources of each worker, for example `{fast_pool: 0.001}`.",
+    )
+
+
+class ReplicasConfig(Config):
+    """How many replicas a deployment has, and when that changes."""
+
+    min: int = Field(1, ge=1, description="Replicas that are always there.")
+    max: int = Field(1, ge=1, description="Replicas at most.")
+    target_ongoing_calls: float = Field(
+        16.0, gt=0, description="Calls in flight per replica that autoscaling aims at."
+    )
+    upscale_delay_s: float = Field(
+        10.0, ge=0, description="How long demand must exceed supply before replicas are added."
+    )
+    downscale_delay_s: float = Field(
+        600.0, ge=0, description="How long supply must exceed demand before replicas are removed."
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> ReplicasConfig:
+        if self.max < self.min:
+            raise ValueError(f"max ({self.max}) is smaller than min ({self.min})")
+        return self
+
+
+class TierConfig(Config):
+    """One model with its replicas."""
+
+    name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
+        description="How callers, headers and metrics name the tier, for example `fast`."
+    )
+    model_id: str = Field(
+        min_length=1, max_length=200, description="The model id that API clients see and may ask for."
+    )
+    model_source: str | None = Field(
+        None,
+        description="Where the weights are: a local directory, a Hugging Face id, an `s3://`, `gs://` "
+        "or `azure://` address, or `demo:fast` / `demo:strong`. Defaults to `model_id`.",
+    )
+    tasks: tuple[Literal["generate", "embed"], ...] = Field(
+        ("generate",), min_length=1, description="What the model can do."
+    )
+    accelerator: Literal["cpu", "gpu"] = Field("gpu", description="What the engine computes on.")
+    accelerator_type: str | None = Field(
+        None,
+        description="Ray's name of the GPU a replica must be placed on, for example `H100` or "
+        "`A100-80G`. None: any.",
+    )
+    engine: dict[str, Any] = Field(
+        default_factory=dict,
+        description="Engine arguments, by the names of vLLM's `AsyncEngineArgs` and server "
+        "arguments; each key is checked against the pinned vLLM.",
+    )
+    env: dict[str, str] = Field(
+        default_factory=dict, description="Environment of the replica and its engine workers."
+    )
+    placement: PlacementConfig = Field(default_factory=PlacementConfig)
+    replicas: ReplicasConfig = Field(default_factory=ReplicasConfig)
+    max_ongoing_calls: int = Field(
+        64, ge=1, le=4096, description="Calls that one replica holds at a time."
+    )
+    max_queued_calls: int = Field(
+        256,
+        ge=0,
+        le=65536,
+        description="Calls of one Router replica that may wait for a full tier; more get 503.",
+    )
+    drain_timeout_s: float = Field(
+        600.0,
+        gt=0,
+        description="How long a replica that is being removed may finish its streams.",
+    )
+    health_check_period_s: float = Field(10.0, gt=0, description="How often Ray asks a replica.")
+    health_check_timeout_s: float = Field(
+        30.0, gt=0, description="After how long without an answer a replica is replaced."
+    )
+
+    @field_validator("name")
+    @classmethod
+    def _not_reserved(cls, name: str) -> str:
+        if name in RESERVED_NAMES:
+            raise ValueError(f"'{name}' is reserved; it means that the router chooses")
+        return name
+
+    @model_validator(mode="after")
+    def _consistent(self) -> TierConfig:
+        if self.accelerator == "cpu" and self.accelerator_type is not None:
+            raise ValueError("accelerator_type names a GPU, but accelerator is cpu")
+        if self.max_ongoing_calls < self.replicas.target_ongoing_calls:
+            raise ValueError(
+                f"max_ongoing_calls ({self.max_ongoing_calls}) is below "
+                f"replicas.target_ongoing_calls ({self.replicas.target_ongoing_calls:g}): "
+                "autoscaling would never fire"
+            )
+        return self
+
+    @property
+    def max_model_len(self) -> int | None:
+        """The context length in tokens, None where the engine takes it from the model."""
+        value = self.engine.get("max_model_len")
+        return value if isinstance(value, int) else None

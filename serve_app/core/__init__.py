@@ -1,0 +1,1 @@
+"""The values and errors that every layer shares; imports nothing of ours."""

@@ -1,0 +1,162 @@
+"""The values that one request is made of, from parsing to audit."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass, field
+from enum import StrEnum
+from typing import Protocol
+
+
+class Endpoint(StrEnum):
+    """The generation paths that are forwarded to an engine; the value is the path."""
+
+    CHAT = "/v1/chat/completions"
+    COMPLETIONS = "/v1/completions"
+    RESPONSES = "/v1/responses"
+    MESSAGES = "/v1/messages"
+    COUNT_TOKENS = "/v1/messages/count_tokens"
+    EMBEDDINGS = "/v1/embeddings"
+    TOKENIZE = "/tokenize"
+    DETOKENIZE = "/detokenize"
+
+    @property
+    def generates(self) -> bool:
+        """Whether a call here makes the model write, so that choosing its tier well matters."""
+        return self in GENERATION_ENDPOINTS
+
+    @property
+    def anthropic(self) -> bool:
+        """Whether the path speaks Anthropic's dialect, errors included."""
+        return self in (Endpoint.MESSAGES, Endpoint.COUNT_TOKENS)
+
+
+GENERATION_ENDPOINTS = frozenset(
+    {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES}
+)
+
+
+@dataclass(frozen=True, slots=True)
+class Turn:
+    """One message of a conversation, as far as routing looks at it."""
+
+    role: str
+    text: str
+
+
+@dataclass(frozen=True, slots=True)
+class Prompt:
+    """What a call asks, whatever its wire format: the input of every scorer.
+
+    `turns` holds system, user, assistant and tool messages in order. `output_tokens_max` is None when
+    the caller named no limit.
+    """
+
+    turns: tuple[Turn, ...] = ()
+    tools: int = 0
+    schema: bool = False
+    images: int = 0
+    reasoning: bool = False
+    output_tokens_max: int | None = None
+
+
+class Payload(Protocol):
+    """The body as the client sent it, ready to be forwarded."""
+
+    def for_model(self, model_id: str) -> bytes:
+        """The JSON body, addressed to the model that will answer."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Call:
+    """One parsed API request.
+
+    `model` is what the caller asked for: `auto`, a tier's name or a model id. `tier` is the override by
+    header. `adds_usage` says that the forwarded body asks for a usage event which the caller did not
+    ask for and must not see.
+    """
+
+    request_id: str
+    endpoint: Endpoint
+    model: str
+    payload: Payload
+    prompt: Prompt
+    stream: bool = False
+    adds_usage: bool = False
+    tier: str | None = None
+
+
+class Reason(StrEnum):
+    """Why a call went to its tier; a closed set, so that it can label metrics."""
+
+    MODEL = "model"
+    HEADER = "header"
+    SIMPLE = "simple"
+    COMPLEX = "complex"
+    PROMPT_TOO_LONG = "prompt_too_long"
+    ONLY_TIER = "only_tier"
+    POLICY = "policy"
+    NO_GENERATION = "no_generation"
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """Which tier answers, and why.
+
+    `score` is the complexity in 0..1, None where nothing was scored; `threshold` is what it was held
+    against.
+    """
+
+    tier: str
+    model_id: str
+    reason: Reason
+    score: float | None = None
+    threshold: float | None = None
+
+
+@dataclass(slots=True)
+class Usage:
+    """Tokens of one call as the engine counted them; None until the engine has said so."""
+
+    prompt_tokens: int | None = None
+    completion_tokens: int | None = None
+
+
+class Outcome(StrEnum):
+    """How a call ended; a closed set, so that it can label metrics."""
+
+    OK = "ok"
+    CLIENT_ERROR = "client_error"
+    SERVER_ERROR = "server_error"
+    DISCONNECTED = "disconnected"
+    BROKEN_STREAM = "broken_stream"
+
+
+@dataclass(slots=True)
+class Record:
+    """What is known about one call when it has ended: the source of metrics and the access log.
+
+    Times are seconds since the call arrived. `code` is the error code of our own tree, if any.
+    """
+
+    request_id: str
+    endpoint: Endpoint
+    stream: bool
+    decision: Decision | None = None
+    status: int = 0
+    code: str | None = None
+    outcome: Outcome = Outcome.OK
+    first_byte_s: float | None = None
+    total_s: float = 0.0
+    usage: Usage = field(default_factory=Usage)
+
+
+@dataclass(frozen=True, slots=True)
+class TierState:
+    """One tier as `/ready` shows it; `replicas` counts those that can answer."""
+
+    name: str
+    model_id: str
+    ready: bool
+    replicas: int
+    status: str

@@ -1,0 +1,236 @@
+"""Every error that leaves the service, as one tree.
+
+    GatewayError
+    ├── BadRequest            400  the call itself is wrong
+    │   ├── MalformedBody     400  not JSON, or not an object
+    │   └── InvalidField      400  one named field is wrong
+    ├── NotFound              404
+    │   ├── RouteNotFound     404  no such path
+    │   └── ModelNotFound     404  no tier answers to this model
+    ├── MethodNotAllowed      405
+    ├── BodyTooLarge          413
+    ├── UnsupportedMediaType  415
+    ├── Overloaded            429/503, with Retry-After
+    │   ├── TooManyCalls      429  this router holds as many calls as it may
+    │   ├── TierOverloaded    503  every replica is full and so is the queue
+    │   └── TierUnavailable   503  the tier has no replica that could answer
+    ├── DeadlineExceeded      504  the tier did not answer in time
+    └── InternalError         500  a fault of ours or of the engine's
+        └── UpstreamFailed    502  the engine broke off
+
+Messages are written here and nowhere else, so that no path, address or `str(exc)` of the machine can
+reach a client. Every class hands all its arguments to `Exception.__init__`, which lets it survive
+pickling between processes.
+"""
+
+from __future__ import annotations
+
+
+class GatewayError(Exception):
+    """An error that a client may see."""
+
+    status = 500
+    code: str | None = None
+    type = "server_error"
+    param: str | None = None
+    retry_after_s: int | None = None
+
+    @property
+    def message(self) -> str:
+        """The sentence for the client."""
+        return "The server had an error while processing your request."
+
+
+class BadRequest(GatewayError):
+    """The call is wrong; sending it again changes nothing."""
+
+    status = 400
+    type = "invalid_request_error"
+
+
+class MalformedBody(BadRequest):
+    """The body is not a JSON object."""
+
+    code = "invalid_json"
+
+    def __init__(self, detail: str) -> None:
+        super().__init__(detail)
+        self.detail = detail
+
+    @property
+    def message(self) -> str:
+        return f"The request body is not valid: {self.detail}."
+
+
+class InvalidField(BadRequest):
+    """One field of the call has a value that cannot be used."""
+
+    code = "invalid_value"
+
+    def __init__(self, param: str, expected: str) -> None:
+        super().__init__(param, expected)
+        self.param = param
+        self.expected = expected
+
+    @property
+    def message(self) -> str:
+        return f"Invalid value for '{self.param}': expected {self.expected}."
+
+
+class NotFound(GatewayError):
+    """What was asked for is not there."""
+
+    status = 404
+    type = "invalid_request_error"
+
+
+class RouteNotFound(NotFound):
+    """No endpoint has this path."""
+
+    code = "unknown_url"
+
+    def __init__(self, method: str, path: str) -> None:
+        super().__init__(method, path)
+        self.method = method
+        self.path = path
+
+    @property
+    def message(self) -> str:
+        return f"Unknown request URL: {self.method} {self.path[:200]}."
+
+
+class ModelNotFound(NotFound):
+    """No tier answers to this model name."""
+
+    code = "model_not_found"
+    param = "model"
+
+    def __init__(self, model: str) -> None:
+        super().__init__(model)
+        self.model = model
+
+    @property
+    def message(self) -> str:
+        return (
+            f"The model '{self.model[:200]}' does not exist. "
+            "GET /v1/models lists the models that do."
+        )
+
+
+class MethodNotAllowed(GatewayError):
+    """The path exists, but not for this method."""
+
+    status = 405
+    code = "method_not_allowed"
+    type = "invalid_request_error"
+
+    def __init__(self, method: str, allowed: str) -> None:
+        super().__init__(method, allowed)
+        self.method = method
+        self.allowed = allowed
+
+    @property
+    def message(self) -> str:
+        return f"Method {self.method} is not allowed here; use {self.allowed}."
+
+
+class BodyTooLarge(GatewayError):
+    """The body is longer than the configured limit."""
+
+    status = 413
+    code = "request_too_large"
+    type = "invalid_request_error"
+
+    def __init__(self, bytes_max: int) -> None:
+        super().__init__(bytes_max)
+        self.bytes_max = bytes_max
+
+    @property
+    def message(self) -> str:
+        return f"The request body is larger than {self.bytes_max} bytes."
+
+
+class UnsupportedMediaType(GatewayError):
+    """The body is not declared as JSON, or is encoded."""
+
+    status = 415
+    code = "unsupported_media_type"
+    type = "invalid_request_error"
+
+    @property
+    def message(self) -> str:
+        return "Send the body as plain 'Content-Type: application/json', without Content-Encoding."
+
+
+class Overloaded(GatewayError):
+    """Come back later: the call was not begun."""
+
+    status = 503
+    code = "overloaded"
+    type = "overloaded_error"
+
+    def __init__(self, retry_after_s: int) -> None:
+        super().__init__(retry_after_s)
+        self.retry_after_s = retry_after_s
+
+
+class TooManyCalls(Overloaded):
+    """This router already holds as many calls as it may."""
+
+    status = 429
+    code = "too_many_calls"
+    type = "rate_limit_error"
+
+    @property
+    def message(self) -> str:
+        return "Too many calls are in flight. Try again shortly."
+
+
+class TierOverloaded(Overloaded):
+    """Every replica of the tier is full, and so is its queue."""
+
+    @property
+    def message(self) -> str:
+        return "The model is overloaded. Try again shortly."
+
+
+class TierUnavailable(Overloaded):
+    """The tier has no replica that could answer."""
+
+    code = "model_unavailable"
+
+    @property
+    def message(self) -> str:
+        return "The model is not available at the moment. Try again shortly."
+
+
+class DeadlineExceeded(GatewayError):
+    """The tier did not answer in time."""
+
+    status = 504
+    code = "deadline_exceeded"
+    type = "timeout_error"
+
+    def __init__(self, limit: str, seconds: float) -> None:
+        super().__init__(limit, seconds)
+        self.limit = limit
+        self.seconds = seconds
+
+    @property
+    def message(self) -> str:
+        return f"The model did not answer in time ({self.limit} limit of {self.seconds:g} s)."
+
+
+class InternalError(GatewayError):
+    """A fault of ours; the log knows more under the request id."""
+
+
+class UpstreamFailed(InternalError):
+    """The engine broke off before it had answered."""
+
+    status = 502
+    code = "upstream_failed"
+
+    @property
+    def message(self) -> str:
+        return "The model stopped before it had answered. Try again."

@@ -1,0 +1,1 @@
+"""HTTP: routes, wire formats and streaming. The only package that imports starlette."""

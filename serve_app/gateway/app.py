@@ -1,0 +1,152 @@
+"""The Starlette app: every path that exists, and nothing else."""
+
+from __future__ import annotations
+
+import time
+from collections.abc import Sequence
+from dataclasses import asdict
+from typing import Protocol
+
+import orjson
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import Endpoint, TierState
+from serve_app.core.errors import (
+    GatewayError,
+    InternalError,
+    MethodNotAllowed,
+    ModelNotFound,
+    RouteNotFound,
+)
+from serve_app.gateway.handlers import CallHandler, Recorder, RequestHeaders, read_body
+from serve_app.gateway.render import (
+    error_headers,
+    model_card,
+    render_decision,
+    render_error,
+    render_models,
+)
+from serve_app.gateway.wire import AUTO, detect_endpoint, parse_call, parse_json
+from serve_app.pipeline import Pipeline
+
+
+class Readiness(Protocol):
+    """Who knows whether the tiers can answer."""
+
+    async def tiers(self) -> Sequence[TierState]:
+        """The state of every tier, not older than about a second."""
+        ...
+
+
+def build_gateway(
+    configs: Sequence[TierConfig],
+    pipeline: Pipeline,
+    recorder: Recorder,
+    readiness: Readiness,
+    *,
+    echo_request_id: bool = True,
+) -> Starlette:
+    """The whole HTTP surface.
+
+    `echo_request_id` is off behind Ray Serve, whose own server adds `x-request-id` to every answer.
+    """
+    calls = [
+        Route(
+            endpoint.value,
+            CallHandler(endpoint, pipeline, recorder, echo_request_id=echo_request_id),
+            methods=["POST"],
+        )
+        for endpoint in Endpoint
+    ]
+    pages = Pages(configs, pipeline, readiness)
+    return Starlette(
+        routes=[
+            *calls,
+            Route("/v1/route", pages.explain_route, methods=["POST"]),
+            Route("/v1/models", pages.list_models, methods=["GET"]),
+            Route("/v1/models/{model_id:path}", pages.show_model, methods=["GET"]),
+            Route("/health", pages.health, methods=["GET"]),
+            Route("/ready", pages.ready, methods=["GET"]),
+        ],
+        exception_handlers={
+            HTTPException: _http_error,
+            GatewayError: _gateway_error,
+            Exception: _unforeseen_error,
+        },
+    )
+
+
+class Pages:
+    """The endpoints that answer by themselves."""
+
+    def __init__(
+        self, configs: Sequence[TierConfig], pipeline: Pipeline, readiness: Readiness
+    ) -> None:
+        self._model_ids = [AUTO, *(tier.model_id for tier in configs)]
+        self._names = {name for tier in configs for name in (tier.name, tier.model_id)} | {AUTO}
+        self._pipeline = pipeline
+        self._readiness = readiness
+        self._created = int(time.time())
+
+    async def list_models(self, request: Request) -> Response:
+        return _json(render_models(self._model_ids, self._created))
+
+    async def show_model(self, request: Request) -> Response:
+        model_id = request.path_params["model_id"]
+        if model_id not in self._names:
+            raise ModelNotFound(model_id)
+        return _json(orjson.dumps(model_card(model_id, self._created)))
+
+    async def explain_route(self, request: Request) -> Response:
+        headers = RequestHeaders(request.scope)
+        headers.check_media_type()
+        limits = self._pipeline.runtime.limits
+        body = await read_body(request.receive, headers, limits.body_bytes_max)
+        endpoint = detect_endpoint(parse_json(body))
+        call = parse_call(endpoint, body, request_id=headers.request_id, tier=headers.tier)
+        decision = self._pipeline.decide(call)
+        answer = _json(orjson.dumps({"object": "route", "endpoint": endpoint, **asdict(decision)}))
+        answer.raw_headers.extend(render_decision(decision))
+        return answer
+
+    async def health(self, request: Request) -> Response:
+        return _json(b'{"status":"ok"}')
+
+    async def ready(self, request: Request) -> Response:
+        tiers = await self._readiness.tiers()
+        ready = all(tier.ready for tier in tiers)
+        body = {"ready": ready, "tiers": [asdict(tier) for tier in tiers]}
+        return _json(orjson.dumps(body), status=200 if ready else 503)
+
+
+def _json(body: bytes, status: int = 200) -> Response:
+    return Response(body, status, media_type="application/json")
+
+
+def _gateway_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, GatewayError)
+    anthropic = request.url.path.startswith(Endpoint.MESSAGES.value)
+    request_id = RequestHeaders(request.scope).request_id
+    body = render_error(error, anthropic=anthropic, request_id=request_id)
+    response = Response(body, error.status)
+    response.raw_headers.extend(error_headers(error))
+    return response
+
+
+def _http_error(request: Request, error: Exception) -> Response:
+    assert isinstance(error, HTTPException)
+    if error.status_code == 405:
+        allowed = (error.headers or {}).get("Allow", "")
+        response = _gateway_error(request, MethodNotAllowed(request.method, allowed))
+        response.headers["allow"] = allowed
+        return response
+    return _gateway_error(request, RouteNotFound(request.method, request.url.path))
+
+
+def _unforeseen_error(request: Request, error: Exception) -> Response:
+    return _gateway_error(request, InternalError())

@@ -1,0 +1,254 @@
+"""The ASGI handlers: read a body, run the pipeline, pass the answer's bytes on."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import re
+import time
+import uuid
+from collections.abc import Callable
+from typing import Protocol
+
+from starlette.types import Receive, Scope, Send
+
+from serve_app.core.call import Call, Endpoint, Outcome, Record
+from serve_app.core.errors import (
+    BodyTooLarge,
+    GatewayError,
+    InternalError,
+    TierOverloaded,
+    UnsupportedMediaType,
+    UpstreamFailed,
+)
+from serve_app.gateway.render import (
+    Headers,
+    error_headers,
+    render_decision,
+    render_error,
+    render_error_event,
+)
+from serve_app.gateway.usage import UsageTap, read_usage
+from serve_app.gateway.wire import parse_call
+from serve_app.pipeline import Answer, Pipeline
+
+logger = logging.getLogger("ray.serve")
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+EVENT_STREAM = b"text/event-stream"
+
+
+class ClientGone(Exception):
+    """The client left before it had sent its request."""
+
+
+class Recorder(Protocol):
+    """Where the record of an ended call goes."""
+
+    def finish(self, record: Record) -> None:
+        """Take the record; must neither block nor raise."""
+        ...
+
+
+class RequestHeaders:
+    """The few request headers that matter here, read in one pass."""
+
+    __slots__ = ("content_encoding", "content_length", "content_type", "request_id", "tier")
+
+    def __init__(self, scope: Scope) -> None:
+        self.content_type = self.content_encoding = b""
+        self.content_length: int | None = None
+        self.request_id = ""
+        self.tier: str | None = None
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                self.content_type = value
+            elif name == b"content-length":
+                self.content_length = int(value) if value.isdigit() else None
+            elif name == b"content-encoding":
+                self.content_encoding = value
+            elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+                self.request_id = value.decode()
+            elif name == b"x-route-tier":
+                self.tier = value.decode("latin-1").strip()
+        self.request_id = self.request_id or uuid.uuid4().hex
+
+    def check_media_type(self) -> None:
+        """Raise UnsupportedMediaType unless the body is plain JSON."""
+        media_type = self.content_type.partition(b";")[0].strip().lower()
+        encoded = self.content_encoding not in (b"", b"identity")
+        if media_type != b"application/json" or encoded:
+            raise UnsupportedMediaType
+
+
+async def read_body(receive: Receive, headers: RequestHeaders, bytes_max: int) -> bytes:
+    """The whole request body.
+
+    Raises:
+        BodyTooLarge: it is longer than allowed; the rest is not read.
+        ClientGone: the client left.
+    """
+    if headers.content_length is not None and headers.content_length > bytes_max:
+        raise BodyTooLarge(bytes_max)
+    chunks: list[bytes] = []
+    size = 0
+    more = True
+    while more:
+        message = await receive()
+        if message["type"] == "http.disconnect":
+            raise ClientGone
+        chunk = message.get("body", b"")
+        size += len(chunk)
+        if size > bytes_max:
+            raise BodyTooLarge(bytes_max)
+        chunks.append(chunk)
+        more = message.get("more_body", False)
+    return chunks[0] if len(chunks) == 1 else b"".join(chunks)
+
+
+class Response:
+    """The sending side of one exchange with a client, which knows whether it has begun."""
+
+    __slots__ = ("_base", "_send", "begun", "streams")
+
+    def __init__(self, send: Send, base: Headers) -> None:
+        self._send = send
+        self._base = base
+        self.begun = False
+        self.streams = False
+
+    async def begin(self, status: int, headers: Headers) -> None:
+        """Send the head."""
+        self.begun = True
+        await self._send(
+            {"type": "http.response.start", "status": status, "headers": headers + self._base}
+        )
+
+    async def write(self, body: bytes, *, more: bool) -> None:
+        """Send body bytes."""
+        await self._send({"type": "http.response.body", "body": body, "more_body": more})
+
+    async def whole(self, status: int, headers: Headers, body: bytes) -> None:
+        """Send head and body at once."""
+        length = (b"content-length", str(len(body)).encode())
+        await self.begin(status, [*headers, length])
+        await self.write(body, more=False)
+
+
+class CallHandler:
+    """One generation endpoint."""
+
+    def __init__(
+        self,
+        endpoint: Endpoint,
+        pipeline: Pipeline,
+        recorder: Recorder,
+        *,
+        echo_request_id: bool,
+        clock: Callable[[], float] = time.perf_counter,
+    ) -> None:
+        self._endpoint = endpoint
+        self._pipeline = pipeline
+        self._recorder = recorder
+        self._echo_request_id = echo_request_id
+        self._clock = clock
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        started = self._clock()
+        headers = RequestHeaders(scope)
+        echo = [(b"x-request-id", headers.request_id.encode())] if self._echo_request_id else []
+        response = Response(send, echo)
+        record = Record(headers.request_id, self._endpoint, stream=False)
+        try:
+            await self._serve(headers, receive, response, record, started)
+        except GatewayError as error:
+            await self._fail(error, response, record)
+        except ClientGone:
+            record.outcome = Outcome.DISCONNECTED
+        except asyncio.CancelledError:
+            record.outcome = Outcome.DISCONNECTED
+            raise
+        except Exception:
+            logger.exception("request %s failed", headers.request_id)
+            await self._fail(InternalError(), response, record)
+        finally:
+            record.total_s = self._clock() - started
+            self._recorder.finish(record)
+
+    async def _serve(
+        self,
+        headers: RequestHeaders,
+        receive: Receive,
+        response: Response,
+        record: Record,
+        started: float,
+    ) -> None:
+        headers.check_media_type()
+        body = await read_body(receive, headers, self._pipeline.runtime.limits.body_bytes_max)
+        call = parse_call(
+            self._endpoint, body, request_id=headers.request_id, tier=headers.tier
+        )
+        record.stream = call.stream
+        async with self._pipeline.answer(call, record) as answer:
+            record.status = answer.status
+            if answer.status >= 500:
+                raise TierOverloaded(5) if answer.status == 503 else UpstreamFailed
+            content_type = find_header(answer, b"content-type")
+            assert record.decision is not None, "the pipeline decides before it answers"
+            out = [(b"content-type", content_type), *render_decision(record.decision)]
+            record.first_byte_s = self._clock() - started
+            if content_type.startswith(EVENT_STREAM):
+                await self._stream(call, answer, response, record, out)
+            else:
+                await self._whole(answer, response, record, out)
+
+    async def _stream(
+        self, call: Call, answer: Answer, response: Response, record: Record, headers: Headers
+    ) -> None:
+        response.streams = True
+        tap = UsageTap(record.usage, hide=call.adds_usage)
+        await response.begin(answer.status, [*headers, (b"cache-control", b"no-cache")])
+        while chunk := await answer.read():
+            events = tap.feed(chunk)
+            if events:
+                await response.write(events, more=True)
+        await response.write(tap.flush(), more=False)
+
+    async def _whole(
+        self, answer: Answer, response: Response, record: Record, headers: Headers
+    ) -> None:
+        chunks: list[bytes] = []
+        while chunk := await answer.read():
+            chunks.append(chunk)
+        body = b"".join(chunks)
+        if answer.status < 400:
+            read_usage(body, record.usage)
+        else:
+            record.outcome = Outcome.CLIENT_ERROR
+            record.code = "engine"
+        await response.whole(answer.status, headers, body)
+
+    async def _fail(self, error: GatewayError, response: Response, record: Record) -> None:
+        record.code = error.code or "internal_error"
+        anthropic = self._endpoint.anthropic
+        if not response.begun:
+            record.status = error.status
+            record.outcome = Outcome.CLIENT_ERROR if error.status < 500 else Outcome.SERVER_ERROR
+            headers = error_headers(error)
+            if record.decision is not None:
+                headers += render_decision(record.decision)
+            body = render_error(error, anthropic=anthropic, request_id=record.request_id)
+            await response.whole(error.status, headers, body)
+            return
+        record.outcome = Outcome.BROKEN_STREAM
+        if response.streams:
+            event = render_error_event(error, anthropic=anthropic, request_id=record.request_id)
+            await response.write(event, more=False)
+
+
+def find_header(answer: Answer, name: bytes) -> bytes:
+    """The value of a header of the answer, b'' if it has none."""
+    for header, value in answer.headers:
+        if header == name:
+            return value
+    return b""

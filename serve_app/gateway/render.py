@@ -1,0 +1,94 @@
+"""Errors, models and decisions as the JSON that clients of either dialect expect."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import orjson
+
+from serve_app.core.call import Decision
+from serve_app.core.errors import GatewayError
+
+ANTHROPIC_TYPES = {
+    400: "invalid_request_error",
+    401: "authentication_error",
+    403: "permission_error",
+    404: "not_found_error",
+    413: "request_too_large",
+    429: "rate_limit_error",
+    503: "overloaded_error",
+    504: "timeout_error",
+}
+"""https://docs.anthropic.com/en/api/errors; anything else is an `api_error`."""
+
+Headers = list[tuple[bytes, bytes]]
+
+
+def render_error(error: GatewayError, *, anthropic: bool, request_id: str) -> bytes:
+    """The error object in the dialect of the endpoint."""
+    if anthropic:
+        kind = ANTHROPIC_TYPES.get(error.status, "api_error")
+        body = {"type": kind, "message": error.message}
+        return orjson.dumps({"type": "error", "error": body, "request_id": request_id})
+    return orjson.dumps(
+        {
+            "error": {
+                "message": error.message,
+                "type": error.type,
+                "param": error.param,
+                "code": error.code,
+            }
+        }
+    )
+
+
+def render_error_event(error: GatewayError, *, anthropic: bool, request_id: str) -> bytes:
+    """The error as a server-sent event, for a stream that has begun."""
+    body = render_error(error, anthropic=anthropic, request_id=request_id)
+    prefix = b"event: error\n" if anthropic else b""
+    return prefix + b"data: " + body + b"\n\n"
+
+
+def error_headers(error: GatewayError) -> Headers:
+    """The headers of an error answer."""
+    headers = [(b"content-type", b"application/json")]
+    if error.retry_after_s is not None:
+        headers.append((b"retry-after", str(error.retry_after_s).encode()))
+    return headers
+
+
+def render_decision(decision: Decision) -> Headers:
+    """The decision as headers of the answer."""
+    headers = [
+        (b"x-route-tier", decision.tier.encode()),
+        (b"x-route-model", decision.model_id.encode("latin-1", "replace")),
+        (b"x-route-reason", decision.reason.value.encode()),
+    ]
+    if decision.score is not None:
+        headers.append((b"x-route-score", b"%.4f" % decision.score))
+    return headers
+
+
+def render_models(model_ids: Sequence[str], created: int) -> bytes:
+    """The list of models, with the fields of OpenAI's and of Anthropic's list side by side."""
+    return orjson.dumps(
+        {
+            "object": "list",
+            "data": [model_card(model_id, created) for model_id in model_ids],
+            "has_more": False,
+            "first_id": model_ids[0],
+            "last_id": model_ids[-1],
+        }
+    )
+
+
+def model_card(model_id: str, created: int) -> dict[str, str | int]:
+    """One model; `created` is the Unix time in seconds at which this Router started."""
+    return {
+        "id": model_id,
+        "object": "model",
+        "created": created,
+        "owned_by": "serve-app",
+        "type": "model",
+        "display_name": model_id,
+    }

@@ -1,0 +1,79 @@
+"""The access log: one JSON line a call, written in batches beside Ray Serve's own logs."""
+
+from __future__ import annotations
+
+import logging
+import logging.handlers
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import orjson
+
+from serve_app.core.call import Record
+
+BYTES_MAX = 100 * 1024 * 1024
+FILES_MAX = 5
+
+
+def serve_log_dir() -> Path | None:
+    """The directory of Ray Serve's logs of this process, where the dashboard shows files.
+
+    Ray has no public call for it; its documented logger `ray.serve` has a file handler there.
+    """
+    for handler in logging.getLogger("ray.serve").handlers:
+        target = getattr(handler, "target", None) or handler
+        if isinstance(target, logging.FileHandler):
+            return Path(target.baseFilename).parent
+    return None
+
+
+class AccessLog:
+    """Collects lines; `flush` writes them. Rotates at `BYTES_MAX`."""
+
+    def __init__(self, path: Path | None) -> None:
+        self._lines: list[bytes] = []
+        self._logger = logging.Logger("serve_app.access")
+        self._logger.addHandler(
+            logging.StreamHandler()
+            if path is None
+            else logging.handlers.RotatingFileHandler(
+                path, maxBytes=BYTES_MAX, backupCount=FILES_MAX, encoding="utf-8"
+            )
+        )
+
+    def add(self, record: Record) -> None:
+        """Note one ended call."""
+        self._lines.append(orjson.dumps(render_line(record)))
+
+    def flush(self) -> None:
+        """Write what has been noted."""
+        lines, self._lines = self._lines, []
+        if lines:
+            self._logger.info("%s", b"\n".join(lines).decode())
+
+
+def render_line(record: Record) -> dict[str, Any]:
+    """One call as a flat JSON object; no prompt, no answer, no header of the client's but its id."""
+    decision = record.decision
+    return {
+        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "request_id": record.request_id,
+        "endpoint": record.endpoint.value,
+        "stream": record.stream,
+        "status": record.status,
+        "outcome": record.outcome.value,
+        "code": record.code,
+        "tier": decision.tier if decision else None,
+        "model": decision.model_id if decision else None,
+        "reason": decision.reason.value if decision else None,
+        "score": decision.score if decision else None,
+        "first_byte_ms": _ms(record.first_byte_s),
+        "total_ms": _ms(record.total_s),
+        "prompt_tokens": record.usage.prompt_tokens,
+        "completion_tokens": record.usage.completion_tokens,
+    }
+
+
+def _ms(seconds: float | None) -> float | None:
+    return None if seconds is None else round(seconds * 1000, 2)

@@ -1,0 +1,111 @@
+"""Prometheus metrics through Ray: buffered, because one Ray metric call costs as much as routing.
+
+Every label comes from a closed set: endpoints, tier names of the config, reasons, outcomes and error
+codes of our own tree. Nothing a client sends becomes a label.
+"""
+
+from __future__ import annotations
+
+from collections import Counter as Tally
+from collections.abc import Callable, Mapping
+
+from ray.util.metrics import Counter, Gauge, Histogram
+
+from serve_app.core.call import Record
+
+SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
+SECONDS_PER_TOKEN = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
+
+NO_TIER = "none"
+"""The label of calls that failed before a tier was chosen."""
+
+Labels = tuple[str, ...]
+
+
+class CallMetrics:
+    """What is counted about calls; `add` is called for each one, `flush` about once a second."""
+
+    def __init__(self) -> None:
+        self._calls = Counter(
+            "serve_app_calls",
+            "Calls that have ended, by endpoint, tier and outcome.",
+            ("endpoint", "tier", "outcome"),
+        )
+        self._decisions = Counter(
+            "serve_app_decisions", "Calls routed, by tier and reason.", ("tier", "reason")
+        )
+        self._errors = Counter(
+            "serve_app_errors", "Calls that failed, by error code.", ("tier", "code")
+        )
+        self._tokens = Counter(
+            "serve_app_tokens", "Tokens as the engines counted them.", ("tier", "direction")
+        )
+        self._first_byte = Histogram(
+            "serve_app_time_to_first_token_seconds",
+            "From the arrival of a streamed call to the head of its answer, sent with the first token.",
+            SECONDS,
+            ("tier",),
+        )
+        self._per_token = Histogram(
+            "serve_app_time_per_output_token_seconds",
+            "Time between the tokens of a streamed answer, the mean of each call.",
+            SECONDS_PER_TOKEN,
+            ("tier",),
+        )
+        self._total = Histogram(
+            "serve_app_call_seconds", "Whole duration of a call.", SECONDS, ("endpoint", "tier")
+        )
+        self._leases = Gauge(
+            "serve_app_leases_open", "Places that this Router holds on replicas.", ("tier",)
+        )
+        self._waiting = Gauge(
+            "serve_app_calls_waiting", "Calls that wait for a place on a replica.", ("tier",)
+        )
+        self._tally: Tally[tuple[Counter, Labels]] = Tally()
+        self._observed: list[tuple[Histogram, float, Labels]] = []
+
+    def add(self, record: Record) -> None:
+        """Note one ended call."""
+        decision = record.decision
+        tier = decision.tier if decision is not None else NO_TIER
+        self._count(self._calls, record.endpoint.name.lower(), tier, record.outcome.value)
+        if decision is not None:
+            self._count(self._decisions, tier, decision.reason.value)
+        if record.code is not None:
+            self._count(self._errors, tier, record.code)
+        self._add_tokens(record, tier)
+        labels = (record.endpoint.name.lower(), tier)
+        self._observed.append((self._total, record.total_s, labels))
+
+    def _add_tokens(self, record: Record, tier: str) -> None:
+        usage = record.usage
+        if usage.prompt_tokens:
+            self._tally[self._tokens, (tier, "in")] += usage.prompt_tokens
+        if usage.completion_tokens:
+            self._tally[self._tokens, (tier, "out")] += usage.completion_tokens
+        if not record.stream or record.first_byte_s is None:
+            return
+        self._observed.append((self._first_byte, record.first_byte_s, (tier,)))
+        if usage.completion_tokens and usage.completion_tokens > 1:
+            seconds = (record.total_s - record.first_byte_s) / (usage.completion_tokens - 1)
+            self._observed.append((self._per_token, seconds, (tier,)))
+
+    def _count(self, counter: Counter, *labels: str) -> None:
+        self._tally[counter, labels] += 1
+
+    def flush(self, leases: Mapping[str, Callable[[], tuple[int, int]]]) -> None:
+        """Hand everything to Ray; `leases` tells each tier's open leases and waiting calls."""
+        tally, self._tally = self._tally, Tally()
+        observed, self._observed = self._observed, []
+        for (counter, labels), value in tally.items():
+            counter.inc(value, _tags(counter, labels))
+        for histogram, seconds, labels in observed:
+            histogram.observe(seconds, _tags(histogram, labels))
+        for tier, read in leases.items():
+            open_leases, waiting = read()
+            self._leases.set(open_leases, {"tier": tier})
+            self._waiting.set(waiting, {"tier": tier})
+
+
+def _tags(metric: Counter | Histogram, labels: Labels) -> dict[str, str]:
+    return dict(zip(metric.info["tag_keys"], labels, strict=True))

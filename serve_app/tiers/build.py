@@ -1,0 +1,29 @@
+"""From a tier's config to a Serve application node: the one place that calls ray.serve.llm's builder."""
+
+from __future__ import annotations
+
+from ray.serve import Application
+from ray.serve.llm import LLMConfig, build_llm_deployment
+
+from serve_app.config.tiers import TierConfig
+from serve_app.tiers.engine_args import check_engine_args
+from serve_app.tiers.plan import plan_llm_config
+from serve_app.tiers.server import TierServer
+
+NAME_PREFIX = "tier-"
+
+
+def deployment_name(tier: TierConfig) -> str:
+    """How the tier's deployment is called in Ray."""
+    return NAME_PREFIX + tier.name
+
+
+def build_tier(tier: TierConfig) -> Application:
+    """The tier as a node of the composition graph.
+
+    Raises:
+        ValueError: the config names an engine argument that vLLM does not have.
+    """
+    check_engine_args(tier.name, tier.engine)
+    config = LLMConfig(**plan_llm_config(tier))
+    return build_llm_deployment(config, name_prefix=NAME_PREFIX, deployment_cls=TierServer)

@@ -1,0 +1,91 @@
+"""From a tier's config to the arguments of ray.serve.llm's LLMConfig: pure, so that tests need no Ray."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from serve_app import demo
+from serve_app.config.tiers import ReplicasConfig, TierConfig
+
+DEMO_PREFIX = "demo:"
+DRAIN_POLL_S = 0.5
+"""How often a draining replica looks whether its last call has ended."""
+
+STREAM_BATCHING = {"stream_batching_interval_ms": 0}
+"""Off: ray.serve.llm would otherwise hold tokens back for 50 ms (unused on the lease path)."""
+
+
+def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
+    """The keyword arguments of `ray.serve.llm.LLMConfig` for one tier.
+
+    Raises:
+        CheckpointMissing: the tier uses a demo model that has not been made.
+    """
+    return {
+        "model_loading_config": {
+            "model_id": tier.model_id,
+            "model_source": resolve_source(tier),
+        },
+        "accelerator_type": tier.accelerator_type,
+        "accelerator_config": {"kind": tier.accelerator},
+        "engine_kwargs": dict(tier.engine),
+        "placement_group_config": plan_placement(tier),
+        "deployment_config": plan_deployment(tier),
+        "experimental_configs": dict(STREAM_BATCHING),
+        "runtime_env": {"env_vars": dict(tier.env)},
+        "log_engine_metrics": True,
+    }
+
+
+def resolve_source(tier: TierConfig) -> str:
+    """Where the weights are; `demo:NAME` stands for a checkpoint that the package makes itself."""
+    source = tier.model_source or tier.model_id
+    if source.startswith(DEMO_PREFIX):
+        return str(demo.locate(source.removeprefix(DEMO_PREFIX)))
+    return source
+
+
+def count_workers(tier: TierConfig) -> int:
+    """Engine workers of one replica: tensor times pipeline parallel size."""
+    tensor = int(tier.engine.get("tensor_parallel_size", 1))
+    return tensor * int(tier.engine.get("pipeline_parallel_size", 1))
+
+
+def plan_placement(tier: TierConfig) -> dict[str, Any]:
+    """One bundle a worker; ray.serve.llm adds the server process to the first one."""
+    bundle: dict[str, float] = {"CPU": tier.placement.cpus_per_worker}
+    if tier.accelerator == "gpu":
+        bundle["GPU"] = 1
+    bundle.update(tier.placement.resources_per_worker)
+    if tier.accelerator_type is not None:
+        bundle[f"accelerator_type:{tier.accelerator_type}"] = 0.001
+    return {
+        "bundles": [dict(bundle) for _ in range(count_workers(tier))],
+        "strategy": tier.placement.strategy,
+    }
+
+
+def plan_deployment(tier: TierConfig) -> dict[str, Any]:
+    """The Serve options of the tier's deployment, every limit named."""
+    return {
+        "name": tier.name,
+        "max_ongoing_requests": tier.max_ongoing_calls,
+        "max_queued_requests": tier.max_queued_calls,
+        "graceful_shutdown_timeout_s": tier.drain_timeout_s,
+        "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
+        "health_check_period_s": tier.health_check_period_s,
+        "health_check_timeout_s": tier.health_check_timeout_s,
+        "ray_actor_options": {"num_cpus": tier.placement.cpus_per_server},
+        "autoscaling_config": plan_autoscaling(tier.replicas),
+    }
+
+
+def plan_autoscaling(replicas: ReplicasConfig) -> dict[str, Any]:
+    """Serve's `autoscaling_config` for a deployment."""
+    return {
+        "min_replicas": replicas.min,
+        "max_replicas": replicas.max,
+        "target_ongoing_requests": replicas.target_ongoing_calls,
+        "upscale_delay_s": replicas.upscale_delay_s,
+        "downscale_delay_s": replicas.downscale_delay_s,
+    }

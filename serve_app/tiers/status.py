@@ -1,0 +1,47 @@
+"""What Ray Serve knows of the tiers' replicas, asked in the background and at most once a second."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Sequence
+
+from ray import serve
+from ray.serve.schema import ReplicaState
+
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import TierState
+from serve_app.tiers.build import deployment_name
+
+FRESH_S = 1.0
+
+
+class ServeReadiness:
+    """The state of every tier of one application."""
+
+    def __init__(self, app_name: str, tiers: Sequence[TierConfig]) -> None:
+        self._app_name = app_name
+        self._configs = tuple(tiers)
+        self._states: tuple[TierState, ...] = ()
+        self._asked_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def tiers(self) -> Sequence[TierState]:
+        """The state of every tier, at most `FRESH_S` old."""
+        async with self._lock:
+            if time.monotonic() - self._asked_at > FRESH_S:
+                # serve.status() blocks on a call to the controller.
+                self._states = await asyncio.to_thread(self._ask)
+                self._asked_at = time.monotonic()
+        return self._states
+
+    def _ask(self) -> tuple[TierState, ...]:
+        application = serve.status().applications[self._app_name]
+        return tuple(self._state(tier, application.deployments) for tier in self._configs)
+
+    def _state(
+        self, tier: TierConfig, deployments: dict[str, serve.schema.DeploymentStatusOverview]
+    ) -> TierState:
+        overview = deployments[deployment_name(tier)]
+        replicas = overview.replica_states.get(ReplicaState.RUNNING, 0)
+        return TierState(tier.name, tier.model_id, replicas > 0, replicas, overview.status.value)

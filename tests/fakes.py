@@ -1,0 +1,114 @@
+"""Stand-ins that implement the same Protocols as the real parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+
+from serve_app.config.runtime import DeadlinesConfig
+from serve_app.core.call import Record, TierState
+from serve_app.core.errors import GatewayError
+from serve_app.tiers.client import UpstreamRequest
+from serve_app.tiers.http1 import Address
+
+
+class FakeAnswer:
+    """An engine's answer from a script: chunks, then perhaps an error, then perhaps silence."""
+
+    def __init__(
+        self,
+        chunks: Sequence[bytes],
+        *,
+        status: int = 200,
+        content_type: bytes = b"application/json",
+        error: GatewayError | None = None,
+        hang: bool = False,
+    ) -> None:
+        self.status = status
+        self.headers = [(b"content-type", content_type), (b"server", b"secret-host")]
+        self._chunks = list(chunks)
+        self._error = error
+        self._hang = hang
+
+    async def read(self) -> bytes:
+        if self._chunks:
+            return self._chunks.pop(0)
+        if self._error is not None:
+            raise self._error
+        if self._hang:
+            await asyncio.Event().wait()
+        return b""
+
+
+class FakeTier:
+    """A tier that answers from a script and remembers what it was sent."""
+
+    def __init__(self, answer: FakeAnswer | GatewayError | None = None) -> None:
+        self.answer = answer or FakeAnswer([b"{}"])
+        self.requests: list[UpstreamRequest] = []
+        self.open_exchanges = 0
+
+    @asynccontextmanager
+    async def exchange(
+        self, request: UpstreamRequest, deadlines: DeadlinesConfig
+    ) -> AsyncIterator[FakeAnswer]:
+        self.requests.append(request)
+        if isinstance(self.answer, GatewayError):
+            raise self.answer
+        self.open_exchanges += 1
+        try:
+            yield self.answer
+        finally:
+            self.open_exchanges -= 1
+
+
+class FakeRecorder:
+    """Keeps the records of ended calls."""
+
+    def __init__(self) -> None:
+        self.records: list[Record] = []
+
+    def finish(self, record: Record) -> None:
+        self.records.append(record)
+
+
+class FakeReadiness:
+    """Tiers in a given state."""
+
+    def __init__(self, *, ready: bool = True) -> None:
+        self.ready = ready
+
+    async def tiers(self) -> Sequence[TierState]:
+        status = "HEALTHY" if self.ready else "UPDATING"
+        return [TierState("fast", "demo-fast", self.ready, int(self.ready), status)]
+
+
+class FakeGrant:
+    """A place on a replica that notes when it is given back."""
+
+    def __init__(self, number: int, address: Address) -> None:
+        self.lease_id = f"lease-{number}"
+        self.address = address
+        self.cancelled = False
+
+    def cancel(self) -> None:
+        self.cancelled = True
+
+
+class FakeOpener:
+    """Grants places at once, or only as many as there are permits."""
+
+    def __init__(self, address: Address = ("127.0.0.1", 1), permits: int = 1_000_000) -> None:
+        self.address = address
+        self.permits = asyncio.Semaphore(permits)
+        self.grants: list[FakeGrant] = []
+        self.error: GatewayError | None = None
+
+    async def __call__(self) -> FakeGrant:
+        await self.permits.acquire()
+        if self.error is not None:
+            raise self.error
+        grant = FakeGrant(len(self.grants), self.address)
+        self.grants.append(grant)
+        return grant

@@ -1,0 +1,323 @@
+"""The HTTP surface: answers, headers, errors, records."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+
+import pytest
+
+from serve_app.config.runtime import LimitsConfig, RuntimeConfig
+from serve_app.core.call import Endpoint, Outcome
+from serve_app.core.errors import (
+    DeadlineExceeded,
+    TierOverloaded,
+    TierUnavailable,
+    UpstreamFailed,
+)
+from tests.fakes import FakeAnswer
+from tests.gateway.conftest import Gateway
+
+EVENTS = [
+    b'data: {"choices":[{"delta":{"content":"a"}}],"usage":null}\n\n',
+    b'data: {"choices":[],"usage":{"prompt_tokens":3,"completion_tokens":2}}\n\n',
+    b"data: [DONE]\n\n",
+]
+
+
+def stream_of(*chunks: bytes, error: Exception | None = None) -> FakeAnswer:
+    return FakeAnswer(chunks, content_type=b"text/event-stream; charset=utf-8", error=error)
+
+
+async def test_an_answer_carries_its_decision(gateway: Gateway) -> None:
+    """Every answer says which tier and model wrote it, why, and under which request id."""
+    response = await gateway.chat(model="auto")
+    assert response.status_code == 200
+    assert response.headers["x-route-tier"] == "fast"
+    assert response.headers["x-route-model"] == "demo-fast"
+    assert response.headers["x-route-reason"] == "simple"
+    assert 0 <= float(response.headers["x-route-score"]) <= 1
+    assert len(response.headers.get_list("x-request-id")) == 1
+    assert "server" not in response.headers
+
+
+async def test_the_request_id_of_the_caller_is_kept(gateway: Gateway) -> None:
+    """A caller's own id joins its logs to ours."""
+    response = await gateway.client.post(
+        "/v1/chat/completions",
+        json={"messages": [{"role": "user", "content": "Hi"}]},
+        headers={"x-request-id": "trace-1"},
+    )
+    assert response.headers["x-request-id"] == "trace-1"
+    assert gateway.recorder.records[0].request_id == "trace-1"
+
+
+async def test_the_body_is_addressed_to_the_model_that_answers(gateway: Gateway) -> None:
+    """`auto` and tier names become the engine's model id; everything else is forwarded as it came."""
+    await gateway.chat(model="strong", seed=1, unknown={"a": [1, 2]})
+    body = json.loads(gateway.strong.requests[0]._body)
+    assert body["model"] == "demo-strong"
+    assert (body["seed"], body["unknown"]) == (1, {"a": [1, 2]})
+
+
+@pytest.mark.parametrize("asked", [False, True])
+async def test_usage_is_counted_and_hidden_unless_asked_for(gateway: Gateway, asked: bool) -> None:
+    """Streams always tell us their usage, and the client only what it wanted to know."""
+    gateway.fast.answer = stream_of(*EVENTS)
+    options = {"stream_options": {"include_usage": True}} if asked else {}
+    response = await gateway.chat(stream=True, **options)
+    expected = EVENTS if asked else [EVENTS[0], EVENTS[2]]
+    assert response.content == b"".join(expected)
+    assert json.loads(gateway.fast.requests[0]._body)["stream_options"]["include_usage"] is True
+    record = gateway.recorder.records[0]
+    assert (record.usage.prompt_tokens, record.usage.completion_tokens) == (3, 2)
+    assert record.first_byte_s is not None
+    assert record.outcome is Outcome.OK
+
+
+@pytest.mark.parametrize(
+    ("body", "param"),
+    [
+        (b"{", None),
+        (b"[]", None),
+        (b"\xff", None),
+        (b'{"messages": "x"}', "messages"),
+        (b'{"messages": []}', "messages"),
+        (b'{"messages": [1]}', "messages[0]"),
+        (b'{"messages": [{"role": 1}]}', "messages[0].role"),
+        (b'{"messages": [{"role": "user", "content": 1}]}', "messages[0].content"),
+        (b'{"model": 1, "messages": [{"role": "user"}]}', "model"),
+        (b'{"stream": "yes", "messages": [{"role": "user"}]}', "stream"),
+        (b'{"tools": {}, "messages": [{"role": "user"}]}', "tools"),
+    ],
+)
+async def test_bad_bodies_name_the_field(
+    gateway: Gateway, body: bytes, param: str | None
+) -> None:
+    """A body that cannot be read is OpenAI's error object with the field's path."""
+    headers = {"content-type": "application/json"}
+    response = await gateway.client.post("/v1/chat/completions", content=body, headers=headers)
+    assert response.status_code == 400
+    error = response.json()["error"]
+    assert error["type"] == "invalid_request_error"
+    assert error["param"] == param
+    assert error["message"]
+    assert gateway.recorder.records[0].outcome is Outcome.CLIENT_ERROR
+
+
+async def test_deep_nesting_is_an_error_not_a_crash(gateway: Gateway) -> None:
+    """A body nested too deeply is refused."""
+    nested = b"[" * 500 + b"]" * 500
+    body = b'{"messages": [{"role": "user", "content": "x"}], "a": ' + nested + b"}"
+    headers = {"content-type": "application/json"}
+    response = await gateway.client.post("/v1/chat/completions", content=body, headers=headers)
+    assert response.status_code == 400
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/unknown", 404),
+        ("POST", "/pause", 404),
+        ("POST", "/v1/load_lora_adapter", 404),
+        ("GET", "/metrics", 404),
+        ("GET", "/v1/chat/completions", 405),
+        ("DELETE", "/v1/models", 405),
+        ("GET", "/v1/models/nope", 404),
+    ],
+)
+async def test_what_is_not_there(gateway: Gateway, method: str, path: str, status: int) -> None:
+    """Nothing is forwarded but the listed paths, and every refusal is an error object."""
+    response = await gateway.client.request(method, path)
+    assert response.status_code == status
+    assert response.json()["error"]["type"] == "invalid_request_error"
+    if status == 405:
+        assert response.headers["allow"]
+    assert not gateway.fast.requests
+
+
+async def test_unknown_models_get_openais_404(gateway: Gateway) -> None:
+    """A model that no tier has is not silently answered by another."""
+    response = await gateway.chat(model="gpt-4o")
+    assert response.status_code == 404
+    assert response.json()["error"]["code"] == "model_not_found"
+
+
+@pytest.mark.parametrize(
+    "headers",
+    [
+        {"content-type": "text/plain"},
+        {"content-type": "application/x-www-form-urlencoded"},
+        {"content-type": "application/json", "content-encoding": "gzip"},
+    ],
+)
+async def test_other_media_types(gateway: Gateway, headers: dict[str, str]) -> None:
+    """A body that is not plain JSON gets 415."""
+    response = await gateway.client.post("/v1/chat/completions", content=b"{}", headers=headers)
+    assert response.status_code == 415
+
+
+@pytest.mark.parametrize("chunked", [False, True])
+async def test_the_body_limit(gateway: Gateway, chunked: bool) -> None:
+    """A long body is refused by its length, declared or not."""
+    gateway.pipeline.runtime = RuntimeConfig(limits=LimitsConfig(body_bytes_max=64))
+
+    async def pieces():  # type: ignore[no-untyped-def]
+        for _ in range(10):
+            yield b" " * 32
+
+    content = pieces() if chunked else b" " * 320
+    headers = {"content-type": "application/json"}
+    response = await gateway.client.post("/v1/chat/completions", content=content, headers=headers)
+    assert response.status_code == 413
+
+
+async def test_the_limit_of_calls_in_flight(gateway: Gateway) -> None:
+    """One call more than allowed gets 429 and the time to come back."""
+    gateway.pipeline.runtime = RuntimeConfig(limits=LimitsConfig(calls_max=1))
+    gateway.fast.answer = FakeAnswer([b"{"], hang=True)
+    held = asyncio.create_task(gateway.chat())
+    async with asyncio.timeout(1):
+        while not gateway.fast.requests:
+            await asyncio.sleep(0)
+    response = await gateway.chat()
+    held.cancel()
+    await asyncio.gather(held, return_exceptions=True)
+    assert response.status_code == 429
+    assert int(response.headers["retry-after"]) > 0
+    assert gateway.fast.open_exchanges == 0
+
+
+@pytest.mark.parametrize(
+    ("error", "status", "retry"),
+    [
+        (TierOverloaded(5), 503, "5"),
+        (TierUnavailable(2), 503, "2"),
+        (DeadlineExceeded("first byte", 1), 504, None),
+        (UpstreamFailed(), 502, None),
+    ],
+)
+async def test_tier_faults(
+    gateway: Gateway, error: Exception, status: int, retry: str | None
+) -> None:
+    """Each fault has its status, and overload says when to come back."""
+    gateway.fast.answer = error  # type: ignore[assignment]
+    response = await gateway.chat()
+    assert response.status_code == status
+    assert response.headers.get("retry-after") == retry
+    assert response.headers["x-route-tier"] == "fast"
+    assert gateway.recorder.records[0].outcome is Outcome.SERVER_ERROR
+
+
+async def test_a_crash_of_ours_tells_nothing(
+    gateway: Gateway, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """An unforeseen exception becomes a plain 500, its text stays in the log."""
+
+    def explode(call: object) -> None:
+        raise RuntimeError("/secret/path 10.0.0.1")
+
+    monkeypatch.setattr(gateway.pipeline, "decide", explode)
+    response = await gateway.chat()
+    assert response.status_code == 500
+    assert "secret" not in response.text
+    assert "10.0.0.1" not in response.text
+
+
+@pytest.mark.parametrize(("status", "expected"), [(500, 502), (503, 503)])
+async def test_the_engines_own_faults_are_rewritten(
+    gateway: Gateway, status: int, expected: int
+) -> None:
+    """The text of an engine's 5xx never reaches the client."""
+    gateway.fast.answer = FakeAnswer([b'{"error": "/usr/lib/secret"}'], status=status)
+    response = await gateway.chat()
+    assert response.status_code == expected
+    assert "secret" not in response.text
+
+
+async def test_the_engines_4xx_passes_through(gateway: Gateway) -> None:
+    """The engine knows best what is wrong with a parameter."""
+    body = b'{"error":{"message":"top_p must be in (0, 1]","code":400}}'
+    gateway.fast.answer = FakeAnswer([body], status=400)
+    response = await gateway.chat(top_p=7)
+    assert (response.status_code, response.content) == (400, body)
+    assert gateway.recorder.records[0].outcome is Outcome.CLIENT_ERROR
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
+async def test_a_stream_that_breaks_says_so(gateway: Gateway, path: str) -> None:
+    """After the first byte an error is an event in the dialect of the stream."""
+    gateway.fast.answer = stream_of(EVENTS[0], error=UpstreamFailed())
+    body = {"messages": [{"role": "user", "content": "Hi"}], "stream": True, "max_tokens": 5}
+    response = await gateway.client.post(path, json=body)
+    assert response.status_code == 200
+    last = response.content.split(b"\n\n")[-2]
+    data = json.loads(last.split(b"data: ", 1)[1])
+    assert data["error"]["message"]
+    assert last.startswith(b"event: error\n") == (path == "/v1/messages")
+    assert gateway.recorder.records[0].outcome is Outcome.BROKEN_STREAM
+
+
+async def test_anthropics_errors_are_anthropics(gateway: Gateway) -> None:
+    """`/v1/messages` speaks Anthropic's dialect, errors included."""
+    response = await gateway.client.post("/v1/messages", json={"messages": "x"})
+    assert response.status_code == 400
+    body = response.json()
+    assert body["type"] == "error"
+    assert body["error"]["type"] == "invalid_request_error"
+    missing = await gateway.client.get("/v1/messages")
+    assert missing.json()["type"] == "error"
+
+
+async def test_a_client_that_leaves_frees_everything(gateway: Gateway) -> None:
+    """Cancelling the call closes the exchange and is recorded as a disconnect."""
+    gateway.fast.answer = FakeAnswer([b"{"], hang=True)
+    held = asyncio.create_task(gateway.chat())
+    async with asyncio.timeout(1):
+        while not gateway.fast.open_exchanges:
+            await asyncio.sleep(0)
+    held.cancel()
+    await asyncio.gather(held, return_exceptions=True)
+    assert gateway.fast.open_exchanges == 0
+    assert gateway.recorder.records[0].outcome is Outcome.DISCONNECTED
+
+
+async def test_models(gateway: Gateway) -> None:
+    """The list holds `auto` and every model id; each can be asked for alone, tier names too."""
+    listed = (await gateway.client.get("/v1/models")).json()
+    assert [model["id"] for model in listed["data"]] == ["auto", "demo-fast", "demo-strong"]
+    for name in ("auto", "fast", "demo-strong"):
+        assert (await gateway.client.get(f"/v1/models/{name}")).json()["object"] == "model"
+
+
+@pytest.mark.parametrize(
+    ("body", "endpoint"),
+    [
+        ({"messages": [{"role": "user", "content": "Hi"}]}, Endpoint.CHAT),
+        ({"system": "s", "messages": [{"role": "user", "content": "Hi"}]}, Endpoint.MESSAGES),
+        ({"prompt": "Hi"}, Endpoint.COMPLETIONS),
+        ({"input": [{"role": "user", "content": "Hi"}]}, Endpoint.RESPONSES),
+    ],
+)
+async def test_route_explains_without_generating(
+    gateway: Gateway, body: dict[str, object], endpoint: Endpoint
+) -> None:
+    """`/v1/route` decides for any generation body and asks no engine."""
+    response = await gateway.client.post("/v1/route", json=body)
+    answer = response.json()
+    assert response.status_code == 200
+    assert answer["endpoint"] == endpoint.value
+    assert answer["tier"] == response.headers["x-route-tier"]
+    assert 0 <= answer["score"] <= 1
+    assert not gateway.fast.requests
+
+
+async def test_health_and_readiness(gateway: Gateway) -> None:
+    """Alive is not ready: `/ready` waits for every tier."""
+    assert (await gateway.client.get("/health")).json() == {"status": "ok"}
+    assert (await gateway.client.get("/ready")).status_code == 200
+    gateway.readiness.ready = False
+    response = await gateway.client.get("/ready")
+    assert response.status_code == 503
+    assert response.json()["tiers"][0]["ready"] is False
+    assert (await gateway.client.get("/health")).status_code == 200

@@ -1,0 +1,140 @@
+"""The pool of leases: reuse, age, hand-over to waiting calls, and nothing that leaks."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from serve_app.core.errors import TierUnavailable
+from serve_app.tiers.lease_pool import LeasePool
+from tests.fakes import FakeOpener
+
+
+def build_pool(opener: FakeOpener, reuse_s: float = 0.05, age_max_s: float = 60.0) -> LeasePool:
+    return LeasePool(opener, reuse_s=reuse_s, age_max_s=age_max_s)
+
+
+async def test_a_returned_place_serves_the_next_call() -> None:
+    """A call that follows at once costs no request to Ray."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    first = await pool.acquire()
+    pool.release(first, reusable=True)
+    assert await pool.acquire() is first
+    assert len(opener.grants) == 1
+
+
+async def test_an_idle_place_is_given_back_to_ray() -> None:
+    """A place that no call takes within `reuse_s` ends."""
+    opener = FakeOpener()
+    pool = build_pool(opener, reuse_s=0.02)
+    pool.release(await pool.acquire(), reusable=True)
+    async with asyncio.timeout(1):
+        while not opener.grants[0].cancelled:
+            await asyncio.sleep(0.005)
+    assert pool.open_leases == 0
+
+
+async def test_a_broken_exchange_ends_its_place() -> None:
+    """What is not reusable goes back to Ray at once, and with it the engine's work."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    pool.release(await pool.acquire(), reusable=False)
+    assert opener.grants[0].cancelled
+    assert pool.open_leases == 0
+
+
+async def test_an_old_place_is_not_passed_on() -> None:
+    """After `age_max_s` Ray is asked again, so that new replicas get their share."""
+    opener = FakeOpener()
+    pool = build_pool(opener, age_max_s=0.0)
+    lease = await pool.acquire()
+    await asyncio.sleep(0.001)
+    pool.release(lease, reusable=True)
+    assert opener.grants[0].cancelled
+
+
+async def test_reuse_can_be_switched_off() -> None:
+    """With `reuse_s` 0 every call asks Ray."""
+    opener = FakeOpener()
+    pool = build_pool(opener, reuse_s=0)
+    for _ in range(3):
+        pool.release(await pool.acquire(), reusable=True)
+    assert [grant.cancelled for grant in opener.grants] == [True] * 3
+
+
+async def test_a_returned_place_goes_to_the_call_that_waits_longest() -> None:
+    """A full tier serves waiting calls from what others give back, and asks Ray for no surplus."""
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener)
+    lease = await pool.acquire()
+    first = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    assert pool.waiting == 2
+    pool.release(lease, reusable=True)
+    assert await first is lease
+    assert not second.done()
+    pool.release(lease, reusable=True)
+    assert await second is lease
+    opener.permits.release()
+    await asyncio.sleep(0.01)
+    assert len(opener.grants) == 1
+    pool.release(lease, reusable=False)
+    assert pool.open_leases == 0
+
+
+async def test_a_call_that_gives_up_waiting_leaves_nothing_behind() -> None:
+    """Its request to Ray is withdrawn, and a place granted in that very moment is not lost."""
+    opener = FakeOpener(permits=0)
+    pool = build_pool(opener, reuse_s=0)
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0.01)
+    opener.permits.release()
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    await asyncio.sleep(0.01)
+    assert all(grant.cancelled for grant in opener.grants)
+    assert (pool.open_leases, pool.waiting) == (0, 0)
+
+
+async def test_a_place_granted_to_a_cancelled_call_is_kept() -> None:
+    """The grant and the cancellation meet in one turn of the loop: the place is offered again."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    waiting = asyncio.create_task(pool.acquire())
+    async with asyncio.timeout(1):
+        while not opener.grants:
+            await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await asyncio.sleep(0)
+    pool.close()
+    assert all(grant.cancelled for grant in opener.grants)
+    assert pool.open_leases == 0
+
+
+async def test_rays_refusal_reaches_one_caller() -> None:
+    """An error of Ray's fails the call that waits, not the pool."""
+    opener = FakeOpener()
+    opener.error = TierUnavailable(2)
+    pool = build_pool(opener)
+    with pytest.raises(TierUnavailable):
+        await pool.acquire()
+    opener.error = None
+    assert (await pool.acquire()).lease_id == "lease-0"
+
+
+async def test_idle_places_on_a_lost_replica_are_dropped() -> None:
+    """After a connection failed, the other idle places on that address are not tried."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    first, second = await pool.acquire(), await pool.acquire()
+    pool.release(first, reusable=True)
+    pool.release(second, reusable=True)
+    pool.drop_idle(opener.address)
+    assert all(grant.cancelled for grant in opener.grants)
+    assert pool.open_leases == 0
