@@ -1,0 +1,167 @@
+"""Which tier answers a call: pure functions, no clock and no I/O.
+
+The rules, in order; the first that speaks decides:
+
+1. the `x-route-tier` header names a tier or model id            HEADER
+2. `model` names one                                             MODEL
+3. only one tier can do the task                                 ONLY_TIER
+4. `routing.default_tier` is set, and can do the task            POLICY
+5. the model writes nothing: the weakest that can do the task    NO_GENERATION
+6. the prompt is too long for the weakest, or for the others     PROMPT_TOO_LONG
+7. the complexity score                                          COMPLEX or SIMPLE
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Literal
+
+from serve_app.config.runtime import RoutingConfig
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import Call, Decision, Endpoint, Reason
+from serve_app.core.errors import InvalidField, ModelNotFound
+from serve_app.routing.scorer import Scorer
+from serve_app.routing.tokens import estimate_tokens
+
+__all__ = ["choose_tier", "estimate_tokens", "resolve_model"]
+
+AUTO = "auto"
+TIER_HEADER = "x-route-tier"
+
+Task = Literal["generate", "embed"]
+
+_TOKENIZER_ENDPOINTS = frozenset({Endpoint.TOKENIZE, Endpoint.DETOKENIZE})
+
+
+def resolve_model(requested: str, tiers: Sequence[TierConfig]) -> TierConfig | None:
+    """Find the tier that a model name stands for; None where the router is to choose.
+
+    Raises:
+        ModelNotFound: it is neither `auto`, nor a tier's name, nor a model id.
+    """
+    if requested == AUTO:
+        return None
+    for tier in tiers:
+        if requested in (tier.name, tier.model_id):
+            return tier
+    raise ModelNotFound(requested)
+
+
+def choose_tier(
+    call: Call, tiers: Sequence[TierConfig], config: RoutingConfig, scorer: Scorer
+) -> Decision:
+    """Choose the tier for a call, among at least one and weakest first.
+
+    Raises:
+        InvalidField: the header names no tier, or no tier that may be chosen can do the task.
+        ModelNotFound: `model` names no tier.
+    """
+    task = _task(call.endpoint)
+    named = _named_tier(call, tiers)
+    if named is not None:
+        tier, reason = named
+        _able([tier], task)
+        return _decision(tier, reason)
+    return _choose_among(_able(tiers, task), call, config, scorer)
+
+
+def _named_tier(call: Call, tiers: Sequence[TierConfig]) -> tuple[TierConfig, Reason] | None:
+    """The tier that the caller asked for; a header wins over `model`, even with `auto`."""
+    if call.tier is not None:
+        tier, reason = _resolve_header(call.tier, tiers), Reason.HEADER
+    else:
+        tier, reason = resolve_model(call.model, tiers), Reason.MODEL
+    return None if tier is None else (tier, reason)
+
+
+def _resolve_header(requested: str, tiers: Sequence[TierConfig]) -> TierConfig | None:
+    try:
+        return resolve_model(requested, tiers)
+    except ModelNotFound:
+        names = ", ".join(tier.name for tier in tiers)
+        raise InvalidField(TIER_HEADER, f"one of {AUTO}, {names}, or a model id") from None
+
+
+def _task(endpoint: Endpoint) -> Task | None:
+    """What the model must be able to do; None where its tokenizer is enough."""
+    if endpoint is Endpoint.EMBEDDINGS:
+        return "embed"
+    return None if endpoint in _TOKENIZER_ENDPOINTS else "generate"
+
+
+def _able(tiers: Sequence[TierConfig], task: Task | None) -> list[TierConfig]:
+    able = [tier for tier in tiers if task is None or task in tier.tasks]
+    if able:
+        return able
+    if task == "embed":
+        raise InvalidField("model", "a model that supports embeddings")
+    raise InvalidField("model", "a model that can generate text")
+
+
+def _choose_among(
+    candidates: Sequence[TierConfig], call: Call, config: RoutingConfig, scorer: Scorer
+) -> Decision:
+    if len(candidates) == 1:
+        return _decision(candidates[0], Reason.ONLY_TIER)
+    for tier in candidates:
+        if tier.name == config.default_tier:
+            return _decision(tier, Reason.POLICY)
+    if not call.endpoint.generates:
+        return _decision(candidates[0], Reason.NO_GENERATION)
+    return _choose_for_prompt(candidates, call, config, scorer)
+
+
+def _choose_for_prompt(
+    candidates: Sequence[TierConfig], call: Call, config: RoutingConfig, scorer: Scorer
+) -> Decision:
+    """By length, then by score among the tiers that the prompt fits.
+
+    A strong tier with a shorter context than the weak one is a common economy; complexity must not
+    send a prompt where it can only be refused.
+    """
+    prompt_tokens = estimate_tokens(call.prompt)
+    total_tokens = prompt_tokens + (call.prompt.output_tokens_max or 0)
+    weakest, *others = candidates
+    fitting = [tier for tier in others if _fits(tier, total_tokens)]
+    if prompt_tokens > config.fast_prompt_tokens_max or not _fits(weakest, total_tokens):
+        return _decision(_too_long_tier(weakest, others, fitting, total_tokens), _TOO_LONG)
+    if not fitting:
+        return _decision(weakest, _TOO_LONG)
+    return _choose_by_score([weakest, *fitting], scorer.score(call.prompt), config)
+
+
+_TOO_LONG = Reason.PROMPT_TOO_LONG
+
+
+def _too_long_tier(
+    weakest: TierConfig, others: Sequence[TierConfig], fitting: Sequence[TierConfig], tokens: int
+) -> TierConfig:
+    """The next tier that the prompt fits; else the weakest if it does; else the strongest."""
+    if fitting:
+        return fitting[0]
+    return weakest if _fits(weakest, tokens) else others[-1]
+
+
+def _fits(tier: TierConfig, total_tokens: int) -> bool:
+    return tier.max_model_len is None or total_tokens <= tier.max_model_len
+
+
+def _choose_by_score(
+    candidates: Sequence[TierConfig], score: float, config: RoutingConfig
+) -> Decision:
+    """The strongest from the threshold on; the others share the range below it evenly."""
+    threshold = config.strong_score_min
+    if score >= threshold:
+        return _decision(candidates[-1], Reason.COMPLEX, score, threshold)
+    others = len(candidates) - 1
+    index = min(int(score / threshold * others), others - 1)
+    return _decision(candidates[index], Reason.SIMPLE, score, threshold)
+
+
+def _decision(
+    tier: TierConfig,
+    reason: Reason,
+    score: float | None = None,
+    threshold: float | None = None,
+) -> Decision:
+    return Decision(tier.name, tier.model_id, reason, score, threshold)

@@ -1,0 +1,267 @@
+"""What can be seen of a call's difficulty without a model.
+
+Everything here is pure and bounded: however long a text is, only a window of its head and one of
+its tail are looked at (instructions stand at either end, pasted material between them), only the
+newest user turns are looked at, and every pattern is linear.
+"""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+from dataclasses import dataclass
+from enum import StrEnum
+
+from serve_app.core.call import Prompt, Turn
+from serve_app.routing import lexicon
+from serve_app.routing.terms import Terms
+from serve_app.routing.tokens import estimate_text_tokens
+
+HEAD_CHARS = 1000
+TAIL_CHARS = 500
+EARLIER_HEAD_CHARS = 400
+EARLIER_TAIL_CHARS = 200
+LANGUAGE_CHARS = 200
+LONG_WORD_CHARS = 9
+RECENT_ASKS_MAX = 4
+RECENT_TURNS_MAX = 256
+SYSTEM_TURNS_MAX = 3
+
+SYSTEM_ROLES = frozenset({"system", "developer"})
+TOOL_ROLES = frozenset({"tool", "function"})
+ASSISTANT_ROLES = frozenset({"assistant", "model"})
+
+_WORD = re.compile(r"[a-z]+(?:-[a-z]+)?")
+_NUMBER = re.compile(r"[0-9]+(?:[.,:][0-9]+)*")
+_CJK = re.compile(r"[\u3400-\u4dbf\u4e00-\u9fff\uf900-\ufaff]+")
+_ITEM = re.compile(r"\n[ \t]{0,8}(?:[0-9]{1,2}[.)、]|[-*•])")
+_OPTION = re.compile(r"\n\(?[a-j][.)、]")
+_PUNCTUATION = " \t\r\n.!?~,。！？～，"
+_SYMBOLS = "_(){}[]=<>\\^$+/'`:|&.#*²³√∑∫∞∂≤≥≡≠∀∃∈π"
+
+
+def _first_word(phrase: str) -> str:
+    return next(match.group() for match in _WORD.finditer(phrase))
+
+
+def _first_symbol(mark: str) -> str:
+    return next(char for char in mark if char in _SYMBOLS)
+
+
+def _first_character(term: str) -> str:
+    return term[0]
+
+
+_HARD_ASK_PHRASES = Terms(lexicon.HARD_ASK_PHRASES, _first_word)
+_HARD_TERM_PHRASES = Terms(lexicon.HARD_TERM_PHRASES, _first_word)
+_EASY_PHRASES = Terms(lexicon.EASY_PHRASES, _first_word)
+_STEP_PHRASES = Terms(lexicon.STEP_PHRASES, _first_word)
+_QUANTITY_PHRASES = Terms(lexicon.QUANTITY_PHRASES, _first_word)
+_CODE_MARKS = Terms(lexicon.CODE_MARKS, _first_symbol)
+_MATHS_MARKS = Terms(lexicon.MATHS_MARKS, _first_symbol)
+_HARD_ASKS_ZH = Terms(lexicon.HARD_ASKS_ZH, _first_character)
+_HARD_TERMS_ZH = Terms(lexicon.HARD_TERMS_ZH, _first_character)
+_EASY_ASKS_ZH = Terms(lexicon.EASY_ASKS_ZH, _first_character)
+_BOUNDS_ZH = Terms(lexicon.BOUNDS_ZH, _first_character)
+_STEPS_ZH = Terms(lexicon.STEPS_ZH, _first_character)
+_QUANTITIES_ZH = Terms(lexicon.QUANTITIES_ZH, _first_character)
+
+
+class Language(StrEnum):
+    """The language of a text, as far as the lexicon knows any."""
+
+    ENGLISH = "en"
+    CHINESE = "zh"
+    OTHER = "other"
+
+
+@dataclass(frozen=True, slots=True)
+class TextFeatures:
+    """What one text shows. Counts are of distinct terms, so that repeating one adds nothing.
+
+    `maths` and `code` count distinct marks of notation; `options` the lines of a multiple choice.
+    `quantity` says that the text asks for a number. `clauses` are commas and semicolons.
+    `long_words` are long enough to be technical; in Chinese text, words in Latin letters are.
+    """
+
+    tokens: int = 0
+    language: Language = Language.OTHER
+    hard_asks: int = 0
+    hard_terms: int = 0
+    easy_asks: int = 0
+    bounds: int = 0
+    steps: int = 0
+    items: int = 0
+    options: int = 0
+    questions: int = 0
+    clauses: int = 0
+    long_words: int = 0
+    numbers: int = 0
+    quantity: bool = False
+    maths: int = 0
+    code: int = 0
+
+
+@dataclass(frozen=True, slots=True)
+class Features:
+    """What a call shows.
+
+    `asks` are the newest user turns, newest first. `system_tokens` is the length of the whole
+    system prompt. `turn_index` counts the user turns before the newest. `tool_turns` counts the
+    tool results since then: how deep an agent is in its task. `assistant_code` says that the
+    model's own last turn holds a code block. `small_talk` says that the newest user turn is nothing
+    but a greeting or thanks.
+    """
+
+    asks: tuple[TextFeatures, ...] = ()
+    system: TextFeatures = TextFeatures()
+    system_tokens: int = 0
+    turn_index: int = 0
+    tool_turns: int = 0
+    assistant_code: bool = False
+    small_talk: bool = False
+    tools: int = 0
+    schema: bool = False
+    images: int = 0
+    reasoning: bool = False
+
+
+def extract_features(prompt: Prompt) -> Features:
+    """Look at every role of a call; pure, and bounded whatever the length."""
+    system = _system_texts(prompt.turns)
+    recent = prompt.turns[-RECENT_TURNS_MAX:]
+    users = [turn.text for turn in recent if _is_user(turn)]
+    asks = users[: -RECENT_ASKS_MAX - 1 : -1] or [turn.text for turn in recent[-1:]]
+    return Features(
+        asks=tuple(_ask_features(text, age) for age, text in enumerate(asks)),
+        system=_system_features(system),
+        system_tokens=sum(map(estimate_text_tokens, system)),
+        turn_index=max(0, len(users) - 1),
+        tool_turns=_tool_turns(recent),
+        assistant_code=_assistant_code(recent),
+        small_talk=bool(users) and _is_small_talk(users[-1]),
+        tools=prompt.tools,
+        schema=prompt.schema,
+        images=prompt.images,
+        reasoning=prompt.reasoning,
+    )
+
+
+def extract_text_features(text: str) -> TextFeatures:
+    """Count what one text shows; linear in its length, so give it a window."""
+    low = "\n" + text.lower()
+    language = _language(text)
+    words = set(_WORD.findall(low))
+    chars = _characters(low)
+    symbols = {symbol for symbol in _SYMBOLS if symbol in low}
+    return TextFeatures(
+        tokens=estimate_text_tokens(text),
+        language=language,
+        hard_asks=len(words & lexicon.HARD_ASK_WORDS)
+        + _HARD_ASK_PHRASES.count(low, words)
+        + _hard_asks_zh(low, chars),
+        hard_terms=len(words & lexicon.HARD_TERM_WORDS)
+        + _HARD_TERM_PHRASES.count(low, words)
+        + _HARD_TERMS_ZH.count(low, chars),
+        easy_asks=len(words & lexicon.EASY_WORDS)
+        + _EASY_PHRASES.count(low, words)
+        + _EASY_ASKS_ZH.count(low, chars),
+        bounds=len(words & lexicon.BOUND_WORDS) + _BOUNDS_ZH.count(low, chars),
+        steps=_STEP_PHRASES.count(low, words) + _STEPS_ZH.count(low, chars),
+        items=len(_ITEM.findall(low)),
+        options=len(_OPTION.findall(low)),
+        questions=low.count("?") + low.count("？"),
+        clauses=_clauses(low),
+        long_words=_long_words(words, language),
+        numbers=len(set(_NUMBER.findall(low))),
+        quantity=_QUANTITY_PHRASES.count(low, words) + _QUANTITIES_ZH.count(low, chars) > 0,
+        maths=_MATHS_MARKS.count(low, symbols),
+        code=len(words & lexicon.CODE_WORDS) + _CODE_MARKS.count(low, symbols),
+    )
+
+
+def _ask_features(text: str, age: int) -> TextFeatures:
+    if age == 0:
+        return extract_text_features(_window(text, HEAD_CHARS, TAIL_CHARS))
+    return extract_text_features(_window(text, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS))
+
+
+def _system_texts(turns: Sequence[Turn]) -> list[str]:
+    """A system prompt comes first; more than a few of them is not a case worth paying for."""
+    return [turn.text for turn in turns[:SYSTEM_TURNS_MAX] if turn.role in SYSTEM_ROLES]
+
+
+def _system_features(texts: Sequence[str]) -> TextFeatures:
+    if not texts:
+        return TextFeatures()
+    windows = [_window(text, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS) for text in texts]
+    return extract_text_features("\n".join(windows))
+
+
+def _window(text: str, head_chars: int, tail_chars: int) -> str:
+    """Half as wide for Chinese, which says as much in fewer than half the characters."""
+    if not text.isascii() and _language(text[:LANGUAGE_CHARS]) is Language.CHINESE:
+        head_chars, tail_chars = head_chars // 2, tail_chars // 2
+    if len(text) <= head_chars + tail_chars:
+        return text
+    return f"{text[:head_chars]}\n{text[-tail_chars:]}"
+
+
+def _is_user(turn: Turn) -> bool:
+    """An unknown role is a user's: what is not known to be ours may be the question."""
+    role = turn.role
+    return role not in SYSTEM_ROLES and role not in TOOL_ROLES and role not in ASSISTANT_ROLES
+
+
+def _tool_turns(turns: Sequence[Turn]) -> int:
+    count = 0
+    for turn in reversed(turns):
+        if _is_user(turn):
+            break
+        count += turn.role in TOOL_ROLES
+    return count
+
+
+def _assistant_code(turns: Sequence[Turn]) -> bool:
+    for turn in reversed(turns):
+        if turn.role in ASSISTANT_ROLES:
+            return "```" in _window(turn.text, HEAD_CHARS, TAIL_CHARS)
+    return False
+
+
+def _is_small_talk(text: str) -> bool:
+    return len(text) <= 40 and text.strip(_PUNCTUATION).lower() in lexicon.SMALL_TALK
+
+
+def _characters(low: str) -> frozenset[str]:
+    """The keys of Chinese terms; ASCII text holds none."""
+    return frozenset() if low.isascii() else frozenset(low)
+
+
+def _hard_asks_zh(low: str, chars: frozenset[str]) -> int:
+    if "证" in chars:
+        for harmless in lexicon.HARMLESS_ZH:
+            low = low.replace(harmless, "")
+    return _HARD_ASKS_ZH.count(low, chars)
+
+
+def _clauses(low: str) -> int:
+    return low.count(", ") + low.count("; ") + low.count("，") + low.count("；") + low.count("、")
+
+
+def _long_words(words: set[str], language: Language) -> int:
+    """In Chinese every Latin word is a technical one, more or less."""
+    if language is Language.CHINESE:
+        return len(words)
+    return sum([len(word) >= LONG_WORD_CHARS for word in words])
+
+
+def _language(text: str) -> Language:
+    """Chinese says in one character what English says in a word, hence the one in eight."""
+    if text.isascii():
+        return Language.ENGLISH if text else Language.OTHER
+    cjk = len("".join(_CJK.findall(text)))
+    if cjk * 8 >= len(text):
+        return Language.CHINESE
+    ascii_chars = len(text.encode("ascii", "ignore"))
+    return Language.ENGLISH if ascii_chars * 10 >= len(text) * 9 else Language.OTHER

@@ -1,0 +1,24 @@
+"""Fakes of what routing is handed."""
+
+from __future__ import annotations
+
+from serve_app.core.call import Prompt
+
+
+class FakeScorer:
+    """Gives every prompt the same score, and remembers what it was asked."""
+
+    def __init__(self, score: float = 0.0) -> None:
+        self._score = score
+        self.seen: list[Prompt] = []
+
+    def score(self, prompt: Prompt) -> float:
+        self.seen.append(prompt)
+        return self._score
+
+
+class FakePayload:
+    """A body that nobody reads."""
+
+    def for_model(self, model_id: str) -> bytes:
+        return b"{}"
