@@ -6,13 +6,13 @@ Router (ingress) ──► one TierServer deployment a tier, weakest first.
 # No `from __future__ import annotations` here: Serve validates a builder's config only if the
 # annotation of its parameter is the class itself.
 import logging
+from functools import partial
 from typing import Any
 
 from pydantic import ValidationError
 from ray import serve
-from ray.serve import Application
+from ray.serve import Application, Deployment
 from ray.serve.handle import DeploymentHandle
-from starlette.applications import Starlette
 
 from serve_app.config.app import AppConfig, check_runtime
 from serve_app.config.explain import explain_validation
@@ -53,13 +53,10 @@ class Router:
         self._recorder = CallRecorder(
             CallMetrics(),
             AccessLog(log_path),
-            {
-                name: lambda client=client: (client.open_leases, client.waiting)
-                for name, client in self._clients.items()
-            },
+            {name: partial(read_leases, client) for name, client in self._clients.items()},
         )
 
-    async def __serve_build_asgi_app__(self) -> Starlette:
+    async def __serve_build_asgi_app__(self) -> object:
         return build_gateway(
             self._config.tiers,
             self._pipeline,
@@ -71,8 +68,8 @@ class Router:
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config`; calls in flight keep what they began with.
 
-        A wrong one is refused with an error in the log and the old one stays: raising here would make
-        Ray replace a Router that works by one that cannot start.
+        A wrong one is refused with an error in the log and the old one stays: raising here would
+        make Ray replace a Router that works by one that cannot start.
         """
         try:
             runtime = RuntimeConfig.model_validate(user_config)
@@ -93,6 +90,11 @@ class Router:
         self._recorder.flush()
 
 
+def read_leases(client: TierClient) -> tuple[int, int]:
+    """The places that are held on a tier, and the calls that wait for one."""
+    return client.open_leases, client.waiting
+
+
 def build(config: AppConfig) -> Application:
     """The whole application from the `args` of a Serve config file.
 
@@ -101,13 +103,12 @@ def build(config: AppConfig) -> Application:
     """
     tiers = {tier.name: build_tier(tier) for tier in config.tiers}
     router = config.router
-    deployment = serve.deployment(
-        Router,
+    deployment: Deployment = serve.deployment(
         name=ROUTER_NAME,
         max_ongoing_requests=router.max_ongoing_calls,
         graceful_shutdown_timeout_s=router.drain_timeout_s,
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         autoscaling_config=plan_autoscaling(router.replicas),
         ray_actor_options={"num_cpus": router.cpus, "runtime_env": {"env_vars": dict(router.env)}},
-    )
+    )(Router)
     return deployment.bind(config, tiers)

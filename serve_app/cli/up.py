@@ -7,12 +7,12 @@ import signal
 import subprocess
 import sys
 import time
+import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
 from typing import Annotated
 
-import httpx
 import typer
 import yaml
 
@@ -127,8 +127,9 @@ def _wait_ready(base_url: str, child: subprocess.Popen[bytes], wait_s: float) ->
 
 def _is_ready(base_url: str) -> bool:
     try:
-        return httpx.get(f"{base_url}/ready", timeout=5).status_code == 200
-    except httpx.HTTPError:
+        with urllib.request.urlopen(f"{base_url}/ready", timeout=5) as response:
+            return bool(response.status == 200)
+    except OSError:
         return False
 
 
@@ -142,5 +143,3 @@ Ready at {base_url}/v1   Ray dashboard: http://127.0.0.1:8265 (token: .venv/bin/
 
 Ctrl-C or `make stop` ends it.
 """
-
-

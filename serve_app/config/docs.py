@@ -18,9 +18,10 @@ INTRODUCTION = """# Every config key
 Generated from the models in `serve_app/config/` by `serve-app config-docs`; a test keeps it true.
 
 The Serve config file is the only file to write. `applications[0].args` is the topology: changing it
-restarts deployments. `deployments: [{name: Router, user_config: ...}]` changes at run time, without a
-restart and without touching calls in flight: edit the file, then `serve deploy FILE`. Unknown keys are
-errors. `serve-app check FILE` tells what is wrong before anything starts. Units are in the names.
+restarts deployments. `deployments: [{name: Router, user_config: ...}]` changes at run time, without
+a restart and without touching calls in flight: edit the file, then `serve deploy FILE`. Unknown
+keys are errors. `serve-app check FILE` tells what is wrong before anything starts. Units are in the
+names.
 """
 
 

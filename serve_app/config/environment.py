@@ -1,19 +1,19 @@
-"""The environment that every Ray process of the service needs; Ray reads these when it is imported."""
+"""The environment that every Ray process needs; Ray reads it when it is imported."""
 
 from __future__ import annotations
 
 from pathlib import Path
 
 RUN_MARKER = "SERVE_APP_RUN_DIR"
-"""Set in every process of a service started by `serve-app up`, so that `down` finds the last one."""
+"""Set in every process that `serve-app up` starts, so that `down` finds the last one."""
 
 
 def ray_environment(*, haproxy: bool = True) -> dict[str, str]:
     """What must be set before `ray start` or `serve run`, on every node.
 
-    HAProxy and the throughput options double what Serve can pass on (docs/bench-log.md). The subreaper
-    makes the raylet kill the engine's processes when their replica dies; they would hold their GPU
-    otherwise. Usage statistics are off: the data may not leave the house.
+    HAProxy and the throughput options double what Serve can pass on (docs/bench-log.md). The
+    subreaper makes the raylet kill the engine's processes when their replica dies; they would hold
+    their GPU otherwise. Usage statistics are off: the data may not leave the house.
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if haproxy else "0",
@@ -26,7 +26,7 @@ def ray_environment(*, haproxy: bool = True) -> dict[str, str]:
 
 
 def local_environment(run_dir: Path) -> dict[str, str]:
-    """What one machine needs on top: its own files for HAProxy, and a shutdown that does not dawdle.
+    """What one machine needs on top: its own files for HAProxy, and a quick shutdown.
 
     The drain period gives load balancers on other nodes time to notice; here there are none.
     """

@@ -17,14 +17,14 @@ class RoutingConfig(Config):
         0.5,
         ge=0,
         le=1,
-        description="Complexity score from which a call goes to the strongest tier, inclusive. With "
-        "more than two tiers the range below it is divided evenly among the others.",
+        description="Complexity score from which a call goes to the strongest tier, inclusive. "
+        "With more than two tiers the range below it is divided evenly among the others.",
     )
     fast_prompt_tokens_max: int = Field(
         8192,
         gt=0,
-        description="Estimated prompt tokens above which a call leaves the weakest tier whatever its "
-        "score.",
+        description="Estimated prompt tokens above which a call leaves the weakest tier, whatever "
+        "its score.",
     )
     default_tier: Annotated[str, Field(pattern=NAME_PATTERN)] | None = Field(
         None,
@@ -72,7 +72,7 @@ class LeaseConfig(Config):
         2.0,
         gt=0,
         le=30,
-        description="After how long Ray is asked again for the best replica, however busy the place.",
+        description="After how long Ray is asked again for the best replica.",
     )
 
 

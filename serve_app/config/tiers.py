@@ -61,12 +61,14 @@ class TierConfig(Config):
         description="How callers, headers and metrics name the tier, for example `fast`."
     )
     model_id: str = Field(
-        min_length=1, max_length=200, description="The model id that API clients see and may ask for."
+        min_length=1,
+        max_length=200,
+        description="The model id that API clients see and may ask for.",
     )
     model_source: str | None = Field(
         None,
-        description="Where the weights are: a local directory, a Hugging Face id, an `s3://`, `gs://` "
-        "or `azure://` address, or `demo:fast` / `demo:strong`. Defaults to `model_id`.",
+        description="Where the weights are: a local directory, a Hugging Face id, an `s3://`, "
+        "`gs://` or `azure://` address, or `demo:fast` / `demo:strong`. Defaults to `model_id`.",
     )
     tasks: tuple[Literal["generate", "embed"], ...] = Field(
         ("generate",), min_length=1, description="What the model can do."

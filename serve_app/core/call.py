@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -47,8 +48,8 @@ class Turn:
 class Prompt:
     """What a call asks, whatever its wire format: the input of every scorer.
 
-    `turns` holds system, user, assistant and tool messages in order. `output_tokens_max` is None when
-    the caller named no limit.
+    `turns` holds system, user, assistant and tool messages in order. `output_tokens_max` is None
+    when the caller named no limit.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -71,9 +72,9 @@ class Payload(Protocol):
 class Call:
     """One parsed API request.
 
-    `model` is what the caller asked for: `auto`, a tier's name or a model id. `tier` is the override by
-    header. `adds_usage` says that the forwarded body asks for a usage event which the caller did not
-    ask for and must not see.
+    `model` is what the caller asked for: `auto`, a tier's name or a model id. `tier` is the
+    override by header. `adds_usage` says that the forwarded body asks for a usage event which the
+    caller did not ask for and must not see.
     """
 
     request_id: str
@@ -103,8 +104,8 @@ class Reason(StrEnum):
 class Decision:
     """Which tier answers, and why.
 
-    `score` is the complexity in 0..1, None where nothing was scored; `threshold` is what it was held
-    against.
+    `score` is the complexity in 0..1, None where nothing was scored; `threshold` is what it was
+    held against.
     """
 
     tier: str
@@ -136,12 +137,13 @@ class Outcome(StrEnum):
 class Record:
     """What is known about one call when it has ended: the source of metrics and the access log.
 
-    Times are seconds since the call arrived. `code` is the error code of our own tree, if any.
+    `arrived_at` is Unix time in seconds; the other times are seconds since then. `code` is the error code of our own tree, if any.
     """
 
     request_id: str
     endpoint: Endpoint
     stream: bool
+    arrived_at: float = field(default_factory=time.time)
     decision: Decision | None = None
     status: int = 0
     code: str | None = None

@@ -18,9 +18,9 @@
     └── InternalError         500  a fault of ours or of the engine's
         └── UpstreamFailed    502  the engine broke off
 
-Messages are written here and nowhere else, so that no path, address or `str(exc)` of the machine can
-reach a client. Every class hands all its arguments to `Exception.__init__`, which lets it survive
-pickling between processes.
+Messages are written here and nowhere else, so that no path, address or `str(exc)` of the machine
+can reach a client. Every class hands all its arguments to `Exception.__init__`, which lets it
+survive pickling between processes.
 """
 
 from __future__ import annotations

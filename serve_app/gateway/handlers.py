@@ -185,9 +185,7 @@ class CallHandler:
     ) -> None:
         headers.check_media_type()
         body = await read_body(receive, headers, self._pipeline.runtime.limits.body_bytes_max)
-        call = parse_call(
-            self._endpoint, body, request_id=headers.request_id, tier=headers.tier
-        )
+        call = parse_call(self._endpoint, body, request_id=headers.request_id, tier=headers.tier)
         record.stream = call.stream
         async with self._pipeline.answer(call, record) as answer:
             record.status = answer.status

@@ -1,4 +1,4 @@
-"""Reading token usage off an answer as it passes, and hiding a usage event that we asked for ourselves.
+"""Reading token usage off an answer as it passes, and hiding a usage event that only we asked for.
 
 All four dialects name the counts alike: `prompt_tokens` or `input_tokens`, `completion_tokens` or
 `output_tokens`, in an object after the key `"usage"`. Inside text that a model wrote every quote is

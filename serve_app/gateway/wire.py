@@ -1,7 +1,7 @@
 """From wire formats to a `Call`: the only place that knows what the API bodies look like.
 
-It checks the fields it reads and no others; the engine checks the rest against its own schema, and its
-4xx answers pass through. So there is no hand copy of OpenAI's or Anthropic's schema here.
+It checks the fields it reads and no others; the engine checks the rest against its own schema, and
+its 4xx answers pass through. So there is no hand copy of OpenAI's or Anthropic's schema here.
 """
 
 from __future__ import annotations
@@ -51,9 +51,7 @@ def parse_json(body: bytes) -> Json:
     try:
         document = orjson.loads(body)
     except orjson.JSONDecodeError as error:
-        raise MalformedBody(
-            f"not valid JSON at line {error.lineno} column {error.colno}"
-        ) from None
+        raise MalformedBody(f"not valid JSON at line {error.lineno} column {error.colno}") from None
     if not isinstance(document, dict):
         raise MalformedBody("a JSON object is expected")
     return document

@@ -54,10 +54,10 @@ class AccessLog:
 
 
 def render_line(record: Record) -> dict[str, Any]:
-    """One call as a flat JSON object; no prompt, no answer, no header of the client's but its id."""
+    """One call as a flat JSON object; no prompt, no answer, no client header but the id."""
     decision = record.decision
     return {
-        "time": datetime.now(UTC).isoformat(timespec="milliseconds"),
+        "time": datetime.fromtimestamp(record.arrived_at, UTC).isoformat(timespec="milliseconds"),
         "request_id": record.request_id,
         "endpoint": record.endpoint.value,
         "stream": record.stream,

@@ -1,7 +1,7 @@
 """Prometheus metrics through Ray: buffered, because one Ray metric call costs as much as routing.
 
-Every label comes from a closed set: endpoints, tier names of the config, reasons, outcomes and error
-codes of our own tree. Nothing a client sends becomes a label.
+Every label comes from a closed set: endpoints, tier names of the config, reasons, outcomes and
+error codes of our own tree. Nothing a client sends becomes a label.
 """
 
 from __future__ import annotations
@@ -14,7 +14,22 @@ from ray.util.metrics import Counter, Gauge, Histogram
 from serve_app.core.call import Record
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
-SECONDS_PER_TOKEN = [0.001, 0.0025, 0.005, 0.01, 0.02, 0.03, 0.05, 0.075, 0.1, 0.15, 0.2, 0.3, 0.5, 1]
+SECONDS_PER_TOKEN = [
+    0.001,
+    0.0025,
+    0.005,
+    0.01,
+    0.02,
+    0.03,
+    0.05,
+    0.075,
+    0.1,
+    0.15,
+    0.2,
+    0.3,
+    0.5,
+    1,
+]
 
 NO_TIER = "none"
 """The label of calls that failed before a tier was chosen."""
@@ -42,7 +57,7 @@ class CallMetrics:
         )
         self._first_byte = Histogram(
             "serve_app_time_to_first_token_seconds",
-            "From the arrival of a streamed call to the head of its answer, sent with the first token.",
+            "From the arrival of a streamed call to the first piece of its answer.",
             SECONDS,
             ("tier",),
         )

@@ -1,4 +1,4 @@
-"""From a tier's config to a Serve application node: the one place that calls ray.serve.llm's builder."""
+"""From a tier's config to a Serve application node, by ray.serve.llm's builder."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""One tier as the pipeline sees it: lease a replica, exchange HTTP with its engine, give it back."""
+"""One tier as the pipeline sees it: lease a replica, talk HTTP to its engine, give it back."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ ATTEMPTS_MAX = 3
 class Upstream:
     """An engine's answer: its head is known, its body is read piece by piece."""
 
-    __slots__ = ("_connection", "status", "headers")
+    __slots__ = ("_connection", "headers", "status")
 
     def __init__(self, connection: Connection) -> None:
         self._connection = connection

@@ -1,9 +1,9 @@
 """A lean HTTP/1.1 client connection for the data plane.
 
-Every token of every stream passes here. A general client (httpx, aiohttp) costs more CPU for one call
-than the rest of the Router together (docs/bench-log.md); this one parses with httptools, hands body
-bytes on as they come, and knows only what the engine's server needs: keep-alive, Content-Length and
-chunked bodies, deadlines, back-pressure.
+Every token of every stream passes here. A general client (httpx, aiohttp) costs more CPU for one
+call than the rest of the Router together (docs/bench-log.md); this one parses with httptools, hands
+body bytes on as they come, and knows only what the engine's server needs: keep-alive,
+Content-Length and chunked bodies, deadlines, back-pressure.
 """
 
 from __future__ import annotations

@@ -1,10 +1,11 @@
 """The Router's side of leases: places on the replicas of one tier, asked of Ray and used again.
 
-Asking Ray for a place costs more CPU than moving the answer's bytes. So a place whose call has ended
-is kept for `reuse_s` and given to the next call; Ray goes on counting it as one ongoing request, which
-it is within that time. `age_max_s` bounds how long a place can be passed on, so that a new replica gets
-its share, a draining one gets free, and Ray's request router keeps choosing. A call that waits takes
-whatever place comes first: one that Ray grants, or one that another call gives back.
+Asking Ray for a place costs more CPU than moving the answer's bytes. So a place whose call has
+ended is kept for `reuse_s` and given to the next call; Ray goes on counting it as one ongoing
+request, which it is within that time. `age_max_s` bounds how long a place can be passed on, so that
+a new replica gets its share, a draining one gets free, and Ray's request router keeps choosing. A
+call that waits takes whatever place comes first: one that Ray grants, or one that another call
+gives back.
 """
 
 from __future__ import annotations
@@ -20,7 +21,7 @@ from serve_app.tiers.http1 import Address
 
 
 class Grant(Protocol):
-    """What Ray gave: the address of a replica, and a way to end the request that holds the place."""
+    """What Ray gave: the address of a replica, and a way to give the place back."""
 
     lease_id: str
     address: Address
@@ -36,7 +37,7 @@ Opener = Callable[[], Awaitable[Grant]]
 class Lease:
     """One place on one replica, used by one call at a time."""
 
-    __slots__ = ("granted_at", "idle_since", "_grant")
+    __slots__ = ("_grant", "granted_at", "idle_since")
 
     def __init__(self, grant: Grant, now: float) -> None:
         self._grant = grant
@@ -122,8 +123,8 @@ class LeasePool:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Lease] = loop.create_future()
         self._waiters.append(waiter)
-        # An empty context: Ray would otherwise tie the lease to the request that happens to open it,
-        # and cancel it with that request although another call uses it by then.
+        # An empty context: Ray would otherwise tie the lease to the request that happens to open
+        # it, and cancel it with that request although another call uses it by then.
         self._opening.append(loop.create_task(self._open(), context=Context()))
         try:
             return await waiter

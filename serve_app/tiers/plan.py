@@ -1,4 +1,4 @@
-"""From a tier's config to the arguments of ray.serve.llm's LLMConfig: pure, so that tests need no Ray."""
+"""From a tier's config to the arguments of ray.serve.llm's LLMConfig; pure, without Ray."""
 
 from __future__ import annotations
 

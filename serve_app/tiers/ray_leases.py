@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from typing import cast
 
 from ray.serve.exceptions import BackPressureError
 from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
@@ -37,7 +38,8 @@ def build_opener(handle: DeploymentHandle[object]) -> Opener:
 
     async def open_lease() -> RayGrant:
         lease_id = secrets.token_hex(16)
-        stream = method.remote(lease_id)
+        # With stream=True the handle returns a generator; its types cannot say so.
+        stream = cast("DeploymentResponseGenerator[Address]", method.remote(lease_id))
         try:
             host, port = await anext(stream)
         except asyncio.CancelledError:

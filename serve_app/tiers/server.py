@@ -1,4 +1,4 @@
-"""TierServer: a Ray Serve LLM replica that also serves its engine's own HTTP app to lease holders."""
+"""TierServer: a Ray Serve LLM replica that serves its engine's own app to lease holders."""
 
 from __future__ import annotations
 
@@ -117,7 +117,8 @@ class TierServer(LLMServer):
 
     async def start(self) -> None:
         """Start the engine, then its HTTP server."""
-        await super().start()
+        await super().start()  # type: ignore[no-untyped-call]  # Ray's
+        assert self.engine is not None, "LLMServer.start() makes it"
         self._leases = LeaseTable()
         app = LeasedApp(await self.engine.build_asgi_app(), self._leases)
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address())
@@ -151,6 +152,7 @@ class TierServer(LLMServer):
         engine = getattr(self, "engine", None)
         client = getattr(engine, "_engine_client", None)
         if client is not None:
-            # LLMServer's own shutdown leaves EngineCore and its workers to the death of this process.
+            # LLMServer itself leaves EngineCore and its workers to the death of this
+            # process.
             client.shutdown()
         await super().__del__()

@@ -1,4 +1,4 @@
-"""What Ray Serve knows of the tiers' replicas, asked in the background and at most once a second."""
+"""What Ray Serve knows of the tiers' replicas, asked at most once a second."""
 
 from __future__ import annotations
 
@@ -7,13 +7,16 @@ import time
 from collections.abc import Sequence
 
 from ray import serve
-from ray.serve.schema import ReplicaState
+from ray.serve.schema import DeploymentStatusOverview
 
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import TierState
 from serve_app.tiers.build import deployment_name
 
 FRESH_S = 1.0
+
+RUNNING = "RUNNING"
+"""Serve's name for replicas that take calls; the enum of these names is private."""
 
 
 class ServeReadiness:
@@ -40,8 +43,10 @@ class ServeReadiness:
         return tuple(self._state(tier, application.deployments) for tier in self._configs)
 
     def _state(
-        self, tier: TierConfig, deployments: dict[str, serve.schema.DeploymentStatusOverview]
+        self, tier: TierConfig, deployments: dict[str, DeploymentStatusOverview]
     ) -> TierState:
         overview = deployments[deployment_name(tier)]
-        replicas = overview.replica_states.get(ReplicaState.RUNNING, 0)
+        replicas = sum(
+            count for state, count in overview.replica_states.items() if state == RUNNING
+        )
         return TierState(tier.name, tier.model_id, replicas > 0, replicas, overview.status.value)

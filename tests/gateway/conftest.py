@@ -41,9 +41,7 @@ def gateway() -> Gateway:
     """A gateway over two fake tiers."""
     fast, strong = FakeTier(), FakeTier()
     recorder, readiness = FakeRecorder(), FakeReadiness()
-    pipeline = Pipeline(
-        TIERS, {"fast": fast, "strong": strong}, HeuristicScorer(), RuntimeConfig()
-    )
+    pipeline = Pipeline(TIERS, {"fast": fast, "strong": strong}, HeuristicScorer(), RuntimeConfig())
     app = build_gateway(TIERS, pipeline, recorder, readiness)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://test")

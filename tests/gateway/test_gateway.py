@@ -53,7 +53,7 @@ async def test_the_request_id_of_the_caller_is_kept(gateway: Gateway) -> None:
 
 
 async def test_the_body_is_addressed_to_the_model_that_answers(gateway: Gateway) -> None:
-    """`auto` and tier names become the engine's model id; everything else is forwarded as it came."""
+    """`auto` and tier names become the engine's model id; all else is forwarded as it came."""
     await gateway.chat(model="strong", seed=1, unknown={"a": [1, 2]})
     body = json.loads(gateway.strong.requests[0]._body)
     assert body["model"] == "demo-strong"
@@ -91,9 +91,7 @@ async def test_usage_is_counted_and_hidden_unless_asked_for(gateway: Gateway, as
         (b'{"tools": {}, "messages": [{"role": "user"}]}', "tools"),
     ],
 )
-async def test_bad_bodies_name_the_field(
-    gateway: Gateway, body: bytes, param: str | None
-) -> None:
+async def test_bad_bodies_name_the_field(gateway: Gateway, body: bytes, param: str | None) -> None:
     """A body that cannot be read is OpenAI's error object with the field's path."""
     headers = {"content-type": "application/json"}
     response = await gateway.client.post("/v1/chat/completions", content=body, headers=headers)

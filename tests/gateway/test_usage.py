@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import itertools
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -26,7 +28,7 @@ def feed_all(tap: UsageTap, pieces: list[bytes]) -> bytes:
 def test_any_split_gives_the_same_bytes_and_counts(cuts: list[int], hide: bool) -> None:
     """However TCP cuts the stream, counts are right and only our own usage event is hidden."""
     edges = [0, *sorted(cuts), len(STREAM)]
-    pieces = [STREAM[a:b] for a, b in zip(edges, edges[1:], strict=False)]
+    pieces = [STREAM[a:b] for a, b in itertools.pairwise(edges)]
     tap = UsageTap(Usage(), hide=hide)
     expected = STREAM.replace(USAGE, b"") if hide else STREAM
     assert feed_all(tap, pieces) == expected
