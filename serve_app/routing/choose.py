@@ -124,13 +124,11 @@ def _choose_for_prompt(
     weakest, *others = candidates
     fitting = [tier for tier in others if _fits(tier, total_tokens)]
     if prompt_tokens > config.fast_prompt_tokens_max or not _fits(weakest, total_tokens):
-        return _decision(_too_long_tier(weakest, others, fitting, total_tokens), _TOO_LONG)
+        tier = _too_long_tier(weakest, others, fitting, total_tokens)
+        return _decision(tier, Reason.PROMPT_TOO_LONG)
     if not fitting:
-        return _decision(weakest, _TOO_LONG)
+        return _decision(weakest, Reason.PROMPT_TOO_LONG)
     return _choose_by_score([weakest, *fitting], scorer.score(call.prompt), config)
-
-
-_TOO_LONG = Reason.PROMPT_TOO_LONG
 
 
 def _too_long_tier(
