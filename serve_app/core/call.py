@@ -137,7 +137,8 @@ class Outcome(StrEnum):
 class Record:
     """What is known about one call when it has ended: the source of metrics and the access log.
 
-    `arrived_at` is Unix time in seconds; the other times are seconds since then. `code` is the error code of our own tree, if any.
+    `arrived_at` is Unix time in seconds; the other times are seconds since then. `code` is the
+    error code of our own tree, if any.
     """
 
     request_id: str

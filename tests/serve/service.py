@@ -1,0 +1,162 @@
+"""A real service for tests: `serve-app up` in a process of its own, with Ray and vLLM below it."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any, TypeVar
+
+import httpx
+import psutil
+import ray
+import yaml
+from ray.util.state import list_actors
+
+from serve_app.cli import processes
+
+T = TypeVar("T")
+
+ROOT = Path(__file__).parents[2]
+START_S = 300.0
+
+
+def wait_for(condition: Callable[[], T], *, timeout_s: float, what: str) -> T:
+    """Poll until `condition` is true, and return what it returned."""
+    deadline = time.monotonic() + timeout_s
+    while time.monotonic() < deadline:
+        if value := condition():
+            return value
+        time.sleep(0.1)
+    raise TimeoutError(f"not within {timeout_s:g} s: {what}")
+
+
+def free_port() -> int:
+    """A port nobody listens on."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+class Service:
+    """A running service as its clients, its operator and Ray see it."""
+
+    def __init__(self, base_url: str, config: Path, run_dir: Path) -> None:
+        self.base_url = base_url
+        self.config = config
+        self.run_dir = run_dir
+
+    def chat(self, timeout_s: float = 60, **body: Any) -> httpx.Response:
+        """One chat completion."""
+        document = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 8, **body}
+        url = f"{self.base_url}/v1/chat/completions"
+        return httpx.post(url, json=document, timeout=timeout_s)
+
+    def replicas(self, deployment: str) -> list[Any]:
+        """The Ray actors of a deployment's replicas."""
+        found = list_actors(
+            filters=[("state", "=", "ALIVE"), ("class_name", "=", f"ServeReplica:llm:{deployment}")]
+        )
+        return [ray.get_actor(actor.name, namespace="serve") for actor in found]
+
+    def ongoing(self, deployment: str) -> int:
+        """What Ray itself counts as ongoing on a deployment, and scales and drains by."""
+        actors = self.replicas(deployment)
+        return sum(ray.get([actor.get_num_ongoing_requests.remote() for actor in actors]))
+
+    def processes(self) -> list[psutil.Process]:
+        """Every process of the service, orphans included."""
+        return processes.marked(self.run_dir)
+
+    def replica_processes(self, deployment: str) -> list[psutil.Process]:
+        """The replica processes of a deployment."""
+        title = f"ray::ServeReplica:llm:{deployment}"
+        return [process for process in self.processes() if title in _title(process)]
+
+    def engine_processes(self) -> set[int]:
+        """The ids of every vLLM engine process."""
+        return {process.pid for process in self.processes() if "VLLM::" in _title(process)}
+
+    def metric(self, name: str, **labels: str) -> float:
+        """The sum of a Prometheus metric over everything Ray exports."""
+        text = "".join(httpx.get(f"http://{target}/metrics").text for target in _targets())
+        return sum(
+            float(line.rsplit(" ", 1)[1])
+            for line in text.splitlines()
+            if line.startswith(name + "{")
+            and all(f'{label}="{value}"' in line for label, value in labels.items())
+        )
+
+    def deploy(self, user_config: dict[str, Any]) -> None:
+        """What an operator does to change the run-time config: edit the file, `serve deploy`."""
+        document = yaml.safe_load((self.run_dir / "serve.yaml").read_text())
+        document["applications"][0]["deployments"][0]["user_config"] = user_config
+        path = self.run_dir / "edited.yaml"
+        path.write_text(yaml.safe_dump(document))
+        subprocess.run([_tool("serve"), "deploy", str(path)], check=True, capture_output=True)
+
+
+def _title(process: psutil.Process) -> str:
+    try:
+        return " ".join(process.cmdline())
+    except psutil.Error:
+        return ""
+
+
+def _targets() -> list[str]:
+    found = yaml.safe_load(Path("/tmp/ray/prom_metrics_service_discovery.json").read_text())
+    return [target for group in found for target in group["targets"]]
+
+
+def _tool(name: str) -> str:
+    return str(Path(sys.executable).with_name(name))
+
+
+@contextmanager
+def running_service(config: Path, run_dir: Path, *options: str) -> Iterator[Service]:
+    """Start a service, connect to its Ray, and end both; nothing of it may be left."""
+    port = free_port()
+    environment = {**os.environ, "SERVE_APP_RUN": str(run_dir)}
+    log = run_dir.parent / f"{run_dir.name}.log"
+    with log.open("wb") as output:
+        child = subprocess.Popen(
+            [_tool("serve-app"), "up", str(config), "--port", str(port), *options],
+            env=environment,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
+    service = Service(f"http://127.0.0.1:{port}", config, run_dir)
+    try:
+        _wait_ready(service, child, log)
+        ray.init(address="auto", namespace="serve", log_to_driver=False)
+        yield service
+    finally:
+        ray.shutdown()
+        child.send_signal(signal.SIGTERM)
+        try:
+            child.wait(60)
+        finally:
+            left = service.processes()
+            processes.end(left, grace_s=3)
+    assert not left, f"left behind: {[_title(process) for process in left]}"
+
+
+def _wait_ready(service: Service, child: subprocess.Popen[bytes], log: Path) -> None:
+    def ready() -> bool:
+        if child.poll() is not None:
+            raise ChildProcessError(log.read_text()[-4000:])
+        try:
+            return httpx.get(f"{service.base_url}/ready", timeout=5).status_code == 200
+        except httpx.HTTPError:
+            return False
+
+    try:
+        wait_for(ready, timeout_s=START_S, what="the service is ready")
+    except TimeoutError:
+        raise TimeoutError(log.read_text()[-4000:]) from None

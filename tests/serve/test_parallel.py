@@ -1,0 +1,77 @@
+"""Tensor parallelism and a third tier that embeds, on the CPU."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import openai
+import pytest
+import yaml
+
+from tests.serve.conftest import run_dir
+from tests.serve.service import ROOT, Service, running_service
+
+pytestmark = pytest.mark.serve
+
+PROMPTS = ["Hello", "What is the capital of France?", "1 2 3 4", "你好", "def main():"]
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+    """configs/local-tp2.yaml, with the strong model at TP 1 as well and a tier that embeds."""
+    document = yaml.safe_load((ROOT / "configs" / "local-tp2.yaml").read_text())
+    args = document["applications"][0]["args"]
+    fast, strong = args["tiers"]
+    single = {
+        **strong,
+        "name": "single",
+        "model_id": "demo-single",
+        "engine": {**strong["engine"], "tensor_parallel_size": 1},
+    }
+    embed = {
+        **fast,
+        "name": "embed",
+        "model_id": "demo-embed",
+        "tasks": ["embed"],
+        "engine": {**fast["engine"], "runner": "pooling", "convert": "embed"},
+    }
+    args["tiers"] = [single, strong, embed]
+    directory = run_dir(tmp_path_factory)
+    config = directory.parent / "tp2.yaml"
+    config.write_text(yaml.safe_dump(document))
+    with running_service(config, directory) as running:
+        yield running
+
+
+def test_tensor_parallel_answers_are_the_same(service: Service) -> None:
+    """Two workers give the text that one gives."""
+
+    def ask(model: str, prompt: str) -> str:
+        messages = [{"role": "user", "content": prompt}]
+        answer = service.chat(model=model, messages=messages, temperature=0, max_tokens=32)
+        return answer.json()["choices"][0]["message"]["content"]
+
+    for prompt in PROMPTS:
+        assert ask("strong", prompt) == ask("single", prompt)
+
+
+def test_tensor_parallel_is_real(service: Service) -> None:
+    """The strong tier has two workers: five engine cores and workers more than replicas."""
+    titles = [" ".join(process.cmdline()) for process in service.processes()]
+    workers = [title for title in titles if "VLLM::Worker" in title]
+    assert len(workers) == 4
+    assert any("TP1" in title for title in workers)
+
+
+def test_embeddings(service: Service) -> None:
+    """Embeddings go to the tier that can, by `auto` and by name; chats never do."""
+    client = openai.OpenAI(base_url=f"{service.base_url}/v1", api_key="none", max_retries=0)
+    for model in ("auto", "embed", "demo-embed"):
+        answer = client.embeddings.create(model=model, input=["Hello", "Bye"])
+        assert len(answer.data) == 2
+        assert len(answer.data[0].embedding) > 16
+    with pytest.raises(openai.BadRequestError):
+        client.chat.completions.create(
+            model="embed", messages=[{"role": "user", "content": "Hello"}]
+        )
+    assert service.chat(model="auto").headers["x-route-tier"] == "single"
