@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import typer
 
+from serve_app.bench.command import overhead
 from serve_app.cli.check import check
 from serve_app.cli.config_docs import config_docs
 from serve_app.cli.down import down
@@ -22,22 +23,15 @@ app.command()(check)
 app.command("env")(environment)
 app.command("config-docs")(config_docs)
 
-bench = typer.Typer(help="Benchmarks.", no_args_is_help=True)
+bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
+bench.command("overhead")(overhead)
 app.add_typer(bench, name="bench")
 
 
-@bench.callback()
-def _bench() -> None:
-    """Benchmarks of this machine."""
+def main() -> None:
+    """The console script."""
+    app()
 
-
-def _register_benchmarks() -> None:
-    from serve_app.bench.command import overhead
-
-    bench.command("overhead")(overhead)
-
-
-_register_benchmarks()
 
 if __name__ == "__main__":
-    app()
+    main()

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import shutil
 import signal
 import subprocess
 import sys
@@ -18,7 +19,7 @@ import yaml
 
 from serve_app.cli import processes
 from serve_app.cli.check import load_or_exit
-from serve_app.config.environment import local_environment, ray_environment
+from serve_app.config.environment import local_environment, ray_environment, socket_dir
 from serve_app.config.load import ServeConfig, process_environment, run_dir
 
 GRACE_S = 20.0
@@ -77,7 +78,8 @@ def _service(
         **local_environment(directory),
         **ray_environment(haproxy=haproxy),
     }
-    (directory / "haproxy").mkdir(exist_ok=True)
+    sockets = socket_dir(directory)
+    sockets.mkdir(mode=0o700, exist_ok=True)
     _make_auth_token(environment)
     child = subprocess.Popen(
         [_tool("serve"), "run", str(path)], env=environment, stdin=subprocess.DEVNULL
@@ -88,6 +90,7 @@ def _service(
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end_everything(child)
+        shutil.rmtree(sockets, ignore_errors=True)
 
 
 def _end_everything(child: subprocess.Popen[bytes]) -> None:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import hashlib
+import tempfile
 from pathlib import Path
 
 RUN_MARKER = "SERVE_APP_RUN_DIR"
@@ -25,12 +27,18 @@ def ray_environment(*, haproxy: bool = True) -> dict[str, str]:
     }
 
 
+def socket_dir(run_dir: Path) -> Path:
+    """Where HAProxy's sockets go: a short path, for a Unix socket's has 107 bytes at most."""
+    digest = hashlib.sha256(str(run_dir).encode()).hexdigest()[:10]
+    return Path(tempfile.gettempdir()) / f"serve-app-{digest}"
+
+
 def local_environment(run_dir: Path) -> dict[str, str]:
     """What one machine needs on top: its own files for HAProxy, and a quick shutdown.
 
     The drain period gives load balancers on other nodes time to notice; here there are none.
     """
-    haproxy = run_dir / "haproxy"
+    haproxy = socket_dir(run_dir)
     return {
         RUN_MARKER: str(run_dir),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",

@@ -51,18 +51,7 @@ def test_a_killed_replica_takes_its_engine_along_and_is_replaced(service: Servic
     engines = service.engine_processes()
     assert len(engines) >= 4
     (replica,) = service.replica_processes("tier-fast")
-    with httpx.stream(
-        "POST",
-        f"{service.base_url}/v1/chat/completions",
-        json={
-            "model": "fast",
-            "stream": True,
-            "max_tokens": 7000,
-            "ignore_eos": True,
-            "messages": [{"role": "user", "content": "Hello"}],
-        },
-        timeout=60,
-    ) as response:
+    with long_stream(service, "fast") as response:
         lines = response.iter_lines()
         next(lines)
         replica.kill()
@@ -84,24 +73,12 @@ def test_a_killed_replica_takes_its_engine_along_and_is_replaced(service: Servic
 def test_a_killed_router_leaks_nothing(service: Service) -> None:
     """When the Router dies in the middle of a stream, the engine stops and Ray counts 0 again."""
     (router,) = service.replica_processes("Router")
-    with (
-        pytest.raises(httpx.HTTPError),
-        httpx.stream(
-            "POST",
-            f"{service.base_url}/v1/chat/completions",
-            json={
-                "model": "strong",
-                "stream": True,
-                "max_tokens": 7000,
-                "ignore_eos": True,
-                "messages": [{"role": "user", "content": "Hello"}],
-            },
-            timeout=60,
-        ) as response,
-    ):
-        for count, _ in enumerate(response.iter_lines()):
-            if count == 2:
-                router.kill()
+    with long_stream(service, "strong") as response:
+        lines = response.iter_lines()
+        next(lines)
+        router.kill()
+        with pytest.raises(httpx.HTTPError):
+            list(lines)
     wait_for(
         lambda: service.ongoing("tier-strong") == 0, timeout_s=30, what="the lease is free again"
     )
