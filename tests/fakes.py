@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from dataclasses import dataclass
 
 from serve_app.config.runtime import DeadlinesConfig
 from serve_app.core.call import Record, TierState
@@ -84,16 +85,12 @@ class FakeReadiness:
         return [TierState("fast", "demo-fast", self.ready, int(self.ready), status)]
 
 
+@dataclass(frozen=True)
 class FakeGrant:
-    """A place on a replica that notes when it is given back."""
+    """A place on a replica."""
 
-    def __init__(self, number: int, address: Address) -> None:
-        self.lease_id = f"lease-{number}"
-        self.address = address
-        self.cancelled = False
-
-    def cancel(self) -> None:
-        self.cancelled = True
+    lease_id: str
+    address: Address
 
 
 class FakeOpener:
@@ -102,13 +99,12 @@ class FakeOpener:
     def __init__(self, address: Address = ("127.0.0.1", 1), permits: int = 1_000_000) -> None:
         self.address = address
         self.permits = asyncio.Semaphore(permits)
-        self.grants: list[FakeGrant] = []
+        self.granted = 0
         self.error: GatewayError | None = None
 
-    async def __call__(self) -> FakeGrant:
+    async def __call__(self, idle_s: float) -> FakeGrant:
         await self.permits.acquire()
         if self.error is not None:
             raise self.error
-        grant = FakeGrant(len(self.grants), self.address)
-        self.grants.append(grant)
-        return grant
+        self.granted += 1
+        return FakeGrant(f"lease-{self.granted - 1}", self.address)

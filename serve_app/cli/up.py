@@ -124,8 +124,20 @@ def _wait_ready(base_url: str, child: subprocess.Popen[bytes], wait_s: float) ->
             raise ChildProcessError(f"`serve run` ended with code {child.returncode}; see above")
         if _is_ready(base_url):
             return
+        _raise_if_failed()
         time.sleep(POLL_S)
     raise TimeoutError(f"not ready after {wait_s:g} s; `serve status` tells more")
+
+
+def _raise_if_failed() -> None:
+    """Raise ChildProcessError if Serve has given up on the application."""
+    result = subprocess.run(
+        [_tool("serve"), "status"], env=process_environment(), capture_output=True, text=True
+    )
+    status = yaml.safe_load(result.stdout) if result.returncode == 0 else None
+    for name, application in ((status or {}).get("applications") or {}).items():
+        if application.get("status") == "DEPLOY_FAILED":
+            raise ChildProcessError(f"{name}: {application.get('message', '').strip()}")
 
 
 def _is_ready(base_url: str) -> bool:

@@ -7,15 +7,8 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from serve_app.config.tiers import TierConfig
 from serve_app.tiers.engine_args import check_engine_args
-from serve_app.tiers.plan import plan_llm_config
+from serve_app.tiers.plan import NAME_PREFIX, plan_llm_config
 from serve_app.tiers.server import TierServer
-
-NAME_PREFIX = "tier-"
-
-
-def deployment_name(tier: TierConfig) -> str:
-    """How the tier's deployment is called in Ray."""
-    return NAME_PREFIX + tier.name
 
 
 def build_tier(tier: TierConfig) -> Application:

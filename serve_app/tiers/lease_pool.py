@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import Awaitable, Callable
 from contextvars import Context
 from typing import Protocol
 
@@ -21,17 +20,34 @@ from serve_app.tiers.http1 import Address
 
 
 class Grant(Protocol):
-    """What Ray gave: the address of a replica, and a way to give the place back."""
+    """A place on a replica, which the replica itself takes back when it is idle."""
 
-    lease_id: str
-    address: Address
+    @property
+    def lease_id(self) -> str:
+        """What opens the replica's engine app."""
+        ...
 
-    def cancel(self) -> None:
-        """Give the place back to Ray."""
+    @property
+    def address(self) -> Address:
+        """Host and port of the replica's engine app."""
         ...
 
 
-Opener = Callable[[], Awaitable[Grant]]
+class Opener(Protocol):
+    """Asks Ray for places."""
+
+    async def __call__(self, idle_s: float) -> Grant:
+        """A place that the replica takes back after `idle_s` seconds without an exchange.
+
+        Raises:
+            GatewayError: Ray refused.
+        """
+        ...
+
+
+EXPIRY_MARGIN_S = 0.25
+"""How much longer the replica waits than the Router keeps: a place is never passed on in the moment
+in which it ends. A reused place and its margin stay below the second in which it must be free."""
 
 
 class Lease:
@@ -54,10 +70,6 @@ class Lease:
         """What the engine app asks for."""
         return self._grant.lease_id
 
-    def end(self) -> None:
-        """Give the place back to Ray."""
-        self._grant.cancel()
-
 
 class LeasePool:
     """The leases that one Router replica holds on one tier."""
@@ -68,7 +80,7 @@ class LeasePool:
         self._opener = opener
         self._idle: list[Lease] = []
         self._waiters: deque[asyncio.Future[Lease]] = deque()
-        self._opening: list[asyncio.Task[None]] = []
+        self._opening: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._in_use = 0
 
@@ -96,36 +108,30 @@ class LeasePool:
         return lease
 
     def release(self, lease: Lease, *, reusable: bool) -> None:
-        """Give a place back; not `reusable` ends it, and with it what the replica still does."""
+        """Give a place back; one that is not `reusable` is left to end on its replica."""
         self._in_use -= 1
         now = asyncio.get_running_loop().time()
-        if not reusable or self.reuse_s == 0 or now - lease.granted_at > self.age_max_s:
-            lease.end()
-        else:
+        if reusable and self.reuse_s > 0 and now - lease.granted_at <= self.age_max_s:
             lease.idle_since = now
             self._offer(lease)
 
     def drop_idle(self, address: Address) -> None:
-        """End the idle leases on a replica that cannot be reached any more."""
-        for lease in [lease for lease in self._idle if lease.address == address]:
-            self._idle.remove(lease)
-            lease.end()
+        """Forget the idle leases on a replica that cannot be reached any more."""
+        self._idle = [lease for lease in self._idle if lease.address != address]
 
     def close(self) -> None:
-        """End idle leases and stop asking for new ones; leases in use end with their calls."""
+        """Pass nothing on any more; leases in use end with their calls, idle ones by themselves."""
         self.reuse_s = 0.0
-        for task in self._opening:
-            task.cancel()
-        while self._idle:
-            self._idle.pop().end()
+        self._idle.clear()
 
     async def _wait_for_lease(self) -> Lease:
         loop = asyncio.get_running_loop()
         waiter: asyncio.Future[Lease] = loop.create_future()
         self._waiters.append(waiter)
-        # An empty context: Ray would otherwise tie the lease to the request that happens to open
-        # it, and cancel it with that request although another call uses it by then.
-        self._opening.append(loop.create_task(self._open(), context=Context()))
+        if len(self._opening) < len(self._waiters):
+            # An empty context: Ray would otherwise tie the lease to the request that happens to
+            # open it, and cancel it with that request although another call uses it by then.
+            self._opening.add(loop.create_task(self._open(), context=Context()))
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -135,21 +141,29 @@ class LeasePool:
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
-            self._cancel_surplus()
 
     async def _open(self) -> None:
-        task = asyncio.current_task()
+        """Ask Ray for one place, and let it be used by whoever waits by then.
+
+        A request to Ray is not withdrawn when its call gives up: the place serves the next call, or
+        ends as idle.
+        """
         try:
-            lease = Lease(await self._opener(), asyncio.get_running_loop().time())
+            lease = Lease(
+                await self._opener(self.reuse_s + EXPIRY_MARGIN_S),
+                asyncio.get_running_loop().time(),
+            )
         except GatewayError as error:
             self._refuse(error)
         except Exception:
             self._refuse(InternalError())
             raise
         else:
-            self._offer(lease)
+            self._offer(Lease(grant, asyncio.get_running_loop().time()))
         finally:
-            self._opening = [other for other in self._opening if other is not task]
+            task = asyncio.current_task()
+            assert task is not None
+            self._opening.discard(task)
 
     def _offer(self, lease: Lease) -> None:
         while self._waiters:
@@ -158,7 +172,6 @@ class LeasePool:
                 waiter.set_result(lease)
                 return
         if self.reuse_s == 0:
-            lease.end()
             return
         self._idle.append(lease)
         if self._sweeper is None:
@@ -172,17 +185,13 @@ class LeasePool:
                 waiter.set_exception(error)
                 return
 
-    def _cancel_surplus(self) -> None:
-        for _ in range(len(self._opening) - len(self._waiters)):
-            self._opening.pop().cancel()
-
     def _sweep(self) -> None:
         loop = asyncio.get_running_loop()
         self._sweeper = None
         oldest_kept = loop.time() - self.reuse_s
         # The last one given back is the first one taken, so the idle ones are in order of age.
         while self._idle and self._idle[0].idle_since <= oldest_kept:
-            self._idle.pop(0).end()
+            self._idle.pop(0)
         if self._idle:
             delay_s = self._idle[0].idle_since + self.reuse_s - loop.time()
             self._sweeper = loop.call_later(max(delay_s, 0.01), self._sweep)

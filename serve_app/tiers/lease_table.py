@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from contextlib import contextmanager
 
 IDLE_S_MAX = 5.0
-"""A lease without an exchange ends after this; Routers keep idle ones for less than a second."""
+"""What a Router may ask for at most: a Router that died must not hold a place."""
 
 
 class Lease:
@@ -47,23 +47,22 @@ class Lease:
 class LeaseTable:
     """The live leases of one replica."""
 
-    def __init__(self, idle_s: float = IDLE_S_MAX) -> None:
-        self._idle_s = idle_s
+    def __init__(self) -> None:
         self._leases: dict[str, Lease] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
 
     @contextmanager
-    def open(self, lease_id: str) -> Iterator[Lease]:
-        """A lease that lives as long as the block.
+    def open(self, lease_id: str, idle_s: float) -> Iterator[Lease]:
+        """A lease that lives as long as the block, which should end with `wait_ended`.
 
         Raises:
             ValueError: the id is in use.
         """
         if lease_id in self._leases:
             raise ValueError("this lease id is in use")
-        lease = self._leases[lease_id] = Lease(self._idle_s)
+        lease = self._leases[lease_id] = Lease(min(idle_s, IDLE_S_MAX))
         try:
             yield lease
         finally:

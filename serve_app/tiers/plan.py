@@ -8,6 +8,9 @@ from serve_app import demo
 from serve_app.config.tiers import ReplicasConfig, TierConfig
 
 DEMO_PREFIX = "demo:"
+NAME_PREFIX = "tier-"
+"""Before a tier's name, in the name of its deployment."""
+
 DRAIN_POLL_S = 0.5
 """How often a draining replica looks whether its last call has ended."""
 
@@ -35,6 +38,11 @@ def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
         "runtime_env": {"env_vars": dict(tier.env)},
         "log_engine_metrics": True,
     }
+
+
+def deployment_name(tier: TierConfig) -> str:
+    """How the tier's deployment is called in Ray."""
+    return NAME_PREFIX + tier.name
 
 
 def resolve_source(tier: TierConfig) -> str:

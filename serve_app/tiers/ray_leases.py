@@ -5,6 +5,8 @@ from __future__ import annotations
 import asyncio
 import logging
 import secrets
+from contextlib import suppress
+from dataclasses import dataclass
 from typing import cast
 
 from ray.serve.exceptions import BackPressureError
@@ -17,40 +19,57 @@ from serve_app.tiers.lease_pool import Opener
 logger = logging.getLogger("ray.serve")
 
 
+@dataclass(frozen=True, slots=True)
 class RayGrant:
-    """A streaming Serve call that has yielded its replica's address and stays open."""
+    """A place on a replica, held by a streaming Serve call that has yielded its address.
 
-    def __init__(
-        self, lease_id: str, address: Address, stream: DeploymentResponseGenerator[Address]
-    ) -> None:
-        self.lease_id = lease_id
-        self.address = address
-        self._stream = stream
+    The call is never cancelled: the replica ends it when the place is idle. A cancellation that
+    meets the replica while it writes its answer leaves the call counted as ongoing until the
+    garbage collector finds it (seen with ray 2.60: 14 of 250 calls cancelled within 12 ms).
+    """
 
-    def cancel(self) -> None:
-        """End the call; no longer iterating the stream would leave it open."""
-        self._stream.cancel()
+    lease_id: str
+    address: Address
 
 
-def build_opener(handle: DeploymentHandle[object]) -> Opener:
-    """What opens leases on the tier behind `handle`."""
-    method = handle.options(stream=True).lease
+class RayLeases:
+    """Opens leases on the tier behind a handle, and listens until each one has ended."""
 
-    async def open_lease() -> RayGrant:
+    def __init__(self, handle: DeploymentHandle[object]) -> None:
+        self._method = handle.options(stream=True).lease
+        self._listening: set[asyncio.Task[None]] = set()
+
+    async def open(self, idle_s: float) -> RayGrant:
+        """A place on a replica of Ray's choice, which ends after `idle_s` without an exchange.
+
+        Raises:
+            TierOverloaded: too many calls wait already.
+            TierUnavailable: no replica can be asked.
+        """
         lease_id = secrets.token_hex(16)
         # With stream=True the handle returns a generator; its types cannot say so.
-        stream = cast("DeploymentResponseGenerator[Address]", method.remote(lease_id))
+        stream = cast("DeploymentResponseGenerator[Address]", self._method.remote(lease_id, idle_s))
         try:
             host, port = await anext(stream)
-        except asyncio.CancelledError:
-            stream.cancel()
-            raise
         except BackPressureError:
             raise TierOverloaded(retry_after_s=5) from None
         except Exception as error:
             # Ray's message is a traceback with addresses: for the log, never for the client.
             logger.warning("no lease: %s", type(error).__name__, exc_info=error)
             raise TierUnavailable(retry_after_s=2) from None
-        return RayGrant(lease_id, (host, port), stream)
+        listener = asyncio.create_task(_listen(stream))
+        self._listening.add(listener)
+        listener.add_done_callback(self._listening.discard)
+        return RayGrant(lease_id, (host, port))
 
-    return open_lease
+
+async def _listen(stream: DeploymentResponseGenerator[Address]) -> None:
+    """Read the stream to its end: Ray counts the call as ongoing here until somebody has."""
+    with suppress(Exception):
+        async for _ in stream:
+            pass
+
+
+def build_opener(handle: DeploymentHandle[object]) -> Opener:
+    """What opens leases on the tier behind `handle`."""
+    return RayLeases(handle).open

@@ -7,6 +7,7 @@ import contextlib
 import logging
 import socket
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from pathlib import Path
 from typing import Any
 
 import ray
@@ -117,6 +118,7 @@ class TierServer(LLMServer):
 
     async def start(self) -> None:
         """Start the engine, then its HTTP server."""
+        self._skip_download_of_local_model()
         await super().start()  # type: ignore[no-untyped-call]  # Ray's
         assert self.engine is not None, "LLMServer.start() makes it"
         self._leases = LeaseTable()
@@ -125,14 +127,21 @@ class TierServer(LLMServer):
         await self._http.wait_started()
         logger.info("engine app open to lease holders on port %d", self._http.address[1])
 
-    async def lease(self, lease_id: str) -> AsyncIterator[Address]:
-        """Yield the address of the engine app, then hold the place until the caller cancels.
+    def _skip_download_of_local_model(self) -> None:
+        """Spare a process that imports vLLM only to find that there is nothing to download."""
+        source = getattr(self._llm_config.model_loading_config, "model_source", None)
+        callback = self._llm_config.get_or_create_callback()
+        if isinstance(source, str) and callback is not None:
+            callback.ctx.run_init_node = not Path(source).is_dir()
 
-        The lease also ends by itself when it has carried no HTTP exchange for a while, so that a
-        Router that died cannot hold places.
+    async def lease(self, lease_id: str, idle_s: float) -> AsyncIterator[Address]:
+        """Yield the address of the engine app, then hold the place while it is used.
+
+        The lease ends when it has carried no HTTP exchange for `idle_s`. The caller does not cancel
+        it: see `RayGrant`.
         """
         assert self._http is not None, "Ray calls no method before start() has returned"
-        with self._leases.open(lease_id) as lease:
+        with self._leases.open(lease_id, idle_s) as lease:
             yield self._http.address
             await lease.wait_ended()
 

@@ -11,7 +11,7 @@ from ray.serve.schema import DeploymentStatusOverview
 
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import TierState
-from serve_app.tiers.build import deployment_name
+from serve_app.tiers.plan import deployment_name
 
 FRESH_S = 1.0
 

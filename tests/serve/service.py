@@ -26,6 +26,9 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 START_S = 300.0
 
+FAST_METRICS = {"RAY_metrics_report_interval_ms": "1000"}
+"""Ray exports every 10 s by default; tests that read counters would wait for that."""
+
 
 def wait_for(condition: Callable[[], T], *, timeout_s: float, what: str) -> T:
     """Poll until `condition` is true, and return what it returned."""
@@ -122,7 +125,7 @@ def _tool(name: str) -> str:
 def running_service(config: Path, run_dir: Path, *options: str) -> Iterator[Service]:
     """Start a service, connect to its Ray, and end both; nothing of it may be left."""
     port = free_port()
-    environment = {**os.environ, "SERVE_APP_RUN": str(run_dir)}
+    environment = {**os.environ, "SERVE_APP_RUN": str(run_dir), **FAST_METRICS}
     log = run_dir.parent / f"{run_dir.name}.log"
     with log.open("wb") as output:
         child = subprocess.Popen(

@@ -1,0 +1,91 @@
+"""The Router deployment: the ingress that every call passes.
+
+In a file of its own, without the tiers' builder: that one imports vLLM, which takes a Router ten
+seconds and half a gigabyte for nothing.
+"""
+
+from __future__ import annotations
+
+import logging
+from functools import partial
+from typing import Any
+
+from pydantic import ValidationError
+from ray import serve
+from ray.serve.handle import DeploymentHandle
+
+from serve_app.config.app import AppConfig, check_runtime
+from serve_app.config.explain import explain_validation
+from serve_app.config.runtime import RuntimeConfig
+from serve_app.gateway.app import build_gateway
+from serve_app.observe.access_log import AccessLog, serve_log_dir
+from serve_app.observe.metrics import CallMetrics
+from serve_app.observe.recorder import CallRecorder
+from serve_app.pipeline import Pipeline
+from serve_app.routing.scorer import HeuristicScorer
+from serve_app.tiers.client import TierClient
+from serve_app.tiers.ray_leases import build_opener
+from serve_app.tiers.status import ServeReadiness
+
+logger = logging.getLogger("ray.serve")
+
+
+@serve.ingress()
+class Router:
+    """The ingress deployment: one replica's gateway, pipeline and leases."""
+
+    def __init__(self, config: AppConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
+        runtime = config.runtime
+        context = serve.get_replica_context()
+        self._config = config
+        self._clients = {
+            name: TierClient(name, build_opener(handle), runtime.leases)
+            for name, handle in handles.items()
+        }
+        self._pipeline = Pipeline(config.tiers, self._clients, HeuristicScorer(), runtime)
+        self._readiness = ServeReadiness(context.app_name, config.tiers)
+        log_dir = serve_log_dir()
+        log_path = log_dir and log_dir / f"access_{context.replica_id.unique_id}.jsonl"
+        self._recorder = CallRecorder(
+            CallMetrics(),
+            AccessLog(log_path),
+            {name: partial(read_leases, client) for name, client in self._clients.items()},
+        )
+
+    async def __serve_build_asgi_app__(self) -> object:
+        return build_gateway(
+            self._config.tiers,
+            self._pipeline,
+            self._recorder,
+            self._readiness,
+            echo_request_id=False,
+        )
+
+    def reconfigure(self, user_config: dict[str, Any]) -> None:
+        """Take a new `user_config`; calls in flight keep what they began with.
+
+        A wrong one is refused with an error in the log and the old one stays: raising here would
+        make Ray replace a Router that works by one that cannot start.
+        """
+        try:
+            runtime = RuntimeConfig.model_validate(user_config)
+            check_runtime(runtime, self._config.tiers)
+        except ValidationError as error:
+            logger.error("user_config refused, the old one stays:\n%s", explain_validation(error))
+            return
+        except ValueError as error:
+            logger.error("user_config refused, the old one stays: %s", error)
+            return
+        self._pipeline.runtime = runtime
+        for client in self._clients.values():
+            client.configure(runtime.leases)
+
+    async def __del__(self) -> None:
+        for client in self._clients.values():
+            client.close()
+        self._recorder.flush()
+
+
+def read_leases(client: TierClient) -> tuple[int, int]:
+    """The places that are held on a tier, and the calls that wait for one."""
+    return client.open_leases, client.waiting
