@@ -1,0 +1,54 @@
+"""Why a bench gave no numbers.
+
+BenchFailed
+├── ServerEnded         a server ended while it was needed
+├── ServerNotReady      a server did not answer in time after its start
+├── RequestsFailed      a server did not answer every request
+├── NothingMeasured     no answer ended within the window
+└── GeneratorFailed     the load generator broke
+"""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+
+
+class BenchFailed(RuntimeError):
+    """The run is worth nothing."""
+
+
+class ServerEnded(BenchFailed):
+    """A server ended while it was needed."""
+
+    def __init__(self, server: str, log_tail: str) -> None:
+        super().__init__(f"{server} ended; the end of its log:\n{log_tail}")
+
+
+class ServerNotReady(BenchFailed):
+    """A server did not answer in time after its start."""
+
+    def __init__(self, server: str, waited_s: float, log_tail: str) -> None:
+        super().__init__(
+            f"{server} gave no answer within {waited_s:g} s; the end of its log:\n{log_tail}"
+        )
+
+
+class RequestsFailed(BenchFailed):
+    """A server did not answer every request."""
+
+    def __init__(self, server: str, phase: str, errors: Mapping[str, int], log_tail: str) -> None:
+        counted = "\n".join(f"  {count} x {text}" for text, count in errors.items())
+        super().__init__(
+            f"{server}, {phase}: failed requests\n{counted}\nthe end of its log:\n{log_tail}"
+        )
+
+
+class NothingMeasured(BenchFailed):
+    """No answer ended within the window."""
+
+    def __init__(self, server: str, phase: str, window_s: float) -> None:
+        super().__init__(f"{server}, {phase}: no answer ended within {window_s:.1f} s")
+
+
+class GeneratorFailed(BenchFailed):
+    """The load generator broke."""

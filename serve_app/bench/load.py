@@ -1,0 +1,84 @@
+"""What one phase asks of a server, and what came of it: the words between bench and generator."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import orjson
+
+_PROMPT = (
+    "Question {serial}: a hospital keeps its patient letters on its own machines. Explain to a new "
+    "colleague in two or three sentences why that is so and what she has to look out for."
+)
+_SERIAL_DIGITS = 8
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """A closed loop: every client asks again as soon as it has its answer."""
+
+    host: str
+    port: int
+    model: str
+    clients: int
+    stream: bool
+    output_tokens: int
+    warmup_s: float
+    window_s: float
+    drain_s: float = 60.0
+
+    @property
+    def label(self) -> str:
+        """How reports name the phase."""
+        kind = "streamed" if self.stream else "whole"
+        noun = "client" if self.clients == 1 else "clients"
+        return f"{self.clients} {noun}, {kind}, {self.output_tokens} tokens"
+
+
+@dataclass(frozen=True, slots=True)
+class Outcome:
+    """What the generator saw in one phase; the times are those of answers that ended in its window.
+
+    `errors` counts failures by what they said, in warm-up and drain too: a server that drops a
+    request at any time has not answered the load.
+    """
+
+    first_event_s: list[float]
+    total_s: list[float]
+    errors: dict[str, int]
+    window_s: float
+
+
+class Requests:
+    """Builds requests that differ in a serial number, so that no cache can stand in for the model.
+
+    The number comes first and has a fixed width: neither the length of the prompt nor the share of
+    it that the engine finds in its prefix cache changes from one request to the next.
+    """
+
+    def __init__(self, load: Load) -> None:
+        before, after = _render_body(load).split(b"{serial}")
+        length = len(before) + _SERIAL_DIGITS + len(after)
+        head = (
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {load.host}:{load.port}\r\n"
+            f"content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+        )
+        self._before = head.encode() + before
+        self._after = after
+        self._serial = 0
+
+    def next(self) -> bytes:
+        """The next request, head and body."""
+        self._serial += 1
+        return b"%b%0*d%b" % (self._before, _SERIAL_DIGITS, self._serial, self._after)
+
+
+def _render_body(load: Load) -> bytes:
+    body = {
+        "model": load.model,
+        "messages": [{"role": "user", "content": _PROMPT}],
+        "max_tokens": load.output_tokens,
+        "ignore_eos": True,
+        "stream": load.stream,
+    }
+    return orjson.dumps(body)
