@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shlex
 import signal
 import sys
 from collections.abc import Iterator, Sequence
@@ -23,6 +22,9 @@ from serve_app.bench.runner import Plan, measure
 from serve_app.bench.summary import Measurement
 from serve_app.bench.targets import BUILDERS, HOST, MODEL_ID, build_responder
 
+_ALL = ",".join(BUILDERS)
+_CLIENTS = "1,16,32"
+_WIDTH = 160
 _WINDOW_S = 6.0
 _QUICK_WINDOW_S = 2.0
 _WARMUP_S = 1.5
@@ -35,10 +37,8 @@ def overhead(
     quick: Annotated[
         bool, typer.Option("--quick", help="2 s a phase; nothing goes to the log.")
     ] = False,
-    only: Annotated[
-        str, typer.Option(help=f"Some of {', '.join(BUILDERS)}, with commas.")
-    ] = ",".join(BUILDERS),
-    clients: Annotated[str, typer.Option(help="Concurrent clients, with commas.")] = "1,16,32",
+    only: Annotated[str, typer.Option(help=f"Some of {', '.join(BUILDERS)}, with commas.")] = _ALL,
+    clients: Annotated[str, typer.Option(help="Concurrent clients, with commas.")] = _CLIENTS,
     json: Annotated[Path | None, typer.Option(help="Write every number here too.")] = None,
     log: Annotated[Path, typer.Option(help="The log that gets a section.")] = Path(
         "docs/bench-log.md"
@@ -55,26 +55,24 @@ def overhead(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     names = _parse_names(only)
     counts = _parse_counts(clients)
-    progress = Console(stderr=True, highlight=False)
     machine = describe_machine()
+    measurements: list[Measurement] = []
+    failure: Exception | None = None
     try:
-        plan = Plan(
-            loads=build_loads(counts, _QUICK_WINDOW_S if quick else _WINDOW_S),
-            model=demo.locate("fast"),
-            lock=lock,
-            say=progress.print,
-        )
-        measurements = list(_measure_all(names, plan))
+        loads = build_loads(counts, _QUICK_WINDOW_S if quick else _WINDOW_S)
+        for runs in _measure_all(names, Plan(loads, demo.locate("fast"), lock, _say)):
+            measurements += runs
     except (BenchFailed, demo.CheckpointMissing) as error:
-        progress.print(f"[bold red]No result:[/] {error}", markup=True)
-        raise typer.Exit(1) from error
+        failure = error
     grids = build_report(measurements)
-    print_report(Console(width=max(160, Console().width)), machine, grids)
+    print_report(Console(width=max(_WIDTH, Console().width)), machine, grids)
     if json is not None:
         write_json(json, machine, measurements)
+    if failure is not None:
+        _say(f"The run failed, and nothing goes to the log. {failure}")
+        raise typer.Exit(1)
     if not quick:
-        command = shlex.join(["serve-app", *sys.argv[1:]])
-        append_section(log, render_section(machine, command, grids))
+        append_section(log, render_section(machine, _render_command(only, clients), grids))
 
 
 def build_loads(counts: Sequence[int], window_s: float) -> list[Load]:
@@ -96,14 +94,26 @@ def build_loads(counts: Sequence[int], window_s: float) -> list[Load]:
     ]
 
 
-def _measure_all(names: Sequence[str], plan: Plan) -> Iterator[Measurement]:
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
+
+
+def _render_command(only: str, clients: str) -> str:
+    """The command as the log names it: what changes the numbers, not where they go."""
+    words = ["serve-app", "bench", "overhead"]
+    words += [f"--only={only}"] if only != _ALL else []
+    words += [f"--clients={clients}"] if clients != _CLIENTS else []
+    return " ".join(words)
+
+
+def _measure_all(names: Sequence[str], plan: Plan) -> Iterator[list[Measurement]]:
     """The peer runs first and again last: where its two runs differ, the machine has drifted."""
     with load_generator() as generator:
-        yield from measure(build_responder, plan, generator, "ceiling")
+        yield measure(build_responder, plan, generator, "ceiling")
         for name in names:
-            yield from measure(BUILDERS[name], plan, generator, name)
+            yield measure(BUILDERS[name], plan, generator, name)
         if PEER in names and len(names) > 1:
-            yield from measure(BUILDERS[PEER], plan, generator, f"{PEER} again")
+            yield measure(BUILDERS[PEER], plan, generator, f"{PEER} again")
 
 
 def _parse_names(text: str) -> list[str]:

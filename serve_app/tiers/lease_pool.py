@@ -149,10 +149,7 @@ class LeasePool:
         ends as idle.
         """
         try:
-            lease = Lease(
-                await self._opener(self.reuse_s + EXPIRY_MARGIN_S),
-                asyncio.get_running_loop().time(),
-            )
+            grant = await self._opener(self.reuse_s + EXPIRY_MARGIN_S)
         except GatewayError as error:
             self._refuse(error)
         except Exception:
