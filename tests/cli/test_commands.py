@@ -1,0 +1,87 @@
+"""The commands that start nothing: what they print, and how they exit."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+
+import pytest
+from typer.testing import CliRunner
+
+from serve_app.cli.main import app
+from serve_app.config.docs import render_config_docs
+from serve_app.config.environment import ray_environment
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+VALID = (CONFIGS / "prod.yaml").read_text()
+
+
+@pytest.fixture
+def cli() -> CliRunner:
+    """Runs commands in this process; vLLM's log keeps the stderr that it meets when imported."""
+    import serve_app.tiers.engine_args  # noqa: F401
+
+    return CliRunner()
+
+
+@pytest.mark.parametrize("name", ["local", "prod"])
+def test_check_takes_a_good_file(cli: CliRunner, name: str) -> None:
+    """A valid file is said to be valid, by the names of its tiers."""
+    path = CONFIGS / f"{name}.yaml"
+    result = cli.invoke(app, ["check", str(path)])
+    assert (result.exit_code, result.stderr) == (0, "")
+    assert result.stdout == f"{path}: valid; tiers: fast, strong\n"
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "words"),
+    [
+        ("max_queued_calls", "max_queue_calls", "did you mean 'max_queued_calls'"),
+        ("drain_timeout_s: 900", "drain_timeout_s: -1", "drain_timeout_s"),
+        ("strong_score_min: 0.5", "strong_score_min: 7", "routing.strong_score_min"),
+        ("max_num_seqs: 256", "max_num_sequences: 256", "did you mean 'max_num_seqs'"),
+        ("dtype: bfloat16", "dtype: bfloat17", "tiers.fast.engine.dtype"),
+        ("serve_app.app:build", "other:app", "import_path"),
+        ("applications:", "applications: [", "not valid YAML"),
+    ],
+)
+def test_check_refuses_a_bad_file(
+    cli: CliRunner, tmp_path: Path, old: str, new: str, words: str
+) -> None:
+    """Exit code 2 and one message, with the file and the key."""
+    path = tmp_path / "bad.yaml"
+    path.write_text(VALID.replace(old, new))
+    result = cli.invoke(app, ["check", str(path)])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert result.stderr.startswith(f"{path}: ")
+    assert words in result.stderr
+    assert "Traceback" not in result.stderr
+
+
+def test_check_refuses_a_missing_file(cli: CliRunner, tmp_path: Path) -> None:
+    """A path that leads nowhere is a plain message too."""
+    result = cli.invoke(app, ["check", str(tmp_path / "nowhere.yaml")])
+    assert (result.exit_code, result.stdout) == (2, "")
+    assert "nowhere.yaml: No such file" in result.stderr
+
+
+@pytest.mark.parametrize(("option", "haproxy"), [("--haproxy", True), ("--no-haproxy", False)])
+def test_env_exports_what_ray_needs(cli: CliRunner, option: str, haproxy: bool) -> None:
+    """A shell that evaluates the lines has every variable."""
+    result = cli.invoke(app, ["env", option])
+    words = [shlex.split(line) for line in result.stdout.splitlines()]
+    assert all(word[0] == "export" and len(word) == 2 for word in words)
+    exported = dict(word[1].split("=", 1) for word in words)
+    assert (result.exit_code, exported) == (0, ray_environment(haproxy=haproxy))
+
+
+def test_config_docs_prints_the_page(cli: CliRunner) -> None:
+    """The page as it belongs into docs/config.md, to the byte."""
+    result = cli.invoke(app, ["config-docs"])
+    assert (result.exit_code, result.stdout) == (0, render_config_docs())
+
+
+def test_no_command_is_a_question(cli: CliRunner) -> None:
+    """Without a command, the commands are listed."""
+    result = cli.invoke(app, [])
+    assert [name for name in ("up", "down", "check", "env") if name not in result.output] == []

@@ -1,0 +1,190 @@
+"""Reading a Serve config file: what is wrong is said by key, with what to write instead."""
+
+from __future__ import annotations
+
+import copy
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.config.app import AppConfig, check_runtime
+from serve_app.config.docs import render_config_docs
+from serve_app.config.load import ConfigError, load_serve_config
+from serve_app.config.runtime import RoutingConfig, RuntimeConfig
+
+DOCS = Path(__file__).parents[2] / "docs/config.md"
+VALID: dict[str, Any] = {
+    "http_options": {"host": "0.0.0.0", "port": 9000},
+    "applications": [
+        {
+            "name": "llm",
+            "import_path": "serve_app.app:build",
+            "args": {"tiers": [{"name": "fast", "model_id": "m"}]},
+            "deployments": [{"name": "Router", "user_config": {"limits": {"calls_max": 7}}}],
+        }
+    ],
+}
+
+Load = Callable[[object], Any]
+
+
+def valid_with(path: str, value: object) -> dict[str, Any]:
+    """The valid document, with one key set; `path` starts within the application."""
+    document = copy.deepcopy(VALID)
+    *parents, last = path.split(".")
+    place: Any = document["applications"][0]
+    for part in parents:
+        place = place[int(part)] if part.isdigit() else place.setdefault(part, {})
+    place[last] = value
+    return document
+
+
+@pytest.fixture
+def load(tmp_path: Path) -> Load:
+    """Loads a document by way of a file; text and bytes are written as they are."""
+
+    def load(document: object) -> Any:
+        path = tmp_path / "serve.yaml"
+        if isinstance(document, bytes):
+            path.write_bytes(document)
+        else:
+            path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
+        return load_serve_config(path)
+
+    return load
+
+
+def test_a_valid_file(load: Load) -> None:
+    """Topology, run time and public address all come from the one file."""
+    config = load(VALID)
+    assert [tier.name for tier in config.app.tiers] == ["fast"]
+    assert config.runtime.limits.calls_max == 7
+    assert config.base_url == "http://127.0.0.1:9000"
+    assert config.with_port(9001).base_url == "http://127.0.0.1:9001"
+    assert config.document == VALID
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("args.teirs", [], ["teirs", "did you mean 'tiers'"]),
+        ("args.tiers.0.modelid", "m", ["tiers.0.modelid", "did you mean 'model_id'"]),
+        ("args.tiers.0.replicas.mim", 1, ["replicas.mim", "did you mean 'min'"]),
+        ("args.tiers.0.zzz", 1, ["tiers.0.zzz: unknown key"]),
+        ("args.router.cpu", 1, ["router.cpu", "did you mean 'cpus'"]),
+        ("args.tiers", [], ["tiers", "at least 1"]),
+        ("args.tiers.0.name", "Fast!", ["tiers.0.name", "pattern"]),
+        ("args.tiers.0.name", "auto", ["tiers.0.name", "reserved"]),
+        ("args.tiers.0.accelerator", "tpu", ["tiers.0.accelerator", "'cpu' or 'gpu'"]),
+        ("args.tiers.0.max_ongoing_calls", 5000, ["max_ongoing_calls", "4096"]),
+        ("args.tiers.0.max_ongoing_calls", 8, ["max_ongoing_calls (8)", "target_ongoing_calls"]),
+        ("args.tiers.0.max_queued_calls", 1e9, ["max_queued_calls", "65536"]),
+        ("args.tiers.0.drain_timeout_s", 0, ["drain_timeout_s", "greater than 0"]),
+        ("args.tiers.0.replicas", {"min": 3, "max": 2}, ["max (2)", "min (3)"]),
+        ("args.router.max_ongoing_calls", 0, ["router.max_ongoing_calls", "1"]),
+        ("args.runtime.routing.default_tier", "huge", ["routing.default_tier", "'huge'", "fast"]),
+        (
+            "args.tiers",
+            [{"name": "a", "model_id": "m"}, {"name": "b", "model_id": "m"}],
+            ["'m' names more than one tier"],
+        ),
+        (
+            "args.tiers",
+            [{"name": "a", "model_id": "m", "accelerator": "cpu", "accelerator_type": "H100"}],
+            ["tiers.0", "accelerator_type"],
+        ),
+    ],
+)
+def test_a_wrong_topology(load: Load, path: str, value: object, words: list[str]) -> None:
+    """The message names the key, and its bound or its nearest valid neighbour."""
+    with pytest.raises(ConfigError) as caught:
+        load(valid_with(path, value))
+    assert "applications[].args" in str(caught.value)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("path", "value", "words"),
+    [
+        ("routing.strong_score", 0.5, ["routing.strong_score", "'strong_score_min'"]),
+        ("routing.strong_score_min", 1.5, ["routing.strong_score_min", "less than or equal to 1"]),
+        ("routing.default_tier", "huge", ["routing.default_tier", "'huge'", "fast"]),
+        ("limits.calls_max", 0, ["limits.calls_max", "greater than 0"]),
+        ("deadlines.gap_s", "soon", ["deadlines.gap_s", "number"]),
+        ("leases.reuse_s", 5, ["leases.reuse_s", "0.9"]),
+    ],
+)
+def test_a_wrong_user_config(load: Load, path: str, value: object, words: list[str]) -> None:
+    """What changes at run time is checked as strictly, tier names included."""
+    with pytest.raises(ConfigError) as caught:
+        load(valid_with(f"deployments.0.user_config.{path}", value))
+    assert "Router.user_config" in str(caught.value)
+    assert [word for word in words if word not in str(caught.value)] == []
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ("applications: [", "not valid YAML"),
+        ("a: b: c", "not valid YAML"),
+        ("", "none with import_path serve_app.app:build"),
+        ("just text", "none with import_path serve_app.app:build"),
+        ({"applications": []}, "none with import_path serve_app.app:build"),
+        ({"applications": [{"import_path": "other:app"}]}, "none with import_path"),
+        ({"applications": ["serve_app.app:build"]}, "none with import_path"),
+        ({"applications": [{"import_path": "serve_app.app:build"}]}, "tiers: Field required"),
+    ],
+)
+def test_a_file_that_is_no_config(load: Load, document: object, words: str) -> None:
+    """Whatever the file holds instead, the error says so in one message."""
+    with pytest.raises(ConfigError, match=words):
+        load(document)
+
+
+def test_a_missing_file(tmp_path: Path) -> None:
+    """A path that leads nowhere is a config error like any other."""
+    with pytest.raises(ConfigError, match="No such file"):
+        load_serve_config(tmp_path / "nowhere.yaml")
+    with pytest.raises(ConfigError, match="directory"):
+        load_serve_config(tmp_path)
+
+
+def test_the_runtime_of_args_holds_without_a_user_config(load: Load) -> None:
+    """`args.runtime` is what the Router starts with where the file has no `user_config`."""
+    document = valid_with("args.runtime.limits.calls_max", 5)
+    del document["applications"][0]["deployments"]
+    assert load(document).runtime.limits.calls_max == 5
+
+
+def test_runtime_defaults_are_bounded() -> None:
+    """Without a word of config every limit and deadline is there, and none is endless."""
+    runtime = RuntimeConfig()
+    assert (runtime.routing.strong_score_min, runtime.routing.default_tier) == (0.5, None)
+    assert runtime.deadlines.lease_s < runtime.deadlines.first_byte_s < runtime.deadlines.total_s
+    assert 0 < runtime.deadlines.total_s < 1e6
+    assert 0 < runtime.limits.calls_max < 1e6
+    assert 0 < runtime.limits.body_bytes_max < 1e9
+
+
+@pytest.mark.parametrize("default", [None, "fast"])
+def test_check_runtime_takes_known_tiers(default: str | None) -> None:
+    """No default tier, or one that exists, is fine."""
+    tiers = AppConfig.model_validate(VALID["applications"][0]["args"]).tiers
+    check_runtime(RuntimeConfig(routing=RoutingConfig(default_tier=default)), tiers)
+
+
+def test_check_runtime_refuses_unknown_tiers() -> None:
+    """A default tier that does not exist is refused with the names of those that do."""
+    tiers = AppConfig.model_validate(VALID["applications"][0]["args"]).tiers
+    with pytest.raises(ValueError, match="'huge' is none of fast"):
+        check_runtime(RuntimeConfig(routing=RoutingConfig(default_tier="huge")), tiers)
+
+
+def test_the_config_page_is_true() -> None:
+    """docs/config.md says what the models say."""
+    page = DOCS.read_text() if DOCS.exists() else ""
+    command = ".venv/bin/serve-app config-docs > docs/config.md"
+    assert page == render_config_docs(), f"docs/config.md is out of date; run: {command}"

@@ -1,0 +1,124 @@
+"""The config files that we ship: valid to the last engine argument, and bounded everywhere."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+import ray
+
+from serve_app import demo
+from serve_app.config.load import load_serve_config
+from serve_app.config.tiers import TierConfig
+from serve_app.demo.make import make
+from serve_app.tiers.plan import plan_deployment, plan_llm_config, plan_placement
+
+CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
+every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+
+
+@pytest.fixture(scope="module", autouse=True)
+def checkpoints() -> None:
+    """The demo models that the local configs name; made only where they are missing."""
+    make(demo.CHECKPOINTS)
+
+
+def tier_of(config: str, name: str) -> TierConfig:
+    path = next(path for path in CONFIGS if path.stem == config)
+    return next(tier for tier in load_serve_config(path).app.tiers if tier.name == name)
+
+
+def test_there_are_configs() -> None:
+    """The tables below are not empty."""
+    assert {"local", "local-tp2", "prod"} <= {path.stem for path in CONFIGS}
+
+
+@every_config
+def test_a_shipped_config_is_valid(path: Path) -> None:
+    """Every key is known to us, and every engine argument to the pinned vLLM."""
+    from serve_app.tiers.engine_args import check_engine_args
+
+    config = load_serve_config(path)
+    assert [tier.name for tier in config.app.tiers] == ["fast", "strong"]
+    for tier in config.app.tiers:
+        check_engine_args(tier.name, tier.engine)
+
+
+@every_config
+def test_ray_takes_the_plan(path: Path) -> None:
+    """ray.serve.llm accepts what we plan, and nothing of Ray starts for it.
+
+    `serve_app.app.build` goes one step further, into `ray.get_runtime_context`, which starts Ray.
+    """
+    from ray.serve.llm import LLMConfig
+
+    for tier in load_serve_config(path).app.tiers:
+        config = LLMConfig(**plan_llm_config(tier))
+        assert config.model_id == tier.model_id
+        assert config.engine_kwargs == tier.engine
+        assert config.placement_group_config == plan_placement(tier)
+    assert not ray.is_initialized()
+
+
+def limits(path: Path) -> Iterator[tuple[str, float]]:
+    """Every number that bounds something, but for those counted in bytes."""
+    config = load_serve_config(path)
+    for tier in config.app.tiers:
+        plan = plan_deployment(tier)
+        for key, value in (*plan.items(), *plan["autoscaling_config"].items()):
+            if not isinstance(value, (str, dict)):
+                yield f"{tier.name}.{key}", value
+        for key in ("max_model_len", "max_num_seqs"):
+            yield f"{tier.name}.engine.{key}", tier.engine[key]
+    router = config.app.router
+    yield "router.max_ongoing_calls", router.max_ongoing_calls
+    yield "router.drain_timeout_s", router.drain_timeout_s
+    yield "router.replicas.max", router.replicas.max
+    for section in (config.runtime.limits, config.runtime.deadlines, config.runtime.leases):
+        for key, value in section:
+            if key != "body_bytes_max":
+                yield key, value
+
+
+@every_config
+def test_every_limit_is_a_limit(path: Path) -> None:
+    """No queue, wait or count is missing or as good as endless."""
+    found = dict(limits(path))
+    assert {"fast.max_queued_requests", "strong.max_ongoing_requests", "total_s"} <= set(found)
+    assert {key: value for key, value in found.items() if not 0 < value < 1e6} == {}
+    assert load_serve_config(path).runtime.limits.body_bytes_max < 1e9
+
+
+@every_config
+def test_callers_meet_our_limit_before_rays(path: Path) -> None:
+    """The Router's own 429 comes before Ray's bare one."""
+    config = load_serve_config(path)
+    assert config.runtime.limits.calls_max < config.app.router.max_ongoing_calls
+
+
+@pytest.mark.parametrize(
+    ("config", "name", "workers"),
+    [
+        ("prod", "fast", 1),
+        ("prod", "strong", 4),
+        ("prod-qwen3", "fast", 1),
+        ("prod-qwen3", "strong", 2),
+    ],
+)
+def test_gpu_tiers_are_packed(config: str, name: str, workers: int) -> None:
+    """A GPU for each worker, of the wanted type, and all of a replica on one node."""
+    bundle = {"CPU": 1, "GPU": 1, "accelerator_type:H100": 0.001}
+    assert plan_placement(tier_of(config, name)) == {
+        "bundles": [bundle] * workers,
+        "strategy": "STRICT_PACK",
+    }
+
+
+@pytest.mark.parametrize(("config", "workers"), [("local", 1), ("local-tp2", 2)])
+def test_cpu_tiers_need_no_gpu(config: str, workers: int) -> None:
+    """The local strong tier fits on any machine, tensor-parallel or not."""
+    assert plan_placement(tier_of(config, "strong")) == {
+        "bundles": [{"CPU": 0.2}] * workers,
+        "strategy": "STRICT_PACK",
+    }

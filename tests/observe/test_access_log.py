@@ -1,0 +1,117 @@
+"""The access log: one JSON line a call, nothing of what was said in it."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from serve_app.core.call import Decision, Endpoint, Outcome, Reason, Record, Usage
+from serve_app.observe.access_log import AccessLog, render_line
+
+KEYS = {
+    "time", "request_id", "endpoint", "stream", "status", "outcome", "code", "tier", "model",
+    "reason", "score", "first_byte_ms", "total_ms", "prompt_tokens", "completion_tokens",
+}  # fmt: skip
+
+ANSWERED = Record(
+    "r-1",
+    Endpoint.CHAT,
+    stream=True,
+    arrived_at=1_700_000_000.1234,
+    decision=Decision("strong", "demo-strong", Reason.COMPLEX, 0.75, 0.5),
+    status=200,
+    first_byte_s=0.0123456,
+    total_s=1.5,
+    usage=Usage(7, 12),
+)
+REFUSED = Record(
+    "r-2",
+    Endpoint.MESSAGES,
+    stream=False,
+    arrived_at=1_700_000_001.0,
+    status=400,
+    code="invalid_json",
+    outcome=Outcome.CLIENT_ERROR,
+)
+
+
+@pytest.fixture
+def log(tmp_path: Path) -> Iterator[AccessLog]:
+    """An access log in a file; its handler is closed afterwards."""
+    log = AccessLog(tmp_path / "access.jsonl")
+    yield log
+    for handler in log._logger.handlers:
+        handler.close()
+
+
+@pytest.mark.parametrize(
+    ("record", "expected"),
+    [
+        (
+            ANSWERED,
+            {
+                "time": "2023-11-14T22:13:20.123+00:00",
+                "endpoint": "/v1/chat/completions",
+                "stream": True,
+                "outcome": "ok",
+                "code": None,
+                "tier": "strong",
+                "model": "demo-strong",
+                "reason": "complex",
+                "score": 0.75,
+                "first_byte_ms": 12.35,
+                "total_ms": 1500.0,
+                "prompt_tokens": 7,
+                "completion_tokens": 12,
+            },
+        ),
+        (
+            REFUSED,
+            {
+                "endpoint": "/v1/messages",
+                "status": 400,
+                "outcome": "client_error",
+                "code": "invalid_json",
+                "tier": None,
+                "model": None,
+                "reason": None,
+                "score": None,
+                "first_byte_ms": None,
+                "prompt_tokens": None,
+            },
+        ),
+    ],
+    ids=["decided", "undecided"],
+)
+def test_a_line_is_flat_and_closed(record: Record, expected: dict[str, object]) -> None:
+    """A line has these keys and no others, so that no prompt or answer can get into it."""
+    line = render_line(record)
+    assert set(line) == KEYS
+    assert json.loads(json.dumps(line)) == line
+    assert not any(isinstance(value, (dict, list)) for value in line.values())
+    assert {key: line[key] for key in expected} == expected
+
+
+def test_lines_are_written_when_flushed(log: AccessLog, tmp_path: Path) -> None:
+    """Nothing is written call by call; a flush writes every line once, in order."""
+    path = tmp_path / "access.jsonl"
+    log.add(ANSWERED)
+    log.add(REFUSED)
+    assert path.read_text() == ""
+    log.flush()
+    log.flush()
+    lines = [json.loads(line) for line in path.read_text().splitlines()]
+    assert lines == [render_line(ANSWERED), render_line(REFUSED)]
+
+
+def test_without_a_directory_lines_go_to_the_process_log(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    """Where Ray Serve keeps no files, the lines are still there."""
+    log = AccessLog(None)
+    log.add(REFUSED)
+    log.flush()
+    assert json.loads(capsys.readouterr().err)["request_id"] == "r-2"

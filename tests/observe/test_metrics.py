@@ -1,0 +1,68 @@
+"""Metrics: every label from a closed set, whatever a client sends; Ray itself need not run."""
+
+from __future__ import annotations
+
+import pytest
+import ray
+
+from serve_app.core import errors
+from serve_app.core.call import Decision, Endpoint, Outcome, Reason, Record, Usage
+from serve_app.observe.metrics import NO_TIER, CallMetrics
+
+HOSTILE = 'x"} 1\n{injected="'
+TIERS = {"fast", "strong", NO_TIER}
+ALLOWED = {
+    "endpoint": {endpoint.name.lower() for endpoint in Endpoint},
+    "tier": TIERS,
+    "outcome": {outcome.value for outcome in Outcome},
+    "reason": {reason.value for reason in Reason},
+    "code": {
+        value.code
+        for value in vars(errors).values()
+        if isinstance(value, type) and issubclass(value, errors.GatewayError) and value.code
+    },
+    "direction": {"in", "out"},
+}
+RECORDS = [
+    Record(
+        HOSTILE,
+        endpoint,
+        stream=True,
+        decision=decision,
+        code=code,
+        outcome=outcome,
+        first_byte_s=0.1,
+        total_s=1.0,
+        usage=Usage(3, 5),
+    )
+    for endpoint in Endpoint
+    for outcome in Outcome
+    for code in (None, "model_unavailable")
+    for decision in (None, *(Decision("fast", HOSTILE, reason, 0.1) for reason in Reason))
+]
+
+
+@pytest.fixture(scope="module")
+def metrics() -> CallMetrics:
+    """The metrics after one call of every kind; not yet flushed."""
+    metrics = CallMetrics()
+    for record in RECORDS:
+        metrics.add(record)
+    return metrics
+
+
+def test_labels_come_from_closed_sets(metrics: CallMetrics) -> None:
+    """No request id, model name or other text of a client becomes a label."""
+    noted = [*metrics._tally, *((metric, labels) for metric, _, labels in metrics._observed)]
+    assert noted
+    for metric, labels in noted:
+        for key, label in zip(metric.info["tag_keys"], labels, strict=True):
+            assert label in ALLOWED[key]
+
+
+def test_a_flush_empties_the_buffers(metrics: CallMetrics) -> None:
+    """Ray takes every sample with its tags, once, and no Ray is started for it."""
+    metrics.flush({"fast": lambda: (2, 1)})
+    assert not metrics._tally
+    assert not metrics._observed
+    assert not ray.is_initialized()

@@ -1,0 +1,146 @@
+"""From a tier's config to what Ray is asked for."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+
+from serve_app.config.tiers import PlacementConfig, ReplicasConfig, TierConfig
+from serve_app.demo import CheckpointMissing
+from serve_app.tiers.plan import (
+    count_workers,
+    deployment_name,
+    plan_autoscaling,
+    plan_llm_config,
+    plan_placement,
+    resolve_source,
+)
+
+
+def tier(**fields: Any) -> TierConfig:
+    return TierConfig(**{"name": "fast", "model_id": "org/model", **fields})
+
+
+def test_the_whole_plan() -> None:
+    """Every option is named, so that no default of Ray's decides in silence."""
+    plan = plan_llm_config(
+        tier(
+            model_source="/models/m",
+            accelerator_type="H100",
+            engine={"max_model_len": 4096},
+            env={"A": "1"},
+            replicas=ReplicasConfig(min=2, max=4, target_ongoing_calls=8.0),
+            max_ongoing_calls=32,
+            max_queued_calls=64,
+            drain_timeout_s=60.0,
+        )
+    )
+    assert plan == {
+        "model_loading_config": {"model_id": "org/model", "model_source": "/models/m"},
+        "accelerator_type": "H100",
+        "accelerator_config": {"kind": "gpu"},
+        "engine_kwargs": {"max_model_len": 4096},
+        "placement_group_config": {
+            "bundles": [{"CPU": 1.0, "GPU": 1, "accelerator_type:H100": 0.001}],
+            "strategy": "STRICT_PACK",
+        },
+        "deployment_config": {
+            "name": "fast",
+            "max_ongoing_requests": 32,
+            "max_queued_requests": 64,
+            "graceful_shutdown_timeout_s": 60.0,
+            "graceful_shutdown_wait_loop_s": 0.5,
+            "health_check_period_s": 10.0,
+            "health_check_timeout_s": 30.0,
+            "ray_actor_options": {"num_cpus": 1.0},
+            "autoscaling_config": {
+                "min_replicas": 2,
+                "max_replicas": 4,
+                "target_ongoing_requests": 8.0,
+                "upscale_delay_s": 10.0,
+                "downscale_delay_s": 600.0,
+            },
+        },
+        "experimental_configs": {"stream_batching_interval_ms": 0},
+        "runtime_env": {"env_vars": {"A": "1"}},
+        "log_engine_metrics": True,
+    }
+
+
+def test_a_plan_shares_nothing_with_the_config() -> None:
+    """Ray may change what it is given; the frozen config stays as it was."""
+    config = tier(engine={"max_model_len": 4096}, env={"A": "1"})
+    plan = plan_llm_config(config)
+    plan["engine_kwargs"]["seed"] = 1
+    plan["runtime_env"]["env_vars"]["B"] = "2"
+    plan["experimental_configs"].clear()
+    assert (config.engine, config.env) == ({"max_model_len": 4096}, {"A": "1"})
+    assert plan_llm_config(config)["experimental_configs"]
+
+
+@pytest.mark.parametrize(
+    ("fields", "bundles"),
+    [
+        ({"accelerator": "cpu"}, [{"CPU": 1.0}]),
+        ({}, [{"CPU": 1.0, "GPU": 1}]),
+        ({"engine": {"tensor_parallel_size": 2}}, [{"CPU": 1.0, "GPU": 1}] * 2),
+        (
+            {"engine": {"tensor_parallel_size": 2, "pipeline_parallel_size": 3}},
+            [{"CPU": 1.0, "GPU": 1}] * 6,
+        ),
+        (
+            {
+                "accelerator": "cpu",
+                "placement": PlacementConfig(
+                    cpus_per_worker=0.5, resources_per_worker={"fast_pool": 0.001}
+                ),
+            },
+            [{"CPU": 0.5, "fast_pool": 0.001}],
+        ),
+    ],
+)
+def test_one_bundle_a_worker(fields: dict[str, Any], bundles: list[dict[str, float]]) -> None:
+    """Each engine worker gets its own CPUs, GPU and custom resources."""
+    config = tier(**fields)
+    assert plan_placement(config)["bundles"] == bundles
+    assert count_workers(config) == len(bundles)
+
+
+def test_bundles_are_separate_objects() -> None:
+    """ray.serve.llm adds the server to the first bundle, and only to that one."""
+    first, second = plan_placement(tier(engine={"tensor_parallel_size": 2}))["bundles"]
+    first["CPU"] += 1
+    assert second["CPU"] == 1.0
+
+
+@pytest.mark.parametrize("strategy", ["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"])
+def test_the_strategy_is_the_configs(strategy: str) -> None:
+    """Ray's four strategies pass through by name."""
+    config = tier(placement={"strategy": strategy})
+    assert plan_placement(config)["strategy"] == strategy
+
+
+def test_autoscaling_has_both_ends() -> None:
+    """A fixed number of replicas is a range of one."""
+    plan = plan_autoscaling(ReplicasConfig(min=3, max=3))
+    assert (plan["min_replicas"], plan["max_replicas"]) == (3, 3)
+
+
+@pytest.mark.parametrize(
+    ("source", "expected"), [(None, "org/model"), ("s3://bucket/m", "s3://bucket/m")]
+)
+def test_the_weights_come_from_the_source(source: str | None, expected: str) -> None:
+    """The source where it is named, the model id otherwise."""
+    assert resolve_source(tier(model_source=source)) == expected
+
+
+def test_an_unknown_demo_model_is_named() -> None:
+    """A typing error in `demo:NAME` fails at once, with the names that exist."""
+    with pytest.raises(CheckpointMissing, match="fast and strong"):
+        resolve_source(tier(model_source="demo:huge"))
+
+
+def test_a_deployment_is_named_after_its_tier() -> None:
+    """The dashboard shows which deployment is which tier."""
+    assert deployment_name(tier()) == "tier-fast"
