@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import asdict
 from typing import Protocol
 
@@ -13,6 +13,7 @@ from starlette.exceptions import HTTPException
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Endpoint, TierState
@@ -50,23 +51,19 @@ def build_gateway(
     readiness: Readiness,
     *,
     echo_request_id: bool = True,
-) -> Starlette:
+) -> Gateway:
     """The whole HTTP surface.
 
     `echo_request_id` is off behind Ray Serve, whose own server adds `x-request-id` to every answer.
     """
-    calls = [
-        Route(
-            endpoint.value,
-            CallHandler(endpoint, pipeline, recorder, echo_request_id=echo_request_id),
-            methods=["POST"],
-        )
+    calls = {
+        endpoint.value: CallHandler(endpoint, pipeline, recorder, echo_request_id=echo_request_id)
         for endpoint in Endpoint
-    ]
+    }
     pages = Pages(configs, pipeline, readiness)
-    return Starlette(
+    pages_app = Starlette(
         routes=[
-            *calls,
+            *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
             Route("/v1/route", pages.explain_route, methods=["POST"]),
             Route("/v1/models", pages.list_models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", pages.show_model, methods=["GET"]),
@@ -79,6 +76,27 @@ def build_gateway(
             Exception: _unforeseen_error,
         },
     )
+    return Gateway(calls, pages_app)
+
+
+class Gateway:
+    """Generation calls go straight to their handlers, everything else to Starlette.
+
+    Starlette's middleware would wrap `send` three times, once more for every token of every stream;
+    the handlers turn their own errors into answers.
+    """
+
+    def __init__(self, calls: Mapping[str, CallHandler], pages: Starlette) -> None:
+        self._calls = calls
+        self._pages = pages
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "http" and scope["method"] == "POST":
+            handler = self._calls.get(scope["path"])
+            if handler is not None:
+                await handler(scope, receive, send)
+                return
+        await self._pages(scope, receive, send)
 
 
 class Pages:

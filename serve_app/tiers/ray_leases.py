@@ -23,9 +23,10 @@ logger = logging.getLogger("ray.serve")
 class RayGrant:
     """A place on a replica, held by a streaming Serve call that has yielded its address.
 
-    The call is never cancelled: the replica ends it when the place is idle. A cancellation that
-    meets the replica while it writes its answer leaves the call counted as ongoing until the
-    garbage collector finds it (seen with ray 2.60: 14 of 250 calls cancelled within 12 ms).
+    The call is never cancelled: the replica ends it when the place is idle. Cancelling a Serve
+    response is best effort: in ray 2.60 one that is cancelled while its assignment completes is
+    not cancelled at all (`_DeploymentResponseBase.cancel`). A place that leaked would keep its
+    replica from ever draining.
     """
 
     lease_id: str
