@@ -102,7 +102,7 @@ class FakeOpener:
         self.granted = 0
         self.error: GatewayError | None = None
 
-    async def __call__(self, idle_s: float) -> FakeGrant:
+    async def __call__(self) -> FakeGrant:
         await self.permits.acquire()
         if self.error is not None:
             raise self.error

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import json
 import shutil
 import signal
 import subprocess
@@ -12,7 +13,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated
+from typing import Annotated, NamedTuple
 
 import typer
 import yaml
@@ -24,6 +25,15 @@ from serve_app.config.load import ServeConfig, process_environment, run_dir
 
 GRACE_S = 20.0
 POLL_S = 0.5
+DASHBOARD = "http://127.0.0.1:8265"
+"""Ray's default."""
+
+
+class _Running(NamedTuple):
+    """`serve run` and what it takes to ask its cluster something."""
+
+    child: subprocess.Popen[bytes]
+    auth_token: str
 
 
 class Stopped(Exception):
@@ -50,10 +60,10 @@ def up(
     signal.signal(signal.SIGINT, _stop)
     code = 0
     try:
-        with _service(serve_config, directory, haproxy=haproxy) as child:
-            _wait_ready(serve_config.base_url, child, wait_s)
+        with _service(serve_config, directory, haproxy=haproxy) as service:
+            _wait_ready(serve_config.base_url, service, wait_s)
             typer.echo(_banner(serve_config.base_url))
-            code = child.wait()
+            code = service.child.wait()
     except Stopped:
         typer.echo("Stopping.")
     except (TimeoutError, ChildProcessError) as error:
@@ -67,9 +77,7 @@ def _stop(signum: int, frame: FrameType | None) -> None:
 
 
 @contextlib.contextmanager
-def _service(
-    config: ServeConfig, directory: Path, *, haproxy: bool
-) -> Iterator[subprocess.Popen[bytes]]:
+def _service(config: ServeConfig, directory: Path, *, haproxy: bool) -> Iterator[_Running]:
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / "serve.yaml"
     path.write_text(yaml.safe_dump(config.document, sort_keys=False))
@@ -80,12 +88,12 @@ def _service(
     }
     sockets = socket_dir(directory)
     sockets.mkdir(mode=0o700, exist_ok=True)
-    _make_auth_token(environment)
+    auth_token = _auth_token(environment)
     child = subprocess.Popen(
         [_tool("serve"), "run", str(path)], env=environment, stdin=subprocess.DEVNULL
     )
     try:
-        yield child
+        yield _Running(child, auth_token)
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)
@@ -103,41 +111,49 @@ def _end_everything(child: subprocess.Popen[bytes]) -> None:
         processes.end(left, grace_s=3.0)
 
 
-def _make_auth_token(environment: dict[str, str]) -> None:
-    """Let every shell of this user talk to the cluster: Ray turns its token on by itself."""
-    subprocess.run(
+def _auth_token(environment: dict[str, str]) -> str:
+    """The token of this user's clusters, made if need be: Ray asks for it by itself."""
+    result = subprocess.run(
         [_tool("ray"), "get-auth-token", "--generate"],
         env=environment,
         check=True,
         capture_output=True,
+        text=True,
     )
+    return result.stdout.strip()
 
 
 def _tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _wait_ready(base_url: str, child: subprocess.Popen[bytes], wait_s: float) -> None:
+def _wait_ready(base_url: str, service: _Running, wait_s: float) -> None:
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
-        if child.poll() is not None:
-            raise ChildProcessError(f"`serve run` ended with code {child.returncode}; see above")
+        if (code := service.child.poll()) is not None:
+            raise ChildProcessError(f"`serve run` ended with code {code}; see above")
         if _is_ready(base_url):
             return
-        _raise_if_failed()
+        if (why := _deploy_failure(service.auth_token)) is not None:
+            raise ChildProcessError(why)
         time.sleep(POLL_S)
     raise TimeoutError(f"not ready after {wait_s:g} s; `serve status` tells more")
 
 
-def _raise_if_failed() -> None:
-    """Raise ChildProcessError if Serve has given up on the application."""
-    result = subprocess.run(
-        [_tool("serve"), "status"], env=process_environment(), capture_output=True, text=True
+def _deploy_failure(auth_token: str) -> str | None:
+    """Why Serve has given up on the application, or None: `serve run` itself would wait on."""
+    request = urllib.request.Request(
+        f"{DASHBOARD}/api/serve/applications/", headers={"Authorization": f"Bearer {auth_token}"}
     )
-    status = yaml.safe_load(result.stdout) if result.returncode == 0 else None
-    for name, application in ((status or {}).get("applications") or {}).items():
-        if application.get("status") == "DEPLOY_FAILED":
-            raise ChildProcessError(f"{name}: {application.get('message', '').strip()}")
+    try:
+        with urllib.request.urlopen(request, timeout=5) as response:
+            applications = json.load(response)["applications"]
+    except OSError:
+        return None  # The dashboard starts after the cluster, and may be off.
+    for name, application in applications.items():
+        if application["status"] == "DEPLOY_FAILED":
+            return f"{name}: {application['message'].strip()}"
+    return None
 
 
 def _is_ready(base_url: str) -> bool:
@@ -151,7 +167,7 @@ def _is_ready(base_url: str) -> bool:
 def _banner(base_url: str) -> str:
     body = '{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'
     return f"""
-Ready at {base_url}/v1   Ray dashboard: http://127.0.0.1:8265 (token: .venv/bin/ray get-auth-token)
+Ready at {base_url}/v1   Ray dashboard: {DASHBOARD} (token: .venv/bin/ray get-auth-token)
 
   curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{body}'

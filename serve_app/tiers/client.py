@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from contextvars import Context
 
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
 from serve_app.core.errors import (
@@ -24,6 +25,11 @@ from serve_app.tiers.lease_pool import Lease, LeasePool, Opener
 
 LEASE_HEADER = b"x-lease-id"
 LEASE_REFUSED_HEADER = b"x-lease-refused"
+LEASE_PATH = "/lease"
+"""A request to it ends the lease that it is sent under."""
+
+END_LEASE_S = 2.0
+"""How long a replica may take to end a lease before it is left to find out by itself."""
 
 ATTEMPTS_MAX = 3
 """Leases tried for one call while no replica has begun to answer it."""
@@ -59,8 +65,11 @@ class TierClient:
 
     def __init__(self, name: str, opener: Opener, leases: LeaseConfig) -> None:
         self.name = name
-        self._leases = LeasePool(opener, reuse_s=leases.reuse_s, age_max_s=leases.age_max_s)
+        self._leases = LeasePool(
+            opener, self._end_soon, reuse_s=leases.reuse_s, age_max_s=leases.age_max_s
+        )
         self._connections = ConnectionPool()
+        self._ending: set[asyncio.Task[None]] = set()
 
     @property
     def open_leases(self) -> int:
@@ -134,6 +143,29 @@ class TierClient:
         clean = connection is not None and self._connections.give(lease.address, connection)
         self._leases.release(lease, reusable=clean)
 
+    def _end_soon(self, lease: Lease) -> None:
+        task = asyncio.get_running_loop().create_task(self._end(lease), context=Context())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, lease: Lease) -> None:
+        try:
+            connection = await self._connections.take(lease.address)
+        except ConnectionBroken:
+            return  # A lost replica has lost its leases, too.
+        try:
+            connection.request(
+                _render(LEASE_PATH.encode(), lease, b"", b""),
+                first_byte_s=END_LEASE_S,
+                gap_s=END_LEASE_S,
+                total_s=END_LEASE_S,
+            )
+            await connection.head()
+        except (ConnectionBroken, ExchangeTimeout):
+            pass  # The replica ends the lease when it has been idle for long.
+        finally:
+            self._connections.give(lease.address, connection)
+
 
 async def _send(
     connection: Connection, lease: Lease, request: UpstreamRequest, deadlines: DeadlinesConfig
@@ -164,15 +196,12 @@ class UpstreamRequest:
 
     def render(self, lease: Lease) -> bytes:
         """The bytes on the wire, with the lease that opens the engine's port."""
-        return (
-            b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
-            b"x-request-id: %b\r\n%b: %b\r\ncontent-length: %d\r\n\r\n%b"
-            % (
-                self._path,
-                self._request_id,
-                LEASE_HEADER,
-                lease.lease_id.encode(),
-                len(self._body),
-                self._body,
-            )
-        )
+        return _render(self._path, lease, self._request_id, self._body)
+
+
+def _render(path: bytes, lease: Lease, request_id: bytes, body: bytes) -> bytes:
+    return (
+        b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
+        b"x-request-id: %b\r\n%b: %b\r\ncontent-length: %d\r\n\r\n%b"
+        % (path, request_id, LEASE_HEADER, lease.lease_id.encode(), len(body), body)
+    )

@@ -243,7 +243,15 @@ class ConnectionPool:
                 _, connection = await loop.create_connection(lambda: Connection(loop), *address)
         except (OSError, TimeoutError):
             raise ConnectionBroken(begun=False) from None
+        self._forget_dead()
         return connection
+
+    def _forget_dead(self) -> None:
+        """Replicas come and go, and each has an address of its own."""
+        for address, connections in list(self._idle.items()):
+            connections[:] = [connection for connection in connections if connection.alive]
+            if not connections:
+                del self._idle[address]
 
     def give(self, address: Address, connection: Connection) -> bool:
         """End the exchange on `connection`; True if it ended well and the connection was kept."""

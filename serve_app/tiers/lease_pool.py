@@ -20,7 +20,7 @@ from serve_app.tiers.http1 import Address
 
 
 class Grant(Protocol):
-    """A place on a replica, which the replica itself takes back when it is idle."""
+    """A place on a replica."""
 
     @property
     def lease_id(self) -> str:
@@ -36,8 +36,8 @@ class Grant(Protocol):
 class Opener(Protocol):
     """Asks Ray for places."""
 
-    async def __call__(self, idle_s: float) -> Grant:
-        """A place that the replica takes back after `idle_s` seconds without an exchange.
+    async def __call__(self) -> Grant:
+        """A place on a replica of Ray's choice.
 
         Raises:
             GatewayError: Ray refused.
@@ -45,9 +45,12 @@ class Opener(Protocol):
         ...
 
 
-EXPIRY_MARGIN_S = 0.25
-"""How much longer the replica waits than the Router keeps: a place is never passed on in the moment
-in which it ends. A reused place and its margin stay below the second in which it must be free."""
+class Closer(Protocol):
+    """Tells a replica that a lease will not be used any more."""
+
+    def __call__(self, lease: Lease) -> None:
+        """Begin to end the lease; what cannot be told, the replica finds out by itself."""
+        ...
 
 
 class Lease:
@@ -74,10 +77,11 @@ class Lease:
 class LeasePool:
     """The leases that one Router replica holds on one tier."""
 
-    def __init__(self, opener: Opener, *, reuse_s: float, age_max_s: float) -> None:
+    def __init__(self, opener: Opener, closer: Closer, *, reuse_s: float, age_max_s: float) -> None:
         self.reuse_s = reuse_s
         self.age_max_s = age_max_s
         self._opener = opener
+        self._closer = closer
         self._idle: list[Lease] = []
         self._waiters: deque[asyncio.Future[Lease]] = deque()
         self._opening: set[asyncio.Task[None]] = set()
@@ -108,21 +112,24 @@ class LeasePool:
         return lease
 
     def release(self, lease: Lease, *, reusable: bool) -> None:
-        """Give a place back; one that is not `reusable` is left to end on its replica."""
+        """Give a place back; one that is not `reusable` ends."""
         self._in_use -= 1
         now = asyncio.get_running_loop().time()
         if reusable and self.reuse_s > 0 and now - lease.granted_at <= self.age_max_s:
             lease.idle_since = now
             self._offer(lease)
+        else:
+            self._closer(lease)
 
     def drop_idle(self, address: Address) -> None:
         """Forget the idle leases on a replica that cannot be reached any more."""
         self._idle = [lease for lease in self._idle if lease.address != address]
 
     def close(self) -> None:
-        """Pass nothing on any more; leases in use end with their calls, idle ones by themselves."""
+        """Pass nothing on any more; leases in use end with their calls, idle ones now."""
         self.reuse_s = 0.0
-        self._idle.clear()
+        while self._idle:
+            self._closer(self._idle.pop())
 
     async def _wait_for_lease(self) -> Lease:
         loop = asyncio.get_running_loop()
@@ -146,10 +153,10 @@ class LeasePool:
         """Ask Ray for one place, and let it be used by whoever waits by then.
 
         A request to Ray is not withdrawn when its call gives up: the place serves the next call, or
-        ends as idle.
+        ends as an idle one.
         """
         try:
-            grant = await self._opener(self.reuse_s + EXPIRY_MARGIN_S)
+            grant = await self._opener()
         except GatewayError as error:
             self._refuse(error)
         except Exception:
@@ -169,6 +176,7 @@ class LeasePool:
                 waiter.set_result(lease)
                 return
         if self.reuse_s == 0:
+            self._closer(lease)
             return
         self._idle.append(lease)
         if self._sweeper is None:
@@ -188,7 +196,7 @@ class LeasePool:
         oldest_kept = loop.time() - self.reuse_s
         # The last one given back is the first one taken, so the idle ones are in order of age.
         while self._idle and self._idle[0].idle_since <= oldest_kept:
-            self._idle.pop(0)
+            self._closer(self._idle.pop(0))
         if self._idle:
             delay_s = self._idle[0].idle_since + self.reuse_s - loop.time()
             self._sweeper = loop.call_later(max(delay_s, 0.01), self._sweep)

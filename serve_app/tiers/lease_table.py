@@ -6,23 +6,30 @@ import asyncio
 from collections.abc import Iterator
 from contextlib import contextmanager
 
-IDLE_S_MAX = 5.0
-"""What a Router may ask for at most: a Router that died must not hold a place."""
+EXPIRY_S = 5.0
+"""How long a lease lives without an exchange. Routers end leases themselves, much sooner; this is
+for a Router that died, and long enough for one whose event loop lags to find its leases alive."""
 
 
 class Lease:
     """One place on this replica: as long as it lives, Ray counts one ongoing request."""
 
-    def __init__(self, idle_s: float) -> None:
+    def __init__(self, expiry_s: float) -> None:
         self._loop = asyncio.get_running_loop()
-        self._idle_s = idle_s
+        self._expiry_s = expiry_s
         self._exchanges = 0
         self._ended = self._loop.create_future()
-        self._timer = self._loop.call_later(idle_s, self._end)
+        self._timer = self._loop.call_later(expiry_s, self.end)
 
     async def wait_ended(self) -> None:
-        """Return when the lease has been idle for too long."""
+        """Return when the lease has been ended, or has been idle for too long."""
         await self._ended
+
+    def end(self) -> None:
+        """Nobody will use the lease any more."""
+        self._timer.cancel()
+        if not self._ended.done():
+            self._ended.set_result(None)
 
     def begin_exchange(self) -> None:
         """An HTTP exchange under this lease has begun."""
@@ -33,28 +40,21 @@ class Lease:
         """An HTTP exchange under this lease has ended."""
         self._exchanges -= 1
         if self._exchanges == 0 and not self._ended.done():
-            self._timer = self._loop.call_later(self._idle_s, self._end)
-
-    def close(self) -> None:
-        """Forget the timer."""
-        self._timer.cancel()
-
-    def _end(self) -> None:
-        if not self._ended.done():
-            self._ended.set_result(None)
+            self._timer = self._loop.call_later(self._expiry_s, self.end)
 
 
 class LeaseTable:
     """The live leases of one replica."""
 
-    def __init__(self) -> None:
+    def __init__(self, expiry_s: float = EXPIRY_S) -> None:
+        self._expiry_s = expiry_s
         self._leases: dict[str, Lease] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
 
     @contextmanager
-    def open(self, lease_id: str, idle_s: float) -> Iterator[Lease]:
+    def open(self, lease_id: str) -> Iterator[Lease]:
         """A lease that lives as long as the block, which should end with `wait_ended`.
 
         Raises:
@@ -62,12 +62,12 @@ class LeaseTable:
         """
         if lease_id in self._leases:
             raise ValueError("this lease id is in use")
-        lease = self._leases[lease_id] = Lease(min(idle_s, IDLE_S_MAX))
+        lease = self._leases[lease_id] = Lease(self._expiry_s)
         try:
             yield lease
         finally:
             del self._leases[lease_id]
-            lease.close()
+            lease.end()
 
     def find(self, lease_id: str) -> Lease | None:
         """The live lease with this id."""

@@ -23,7 +23,8 @@ logger = logging.getLogger("ray.serve")
 class RayGrant:
     """A place on a replica, held by a streaming Serve call that has yielded its address.
 
-    The call is never cancelled: the replica ends it when the place is idle. Cancelling a Serve
+    The call is never cancelled: the replica ends it when the Router asks it to, or when the place
+    has been idle for long. Cancelling a Serve
     response is best effort: in ray 2.60 one that is cancelled while its assignment completes is
     not cancelled at all (`_DeploymentResponseBase.cancel`). A place that leaked would keep its
     replica from ever draining.
@@ -40,8 +41,8 @@ class RayLeases:
         self._method = handle.options(stream=True).lease
         self._listening: set[asyncio.Task[None]] = set()
 
-    async def open(self, idle_s: float) -> RayGrant:
-        """A place on a replica of Ray's choice, which ends after `idle_s` without an exchange.
+    async def open(self) -> RayGrant:
+        """A place on a replica of Ray's choice.
 
         Raises:
             TierOverloaded: too many calls wait already.
@@ -49,7 +50,7 @@ class RayLeases:
         """
         lease_id = secrets.token_hex(16)
         # With stream=True the handle returns a generator; its types cannot say so.
-        stream = cast("DeploymentResponseGenerator[Address]", self._method.remote(lease_id, idle_s))
+        stream = cast("DeploymentResponseGenerator[Address]", self._method.remote(lease_id))
         try:
             host, port = await anext(stream)
         except BackPressureError:

@@ -14,7 +14,7 @@ import ray
 import uvicorn
 from ray.serve.llm.deployment import LLMServer
 
-from serve_app.tiers.client import LEASE_HEADER, LEASE_REFUSED_HEADER
+from serve_app.tiers.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER
 from serve_app.tiers.http1 import IDLE_S_MAX, Address
 from serve_app.tiers.lease_table import LeaseTable
 
@@ -38,7 +38,11 @@ class LeasedApp:
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         lease = self._leases.find(_lease_id(scope)) if scope["type"] == "http" else None
         if lease is None:
-            await _refuse(send)
+            await _answer(send, 403, [(LEASE_REFUSED_HEADER, b"1")])
+            return
+        if scope["path"] == LEASE_PATH:
+            lease.end()
+            await _answer(send, 200, [])
             return
         lease.begin_exchange()
         try:
@@ -54,9 +58,9 @@ def _lease_id(scope: Scope) -> str:
     return ""
 
 
-async def _refuse(send: Send) -> None:
-    headers = [(LEASE_REFUSED_HEADER, b"1"), (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": 403, "headers": headers})
+async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    headers = [*headers, (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
     await send({"type": "http.response.body", "body": b""})
 
 
@@ -134,14 +138,14 @@ class TierServer(LLMServer):
         if isinstance(source, str) and callback is not None:
             callback.ctx.run_init_node = not Path(source).is_dir()
 
-    async def lease(self, lease_id: str, idle_s: float) -> AsyncIterator[Address]:
+    async def lease(self, lease_id: str) -> AsyncIterator[Address]:
         """Yield the address of the engine app, then hold the place while it is used.
 
-        The lease ends when it has carried no HTTP exchange for `idle_s`. The caller does not cancel
-        it: see `RayGrant`.
+        The lease ends when its Router ends it over HTTP, or by itself when it has carried no
+        exchange for a while. The caller does not cancel it: see `RayGrant`.
         """
         assert self._http is not None, "Ray calls no method before start() has returned"
-        with self._leases.open(lease_id, idle_s) as lease:
+        with self._leases.open(lease_id) as lease:
             yield self._http.address
             await lease.wait_ended()
 

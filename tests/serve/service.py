@@ -141,7 +141,8 @@ def running_service(config: Path, run_dir: Path, *options: str) -> Iterator[Serv
         yield service
     finally:
         ray.shutdown()
-        child.send_signal(signal.SIGTERM)
+        if child.poll() is None:
+            child.send_signal(signal.SIGTERM)
         try:
             child.wait(60)
         finally:

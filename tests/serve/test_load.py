@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from urllib.parse import urlsplit
 
 import httpx
 import pytest
-import ray
 from ray import serve
 
 from tests.serve.service import Service, wait_for
@@ -24,23 +27,48 @@ EXPORT_S = 1.0
 """How often Ray exports metrics in the tests (service.FAST_METRICS)."""
 
 
+async def until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
+    """`wait_for`, while this loop's own connections go on."""
+    await asyncio.to_thread(wait_for, condition, timeout_s=timeout_s, what=what)
+
+
 def generated(service: Service) -> float:
     """Tokens that the fast tier's engine has counted."""
     return service.metric("ray_vllm_generation_tokens_total", model_name="demo-fast")
 
 
+@contextmanager
+def leased(deployment: str, lease_id: str) -> Iterator[tuple[str, int]]:
+    """A place on a tier without a Router: the address of the engine that it opens."""
+    handle = serve.get_deployment_handle(deployment, "llm")
+    stream = handle.options(stream=True).lease.remote(lease_id)
+    try:
+        yield next(iter(stream))
+    finally:
+        # Its threads would go on after this cluster, and start another one to report to.
+        handle.shutdown()
+
+
 async def begin_and_leave(service: Service, *, stream: bool) -> float:
-    """Start a long call and leave it when Ray counts it; the monotonic time of leaving."""
-    async with httpx.AsyncClient(base_url=service.base_url, timeout=60) as http:
-        call = asyncio.create_task(
-            http.post("/v1/chat/completions", json={**LONG, "stream": stream})
-        )
-        async with asyncio.timeout(20):
-            while await asyncio.to_thread(service.ongoing, "tier-fast") == 0:
-                await asyncio.sleep(0.05)
-        call.cancel()
-        await asyncio.gather(call, return_exceptions=True)
-    return time.monotonic()
+    """Start a long call, close its connection in the midst; the monotonic time of leaving.
+
+    A bare socket, because an HTTP client may keep the connection of a call that it gives up.
+    """
+    before = generated(service)
+    body = json.dumps({**LONG, "stream": stream}).encode()
+    head = (
+        "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+    )
+    host, port = urlsplit(service.base_url).hostname, urlsplit(service.base_url).port
+    _, writer = await asyncio.open_connection(host, port)
+    writer.write(head.encode() + body)
+    await until(lambda: generated(service) > before, timeout_s=20, what="the engine generates")
+    assert service.ongoing("tier-fast") == 1
+    left_at = time.monotonic()
+    writer.close()
+    await writer.wait_closed()
+    return left_at
 
 
 @pytest.mark.parametrize("stream", [True, False])
@@ -48,14 +76,13 @@ async def test_a_client_that_leaves_stops_the_engine(local: Service, stream: boo
     """The lease is free within a second, and the engine itself stops counting new tokens."""
     before = generated(local)
     left_at = await begin_and_leave(local, stream=stream)
-    wait_for(lambda: local.ongoing("tier-fast") == 0, timeout_s=5, what="the lease is free")
+    await until(lambda: local.ongoing("tier-fast") == 0, timeout_s=5, what="the lease is free")
     assert time.monotonic() - left_at < 1.0
-    wait_for(
+    await until(
         lambda: local.metric("ray_vllm_num_requests_running", model_name="demo-fast") == 0,
         timeout_s=15,
         what="the engine runs nothing",
     )
-    wait_for(lambda: generated(local) > before, timeout_s=15, what="its tokens are exported")
     stopped_at = generated(local)
     await asyncio.sleep(3 * EXPORT_S)
     assert generated(local) == stopped_at < before + LONG["max_tokens"]
@@ -76,8 +103,8 @@ async def test_500_streams_at_once(local: Service) -> None:
         texts = await asyncio.gather(*map(ask, range(500)))
     assert all(text.endswith("data: [DONE]\n\n") for text in texts)
     assert all('"completion_tokens":8' in text for text in texts)
-    for tier in ("tier-fast", "tier-strong", "Router"):
-        wait_for(lambda tier=tier: local.ongoing(tier) == 0, timeout_s=5, what=f"{tier} is idle")
+    for name in ("tier-fast", "tier-strong", "Router"):
+        await until(lambda name=name: local.ongoing(name) == 0, timeout_s=10, what=f"{name} idles")
 
 
 async def test_a_hot_change_of_the_user_config(local: Service) -> None:
@@ -114,25 +141,22 @@ async def test_a_hot_change_of_the_user_config(local: Service) -> None:
 
 def test_an_engine_port_answers_live_leases_only(local: Service) -> None:
     """Whoever finds the port of an engine gets nothing without a lease, nor after it has ended."""
-    handle = serve.get_deployment_handle("tier-fast", "llm").options(stream=True)
-    stream = handle.lease.remote("test-lease", 1.0)
-    host, port = next(iter(stream))
-    url = f"http://{host}:{port}/v1/models"
-    assert httpx.get(url).status_code == 403
-    assert httpx.get(url, headers={"x-lease-id": "guess"}).status_code == 403
-    assert httpx.get(url, headers={"x-lease-id": "test-lease"}).status_code == 200
-    wait_for(lambda: local.ongoing("tier-fast") == 0, timeout_s=5, what="the lease ended")
-    assert httpx.get(url, headers={"x-lease-id": "test-lease"}).status_code == 403
+    with leased("tier-fast", "test-lease") as (host, port):
+        engine, lease = f"http://{host}:{port}", {"x-lease-id": "test-lease"}
+        assert httpx.get(f"{engine}/v1/models").status_code == 403
+        assert httpx.get(f"{engine}/v1/models", headers={"x-lease-id": "a"}).status_code == 403
+        assert httpx.get(f"{engine}/v1/models", headers=lease).status_code == 200
+        assert local.ongoing("tier-fast") == 1
+        assert httpx.post(f"{engine}/lease", headers=lease).status_code == 200
+        wait_for(lambda: local.ongoing("tier-fast") == 0, timeout_s=5, what="the lease ended")
+        assert httpx.get(f"{engine}/v1/models", headers=lease).status_code == 403
 
 
 def test_a_lease_that_is_never_used_expires(local: Service) -> None:
     """A Router that died after it got a place does not hold it."""
-    handle = serve.get_deployment_handle("tier-strong", "llm").options(stream=True)
-    stream = handle.lease.remote("unused-lease", 3600.0)
-    next(iter(stream))
-    assert local.ongoing("tier-strong") == 1
+    with leased("tier-strong", "unused-lease"):
+        assert local.ongoing("tier-strong") == 1
     wait_for(lambda: local.ongoing("tier-strong") == 0, timeout_s=15, what="the lease expired")
-    assert ray.is_initialized()
 
 
 def test_telemetry(local: Service) -> None:
@@ -152,4 +176,8 @@ def test_telemetry(local: Service) -> None:
         )
 
     wait_for(seen, timeout_s=40, what="every metric is exported")
-    assert local.metric("ray_serve_app_leases_open", tier="fast") == 0
+    wait_for(
+        lambda: local.metric("ray_serve_app_leases_open", tier="fast") == 0,
+        timeout_s=15,
+        what="no lease is open",
+    )

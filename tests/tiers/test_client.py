@@ -34,6 +34,7 @@ class EngineStub:
         self._handlers = list(handlers)
         self.connections = 0
         self.requests: list[bytes] = []
+        self.ended: list[bytes] = []
         self.lost = asyncio.Event()
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -41,6 +42,10 @@ class EngineStub:
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"POST /lease "):
+                    self.ended.append(head)
+                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    continue
                 self.requests.append(head + await reader.readexactly(7))
                 handler = self._handlers.pop(0) if len(self._handlers) > 1 else self._handlers[0]
                 await handler(head, writer)
@@ -114,6 +119,9 @@ async def test_leaving_early_disconnects_the_engine_and_frees_the_lease() -> Non
             assert await answer.read()
         async with asyncio.timeout(1):
             await stub.lost.wait()
+            while not stub.ended:
+                await asyncio.sleep(0.005)
+        assert b"x-lease-id: lease-0\r\n" in stub.ended[0]
         assert client.open_leases == 0
 
 

@@ -7,12 +7,21 @@ import asyncio
 import pytest
 
 from serve_app.core.errors import TierUnavailable
-from serve_app.tiers.lease_pool import LeasePool
+from serve_app.tiers.lease_pool import Lease, LeasePool
 from tests.fakes import FakeOpener
 
 
-def build_pool(opener: FakeOpener, reuse_s: float = 0.05, age_max_s: float = 60.0) -> LeasePool:
-    return LeasePool(opener, reuse_s=reuse_s, age_max_s=age_max_s)
+class RecordingPool(LeasePool):
+    """A pool that lists the leases it has ended."""
+
+    ended: list[Lease]
+
+
+def build_pool(opener: FakeOpener, reuse_s: float = 0.05, age_max_s: float = 60.0) -> RecordingPool:
+    ended: list[Lease] = []
+    pool = RecordingPool(opener, ended.append, reuse_s=reuse_s, age_max_s=age_max_s)
+    pool.ended = ended
+    return pool
 
 
 async def test_a_returned_place_serves_the_next_call() -> None:
@@ -26,22 +35,26 @@ async def test_a_returned_place_serves_the_next_call() -> None:
 
 
 async def test_an_idle_place_is_not_kept() -> None:
-    """A place that no call takes within `reuse_s` is left to end on its replica."""
+    """A place that no call takes within `reuse_s` is ended."""
     opener = FakeOpener()
     pool = build_pool(opener, reuse_s=0.02)
-    pool.release(await pool.acquire(), reusable=True)
+    lease = await pool.acquire()
+    pool.release(lease, reusable=True)
+    assert pool.ended == []
     async with asyncio.timeout(1):
         while pool.open_leases:
             await asyncio.sleep(0.005)
-    assert pool.open_leases == 0
+    assert pool.ended == [lease]
 
 
 async def test_a_broken_exchange_ends_its_place() -> None:
     """What is not reusable is not passed on."""
     opener = FakeOpener()
     pool = build_pool(opener)
-    pool.release(await pool.acquire(), reusable=False)
+    lease = await pool.acquire()
+    pool.release(lease, reusable=False)
     assert pool.open_leases == 0
+    assert pool.ended == [lease]
 
 
 async def test_an_old_place_is_not_passed_on() -> None:
@@ -52,6 +65,7 @@ async def test_an_old_place_is_not_passed_on() -> None:
     await asyncio.sleep(0.001)
     pool.release(lease, reusable=True)
     assert pool.open_leases == 0
+    assert pool.ended == [lease]
 
 
 async def test_reuse_can_be_switched_off() -> None:
@@ -60,7 +74,7 @@ async def test_reuse_can_be_switched_off() -> None:
     pool = build_pool(opener, reuse_s=0)
     for _ in range(3):
         pool.release(await pool.acquire(), reusable=True)
-    assert opener.granted == 3
+    assert opener.granted == len(pool.ended) == 3
     assert pool.open_leases == 0
 
 
@@ -109,7 +123,7 @@ async def test_a_place_that_nobody_waits_for_any_more_ends() -> None:
     await asyncio.gather(waiting, return_exceptions=True)
     opener.permits.release()
     await asyncio.sleep(0.01)
-    assert opener.granted == 1
+    assert opener.granted == len(pool.ended) == 1
     assert (pool.open_leases, pool.waiting) == (0, 0)
 
 
@@ -146,4 +160,14 @@ async def test_idle_places_on_a_lost_replica_are_dropped() -> None:
     pool.release(first, reusable=True)
     pool.release(second, reusable=True)
     pool.drop_idle(opener.address)
+    assert pool.open_leases == 0
+
+
+async def test_a_closed_pool_ends_its_idle_places() -> None:
+    """A Router that retires leaves no replica waiting."""
+    pool = build_pool(FakeOpener())
+    lease = await pool.acquire()
+    pool.release(lease, reusable=True)
+    pool.close()
+    assert pool.ended == [lease]
     assert pool.open_leases == 0
