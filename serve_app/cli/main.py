@@ -10,6 +10,7 @@ from serve_app.cli.config_docs import config_docs
 from serve_app.cli.down import down
 from serve_app.cli.environment import environment
 from serve_app.cli.up import up
+from serve_app.cli.verify import verify
 
 app = typer.Typer(
     help="Self-hosted models behind one OpenAI-compatible address.",
@@ -20,6 +21,7 @@ app = typer.Typer(
 app.command()(up)
 app.command()(down)
 app.command()(check)
+app.command()(verify)
 app.command("env")(environment)
 app.command("config-docs")(config_docs)
 

@@ -1,0 +1,107 @@
+"""`serve-app verify`: say whether a model directory is whole, and safe to serve."""
+
+from __future__ import annotations
+
+import dataclasses
+import json
+import sys
+import time
+from pathlib import Path
+from typing import Annotated, NoReturn
+
+import typer
+
+from serve_app.weights.check import Report, check_model, count
+from serve_app.weights.finding import printable
+from serve_app.weights.hashing import Progress, no_progress
+from serve_app.weights.integrity import make_sums
+from serve_app.weights.sums import SUMS_NAME, BadSums, load_sums, write_sums
+
+
+def verify(
+    model_dir: Annotated[Path, typer.Argument(help="A model's directory, with its config.json.")],
+    sums: Annotated[
+        Path | None, typer.Option(help="Check against this list instead of the directory's own.")
+    ] = None,
+    new_sums: Annotated[
+        bool, typer.Option("--write-sums", help="Write SHA256SUMS if nothing is wrong.")
+    ] = False,
+    allow_remote_code: Annotated[
+        bool, typer.Option("--allow-remote-code", help="Accept Python code of the model's own.")
+    ] = False,
+    as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
+) -> None:
+    """Check a model: sums, safetensors, config, tokenizer, template; no pickles.
+
+    Exit code 0: nothing is wrong. 1: something is. 2: it could not be checked.
+    """
+    given = _load_given(model_dir, sums, new_sums)
+    progress = terminal_progress()
+    report = check_model(model_dir, given, allow_remote_code=allow_remote_code, progress=progress)
+    if new_sums and report.ok:
+        report.checked["sums"] = _write_new(model_dir, progress)
+    typer.echo(_render_json(report) if as_json else render_report(report))
+    raise typer.Exit(0 if report.ok else 1)
+
+
+def _load_given(model_dir: Path, sums: Path | None, new_sums: bool) -> dict[str, str] | None:
+    """The list that was named, if any; exit code 2 for a call that makes no sense."""
+    if not model_dir.is_dir():
+        _give_up(f"{model_dir}: not a directory")
+    if new_sums and sums is not None:
+        _give_up("give --sums or --write-sums, not both")
+    if new_sums and (model_dir / SUMS_NAME).exists():
+        _give_up(f"{model_dir / SUMS_NAME} is there already; remove it to have a new one written")
+    try:
+        return None if sums is None else load_sums(sums)
+    except BadSums as error:
+        _give_up(f"{sums}: {error}")
+
+
+def _write_new(model_dir: Path, progress: Progress) -> str:
+    try:
+        sums = make_sums(model_dir, progress)
+        path = write_sums(model_dir, sums)
+    except OSError as error:
+        _give_up(f"{model_dir}: no {SUMS_NAME} written: {error.strerror}")
+    return f"{count(len(sums), 'file')} hashed, written to {path}"
+
+
+def _give_up(message: str) -> NoReturn:
+    typer.echo(printable(message), err=True)
+    raise typer.Exit(2)
+
+
+def render_report(report: Report) -> str:
+    """The report for people."""
+    lines = [f"{printable(str(report.directory))}: {'good' if report.ok else 'NOT to be served'}"]
+    lines += [f"  {name:<9} {printable(text)}" for name, text in report.checked.items()]
+    return "\n".join([*lines, *map(str, report.findings)])
+
+
+def _render_json(report: Report) -> str:
+    return json.dumps(
+        {
+            "directory": str(report.directory),
+            "ok": report.ok,
+            "checked": report.checked,
+            "findings": [dataclasses.asdict(finding) for finding in report.findings],
+        },
+        indent=2,
+    )
+
+
+def terminal_progress() -> Progress:
+    """A line on stderr that renews itself, where that is a terminal."""
+    if not sys.stderr.isatty():
+        return no_progress
+    started = time.monotonic()
+
+    def show(done_bytes: int, all_bytes: int) -> None:
+        per_s = done_bytes / max(time.monotonic() - started, 1e-3)
+        text = f"hashed {done_bytes / 1e9:.1f} of {all_bytes / 1e9:.1f} GB, {per_s / 1e6:,.0f} MB/s"
+        end = "\r\033[K" if done_bytes >= all_bytes else ""
+        sys.stderr.write(f"\r\033[K{text}{end}")
+        sys.stderr.flush()
+
+    return show
