@@ -7,6 +7,7 @@ import typer
 from serve_app.bench.command import overhead
 from serve_app.cli.check import check
 from serve_app.cli.config_docs import config_docs
+from serve_app.cli.convert import convert
 from serve_app.cli.down import down
 from serve_app.cli.environment import environment
 from serve_app.cli.up import up
@@ -22,6 +23,7 @@ app.command()(up)
 app.command()(down)
 app.command()(check)
 app.command()(verify)
+app.command()(convert)
 app.command("env")(environment)
 app.command("config-docs")(config_docs)
 

@@ -1,4 +1,4 @@
-"""`serve-app verify`: what it prints, and how it exits."""
+"""`serve-app verify` and `serve-app convert`: what they print, and how they exit."""
 
 from __future__ import annotations
 
@@ -87,3 +87,15 @@ def test_what_cannot_be_checked(
     result = CLI.invoke(app, ["verify", *words_given])
     assert (result.exit_code, result.stdout) == (2, "")
     assert words in result.stderr
+
+
+def test_convert_says_what_it_made(model: Path, tmp_path: Path) -> None:
+    """The report on the new directory; a second time there is nothing to write to."""
+    arguments = ["convert", str(model), str(tmp_path / "dest")]
+    first = CLI.invoke(app, arguments)
+    assert first.exit_code == 0
+    assert f"{tmp_path / 'dest'}: good" in first.stdout
+    second = CLI.invoke(app, arguments)
+    assert second.exit_code == 1
+    assert "Nothing was written." in second.stderr
+    assert CLI.invoke(app, ["convert", str(tmp_path / "nowhere"), "x"]).exit_code == 2

@@ -1,0 +1,44 @@
+"""`serve-app convert`: safetensors with sums out of a local checkpoint, pickled or not."""
+
+from __future__ import annotations
+
+import signal
+from pathlib import Path
+from types import FrameType
+from typing import Annotated, Literal
+
+import typer
+
+from serve_app.cli.verify import render_report, terminal_progress
+from serve_app.weights.convert import ConversionFailed, convert_checkpoint
+from serve_app.weights.finding import printable
+
+
+def convert(
+    source: Annotated[Path, typer.Argument(help="A local directory in Hugging Face's layout.")],
+    dest: Annotated[Path, typer.Argument(help="A directory that does not exist, or is empty.")],
+    dtype: Annotated[
+        Literal["auto", "bfloat16", "float16", "float32"],
+        typer.Option(help="The numbers' type; auto keeps the source's."),
+    ] = "auto",
+) -> None:
+    """Convert a checkpoint to safetensors, with tokenizer, template and SHA256SUMS.
+
+    The whole model must fit in memory. No code of the model's own is run; nothing is fetched.
+    """
+    if not source.is_dir():
+        typer.echo(f"{source}: not a directory", err=True)
+        raise typer.Exit(2)
+    signal.signal(signal.SIGTERM, _stop)
+    try:
+        report = convert_checkpoint(source, dest, dtype, terminal_progress())
+    except (ConversionFailed, OSError) as error:
+        typer.echo("Nothing was written.", err=True)
+        typer.echo("\n".join(map(printable, str(error).splitlines())), err=True)
+        raise typer.Exit(1) from None
+    typer.echo(render_report(report))
+
+
+def _stop(signum: int, frame: FrameType | None) -> None:
+    """As Ctrl-C does: end by an exception, so that what is half written is removed."""
+    raise KeyboardInterrupt
