@@ -7,9 +7,12 @@ from typing import Annotated, Any, Literal
 from pydantic import Field, field_validator, model_validator
 
 from serve_app.config.base import Config
+from serve_app.weights.sums import check_sums_mapping
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
 RESERVED_NAMES = frozenset({"auto"})
+DEMO_PREFIX = "demo:"
+"""Before the name of a checkpoint that the package makes itself, as a source."""
 
 
 class PlacementConfig(Config):
@@ -70,6 +73,13 @@ class TierConfig(Config):
         description="Where the weights are: a local directory, a Hugging Face id, an `s3://`, "
         "`gs://` or `azure://` address, or `demo:fast` / `demo:strong`. Defaults to `model_id`.",
     )
+    sha256sums: str | dict[str, str] | None = Field(
+        None,
+        description="The files of the model by their SHA-256; a replica does not start if one "
+        "differs, is missing or is not listed. A map from file name to sum, or the path of a "
+        "`SHA256SUMS` file on every node, from the model's directory if it is relative. Needs a "
+        "`model_source` that is an absolute directory or `demo:`. None: nothing is checked.",
+    )
     tasks: tuple[Literal["generate", "embed"], ...] = Field(
         ("generate",), min_length=1, description="What the model can do."
     )
@@ -115,8 +125,20 @@ class TierConfig(Config):
             raise ValueError(f"'{name}' is reserved; it means that the router chooses")
         return name
 
+    @field_validator("sha256sums")
+    @classmethod
+    def _complete(cls, sums: str | dict[str, str] | None) -> str | dict[str, str] | None:
+        if sums is not None and not sums:
+            raise ValueError("it is empty; leave the key out to check nothing")
+        return check_sums_mapping(sums) if isinstance(sums, dict) else sums
+
     @model_validator(mode="after")
     def _consistent(self) -> TierConfig:
+        if self.sha256sums is not None and not self.source.startswith(("/", DEMO_PREFIX)):
+            raise ValueError(
+                f"sha256sums needs model_source to be an absolute directory, not '{self.source}': "
+                "download the model first"
+            )
         if self.accelerator == "cpu" and self.accelerator_type is not None:
             raise ValueError("accelerator_type names a GPU, but accelerator is cpu")
         if self.max_ongoing_calls < self.replicas.target_ongoing_calls:
@@ -126,6 +148,11 @@ class TierConfig(Config):
                 "autoscaling would never fire"
             )
         return self
+
+    @property
+    def source(self) -> str:
+        """Where the weights are, as the config says it."""
+        return self.model_source or self.model_id
 
     @property
     def max_model_len(self) -> int | None:

@@ -19,4 +19,9 @@ def build_tier(tier: TierConfig) -> Application:
     """
     check_engine_args(tier.name, tier.engine)
     config = LLMConfig(**plan_llm_config(tier))
-    return build_llm_deployment(config, name_prefix=NAME_PREFIX, deployment_cls=TierServer)
+    return build_llm_deployment(
+        config,
+        name_prefix=NAME_PREFIX,
+        bind_kwargs={"sha256sums": tier.sha256sums},
+        deployment_cls=TierServer,
+    )

@@ -5,9 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app import demo
-from serve_app.config.tiers import ReplicasConfig, TierConfig
+from serve_app.config.tiers import DEMO_PREFIX, ReplicasConfig, TierConfig
 
-DEMO_PREFIX = "demo:"
 NAME_PREFIX = "tier-"
 """Before a tier's name, in the name of its deployment."""
 
@@ -47,10 +46,9 @@ def deployment_name(tier: TierConfig) -> str:
 
 def resolve_source(tier: TierConfig) -> str:
     """Where the weights are; `demo:NAME` stands for a checkpoint that the package makes itself."""
-    source = tier.model_source or tier.model_id
-    if source.startswith(DEMO_PREFIX):
-        return str(demo.locate(source.removeprefix(DEMO_PREFIX)))
-    return source
+    if tier.source.startswith(DEMO_PREFIX):
+        return str(demo.locate(tier.source.removeprefix(DEMO_PREFIX)))
+    return tier.source
 
 
 def count_workers(tier: TierConfig) -> int:

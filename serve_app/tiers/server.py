@@ -6,17 +6,20 @@ import asyncio
 import contextlib
 import logging
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
 from pathlib import Path
 from typing import Any
 
 import ray
 import uvicorn
+from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
 from serve_app.tiers.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER
 from serve_app.tiers.http1 import IDLE_S_MAX, Address
 from serve_app.tiers.lease_table import LeaseTable
+from serve_app.weights.pinned import check_pinned, default_stamps
 
 logger = logging.getLogger("ray.serve")
 
@@ -119,9 +122,22 @@ class TierServer(LLMServer):
     """One replica of a tier: Ray counts and places it, Routers talk HTTP to its engine."""
 
     _http: EngineHTTPServer | None = None
+    _sha256sums: str | dict[str, str] | None = None
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, llm_config: LLMConfig, *, sha256sums: str | dict[str, str] | None = None
+    ) -> None:
+        self._sha256sums = sha256sums
+        await super().__init__(llm_config)
 
     async def start(self) -> None:
-        """Start the engine, then its HTTP server."""
+        """Check the weights, where the config pins them; start the engine, then its HTTP server.
+
+        Raises:
+            WeightsRefused: a file of the model is not the one that the config pins.
+        """
+        if self._sha256sums is not None:
+            await self._check_weights(self._sha256sums)
         self._skip_download_of_local_model()
         await super().start()  # type: ignore[no-untyped-call]  # Ray's
         assert self.engine is not None, "LLMServer.start() makes it"
@@ -131,12 +147,24 @@ class TierServer(LLMServer):
         await self._http.wait_started()
         logger.info("engine app open to lease holders on port %d", self._http.address[1])
 
+    async def _check_weights(self, sums: str | dict[str, str]) -> None:
+        directory = Path(str(self._model_source))
+        node = ray.get_runtime_context().get_node_id()  # Ray names every start of a node anew.
+        started = time.monotonic()
+        hashed = await asyncio.to_thread(check_pinned, directory, sums, node, default_stamps())
+        how = "hashed" if hashed else "unchanged since they were hashed"
+        logger.info("weights are as pinned: %s, %.1f s", how, time.monotonic() - started)
+
     def _skip_download_of_local_model(self) -> None:
         """Spare a process that imports vLLM only to find that there is nothing to download."""
-        source = getattr(self._llm_config.model_loading_config, "model_source", None)
+        source = self._model_source
         callback = self._llm_config.get_or_create_callback()
         if isinstance(source, str) and callback is not None:
             callback.ctx.run_init_node = not Path(source).is_dir()
+
+    @property
+    def _model_source(self) -> object:
+        return getattr(self._llm_config.model_loading_config, "model_source", None)
 
     async def lease(self, lease_id: str) -> AsyncIterator[Address]:
         """Yield the address of the engine app, then hold the place while it is used.

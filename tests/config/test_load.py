@@ -86,6 +86,11 @@ def test_a_valid_file(load: Load) -> None:
         ("args.tiers.0.replicas", {"min": 3, "max": 2}, ["max (2)", "min (3)"]),
         ("args.router.max_ongoing_calls", 0, ["router.max_ongoing_calls", "1"]),
         ("args.runtime.routing.default_tier", "huge", ["routing.default_tier", "'huge'", "fast"]),
+        ("args.tiers.0.sha256sums", "SHA256SUMS", ["sha256sums", "absolute directory, not 'm'"]),
+        ("args.tiers.0.sha256sums", {}, ["tiers.0.sha256sums", "empty"]),
+        ("args.tiers.0.sha256sums", {"a": "12"}, ["tiers.0.sha256sums", "64 hexadecimal"]),
+        ("args.tiers.0.sha256sums", {"../a": "0" * 64}, ["tiers.0.sha256sums", "'../a'"]),
+        ("args.tiers.0.sha256sums", ["a"], ["tiers.0.sha256sums"]),
         (
             "args.tiers",
             [{"name": "a", "model_id": "m"}, {"name": "b", "model_id": "m"}],
@@ -150,6 +155,14 @@ def test_a_missing_file(tmp_path: Path) -> None:
         load_serve_config(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="directory"):
         load_serve_config(tmp_path)
+
+
+@pytest.mark.parametrize("source", ["/models/m", "demo:fast"])
+@pytest.mark.parametrize("sums", ["SHA256SUMS", "/etc/sums", {"sub/a": "0" * 64}])
+def test_weights_of_a_directory_can_be_pinned(load: Load, source: str, sums: object) -> None:
+    """By a list that is on every node, or by one in the config itself."""
+    tier = {"name": "fast", "model_id": "m", "model_source": source, "sha256sums": sums}
+    assert load(valid_with("args.tiers", [tier])).app.tiers[0].sha256sums == sums
 
 
 def test_the_runtime_of_args_holds_without_a_user_config(load: Load) -> None:
