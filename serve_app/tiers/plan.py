@@ -5,12 +5,9 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app import demo
-from serve_app.config.tiers import ReplicasConfig, TierConfig
+from serve_app.config.tiers import DEPLOYMENT_PREFIX, ReplicasConfig, TierConfig
 
 DEMO_PREFIX = "demo:"
-NAME_PREFIX = "tier-"
-"""Before a tier's name, in the name of its deployment."""
-
 DRAIN_POLL_S = 0.5
 """How often a draining replica looks whether its last call has ended."""
 
@@ -42,7 +39,7 @@ def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
 
 def deployment_name(tier: TierConfig) -> str:
     """How the tier's deployment is called in Ray."""
-    return NAME_PREFIX + tier.name
+    return DEPLOYMENT_PREFIX + tier.name
 
 
 def resolve_source(tier: TierConfig) -> str:
@@ -55,8 +52,12 @@ def resolve_source(tier: TierConfig) -> str:
 
 def count_workers(tier: TierConfig) -> int:
     """Engine workers of one replica: tensor times pipeline parallel size."""
-    tensor = int(tier.engine.get("tensor_parallel_size", 1))
-    return tensor * int(tier.engine.get("pipeline_parallel_size", 1))
+    return _size(tier, "tensor_parallel_size") * _size(tier, "pipeline_parallel_size")
+
+
+def _size(tier: TierConfig, key: str) -> int:
+    value = tier.engine.get(key)
+    return value if isinstance(value, int) else 1
 
 
 def plan_placement(tier: TierConfig) -> dict[str, Any]:
