@@ -79,6 +79,7 @@ class EngineHTTPServer:
             ws="none",
             lifespan="off",
             access_log=False,
+            proxy_headers=False,
             log_config=None,
             log_level="warning",
             server_header=False,
