@@ -9,6 +9,7 @@ from serve_app.cli.check import check
 from serve_app.cli.config_docs import config_docs
 from serve_app.cli.down import down
 from serve_app.cli.environment import environment
+from serve_app.cli.evaluate import evaluate
 from serve_app.cli.up import up
 
 app = typer.Typer(
@@ -21,6 +22,7 @@ app.command()(up)
 app.command()(down)
 app.command()(check)
 app.command("env")(environment)
+app.command()(evaluate)
 app.command("config-docs")(config_docs)
 
 bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
