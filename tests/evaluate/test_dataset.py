@@ -96,6 +96,14 @@ def test_no_file(tmp_path: Path) -> None:
             load_dataset(path)
 
 
+def test_the_examples_of_the_docs() -> None:
+    """They can be used as they stand."""
+    page = Path(__file__).parents[2] / "docs" / "evaluate.md"
+    lines = [line for line in page.read_bytes().splitlines() if line.startswith(b"{")]
+    for line, answer in zip(lines, ["17 + 25 = 42", "巴黎。"], strict=True):
+        assert parse_item(line).check.passes(answer)
+
+
 def test_a_part_is_drawn(tmp_path: Path) -> None:
     """By chance, but the same for a seed; a larger part holds the smaller one, in file order."""
     lines = [{**LINE, "id": f"{number:03}"} for number in range(100)]
