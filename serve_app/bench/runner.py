@@ -14,10 +14,10 @@ from pathlib import Path
 
 import orjson
 
-from serve_app.bench.clocks import Clocks, read_clocks, subtract_clocks
+from serve_app.bench.clocks import Clocks, Spent, read_clocks, subtract_clocks
 from serve_app.bench.errors import RequestsFailed, ServerNotReady
 from serve_app.bench.generator import LoadGenerator
-from serve_app.bench.load import Load
+from serve_app.bench.load import Load, Outcome
 from serve_app.bench.machine import count_cores
 from serve_app.bench.ownership import Owned, owned
 from serve_app.bench.summary import Measurement, summarize
@@ -64,7 +64,7 @@ def _measure_loads(
     # The first requests compile templates and open connections; they are nobody's steady state.
     longest = max(loads, key=lambda load: load.clients)
     warmup = replace(longest, warmup_s=plan.first_warmup_s, window_s=0.1)
-    measure_load(name, warmup, server, generator)
+    _drive(name, warmup, server, generator)
     measurements = []
     for load in loads:
         measurements.append(measure_load(name, load, server, generator))
@@ -74,15 +74,19 @@ def _measure_loads(
 
 
 def measure_load(name: str, load: Load, server: Owned, generator: LoadGenerator) -> Measurement:
-    """Drives one load against a running server."""
+    """Drives one load against a running server, and sums it up."""
+    outcome, spent = _drive(name, load, server, generator)
+    return summarize(name, load, outcome, spent, count_cores())
 
+
+def _drive(name: str, load: Load, server: Owned, generator: LoadGenerator) -> tuple[Outcome, Spent]:
     def clocks() -> Clocks:
         return read_clocks([server.pid], generator.pid)
 
     outcome, before, after = generator.run(load, clocks)
     if outcome.errors:
         raise RequestsFailed(name, load.label, outcome.errors, server.log_tail())
-    return summarize(name, load, outcome, subtract_clocks(after, before), count_cores())
+    return outcome, subtract_clocks(after, before)
 
 
 def _wait_ready(server: Owned, port: int) -> None:

@@ -137,7 +137,7 @@ def _wait_ready(base_url: str, service: _Running, wait_s: float) -> None:
         if (why := _deploy_failure(service.auth_token)) is not None:
             raise ChildProcessError(why)
         time.sleep(POLL_S)
-    raise TimeoutError(f"not ready after {wait_s:g} s; `serve status` tells more")
+    raise TimeoutError(f"not ready after {wait_s:g} s; see `RAY_AUTH_MODE=token serve status`")
 
 
 def _deploy_failure(auth_token: str) -> str | None:

@@ -6,18 +6,31 @@ from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
 from serve_app.config.runtime import RuntimeConfig
-from serve_app.config.tiers import ReplicasConfig, TierConfig
+from serve_app.config.tiers import DAY_S, ReplicasConfig, TierConfig
+
+
+class RouterReplicasConfig(ReplicasConfig):
+    """A Router replica takes many calls and starts in seconds."""
+
+    max: int = Field(4, ge=1, le=1024, description="Replicas at most.")
+    target_ongoing_calls: float = Field(
+        128.0, gt=0, le=65536, description="Calls in flight per replica that autoscaling aims at."
+    )
+    downscale_delay_s: float = Field(
+        300.0,
+        ge=0,
+        le=DAY_S,
+        description="How long supply must exceed demand before replicas are removed.",
+    )
 
 
 class RouterConfig(Config):
     """The Router deployment: the ingress that every call passes."""
 
-    replicas: ReplicasConfig = Field(
-        default_factory=lambda: ReplicasConfig(
-            min=1, max=4, target_ongoing_calls=128.0, downscale_delay_s=300.0
-        )
+    replicas: RouterReplicasConfig = Field(default_factory=RouterReplicasConfig)
+    cpus: float = Field(
+        1.0, ge=0, le=1024, description="CPUs that Ray sets aside for one Router replica."
     )
-    cpus: float = Field(1.0, ge=0, description="CPUs that Ray sets aside for one Router replica.")
     max_ongoing_calls: int = Field(
         2048,
         ge=1,
@@ -26,7 +39,7 @@ class RouterConfig(Config):
         "`limits.calls_max`, so that callers get our 429 and not Ray's.",
     )
     drain_timeout_s: float = Field(
-        600.0, gt=0, description="How long a Router replica may finish its streams."
+        600.0, gt=0, le=DAY_S, description="How long a Router replica may finish its streams."
     )
     env: dict[str, str] = Field(
         default_factory=dict, description="Environment of the Router's processes."
@@ -59,9 +72,12 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
     """Check the part of the runtime config that speaks of tiers.
 
     Raises:
-        ValueError: a key names a tier that does not exist.
+        ValueError: a key names a tier that does not exist or cannot do what is asked of it.
     """
     default = runtime.routing.default_tier
-    names = [tier.name for tier in tiers]
-    if default is not None and default not in names:
-        raise ValueError(f"routing.default_tier: '{default}' is none of {', '.join(names)}")
+    generating = [tier.name for tier in tiers if "generate" in tier.tasks]
+    if default is not None and default not in generating:
+        raise ValueError(
+            f"routing.default_tier: '{default}' is none of the tiers that generate: "
+            f"{', '.join(generating) or 'there are none'}"
+        )

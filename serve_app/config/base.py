@@ -6,6 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """Frozen, and closed to unknown keys: a typing error must not silently become a default."""
+    """Frozen, closed to unknown keys and to endless numbers.
 
-    model_config = ConfigDict(extra="forbid", frozen=True)
+    A typing error must not silently become a default, nor a limit be none.
+    """
+
+    model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

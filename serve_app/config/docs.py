@@ -64,7 +64,7 @@ def _nested(annotation: Any) -> tuple[type[BaseModel] | None, str]:
 
 def _type(field: FieldInfo) -> str:
     bounds = [
-        f"{symbol} {getattr(item, key):g}"
+        f"{symbol} {getattr(item, key):.12g}"
         for item in field.metadata
         for key, symbol in (("ge", "≥"), ("gt", ">"), ("le", "≤"), ("lt", "<"))
         if getattr(item, key, None) is not None
@@ -79,7 +79,7 @@ def _type_name(annotation: Any) -> str:
     if isinstance(annotation, type) and not args:
         return annotation.__name__
     if str(origin) == "typing.Literal":
-        return " \\| ".join(f"`{value}`" for value in args)
+        return " | ".join(f"`{value}`" for value in args)
     if origin is Union or str(origin) == "<class 'types.UnionType'>":
         return " or ".join(_type_name(arg) for arg in args)
     if origin is dict:

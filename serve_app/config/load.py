@@ -3,21 +3,26 @@
 from __future__ import annotations
 
 import copy
+import difflib
 import os
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import yaml
-from pydantic import ValidationError
+from pydantic import BaseModel, ValidationError
 
 from serve_app.config.app import AppConfig, check_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.runtime import RuntimeConfig
+from serve_app.config.serve_file import ApplicationSection, ServeFile
+from serve_app.config.tiers import DEPLOYMENT_PREFIX
 
 IMPORT_PATH = "serve_app.app:build"
 ROUTER_NAME = "Router"
 RUN_DIR_VARIABLE = "SERVE_APP_RUN"
+
+Model = TypeVar("Model", bound=BaseModel)
 
 
 class ConfigError(Exception):
@@ -35,10 +40,7 @@ class ServeConfig:
     @property
     def base_url(self) -> str:
         """Where a client on this machine reaches the service."""
-        options = self.document.get("http_options") or {}
-        host = options.get("host", "127.0.0.1")
-        host = "127.0.0.1" if host in ("0.0.0.0", "::") else host
-        return f"http://{host}:{options.get('port', 8000)}"
+        return ServeFile.model_validate(self.document).http_options.base_url
 
     def with_port(self, port: int) -> ServeConfig:
         """The same with another public port."""
@@ -53,36 +55,54 @@ def load_serve_config(path: Path) -> ServeConfig:
     Raises:
         ConfigError: it is no file, no YAML, or not a config of this application.
     """
-    try:
-        document = yaml.safe_load(path.read_text())
-    except OSError as error:
-        raise ConfigError(error.strerror or "cannot be read") from None
-    except yaml.YAMLError as error:
-        raise ConfigError(f"not valid YAML: {error}") from None
-    application = _application(document)
-    try:
-        app = AppConfig.model_validate(application.get("args") or {})
-    except ValidationError as error:
-        raise ConfigError(f"applications[].args:\n{explain_validation(error)}") from None
+    document = _read(path)
+    file = _validate(ServeFile, document, "not a Serve config file")
+    application = _find_ours(file)
+    app = _validate(AppConfig, application.args, "applications[].args")
+    _check_deployments(application, app)
     return ServeConfig(document, app, _runtime(application, app))
 
 
-def _application(document: object) -> dict[str, Any]:
-    applications = document.get("applications") if isinstance(document, dict) else None
-    for application in applications or []:
-        if isinstance(application, dict) and application.get("import_path") == IMPORT_PATH:
+def _read(path: Path) -> Any:
+    try:
+        return yaml.safe_load(path.read_text(encoding="utf-8"))
+    except OSError as error:
+        raise ConfigError(error.strerror or "cannot be read") from None
+    except UnicodeDecodeError as error:
+        raise ConfigError(f"not UTF-8 from byte {error.start} on; save it as UTF-8") from None
+    except yaml.YAMLError as error:
+        raise ConfigError(f"not valid YAML: {error}") from None
+
+
+def _validate(model: type[Model], value: object, where: str) -> Model:
+    try:
+        return model.model_validate(value)
+    except ValidationError as error:
+        raise ConfigError(f"{where}:\n{explain_validation(error)}") from None
+
+
+def _find_ours(file: ServeFile) -> ApplicationSection:
+    for application in file.applications:
+        if application.import_path == IMPORT_PATH:
             return application
     raise ConfigError(f"applications: none with import_path {IMPORT_PATH}")
 
 
-def _runtime(application: dict[str, Any], app: AppConfig) -> RuntimeConfig:
-    for deployment in application.get("deployments") or []:
-        if deployment.get("name") == ROUTER_NAME and deployment.get("user_config") is not None:
+def _check_deployments(application: ApplicationSection, app: AppConfig) -> None:
+    known = [ROUTER_NAME, *(DEPLOYMENT_PREFIX + tier.name for tier in app.tiers)]
+    for name in (deployment.name for deployment in application.deployments):
+        if name not in known:
+            near = difflib.get_close_matches(name, known, n=1)
+            hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
+            raise ConfigError(f"applications[].deployments: no deployment '{name}'; {hint}")
+
+
+def _runtime(application: ApplicationSection, app: AppConfig) -> RuntimeConfig:
+    for deployment in application.deployments:
+        if deployment.name == ROUTER_NAME and deployment.user_config is not None:
+            runtime = _validate(RuntimeConfig, deployment.user_config, "Router.user_config")
             try:
-                runtime = RuntimeConfig.model_validate(deployment["user_config"])
                 check_runtime(runtime, app.tiers)
-            except ValidationError as error:
-                raise ConfigError(f"Router.user_config:\n{explain_validation(error)}") from None
             except ValueError as error:
                 raise ConfigError(f"Router.user_config: {error}") from None
             return runtime

@@ -7,7 +7,7 @@ from typing import Annotated
 from pydantic import Field
 
 from serve_app.config.base import Config
-from serve_app.config.tiers import NAME_PATTERN
+from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 
 
 class RoutingConfig(Config):
@@ -23,6 +23,7 @@ class RoutingConfig(Config):
     fast_prompt_tokens_max: int = Field(
         8192,
         gt=0,
+        le=10_000_000,
         description="Estimated prompt tokens above which a call leaves the weakest tier, whatever "
         "its score.",
     )
@@ -36,10 +37,13 @@ class LimitsConfig(Config):
     """What one Router replica takes on."""
 
     body_bytes_max: int = Field(
-        8 * 1024 * 1024, gt=0, description="Longest request body; longer ones get 413."
+        8 * 1024 * 1024,
+        gt=0,
+        le=1024**3,
+        description="Longest request body; longer ones get 413.",
     )
     calls_max: int = Field(
-        1024, gt=0, description="Calls in flight in one Router replica; more get 429."
+        1024, gt=0, le=65536, description="Calls in flight in one Router replica; more get 429."
     )
 
 
@@ -47,15 +51,21 @@ class DeadlinesConfig(Config):
     """How long a call may wait at each stage."""
 
     lease_s: float = Field(
-        30.0, gt=0, description="For a free place on a replica of the tier; then 503."
+        30.0, gt=0, le=HOUR_S, description="For a free place on a replica of the tier; then 503."
     )
     first_byte_s: float = Field(
-        120.0, gt=0, description="For the first byte of the answer of a streamed call; then 504."
+        120.0,
+        gt=0,
+        le=HOUR_S,
+        description="For the first byte of the answer of a streamed call; then 504.",
     )
     gap_s: float = Field(
-        60.0, gt=0, description="Between two pieces of a stream; then the stream is broken off."
+        60.0,
+        gt=0,
+        le=HOUR_S,
+        description="Between two pieces of a stream; then the stream is broken off.",
     )
-    total_s: float = Field(3600.0, gt=0, description="For the whole call.")
+    total_s: float = Field(3600.0, gt=0, le=DAY_S, description="For the whole call.")
 
 
 class LeaseConfig(Config):

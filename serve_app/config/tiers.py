@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Literal
 
-from pydantic import Field, field_validator, model_validator
+from pydantic import Field, JsonValue, field_validator, model_validator
 
 from serve_app.config.base import Config
 from serve_app.weights.sums import check_sums_mapping
@@ -13,6 +13,11 @@ NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
 RESERVED_NAMES = frozenset({"auto"})
 DEMO_PREFIX = "demo:"
 """Before the name of a checkpoint that the package makes itself, as a source."""
+DEPLOYMENT_PREFIX = "tier-"
+"""Before a tier's name, in the name of its deployment."""
+
+HOUR_S = 3600.0
+DAY_S = 24 * HOUR_S
 
 
 class PlacementConfig(Config):
@@ -24,12 +29,15 @@ class PlacementConfig(Config):
         "tensor-parallel model within one node, which its all-reduce traffic needs.",
     )
     cpus_per_worker: float = Field(
-        1.0, ge=0, description="CPUs that Ray sets aside for each engine worker."
+        1.0, ge=0, le=1024, description="CPUs that Ray sets aside for each engine worker."
     )
     cpus_per_server: float = Field(
-        1.0, ge=0, description="CPUs that Ray sets aside for the replica's API server process."
+        1.0,
+        ge=0,
+        le=1024,
+        description="CPUs that Ray sets aside for the replica's API server process.",
     )
-    resources_per_worker: dict[str, float] = Field(
+    resources_per_worker: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
         default_factory=dict,
         description="Custom Ray resources of each worker, for example `{fast_pool: 0.001}`.",
     )
@@ -38,16 +46,22 @@ class PlacementConfig(Config):
 class ReplicasConfig(Config):
     """How many replicas a deployment has, and when that changes."""
 
-    min: int = Field(1, ge=1, description="Replicas that are always there.")
-    max: int = Field(1, ge=1, description="Replicas at most.")
+    min: int = Field(1, ge=1, le=1024, description="Replicas that are always there.")
+    max: int = Field(1, ge=1, le=1024, description="Replicas at most.")
     target_ongoing_calls: float = Field(
-        16.0, gt=0, description="Calls in flight per replica that autoscaling aims at."
+        16.0, gt=0, le=65536, description="Calls in flight per replica that autoscaling aims at."
     )
     upscale_delay_s: float = Field(
-        10.0, ge=0, description="How long demand must exceed supply before replicas are added."
+        10.0,
+        ge=0,
+        le=DAY_S,
+        description="How long demand must exceed supply before replicas are added.",
     )
     downscale_delay_s: float = Field(
-        600.0, ge=0, description="How long supply must exceed demand before replicas are removed."
+        600.0,
+        ge=0,
+        le=DAY_S,
+        description="How long supply must exceed demand before replicas are removed.",
     )
 
     @model_validator(mode="after")
@@ -89,10 +103,10 @@ class TierConfig(Config):
         description="Ray's name of the GPU a replica must be placed on, for example `H100` or "
         "`A100-80G`. None: any.",
     )
-    engine: dict[str, Any] = Field(
+    engine: dict[str, JsonValue] = Field(
         default_factory=dict,
         description="Engine arguments, by the names of vLLM's `AsyncEngineArgs` and server "
-        "arguments; each key is checked against the pinned vLLM.",
+        "arguments; each key and value is checked against the pinned vLLM.",
     )
     env: dict[str, str] = Field(
         default_factory=dict, description="Environment of the replica and its engine workers."
@@ -111,14 +125,20 @@ class TierConfig(Config):
     drain_timeout_s: float = Field(
         600.0,
         gt=0,
+        le=DAY_S,
         description="How long a replica that is being removed may finish its streams.",
     )
-    health_check_period_s: float = Field(10.0, gt=0, description="How often Ray asks a replica.")
+    health_check_period_s: float = Field(
+        10.0, gt=0, le=HOUR_S, description="How often Ray asks a replica."
+    )
     health_check_timeout_s: float = Field(
-        30.0, gt=0, description="After how long without an answer a replica is replaced."
+        30.0,
+        gt=0,
+        le=HOUR_S,
+        description="After how long without an answer a replica is replaced.",
     )
 
-    @field_validator("name")
+    @field_validator("name", "model_id")
     @classmethod
     def _not_reserved(cls, name: str) -> str:
         if name in RESERVED_NAMES:
@@ -156,6 +176,6 @@ class TierConfig(Config):
 
     @property
     def max_model_len(self) -> int | None:
-        """The context length in tokens, None where the engine takes it from the model."""
+        """The context length in tokens, None where the engine finds it (vLLM's -1 included)."""
         value = self.engine.get("max_model_len")
-        return value if isinstance(value, int) else None
+        return value if isinstance(value, int) and value > 0 else None

@@ -5,9 +5,9 @@ from __future__ import annotations
 from ray.serve import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
-from serve_app.config.tiers import TierConfig
+from serve_app.config.tiers import DEPLOYMENT_PREFIX, TierConfig
 from serve_app.tiers.engine_args import check_engine_args
-from serve_app.tiers.plan import NAME_PREFIX, plan_llm_config
+from serve_app.tiers.plan import plan_llm_config
 from serve_app.tiers.server import TierServer
 
 
@@ -21,7 +21,7 @@ def build_tier(tier: TierConfig) -> Application:
     config = LLMConfig(**plan_llm_config(tier))
     return build_llm_deployment(
         config,
-        name_prefix=NAME_PREFIX,
+        name_prefix=DEPLOYMENT_PREFIX,
         bind_kwargs={"sha256sums": tier.sha256sums},
         deployment_cls=TierServer,
     )

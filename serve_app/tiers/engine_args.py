@@ -2,15 +2,21 @@
 
 from __future__ import annotations
 
-import argparse
 import dataclasses
 import difflib
+import enum
 import json
+from collections import ChainMap
 from collections.abc import Iterator, Mapping
-from typing import NoReturn
+from typing import Annotated, Any, get_args
 
+from pydantic import ConfigDict, JsonValue, TypeAdapter, ValidationError
+from pydantic.fields import FieldInfo
+from vllm import config as vllm_config
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
+
+from serve_app.config.explain import describe
 
 OURS = {
     "model": "tiers[].model_source",
@@ -22,54 +28,82 @@ OURS = {
 }
 """Engine arguments that the application sets itself, and the key that takes their place."""
 
+CONFIGS = (
+    vllm_config.MultiModalConfig,
+    vllm_config.ModelConfig,  # repeats some of the above, without their bounds
+    vllm_config.CacheConfig,
+    vllm_config.LoadConfig,
+    vllm_config.LoRAConfig,
+    vllm_config.ObservabilityConfig,
+    vllm_config.ParallelConfig,
+    vllm_config.PrefetchOffloadConfig,
+    vllm_config.SchedulerConfig,
+    vllm_config.UVAOffloadConfig,
+    vllm_config.VllmConfig,
+)
+"""Where vLLM bounds its engine arguments; the arguments themselves have types only."""
 
-def known_engine_args() -> frozenset[str]:
-    """Every argument that the pinned vLLM's engine and server take."""
+PYTHON_ONLY = frozenset({"callable_type", "needs_python_object"})
+"""Errors that speak of alternatives which no YAML can give."""
+
+
+def known_engine_args() -> dict[str, Any]:
+    """Every argument that the pinned vLLM's engine and server take, with its type and bounds."""
     fields = (*dataclasses.fields(AsyncEngineArgs), *dataclasses.fields(FrontendArgs))
-    return frozenset(field.name for field in fields)
+    configs = ChainMap(*(config.__pydantic_fields__ for config in CONFIGS))
+    return {field.name: _hint(field.type, configs.get(field.name)) for field in fields}
 
 
-def check_engine_args(tier: str, engine: Mapping[str, object]) -> None:
-    """Check that a tier's engine arguments exist, and that vLLM's own parser takes the values.
+def check_engine_args(tier: str, engine: Mapping[str, JsonValue]) -> None:
+    """Check that a tier's engine arguments exist, and that vLLM takes the values as they are.
+
+    Strictly: Ray hands them to vLLM past its command line, which alone reads "32k" as a number.
 
     Raises:
         ValueError: names the key, and what to write instead.
     """
     known = known_engine_args()
-    for key in engine:
-        if key in OURS:
-            raise ValueError(f"tiers.{tier}.engine.{key}: set here by us; use {OURS[key]}")
-        if key not in known:
-            near = difflib.get_close_matches(key, known, n=1)
-            hint = f"; did you mean '{near[0]}'?" if near else ""
-            raise ValueError(f"tiers.{tier}.engine.{key}: not an argument of this vLLM{hint}")
-    parser = _Parser(add_help=False, exit_on_error=False)
-    AsyncEngineArgs.add_cli_args(parser)
-    FrontendArgs.add_cli_args(parser)
     for key, value in engine.items():
-        try:
-            parser.parse_args(list(_words(key, value)))
-        except argparse.ArgumentError as error:
-            raise ValueError(f"tiers.{tier}.engine.{key}: {error.message}") from None
+        if problem := _problem(known, key, value):
+            raise ValueError(f"tiers.{tier}.engine.{key}: {problem}")
 
 
-class _Parser(argparse.ArgumentParser):
-    """vLLM's options on Python's own parser; vLLM's parser would exit the process on an error."""
+def _hint(hint: Any, config: FieldInfo | None) -> Any:
+    if config is None:
+        return hint
+    if isinstance(hint, str):  # written in quotes, for types that vLLM imports only to check itself
+        hint = config.annotation
+    return Annotated[(hint, *config.metadata)] if config.metadata else hint
 
-    def error(self, message: str) -> NoReturn:
-        raise argparse.ArgumentError(None, message)
+
+def _problem(known: Mapping[str, Any], key: str, value: JsonValue) -> str | None:
+    if key in OURS:
+        return f"set here by us; use {OURS[key]}"
+    if key not in known:
+        near = difflib.get_close_matches(key, known, n=1)
+        return "not an argument of this vLLM" + (f"; did you mean '{near[0]}'?" if near else "")
+    try:
+        _validate(known[key], value)
+    except ValidationError as error:
+        if value is None:
+            return "null is no value here; leave the key out for vLLM's default"
+        return "; ".join(dict.fromkeys(_lines(error, value)))
+    return None
 
 
-def _words(key: str, value: object) -> Iterator[str]:
-    """The argument as on vLLM's command line."""
-    option = key.replace("_", "-")
-    if isinstance(value, bool):
-        yield f"--{option}" if value else f"--no-{option}"
-        return
-    yield f"--{option}"
-    if isinstance(value, dict):
-        yield json.dumps(value)
-    elif isinstance(value, list):
-        yield from map(str, value)
-    else:
-        yield str(value)
+def _validate(hint: Any, value: JsonValue) -> None:
+    types = [part for part in (hint, *get_args(hint)) if isinstance(part, type)]
+    nested = any(map(dataclasses.is_dataclass, types))  # Ray converts these itself, and leniently
+    config = None if nested else ConfigDict(arbitrary_types_allowed=True)
+    if any(issubclass(part, enum.Enum) and not issubclass(part, int) for part in types):
+        hint = str | None  # chosen by name, which vLLM looks up in its own way
+    # As JSON, since YAML has no tuples, sets and enums to be strict about.
+    TypeAdapter(hint, config=config).validate_json(json.dumps(value), strict=not nested)
+
+
+def _lines(error: ValidationError, value: JsonValue) -> Iterator[str]:
+    for item in error.errors():
+        if item["type"] not in PYTHON_ONLY:
+            # Only what is within a map or a list has a path; else `loc` names a member of a union.
+            path = item["loc"] if isinstance(value, dict | list) else ()
+            yield "".join(f"{part}: " for part in path) + describe(item)

@@ -24,10 +24,10 @@ class RayGrant:
     """A place on a replica, held by a streaming Serve call that has yielded its address.
 
     The call is never cancelled: the replica ends it when the Router asks it to, or when the place
-    has been idle for long. Cancelling a Serve
-    response is best effort: in ray 2.60 one that is cancelled while its assignment completes is
-    not cancelled at all (`_DeploymentResponseBase.cancel`). A place that leaked would keep its
-    replica from ever draining.
+    has been idle for long. Cancelling a Serve response is best effort: in ray 2.60 one that is
+    cancelled while its assignment completes is not cancelled at all where router and caller share
+    a loop (`_DeploymentResponseBase.cancel`). A place that leaked would keep its replica from ever
+    draining.
     """
 
     lease_id: str

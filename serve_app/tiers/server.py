@@ -3,119 +3,21 @@
 from __future__ import annotations
 
 import asyncio
-import contextlib
 import logging
-import socket
 import time
-from collections.abc import AsyncIterator, Awaitable, Callable, MutableMapping
+from collections.abc import AsyncIterator
 from pathlib import Path
-from typing import Any
 
 import ray
-import uvicorn
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
-from serve_app.tiers.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER
-from serve_app.tiers.http1 import IDLE_S_MAX, Address
+from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, warm_up
+from serve_app.tiers.http1 import Address
 from serve_app.tiers.lease_table import LeaseTable
 from serve_app.weights.pinned import check_pinned, default_stamps
 
 logger = logging.getLogger("ray.serve")
-
-# The ASGI types, spelled out here because starlette is not imported outside the gateway.
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
-
-
-class LeasedApp:
-    """The engine's app behind a door that opens to live leases only."""
-
-    def __init__(self, app: ASGIApp, leases: LeaseTable) -> None:
-        self._app = app
-        self._leases = leases
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        lease = self._leases.find(_lease_id(scope)) if scope["type"] == "http" else None
-        if lease is None:
-            await _answer(send, 403, [(LEASE_REFUSED_HEADER, b"1")])
-            return
-        if scope["path"] == LEASE_PATH:
-            lease.end()
-            await _answer(send, 200, [])
-            return
-        lease.begin_exchange()
-        try:
-            await self._app(scope, receive, send)
-        finally:
-            lease.end_exchange()
-
-
-def _lease_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == LEASE_HEADER:
-            return bytes(value).decode("latin-1")
-    return ""
-
-
-async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
-    headers = [*headers, (b"content-length", b"0")]
-    await send({"type": "http.response.start", "status": status, "headers": headers})
-    await send({"type": "http.response.body", "body": b""})
-
-
-class EngineHTTPServer:
-    """The HTTP server of one engine app, on a free port of the node's own address."""
-
-    def __init__(self, app: ASGIApp, host: str) -> None:
-        family = socket.AF_INET6 if ":" in host else socket.AF_INET
-        self._socket = socket.socket(family, socket.SOCK_STREAM)
-        self._socket.bind((host, 0))
-        self.address: Address = (host, self._socket.getsockname()[1])
-        config = uvicorn.Config(
-            app,
-            loop="none",
-            http="httptools",
-            ws="none",
-            lifespan="off",
-            access_log=False,
-            log_config=None,
-            log_level="warning",
-            server_header=False,
-            date_header=False,
-            backlog=2048,
-            # Longer than Routers keep idle connections, so that the server never closes one in the
-            # moment in which a Router sends on it.
-            timeout_keep_alive=int(4 * IDLE_S_MAX),
-        )
-        self._server = uvicorn.Server(config)
-        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
-
-    async def wait_started(self) -> None:
-        """Return when the port is open.
-
-        Raises:
-            RuntimeError: the server ended instead.
-        """
-        while not self._server.started:
-            self.check()
-            await asyncio.sleep(0.01)
-
-    def check(self) -> None:
-        """Raise RuntimeError if the server no longer runs."""
-        if self._task.done():
-            raise RuntimeError("the engine's HTTP server has stopped")
-
-    async def close(self) -> None:
-        """Close the port and every connection."""
-        self._server.should_exit = self._server.force_exit = True
-        self._task.cancel()
-        with contextlib.suppress(asyncio.CancelledError, Exception):
-            await self._task
-        self._socket.close()
 
 
 class TierServer(LLMServer):
@@ -142,7 +44,9 @@ class TierServer(LLMServer):
         await super().start()  # type: ignore[no-untyped-call]  # Ray's
         assert self.engine is not None, "LLMServer.start() makes it"
         self._leases = LeaseTable()
-        app = LeasedApp(await self.engine.build_asgi_app(), self._leases)
+        engine_app = await self.engine.build_asgi_app()
+        await warm_up(engine_app, self._llm_config.model_id)
+        app = LeasedApp(engine_app, self._leases)
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address())
         await self._http.wait_started()
         logger.info("engine app open to lease holders on port %d", self._http.address[1])

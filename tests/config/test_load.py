@@ -3,26 +3,31 @@
 from __future__ import annotations
 
 import copy
+import re
 from collections.abc import Callable
+from datetime import date
+from math import inf
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from serve_app.config.app import AppConfig, check_runtime
+from serve_app.config.app import AppConfig, RouterConfig, RouterReplicasConfig, check_runtime
 from serve_app.config.docs import render_config_docs
 from serve_app.config.load import ConfigError, load_serve_config
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
+from serve_app.config.tiers import TierConfig
 
 DOCS = Path(__file__).parents[2] / "docs/config.md"
+FAST = {"name": "fast", "model_id": "m"}
 VALID: dict[str, Any] = {
     "http_options": {"host": "0.0.0.0", "port": 9000},
     "applications": [
         {
             "name": "llm",
             "import_path": "serve_app.app:build",
-            "args": {"tiers": [{"name": "fast", "model_id": "m"}]},
+            "args": {"tiers": [FAST]},
             "deployments": [{"name": "Router", "user_config": {"limits": {"calls_max": 7}}}],
         }
     ],
@@ -68,6 +73,21 @@ def test_a_valid_file(load: Load) -> None:
 
 
 @pytest.mark.parametrize(
+    ("options", "url"),
+    [
+        ({"host": "::1"}, "http://[::1]:8000"),
+        ({"host": "fd00::7", "port": 9000}, "http://[fd00::7]:9000"),
+        ({"host": "::"}, "http://127.0.0.1:8000"),
+        ({"host": "gateway.example"}, "http://gateway.example:8000"),
+        ({}, "http://127.0.0.1:8000"),
+    ],
+)
+def test_base_url(load: Load, options: dict[str, Any], url: str) -> None:
+    """An IPv6 address is in brackets, and an address that means all is reached on this machine."""
+    assert load({**VALID, "http_options": options}).base_url == url
+
+
+@pytest.mark.parametrize(
     ("path", "value", "words"),
     [
         ("args.teirs", [], ["teirs", "did you mean 'tiers'"]),
@@ -78,6 +98,13 @@ def test_a_valid_file(load: Load) -> None:
         ("args.tiers", [], ["tiers", "at least 1"]),
         ("args.tiers.0.name", "Fast!", ["tiers.0.name", "pattern"]),
         ("args.tiers.0.name", "auto", ["tiers.0.name", "reserved"]),
+        ("args.tiers.0.model_id", "auto", ["tiers.0.model_id", "reserved"]),
+        ("args", 5, ["applications.0.args: expected a map, not 5"]),
+        ("args.tiers.0.env", {"A": 1}, ["env.A: expected text (in quotes), not 1"]),
+        ("args.tiers.0.engine", {"revision": date(2026, 1, 2)}, ["engine.revision: expected text"]),
+        ("args.tiers.0.replicas.max", 5000, ["replicas.max", "1024"]),
+        ("args.tiers.0.placement.cpus_per_worker", inf, ["cpus_per_worker", "finite"]),
+        ("args.router.replicas.min", 5, ["router.replicas", "max (4)", "min (5)"]),
         ("args.tiers.0.accelerator", "tpu", ["tiers.0.accelerator", "'cpu' or 'gpu'"]),
         ("args.tiers.0.max_ongoing_calls", 5000, ["max_ongoing_calls", "4096"]),
         ("args.tiers.0.max_ongoing_calls", 8, ["max_ongoing_calls (8)", "target_ongoing_calls"]),
@@ -91,6 +118,8 @@ def test_a_valid_file(load: Load) -> None:
         ("args.tiers.0.sha256sums", {"a": "12"}, ["tiers.0.sha256sums", "64 hexadecimal"]),
         ("args.tiers.0.sha256sums", {"../a": "0" * 64}, ["tiers.0.sha256sums", "'../a'"]),
         ("args.tiers.0.sha256sums", ["a"], ["tiers.0.sha256sums"]),
+        ("args.tiers.0.drain_timeout_s", inf, ["drain_timeout_s", "finite"]),
+        ("args.router.drain_timeout_s", 1e6, ["router.drain_timeout_s", "86400"]),
         (
             "args.tiers",
             [{"name": "a", "model_id": "m"}, {"name": "b", "model_id": "m"}],
@@ -107,7 +136,7 @@ def test_a_wrong_topology(load: Load, path: str, value: object, words: list[str]
     """The message names the key, and its bound or its nearest valid neighbour."""
     with pytest.raises(ConfigError) as caught:
         load(valid_with(path, value))
-    assert "applications[].args" in str(caught.value)
+    assert "applications" in str(caught.value)
     assert [word for word in words if word not in str(caught.value)] == []
 
 
@@ -119,6 +148,10 @@ def test_a_wrong_topology(load: Load, path: str, value: object, words: list[str]
         ("routing.default_tier", "huge", ["routing.default_tier", "'huge'", "fast"]),
         ("limits.calls_max", 0, ["limits.calls_max", "greater than 0"]),
         ("deadlines.gap_s", "soon", ["deadlines.gap_s", "number"]),
+        ("deadlines.gap_s", inf, ["deadlines.gap_s", "finite"]),
+        ("deadlines.total_s", 1e6, ["deadlines.total_s", "86400"]),
+        ("limits.calls_max", 1e6, ["limits.calls_max", "65536"]),
+        ("limits.body_bytes_max", 2**31, ["limits.body_bytes_max", "1073741824"]),
         ("leases.reuse_s", 5, ["leases.reuse_s", "0.9"]),
     ],
 )
@@ -135,18 +168,52 @@ def test_a_wrong_user_config(load: Load, path: str, value: object, words: list[s
     [
         ("applications: [", "not valid YAML"),
         ("a: b: c", "not valid YAML"),
-        ("", "none with import_path serve_app.app:build"),
-        ("just text", "none with import_path serve_app.app:build"),
+        ("name: café".encode("latin-1"), "not UTF-8 from byte 9 on; save it as UTF-8"),
+        ("", "the whole config: expected a map, not null"),
+        ("just text", "the whole config: expected a map, not 'just text'"),
+        ({"applications": 5}, "applications: expected a list, not 5"),
         ({"applications": []}, "none with import_path serve_app.app:build"),
         ({"applications": [{"import_path": "other:app"}]}, "none with import_path"),
-        ({"applications": ["serve_app.app:build"]}, "none with import_path"),
-        ({"applications": [{"import_path": "serve_app.app:build"}]}, "tiers: Field required"),
+        ({"applications": ["serve_app.app:build"]}, "applications.0: expected a map, not 'serve_"),
+        ({"applications": [{"import_path": "serve_app.app:build"}]}, "tiers: required, but miss"),
+        ({**VALID, "http_options": 5}, "http_options: expected a map, not 5"),
+        ({**VALID, "http_options": {"port": "x"}}, "http_options.port: expected a valid integer"),
+        (valid_with("deployments", 5), "applications.0.deployments: expected a list, not 5"),
+        (valid_with("deployments", [5]), "applications.0.deployments.0: expected a map, not 5"),
+        (valid_with("deployments.0.user_config", 5), "user_config: expected a map, not 5"),
     ],
 )
 def test_a_file_that_is_no_config(load: Load, document: object, words: str) -> None:
     """Whatever the file holds instead, the error says so in one message."""
     with pytest.raises(ConfigError, match=words):
         load(document)
+
+
+def test_only_the_deepest_fault_is_told(load: Load) -> None:
+    """A list whose one element is wrong is not called too short as well."""
+    with pytest.raises(ConfigError) as caught:
+        load(valid_with("args.tiers.0.modelid", "m"))
+    assert len(str(caught.value).splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [
+        ("Ruoter", "no deployment 'Ruoter'; did you mean 'Router'"),
+        ("teir-fast", "did you mean 'tier-fast'"),
+        ("zzz", "there are Router, tier-fast"),
+    ],
+)
+def test_a_misspelt_deployment(load: Load, name: str, words: str) -> None:
+    """What is meant for a deployment that does not exist is refused, not dropped."""
+    with pytest.raises(ConfigError, match=words):
+        load(valid_with("deployments.0.name", name))
+
+
+def test_a_tier_may_be_named_among_the_deployments(load: Load) -> None:
+    """A deployment of ours that is not the Router changes nothing of the Router's config."""
+    document = valid_with("deployments.0.name", "tier-fast")
+    assert load(document).runtime == RuntimeConfig()
 
 
 def test_a_missing_file(tmp_path: Path) -> None:
@@ -189,11 +256,38 @@ def test_check_runtime_takes_known_tiers(default: str | None) -> None:
     check_runtime(RuntimeConfig(routing=RoutingConfig(default_tier=default)), tiers)
 
 
-def test_check_runtime_refuses_unknown_tiers() -> None:
-    """A default tier that does not exist is refused with the names of those that do."""
-    tiers = AppConfig.model_validate(VALID["applications"][0]["args"]).tiers
-    with pytest.raises(ValueError, match="'huge' is none of fast"):
-        check_runtime(RuntimeConfig(routing=RoutingConfig(default_tier="huge")), tiers)
+@pytest.mark.parametrize("default", ["huge", "index"])
+def test_check_runtime_refuses_what_cannot_generate(default: str) -> None:
+    """A default tier that does not exist or only embeds is refused with the names of the others."""
+    tiers = (
+        TierConfig(name="fast", model_id="m"),
+        TierConfig(name="index", model_id="e", tasks=("embed",)),
+    )
+    with pytest.raises(ValueError, match=f"'{default}' is none of the tiers that generate: fast$"):
+        check_runtime(RuntimeConfig(routing=RoutingConfig(default_tier=default)), tiers)
+
+
+@pytest.mark.parametrize("value", [-1, None, "auto"])
+def test_a_context_length_that_vllm_finds(value: object) -> None:
+    """Only a number of tokens is one; what leaves the choice to vLLM bounds no prompt."""
+    engine = {"max_model_len": value}
+    assert TierConfig.model_validate({**FAST, "engine": engine}).max_model_len is None
+    engine = {"max_model_len": 4096}
+    assert TierConfig.model_validate({**FAST, "engine": engine}).max_model_len == 4096
+
+
+def test_a_partial_section_keeps_the_other_defaults() -> None:
+    """The Router's replicas have the defaults of the config page, whichever of them are set."""
+    replicas = RouterConfig.model_validate({"replicas": {"min": 2}}).replicas
+    assert replicas == RouterReplicasConfig(min=2)
+    assert (replicas.max, replicas.target_ongoing_calls) == (4, 128.0)
+
+
+def test_the_config_page_is_a_table() -> None:
+    """Each row has four cells, so a bar within one is escaped once."""
+    rows = [line for line in render_config_docs().splitlines() if line.startswith("| `")]
+    assert [row for row in rows if len(re.findall(r"(?<!\\)\|", row)) != 5] == []
+    assert any(r"`cpu` \| `gpu`" in row for row in rows)
 
 
 def test_the_config_page_is_true() -> None:

@@ -61,6 +61,7 @@ def test_the_whole_plan() -> None:
                 "upscale_delay_s": 10.0,
                 "downscale_delay_s": 600.0,
             },
+            "logging_config": {"enable_access_log": False},
         },
         "experimental_configs": {"stream_batching_interval_ms": 0},
         "runtime_env": {"env_vars": {"A": "1"}},

@@ -1,0 +1,182 @@
+"""`serve-app evaluate`: how often each model is right, how fast, and how often it is strong."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from contextlib import contextmanager
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Annotated
+
+import httpx
+import typer
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
+
+from serve_app import demo
+from serve_app.config.load import process_environment
+from serve_app.evaluate.answers import ANSWERS_FILE, Answer, Settings, open_answers
+from serve_app.evaluate.client import Client
+from serve_app.evaluate.dataset import load_dataset
+from serve_app.evaluate.errors import EvaluationFailed, InvalidDataset
+from serve_app.evaluate.picture import draw_picture
+from serve_app.evaluate.report import print_report, render_json
+from serve_app.evaluate.run import Call, make_calls, plan_calls
+from serve_app.evaluate.summary import Summary, summarize
+
+SUMMARY_FILE = "summary.json"
+PICTURE_FILE = "quality-over-cost.png"
+DEMO_QUESTIONS = Path(demo.__file__).with_name("testset.jsonl")
+_DEMO = "demo"
+_WIDTH_MIN = 110
+# A call may wait long for its first token behind others; but not forever.
+_TIMEOUT = httpx.Timeout(300.0, connect=10.0)
+_INTERRUPTED = 130
+
+
+def evaluate(
+    dataset: Annotated[str, typer.Argument(help="A JSONL file of labelled questions, or `demo`.")],
+    base_url: Annotated[
+        str, typer.Option(help="The endpoint, as OpenAI's clients want it.")
+    ] = "http://127.0.0.1:8000/v1",
+    models: Annotated[str, typer.Option(help="Who is asked, with commas.")] = "fast,strong,auto",
+    strong: Annotated[
+        str, typer.Option(help="The model that the others are held against.")
+    ] = "strong",
+    api_key_env: Annotated[
+        str | None, typer.Option(help="The environment variable that holds the API key.")
+    ] = None,
+    out: Annotated[
+        Path | None,
+        typer.Option(
+            file_okay=False, help="Where the answers go; an interrupted evaluation there goes on."
+        ),
+    ] = None,
+    concurrency: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 512,
+    temperature: Annotated[float, typer.Option(min=0, max=2)] = 0,
+    limit: Annotated[
+        int | None, typer.Option(min=1, help="Ask only so many questions, drawn by chance.")
+    ] = None,
+    seed: Annotated[int, typer.Option(help="Of the drawing, the order and the sampling.")] = 0,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Ask a running endpoint labelled questions, and say who answers them how well."""
+    names = _parse_models(models)
+    address, headers = _parse_address(base_url), _build_headers(api_key_env)
+    try:
+        questions = load_dataset(_locate(dataset)).choose(limit, seed)
+        settings = Settings(questions.sha256, address, max_tokens, temperature, seed)
+        directory = out or _name_directory(questions.name)
+        with open_answers(directory, settings) as log:
+            calls = plan_calls(questions, names, log.answers, seed)
+            _say(f"{len(calls)} calls to make, {len(questions.items) * len(names)} in all.")
+            _say(f"If it is interrupted, the same command with --out {directory} goes on.")
+            with _progress(len(calls)) as show:
+                asyncio.run(_make_calls(settings, headers, calls, concurrency, [log.add, show]))
+    except EvaluationFailed as failure:
+        _say(str(failure))
+        raise typer.Exit(1) from None
+    except KeyboardInterrupt:
+        _say("Interrupted.")
+        raise typer.Exit(_INTERRUPTED) from None
+    _report(summarize(questions, names, strong, settings, log.answers), directory, json)
+
+
+async def _make_calls(
+    settings: Settings,
+    headers: Mapping[str, str],
+    calls: Sequence[Call],
+    concurrency: int,
+    takers: Sequence[Callable[[Answer], None]],
+) -> None:
+    def take(answer: Answer) -> None:
+        for taker in takers:
+            taker(answer)
+
+    limits = httpx.Limits(max_connections=concurrency)
+    async with httpx.AsyncClient(
+        base_url=settings.base_url, headers=headers, timeout=_TIMEOUT, limits=limits
+    ) as http:
+        await make_calls(Client(http, settings), calls, concurrency, take)
+
+
+@contextmanager
+def _progress(total: int) -> Iterator[Callable[[Answer], None]]:
+    """A bar on stderr; what it yields moves it by one answer."""
+    failed = 0
+    columns = (
+        BarColumn(),
+        MofNCompleteColumn(),
+        TimeRemainingColumn(),
+        TextColumn("{task.fields[failed]} failed"),
+    )
+    with Progress(*columns, console=Console(stderr=True)) as progress:
+        task = progress.add_task("", total=total, failed=failed)
+
+        def show(answer: Answer) -> None:
+            nonlocal failed
+            failed += answer.error is not None
+            progress.update(task, advance=1, failed=failed)
+
+        yield show
+
+
+def _report(summary: Summary, directory: Path, json: bool) -> None:
+    document = render_json(summary)
+    (directory / SUMMARY_FILE).write_bytes(document)
+    draw_picture(summary, directory / PICTURE_FILE)
+    if json:
+        typer.echo(document, nl=False)
+    else:
+        print_report(Console(width=max(_WIDTH_MIN, Console().width)), summary)
+    _say(f"{directory} holds {ANSWERS_FILE}, {SUMMARY_FILE} and {PICTURE_FILE}.")
+    if summary.errors:
+        _say(f"{summary.errors} calls failed; with --out {directory} they are made again.")
+        raise typer.Exit(1)
+
+
+def _locate(dataset: str) -> Path:
+    if dataset != _DEMO:
+        return Path(dataset)
+    if not DEMO_QUESTIONS.is_file():
+        raise InvalidDataset(DEMO_QUESTIONS, None, "the demo's questions are not installed")
+    return DEMO_QUESTIONS
+
+
+def _name_directory(dataset: str) -> Path:
+    """A new one each time: the models behind an address may have changed since the last."""
+    return Path("evaluation") / f"{dataset}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
+
+
+def _parse_models(text: str) -> Sequence[str]:
+    names = list(dict.fromkeys(name.strip() for name in text.split(",")))
+    if "" in names:
+        raise typer.BadParameter(f"'{text}' is no list of models", param_hint="--models")
+    return names
+
+
+def _parse_address(base_url: str) -> str:
+    try:
+        url = httpx.URL(base_url)
+    except httpx.InvalidURL:
+        url = httpx.URL("")
+    if url.scheme not in ("http", "https") or not url.host:
+        raise typer.BadParameter(f"'{base_url}' is no http address", param_hint="--base-url")
+    return base_url.rstrip("/")
+
+
+def _build_headers(api_key_env: str | None) -> Mapping[str, str]:
+    if api_key_env is None:
+        return {}
+    key = process_environment().get(api_key_env)
+    if not key:
+        raise typer.BadParameter(
+            f"the environment has no {api_key_env}", param_hint="--api-key-env"
+        )
+    return {"authorization": f"Bearer {key}"}
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)
