@@ -150,9 +150,14 @@ def _deploy_failure(auth_token: str) -> str | None:
             applications = json.load(response)["applications"]
     except OSError:
         return None  # The dashboard starts after the cluster, and may be off.
-    for name, application in applications.items():
+    for application in applications.values():
         if application["status"] == "DEPLOY_FAILED":
-            return f"{name}: {application['message'].strip()}"
+            failed = [
+                f"{name}: {deployment['message'].strip()}"
+                for name, deployment in application["deployments"].items()
+                if deployment["status"] == "DEPLOY_FAILED"
+            ]
+            return "\n".join([application["message"].strip(), *failed])
     return None
 
 

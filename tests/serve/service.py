@@ -102,7 +102,7 @@ class Service:
         document["applications"][0]["deployments"][0]["user_config"] = user_config
         path = self.run_dir / "edited.yaml"
         path.write_text(yaml.safe_dump(document))
-        subprocess.run([_tool("serve"), "deploy", str(path)], check=True, capture_output=True)
+        subprocess.run([tool("serve"), "deploy", str(path)], check=True, capture_output=True)
 
 
 def _title(process: psutil.Process) -> str:
@@ -117,7 +117,8 @@ def _targets() -> list[str]:
     return [target for group in found for target in group["targets"]]
 
 
-def _tool(name: str) -> str:
+def tool(name: str) -> str:
+    """The path of a command of this environment."""
     return str(Path(sys.executable).with_name(name))
 
 
@@ -129,7 +130,7 @@ def running_service(config: Path, run_dir: Path, *options: str) -> Iterator[Serv
     log = run_dir.parent / f"{run_dir.name}.log"
     with log.open("wb") as output:
         child = subprocess.Popen(
-            [_tool("serve-app"), "up", str(config), "--port", str(port), *options],
+            [tool("serve-app"), "up", str(config), "--port", str(port), *options],
             env=environment,
             stdout=output,
             stderr=subprocess.STDOUT,

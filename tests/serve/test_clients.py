@@ -1,16 +1,18 @@
-"""The official clients, unmodified, against the real stack."""
+"""The official clients, unmodified, and `serve-app evaluate`, against the real stack."""
 
 from __future__ import annotations
 
 import asyncio
 import json
+import subprocess
+from pathlib import Path
 
 import anthropic
 import httpx
 import openai
 import pytest
 
-from tests.serve.service import Service
+from tests.serve.service import Service, tool
 
 pytestmark = pytest.mark.serve
 
@@ -247,3 +249,25 @@ def test_a_request_id_may_repeat(local: Service) -> None:
         assert response.status_code == 200
         assert response.headers["x-request-id"] == "same"
         assert response.json()["usage"]["completion_tokens"] == 64
+
+
+def test_evaluate_asks_every_model(local: Service, tmp_path: Path) -> None:
+    """`serve-app evaluate` measures both tiers and `auto`, and reads the decisions."""
+    questions = ["Hello", "Prove that there are infinitely many primes.", "你好"]
+    lines = [
+        {"prompt": text, "check": {"type": "regex", "value": "."}, "tags": {"n": str(number)}}
+        for number, text in enumerate(questions)
+    ]
+    path, out = tmp_path / "questions.jsonl", tmp_path / "out"
+    path.write_text("\n".join(map(json.dumps, lines)))
+    command = [tool("serve-app"), "evaluate", str(path), "--base-url", f"{local.base_url}/v1"]
+    command += ["--out", str(out), "--max-tokens", "8", "--json"]
+    result = subprocess.run(command, capture_output=True, text=True, check=False, timeout=120)
+    assert result.returncode == 0, result.stderr
+    answers = [json.loads(line) for line in (out / "answers.jsonl").read_text().splitlines()]
+    assert {answer["model"] for answer in answers} == {"fast", "strong", "auto"}
+    assert len(answers) == 9
+    assert all(answer["right"] and answer["ttft_s"] > 0 for answer in answers)
+    routed = {answer["tier"] for answer in answers if answer["model"] == "auto"}
+    assert routed == {"fast", "strong"}
+    assert (out / "quality-over-cost.png").read_bytes().startswith(b"\x89PNG")

@@ -8,6 +8,8 @@ import openai
 import pytest
 import yaml
 
+from serve_app import demo
+from serve_app.weights.integrity import make_sums
 from tests.serve.conftest import run_dir
 from tests.serve.service import ROOT, Service, running_service
 
@@ -18,7 +20,7 @@ PROMPTS = ["Hello", "What is the capital of France?", "1 2 3 4", "你好", "def 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """configs/local-tp2.yaml, with the strong model at TP 1 as well and a tier that embeds."""
+    """configs/local-tp2.yaml, with the strong model at TP 1 (pinned) and a tier that embeds."""
     document = yaml.safe_load((ROOT / "configs" / "local-tp2.yaml").read_text())
     args = document["applications"][0]["args"]
     fast, strong = args["tiers"]
@@ -26,6 +28,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         **strong,
         "name": "single",
         "model_id": "demo-single",
+        "sha256sums": make_sums(demo.locate("strong")),
         "engine": {**strong["engine"], "tensor_parallel_size": 1},
     }
     embed = {
