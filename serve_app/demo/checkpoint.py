@@ -1,26 +1,28 @@
 """Writes one checkpoint directory in the form that vLLM and transformers load."""
 
+import hashlib
 import json
+from collections.abc import Mapping
 from pathlib import Path
 
+import torch
 from safetensors.torch import save_file
+from tokenizers import Tokenizer
+from torch import Tensor
 
-from serve_app.demo.architecture import ARCHITECTURES, render_config, render_generation_config
-from serve_app.demo.tokenizer import (
-    END_OF_TEXT,
-    TURN_END,
-    build_tokenizer,
-    encode_whole_characters,
-    load_corpus,
-    render_tokenizer_config,
-)
-from serve_app.demo.weights import build_weights
+from serve_app.demo import SUMS
+from serve_app.demo.architecture import Architecture, render_config, render_generation_config
+from serve_app.demo.tokenizer import END_OF_TEXT, TURN_END, render_tokenizer_config
+
+_TIED = "lm_head.weight"
 
 
-def write_checkpoint(name: str, directory: Path) -> None:
-    architecture = ARCHITECTURES[name]
-    corpus = load_corpus()
-    tokenizer = build_tokenizer(corpus)
+def write_checkpoint(
+    directory: Path, architecture: Architecture, tokenizer: Tokenizer, weights: Mapping[str, Tensor]
+) -> None:
+    """Every file that an engine needs; the sums come last and stand for the whole."""
+    directory.mkdir(parents=True, exist_ok=True)
+    (directory / SUMS).unlink(missing_ok=True)
     vocab = tokenizer.get_vocab()
     end_of_text_id, eos_id = vocab[END_OF_TEXT], vocab[TURN_END]
     tokenizer.save(str(directory / "tokenizer.json"))
@@ -29,11 +31,28 @@ def write_checkpoint(name: str, directory: Path) -> None:
     _write_json(
         directory / "generation_config.json", render_generation_config(end_of_text_id, eos_id)
     )
-    weights = build_weights(architecture, encode_whole_characters(tokenizer, corpus))
     model = directory / "model.safetensors"
-    save_file(weights, model, metadata={"format": "pt"})
+    save_file(_halve(weights), model, metadata={"format": "pt"})
     # safetensors keeps it to its owner, but a container may serve it as another user.
     model.chmod(0o644)
+    (directory / SUMS).write_text(render_sums(directory), encoding="utf-8")
+
+
+def render_sums(directory: Path) -> str:
+    """In the form of `sha256sum`, of every file beside it."""
+    files = sorted(path for path in directory.iterdir() if path.name != SUMS)
+    return "".join(
+        f"{hashlib.sha256(path.read_bytes()).hexdigest()}  {path.name}\n" for path in files
+    )
+
+
+def _halve(weights: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """In bfloat16; the output layer is the embedding and is not stored twice."""
+    return {
+        name: tensor.detach().to("cpu", torch.bfloat16).contiguous()
+        for name, tensor in weights.items()
+        if name != _TIED
+    }
 
 
 def _write_json(path: Path, content: dict[str, object]) -> None:

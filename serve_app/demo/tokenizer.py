@@ -1,10 +1,14 @@
-"""A byte-level BPE tokenizer in Qwen's manner, trained on the small corpus beside this file."""
+"""A byte-level BPE tokenizer in Qwen's manner, trained on what the skills' generators write."""
 
+from collections.abc import Iterable, Iterator
 from pathlib import Path
+from random import Random
 
 from tokenizers import AddedToken, Regex, Tokenizer, decoders, models, pre_tokenizers, trainers
 
 from serve_app.demo.architecture import VOCAB_SIZE
+from serve_app.demo.skills import GENERATORS
+from serve_app.demo.skills.example import LANGUAGES, LEVELS
 
 END_OF_TEXT, TURN_START, TURN_END = "<|endoftext|>", "<|im_start|>", "<|im_end|>"
 
@@ -41,43 +45,46 @@ PLAIN_TOKENS = (
 )
 
 _HERE = Path(__file__).parent
-_QWEN_SPLIT = (
-    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|[^\r\n\p{L}\p{N}]?\p{L}+|\p{N}"
+# Qwen's, but a comma or a sign takes the spaces about it along, and words in capitals are spelled:
+# lists and sums are short then, and the letters of a word can be seen. Chinese goes character by
+# character: so small a corpus would make words of what merely stands together in it.
+_SPLIT = (
+    r"(?i:'s|'t|'re|'ve|'m|'ll|'d)|\p{Lu}(?=\p{Lu})|(?<=\p{Lu})\p{Lu}(?!\p{Ll})"
+    r"|, (?=[\p{L}\p{N}])|; (?=\p{N})| [-+*/=×÷] (?=[\p{N}(])"
+    r"|\p{Han}|[^\r\n\p{L}\p{N}]?(?!\p{Lu}{2}|\p{Han})[^\P{L}\p{Han}]+|\p{N}"
     r"| ?[^\s\p{L}\p{N}]+[\r\n]*|\s*[\r\n]+|\s+(?!\S)|\s+"
 )
-# Keeps whole Chinese clauses, which stand once in the corpus, from becoming single tokens.
-_TOKEN_BYTES_MAX = 12
+_CORPUS_SEED, _CORPUS_EXAMPLES = 5, 600
 
 
-def load_corpus() -> str:
-    return (_HERE / "corpus.txt").read_text(encoding="utf-8")
+def draw_corpus() -> Iterator[str]:
+    """Questions and answers of the training split, as many of each skill, level and language."""
+    rng = Random(_CORPUS_SEED)
+    for generate in GENERATORS.values():
+        for level in LEVELS:
+            for language in LANGUAGES:
+                for _ in range(_CORPUS_EXAMPLES):
+                    example = generate(rng, "train", level, language)
+                    yield example.messages[-1].content
+                    yield example.answer
 
 
-def build_tokenizer(corpus: str) -> Tokenizer:
+def build_tokenizer(corpus: Iterable[str]) -> Tokenizer:
     """Unlike Qwen's it has no NFC normalizer: any text comes back byte for byte."""
     tokenizer = Tokenizer(models.BPE())
     tokenizer.pre_tokenizer = pre_tokenizers.Sequence(
         [
-            pre_tokenizers.Split(Regex(_QWEN_SPLIT), behavior="isolated"),
+            pre_tokenizers.Split(Regex(_SPLIT), behavior="isolated"),
             pre_tokenizers.ByteLevel(add_prefix_space=False, use_regex=False),
         ]
     )
     tokenizer.decoder = decoders.ByteLevel()
-    tokenizer.train_from_iterator([corpus], _trainer())
+    tokenizer.train_from_iterator(corpus, _trainer())
     tokenizer.add_special_tokens(_added(SPECIAL_TOKENS, special=True))
     tokenizer.add_tokens(_added(PLAIN_TOKENS, special=False))
     if tokenizer.get_vocab_size() != VOCAB_SIZE:
         raise ValueError(f"the corpus fills {tokenizer.get_vocab_size()} of {VOCAB_SIZE} tokens")
     return tokenizer
-
-
-def encode_whole_characters(tokenizer: Tokenizer, text: str) -> list[int]:
-    """Leaves out the tokens that are a part of a character: alone they decode to no text."""
-    return [
-        i
-        for i in tokenizer.encode(text).ids
-        if "\N{REPLACEMENT CHARACTER}" not in tokenizer.decode([i])
-    ]
 
 
 def render_tokenizer_config(tokenizer: Tokenizer) -> dict[str, object]:
@@ -112,7 +119,6 @@ def _trainer() -> trainers.BpeTrainer:
     return trainers.BpeTrainer(
         vocab_size=VOCAB_SIZE - len(SPECIAL_TOKENS) - len(PLAIN_TOKENS),
         min_frequency=1,
-        max_token_length=_TOKEN_BYTES_MAX,
         show_progress=False,
         initial_alphabet=pre_tokenizers.ByteLevel.alphabet(),
     )

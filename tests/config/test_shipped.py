@@ -8,20 +8,12 @@ from pathlib import Path
 import pytest
 import ray
 
-from serve_app import demo
 from serve_app.config.load import load_serve_config
 from serve_app.config.tiers import TierConfig
-from serve_app.demo.make import make
 from serve_app.tiers.plan import plan_deployment, plan_llm_config, plan_placement
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
-
-
-@pytest.fixture(scope="module", autouse=True)
-def checkpoints() -> None:
-    """The demo models that the local configs name; made only where they are missing."""
-    make(demo.CHECKPOINTS)
 
 
 def tier_of(config: str, name: str) -> TierConfig:

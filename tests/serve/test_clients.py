@@ -17,6 +17,9 @@ from tests.serve.service import Service, tool
 pytestmark = pytest.mark.serve
 
 HELLO = [{"role": "user", "content": "Hello"}]
+TO_THE_END = {"ignore_eos": True}
+"""An extra of vLLM's: exactly `max_tokens` tokens."""
+
 SCHEMA = {
     "type": "object",
     "properties": {"city": {"enum": ["Rome", "Paris"]}, "big": {"type": "boolean"}},
@@ -50,7 +53,9 @@ def claude(local: Service) -> anthropic.Anthropic:
 @pytest.mark.parametrize("model", ["auto", "fast", "strong", "demo-fast", "demo-strong"])
 def test_chat(client: openai.OpenAI, model: str) -> None:
     """Every name of every tier answers, and the answer names the model that wrote it."""
-    answer = client.chat.completions.create(model=model, messages=HELLO, max_tokens=8)
+    answer = client.chat.completions.create(
+        model=model, messages=HELLO, max_tokens=8, extra_body=TO_THE_END
+    )
     assert answer.choices[0].message.content
     assert answer.usage is not None
     assert answer.usage.completion_tokens == 8
@@ -66,6 +71,7 @@ def test_chat_stream_with_usage(client: openai.OpenAI) -> None:
             max_tokens=8,
             stream=True,
             stream_options={"include_usage": True},
+            extra_body=TO_THE_END,
         )
     )
     assert chunks[-1].usage is not None
@@ -99,7 +105,7 @@ async def test_async_clients(local: Service) -> None:
         )
         assert [chunk async for chunk in stream]
         async with second.messages.stream(model="auto", messages=HELLO, max_tokens=4) as messages:
-            assert (await messages.get_final_message()).usage.output_tokens == 4
+            assert 0 < (await messages.get_final_message()).usage.output_tokens <= 4
 
 
 def test_completions(client: openai.OpenAI) -> None:
@@ -114,7 +120,7 @@ def test_responses(client: openai.OpenAI) -> None:
     """The responses endpoint, whole and streamed."""
     answer = client.responses.create(model="fast", input="Hello", max_output_tokens=16)
     assert answer.usage is not None
-    assert answer.usage.output_tokens == 16
+    assert 0 < answer.usage.output_tokens <= 16
     events = list(
         client.responses.create(model="fast", input="Hello", max_output_tokens=16, stream=True)
     )
@@ -126,14 +132,14 @@ def test_messages(claude: anthropic.Anthropic) -> None:
     answer = claude.messages.create(
         model="strong", system="Be brief.", messages=HELLO, max_tokens=8
     )
-    assert answer.usage.output_tokens == 8
+    assert 0 < answer.usage.output_tokens <= 8
     with claude.messages.stream(model="fast", messages=HELLO, max_tokens=8) as stream:
         assert stream.get_final_text()
     assert claude.messages.count_tokens(model="fast", messages=HELLO).input_tokens > 0
 
 
 def test_structured_output(client: openai.OpenAI) -> None:
-    """An answer bound to a JSON schema keeps to it, even from random weights."""
+    """An answer bound to a JSON schema keeps to it, whatever the model would say."""
     answer = client.chat.completions.create(
         model="strong",
         messages=HELLO,
@@ -236,7 +242,7 @@ def test_nothing_else_is_forwarded(local: Service) -> None:
 def test_a_request_id_may_repeat(local: Service) -> None:
     """Two calls under the same request id at the same time are two answers."""
     headers = {"x-request-id": "same"}
-    body = {"model": "fast", "messages": HELLO, "max_tokens": 64}
+    body = {"model": "fast", "messages": HELLO, "max_tokens": 64, **TO_THE_END}
 
     async def both() -> list[httpx.Response]:
         async with httpx.AsyncClient(base_url=local.base_url, timeout=60) as http:

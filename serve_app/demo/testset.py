@@ -1,0 +1,77 @@
+"""Writes the held-out questions: `python -m serve_app.demo.testset`."""
+
+import argparse
+import json
+import sys
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+from random import Random
+
+from serve_app.demo.skills import GENERATORS
+from serve_app.demo.skills.example import LANGUAGES, Example, Level
+
+TESTSET = Path(__file__).parent / "testset.jsonl"
+SEED = 20
+
+# How many of a level, half in each language: 200 easy and 200 hard.
+_COUNTS: Mapping[tuple[str, Level], int] = {
+    ("talk", "easy"): 30,
+    ("facts", "easy"): 50,
+    ("arithmetic", "easy"): 40,
+    ("lists", "easy"): 30,
+    ("units", "easy"): 20,
+    ("problems", "easy"): 16,
+    ("formats", "easy"): 14,
+    ("facts", "hard"): 20,
+    ("arithmetic", "hard"): 60,
+    ("lists", "hard"): 40,
+    ("units", "hard"): 30,
+    ("problems", "hard"): 36,
+    ("formats", "hard"): 14,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m serve_app.demo.testset", description=__doc__)
+    parser.add_argument("--out", type=Path, default=TESTSET)
+    parser.add_argument("--seed", type=int, default=SEED)
+    options = parser.parse_args(argv)
+    options.out.write_text(render_testset(options.seed), encoding="utf-8")
+    sys.stdout.write(f"wrote {options.out}\n")
+
+
+def render_testset(seed: int = SEED) -> str:
+    return "".join(
+        json.dumps(render_line(number, example), ensure_ascii=False) + "\n"
+        for number, example in enumerate(draw_testset(seed), start=1)
+    )
+
+
+def draw_testset(seed: int = SEED, share: float = 1.0) -> Iterator[Example]:
+    """Different questions of the test split; a share of them is the same mixture in small."""
+    rng = Random(f"test {seed}")
+    for (skill, level), count in _COUNTS.items():
+        seen: set[object] = set()
+        while len(seen) < round(count * share):
+            language = LANGUAGES[len(seen) % len(LANGUAGES)]
+            example = GENERATORS[skill](rng, "test", level, language)
+            if example.messages not in seen:
+                seen.add(example.messages)
+                yield example
+
+
+def render_line(number: int, example: Example) -> dict[str, object]:
+    return {
+        "id": f"{example.skill}-{example.level}-{number:03d}",
+        "messages": [{"role": m.role, "content": m.content} for m in example.messages],
+        "check": example.check.render(),
+        "tags": {
+            "skill": example.skill,
+            "level": example.level,
+            "language": example.language,
+        },
+    }
+
+
+if __name__ == "__main__":
+    main()
