@@ -8,7 +8,7 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev checkpoints serve stop test unit serve-tests lint bench lock clean
+.PHONY: help install install-dev serve stop test unit serve-tests lint bench lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -19,10 +19,7 @@ install: ## Put the pinned runtime into .venv (PYTHON=python3.12 picks the Pytho
 install-dev: ## The same, and the test tools
 	$(INSTALL) cpu dev
 
-checkpoints: install ## Make the demo checkpoints where they are missing
-	@$(BIN)/python -m serve_app.demo.make
-
-serve: checkpoints ## Serve on this machine's CPU (CONFIG=configs/local.yaml)
+serve: install ## Serve on this machine's CPU (CONFIG=configs/local.yaml)
 	@exec $(BIN)/serve-app up $(CONFIG)
 
 stop: ## Stop what `make serve` started
@@ -31,10 +28,10 @@ stop: ## Stop what `make serve` started
 
 test: lint unit serve-tests ## Everything: lint, unit tests, tests on real Ray and vLLM
 
-unit: install-dev checkpoints ## The fast tests only
+unit: install-dev ## The fast tests only
 	@$(BIN)/pytest -m "not serve"
 
-serve-tests: install-dev checkpoints ## The tests that start real Ray and real vLLM
+serve-tests: install-dev ## The tests that start real Ray and real vLLM
 	@$(BIN)/pytest -m serve
 
 lint: install-dev ## Ruff, mypy, the import contracts and the locks
@@ -44,12 +41,12 @@ lint: install-dev ## Ruff, mypy, the import contracts and the locks
 	@$(BIN)/mypy serve_app tools
 	@$(BIN)/lint-imports --no-logo
 
-bench: checkpoints ## What the router costs, against bare vLLM
+bench: install ## What the router costs, against bare vLLM
 	@exec $(BIN)/serve-app bench overhead
 
 lock: ## Resolve pyproject.toml into requirements/ (UPGRADE=1 takes newer versions)
 	@sh tools/python.sh tools/lock.py
 
-clean: ## Remove .venv, caches and build artefacts; the demo checkpoints stay
+clean: ## Remove .venv, caches and build artefacts
 	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +

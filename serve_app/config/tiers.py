@@ -12,7 +12,7 @@ from serve_app.weights.sums import check_sums_mapping
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
 RESERVED_NAMES = frozenset({"auto"})
 DEMO_PREFIX = "demo:"
-"""Before the name of a checkpoint that the package makes itself, as a source."""
+"""Before the name of a checkpoint that comes with the package, as a source."""
 DEPLOYMENT_PREFIX = "tier-"
 """Before a tier's name, in the name of its deployment."""
 

@@ -18,7 +18,7 @@ def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
     """The keyword arguments of `ray.serve.llm.LLMConfig` for one tier.
 
     Raises:
-        CheckpointMissing: the tier uses a demo model that has not been made.
+        CheckpointMissing: the tier uses a demo model that is not there.
     """
     return {
         "model_loading_config": {
@@ -42,7 +42,7 @@ def deployment_name(tier: TierConfig) -> str:
 
 
 def resolve_source(tier: TierConfig) -> str:
-    """Where the weights are; `demo:NAME` stands for a checkpoint that the package makes itself."""
+    """Where the weights are; `demo:NAME` stands for a checkpoint that comes with the package."""
     if tier.source.startswith(DEMO_PREFIX):
         return str(demo.locate(tier.source.removeprefix(DEMO_PREFIX)))
     return tier.source
