@@ -10,7 +10,7 @@ from pathlib import Path
 
 import torch
 from tokenizers import Tokenizer
-from transformers import Qwen3ForCausalLM
+from transformers import GenerationConfig, Qwen3ForCausalLM
 
 from serve_app.demo.skills.example import Example
 from serve_app.demo.testset import TESTSET
@@ -89,10 +89,12 @@ def _answer(model: Qwen3ForCausalLM, tokenizer: Tokenizer, prompts: Sequence[str
     written = model.generate(
         input_ids=ids.to(model.device),
         attention_mask=mask.to(model.device),
-        max_new_tokens=_ANSWER_TOKENS_MAX,
-        do_sample=False,
-        eos_token_id=vocab[TURN_END],
-        pad_token_id=padding,
+        generation_config=GenerationConfig(
+            max_new_tokens=_ANSWER_TOKENS_MAX,
+            do_sample=False,
+            eos_token_id=vocab[TURN_END],
+            pad_token_id=padding,
+        ),
     )
     return [tokenizer.decode(row) for row in written[:, width:].tolist()]
 

@@ -37,8 +37,8 @@ class Recipe:
 
 
 RECIPES = {
-    "fast": Recipe("fast", 7, 8000, 4096, 3e-3, 0.5),
-    "strong": Recipe("strong", 72, 4000, 4096, 2e-3, 0.5),
+    "fast": Recipe("fast", 7, 1500, 4096, 3e-3, 0.5),
+    "strong": Recipe("strong", 72, 1800, 4096, 2e-3, 0.5),
 }
 
 

@@ -11,7 +11,7 @@ from tokenizers import Tokenizer
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from serve_app.demo import NAMES, SUMS, CheckpointMissing, locate
-from serve_app.demo.architecture import ARCHITECTURES, render_config
+from serve_app.demo.architecture import ARCHITECTURES, render_config, render_generation_config
 from serve_app.demo.checkpoint import render_sums
 from serve_app.demo.tokenizer import END_OF_TEXT, TURN_END, render_tokenizer_config
 
@@ -61,8 +61,11 @@ def test_weights_fit_the_architecture(name: str, parameters_min: int, parameters
 def test_the_files_are_those_that_the_sources_write(name: str, tokenizer: Tokenizer) -> None:
     """Whoever changes the skills, the tokenizer or the shapes has to train the models again."""
     directory, vocab = locate(name), tokenizer.get_vocab()
-    config = render_config(ARCHITECTURES[name], vocab[END_OF_TEXT], vocab[TURN_END])
+    ends = vocab[END_OF_TEXT], vocab[TURN_END]
+    config = render_config(ARCHITECTURES[name], *ends)
     assert json.loads((directory / "config.json").read_text()) == config
+    written = json.loads((directory / "generation_config.json").read_text())
+    assert written == render_generation_config(*ends)
     written = json.loads((directory / "tokenizer_config.json").read_text())
     assert written == render_tokenizer_config(tokenizer)
     ours = Tokenizer.from_file(str(directory / "tokenizer.json"))

@@ -22,7 +22,7 @@ _CITIES = (
     ("Paris", "巴黎"), ("London", "伦敦"), ("Tokyo", "东京"), ("Rome", "罗马"), ("Berlin", "柏林"),
     ("Beijing", "北京"), ("Madrid", "马德里"), ("Cairo", "开罗"),
 )  # fmt: skip
-_PERSON: dict[Language, tuple[str, ...]] = {
+_CORES: dict[Language, tuple[str, ...]] = {
     "en": (
         "Write JSON with the keys {keys}: {fact}.",
         "{fact}. Give me that as JSON with {keys}.",
@@ -91,7 +91,7 @@ def _example(
     values: Values,
     fact: str,
 ) -> Example:
-    phrasing = draw_phrasing(rng, split, language, _PERSON[language])
+    phrasing = draw_phrasing(rng, split, language, _CORES[language])
     chosen = {key: values[key] for key in keys}
     listed = ", ".join(keys)
     return Example(
