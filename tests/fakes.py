@@ -100,10 +100,18 @@ class FakeOpener:
         self.address = address
         self.permits = asyncio.Semaphore(permits)
         self.granted = 0
+        self.asked = 0
+        self.withdrawn: list[int] = []
         self.error: GatewayError | None = None
 
     async def __call__(self) -> FakeGrant:
-        await self.permits.acquire()
+        number = self.asked
+        self.asked += 1
+        try:
+            await self.permits.acquire()
+        except asyncio.CancelledError:
+            self.withdrawn.append(number)
+            raise
         if self.error is not None:
             raise self.error
         self.granted += 1

@@ -109,7 +109,7 @@ class TierClient:
         try:
             yield Upstream(connection)
         finally:
-            self._give_back(lease, connection)
+            self._give_back(lease, connection, reusable=True)
 
     async def _begin(
         self, request: UpstreamRequest, deadlines: DeadlinesConfig
@@ -123,13 +123,15 @@ class TierClient:
                 begun = await _send(connection, lease, request, deadlines)
                 if begun:
                     return lease, connection
+                # What this replica took back it may have taken back all at once.
+                self._leases.drop_idle(lease.address)
             except ConnectionBroken:
                 self._leases.drop_idle(lease.address)
             except ExchangeTimeout as error:
                 raise DeadlineExceeded(error.limit, error.seconds) from None
             finally:
                 if not begun:
-                    self._give_back(lease, connection)
+                    self._give_back(lease, connection, reusable=False)
         raise TierUnavailable(retry_after_s=1)
 
     async def _acquire(self, lease_s: float) -> Lease:
@@ -139,9 +141,9 @@ class TierClient:
         except TimeoutError:
             raise TierOverloaded(retry_after_s=5) from None
 
-    def _give_back(self, lease: Lease, connection: Connection | None) -> None:
+    def _give_back(self, lease: Lease, connection: Connection | None, *, reusable: bool) -> None:
         clean = connection is not None and self._connections.give(lease.address, connection)
-        self._leases.release(lease, reusable=clean)
+        self._leases.release(lease, reusable=reusable and clean)
 
     def _end_soon(self, lease: Lease) -> None:
         task = asyncio.get_running_loop().create_task(self._end(lease), context=Context())

@@ -89,7 +89,7 @@ async def test_a_client_that_leaves_stops_the_engine(local: Service, stream: boo
 
 
 async def test_500_streams_at_once(local: Service) -> None:
-    """Five hundred streams are all answered in full, and nothing stays counted as ongoing."""
+    """Five hundred streams are all answered in full, and nothing stays counted or asked for."""
     body = {**LONG, "max_tokens": 8, "stream": True, "stream_options": {"include_usage": True}}
     limits = httpx.Limits(max_connections=500)
     async with httpx.AsyncClient(base_url=local.base_url, timeout=300, limits=limits) as http:
@@ -105,6 +105,14 @@ async def test_500_streams_at_once(local: Service) -> None:
     assert all('"completion_tokens":8' in text for text in texts)
     for name in ("tier-fast", "tier-strong", "Router"):
         await until(lambda name=name: local.ongoing(name) == 0, timeout_s=10, what=f"{name} idles")
+    await until(
+        lambda: (
+            local.metric("ray_serve_app_leases_open") == 0
+            and local.metric("ray_serve_deployment_queued_queries") == 0
+        ),
+        timeout_s=10,
+        what="no place is held or asked for",
+    )
 
 
 async def test_a_hot_change_of_the_user_config(local: Service) -> None:

@@ -182,8 +182,13 @@ async def test_an_expired_lease_is_replaced() -> None:
     async def refuse(head: bytes, writer: asyncio.StreamWriter) -> None:
         writer.write(b"HTTP/1.1 403 X\r\nx-lease-refused: 1\r\ncontent-length: 0\r\n\r\n")
 
-    async with running(EngineStub(refuse, say_ok)) as (client, _):
+    stub = EngineStub(say_ok, refuse, say_ok)
+    async with running(stub) as (client, opener):
         assert await read_all(client) == b"ok"
+        assert await read_all(client) == b"ok"
+        assert opener.granted == 2
+        leases = [b"lease-0" in request for request in stub.requests]
+        assert leases == [True, True, False]
 
 
 async def test_a_stream_that_breaks_is_not_begun_again() -> None:
