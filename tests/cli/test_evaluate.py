@@ -222,7 +222,13 @@ def test_ctrl_c_leaves_whole_lines(service: FakeService, questions: Path, tmp_pa
     out = tmp_path / "out"
     common = [questions, "--base-url", service.base_url, "--out", out, "--concurrency", 2]
     words = [sys.executable, "-m", "serve_app.cli.main", "evaluate", *map(str, common)]
-    with subprocess.Popen(words, stderr=subprocess.PIPE, env=os.environ) as process:
+    with subprocess.Popen(
+        words,
+        stderr=subprocess.PIPE,
+        env=os.environ,
+        # A shell starts what runs in its background with SIGINT ignored, and that is inherited.
+        preexec_fn=lambda: signal.signal(signal.SIGINT, signal.SIG_DFL),
+    ) as process:
         while len(service.asked) < 5:
             time.sleep(0.02)
         process.send_signal(signal.SIGINT)
