@@ -100,18 +100,10 @@ class FakeOpener:
         self.address = address
         self.permits = asyncio.Semaphore(permits)
         self.granted = 0
-        self.asked = 0
-        self.withdrawn: list[int] = []
         self.error: GatewayError | None = None
 
     async def __call__(self) -> FakeGrant:
-        number = self.asked
-        self.asked += 1
-        try:
-            await self.permits.acquire()
-        except asyncio.CancelledError:
-            self.withdrawn.append(number)
-            raise
+        await self.permits.acquire()
         if self.error is not None:
             raise self.error
         self.granted += 1

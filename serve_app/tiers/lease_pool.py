@@ -5,8 +5,7 @@ ended is kept for `reuse_s` and given to the next call; Ray goes on counting it 
 request, which it is within that time. `age_max_s` bounds how long a place can be passed on, so that
 a new replica gets its share, a draining one gets free, and Ray's request router keeps choosing. A
 call that waits takes whatever place comes first: one that Ray grants, or one that another call
-gives back. After a burst more places are asked for than calls wait; those requests are withdrawn,
-because Ray grants them slowly and scales by them meanwhile.
+gives back.
 """
 
 from __future__ import annotations
@@ -18,9 +17,6 @@ from typing import Protocol
 
 from serve_app.core.errors import GatewayError, InternalError
 from serve_app.tiers.http1 import Address
-
-WITHDRAW_AFTER_S = 0.25
-"""How long places are left asked for that no call waits for: in a crowd the next call is near."""
 
 
 class Grant(Protocol):
@@ -88,9 +84,7 @@ class LeasePool:
         self._closer = closer
         self._idle: list[Lease] = []
         self._waiters: deque[asyncio.Future[Lease]] = deque()
-        # In the order of their places in Ray's queue.
-        self._opening: dict[asyncio.Task[None], None] = {}
-        self._withdrawal: asyncio.TimerHandle | None = None
+        self._opening: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._in_use = 0
 
@@ -144,7 +138,7 @@ class LeasePool:
         if len(self._opening) < len(self._waiters):
             # An empty context: Ray would otherwise tie the lease to the request that happens to
             # open it, and cancel it with that request although another call uses it by then.
-            self._opening[loop.create_task(self._open(), context=Context())] = None
+            self._opening.add(loop.create_task(self._open(), context=Context()))
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -154,10 +148,13 @@ class LeasePool:
         finally:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
-            self._withdraw_later()
 
     async def _open(self) -> None:
-        """Ask Ray for one place, and let it be used by whoever waits by then."""
+        """Ask Ray for one place, and let it be used by whoever waits by then.
+
+        A request to Ray is not withdrawn when its call gives up: the place serves the next call, or
+        ends as an idle one.
+        """
         try:
             grant = await self._opener()
         except GatewayError as error:
@@ -170,18 +167,7 @@ class LeasePool:
         finally:
             task = asyncio.current_task()
             assert task is not None
-            del self._opening[task]
-
-    def _withdraw_later(self) -> None:
-        if self._withdrawal is None and len(self._opening) > len(self._waiters):
-            loop = asyncio.get_running_loop()
-            self._withdrawal = loop.call_later(WITHDRAW_AFTER_S, self._withdraw)
-
-    def _withdraw(self) -> None:
-        """Take back the youngest requests to Ray that nobody waits for."""
-        self._withdrawal = None
-        for task in list(self._opening)[len(self._waiters) :]:
-            task.cancel()
+            self._opening.discard(task)
 
     def _offer(self, lease: Lease) -> None:
         while self._waiters:

@@ -7,6 +7,12 @@ from typing import Any
 from serve_app import demo
 from serve_app.config.tiers import DEMO_PREFIX, DEPLOYMENT_PREFIX, ReplicasConfig, TierConfig
 
+ROUTING_BACKOFF_S = {"initial_backoff_s": 0.01, "backoff_multiplier": 2, "max_backoff_s": 0.03}
+"""How long Ray's request router waits between two looks at full replicas. Where calls wait, it
+gives a place that came free to the one that waits longest, and the task that found the place goes
+on waiting for its own, longer and longer: up to half a second by default. Two tasks a replica then
+grant four places a second, however many are free."""
+
 DRAIN_POLL_S = 0.5
 """How often a draining replica looks whether its last call has ended."""
 
@@ -83,6 +89,7 @@ def plan_deployment(tier: TierConfig) -> dict[str, Any]:
         "name": tier.name,
         "max_ongoing_requests": tier.max_ongoing_calls,
         "max_queued_requests": tier.max_queued_calls,
+        "request_router_config": dict(ROUTING_BACKOFF_S),
         "graceful_shutdown_timeout_s": tier.drain_timeout_s,
         "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
         "health_check_period_s": tier.health_check_period_s,

@@ -23,8 +23,11 @@ logger = logging.getLogger("ray.serve")
 class RayGrant:
     """A place on a replica, held by a streaming Serve call that has yielded its address.
 
-    The call is not cancelled any more: the replica ends it when the Router asks it to, or when the
-    place has been idle for long.
+    The call is never cancelled: the replica ends it when the Router asks it to, or when the place
+    has been idle for long. Cancelling a Serve response is best effort: in ray 2.60 one that is
+    cancelled while its assignment completes is not cancelled at all where router and caller share
+    a loop (`_DeploymentResponseBase.cancel`). A place that leaked would keep its replica from ever
+    draining.
     """
 
     lease_id: str
@@ -39,11 +42,7 @@ class RayLeases:
         self._listening: set[asyncio.Task[None]] = set()
 
     async def open(self) -> RayGrant:
-        """A place on a replica of Ray's choice; cancelling takes the request back.
-
-        Taking back is best effort: in ray 2.60 a response that is cancelled while its assignment
-        completes is not cancelled at all where router and caller share a loop
-        (`_DeploymentResponseBase.cancel`). The replica ends such a place when nobody uses it.
+        """A place on a replica of Ray's choice.
 
         Raises:
             TierOverloaded: too many calls wait already.
@@ -54,9 +53,6 @@ class RayLeases:
         stream = cast("DeploymentResponseGenerator[Address]", self._method.remote(lease_id))
         try:
             host, port = await anext(stream)
-        except asyncio.CancelledError:
-            stream.cancel()
-            raise
         except BackPressureError:
             raise TierOverloaded(retry_after_s=5) from None
         except Exception as error:

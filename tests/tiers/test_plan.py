@@ -49,6 +49,11 @@ def test_the_whole_plan() -> None:
             "name": "fast",
             "max_ongoing_requests": 32,
             "max_queued_requests": 64,
+            "request_router_config": {
+                "initial_backoff_s": 0.01,
+                "backoff_multiplier": 2,
+                "max_backoff_s": 0.03,
+            },
             "graceful_shutdown_timeout_s": 60.0,
             "graceful_shutdown_wait_loop_s": 0.5,
             "health_check_period_s": 10.0,
