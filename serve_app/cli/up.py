@@ -27,6 +27,8 @@ GRACE_S = 20.0
 POLL_S = 0.5
 DASHBOARD = "http://127.0.0.1:8265"
 """Ray's default."""
+AUTH_TOKEN = Path.home() / ".ray" / "auth_token"
+"""Ray's default; to ask Ray for the token takes two seconds, in which the cluster can start."""
 
 
 class _Running(NamedTuple):
@@ -88,12 +90,13 @@ def _service(config: ServeConfig, directory: Path, *, haproxy: bool) -> Iterator
     }
     sockets = socket_dir(directory)
     sockets.mkdir(mode=0o700, exist_ok=True)
-    auth_token = _auth_token(environment)
+    if not AUTH_TOKEN.exists():
+        _auth_token(environment)  # `serve run` does not make one.
     child = subprocess.Popen(
         [_tool("serve"), "run", str(path)], env=environment, stdin=subprocess.DEVNULL
     )
     try:
-        yield _Running(child, auth_token)
+        yield _Running(child, _auth_token(environment))
     finally:
         signal.signal(signal.SIGTERM, signal.SIG_IGN)
         signal.signal(signal.SIGINT, signal.SIG_IGN)

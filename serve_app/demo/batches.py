@@ -66,7 +66,7 @@ def encode_conversations(
 class Batches:
     """Batches of about so many tokens, the lessons of one batch being about equally long."""
 
-    def __init__(self, tokenizer: Tokenizer, diet: Diet, seed: int, batch_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, diet: Diet, seed: str, batch_tokens: int) -> None:
         self._tokenizer = tokenizer
         self._diet = diet
         self._seed = seed

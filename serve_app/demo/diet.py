@@ -45,6 +45,12 @@ _FAST: Share = {
 }
 
 DIETS = {"fast": Diet(_FAST, working_share=0.0), "strong": Diet(_STRONG, working_share=1.0)}
+# What comes last in a training is known worst, and that is always the lists: they are gone through
+# again, among a little of everything else.
+REVIEWS = {
+    "fast": Diet({**_FAST, ("lists", "easy"): 60}, working_share=0.0),
+    "strong": Diet({**_STRONG, ("lists", "easy"): 40, ("lists", "hard"): 40}, working_share=1.0),
+}
 
 _SYSTEM_SHARE = 0.1
 _JOINED_SHARE = 0.25

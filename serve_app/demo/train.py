@@ -127,6 +127,8 @@ def draw_questions() -> list[Question]:
 
 def _choose_recipe(recipe: Recipe, options: argparse.Namespace) -> Recipe:
     given = {key: getattr(options, key) for key in ("seed", "steps", "minutes")}
+    if options.steps or options.minutes:
+        recipe = replace(recipe, review=None)
     return replace(recipe, **{key: value for key, value in given.items() if value is not None})
 
 
@@ -135,8 +137,8 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--model", choices=[*NAMES, "all"], default="all")
     parser.add_argument("--seed", type=int)
     length = parser.add_mutually_exclusive_group()
-    length.add_argument("--steps", type=int)
-    length.add_argument("--minutes", type=float, help="for each model; not repeatable to the bit")
+    length.add_argument("--steps", type=int, help="instead of the whole recipe")
+    length.add_argument("--minutes", type=float, help="the same; not repeatable to the bit")
     parser.add_argument("--out", type=Path, default=CHECKPOINTS)
     parser.add_argument("--work", type=Path, default=WORK, help="where states are saved")
     parser.add_argument("--device", default="auto")

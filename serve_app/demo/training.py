@@ -14,7 +14,7 @@ from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from serve_app.demo.architecture import ARCHITECTURES, render_config
 from serve_app.demo.batches import IGNORED, Batch, Batches, Position
-from serve_app.demo.diet import DIETS
+from serve_app.demo.diet import DIETS, REVIEWS
 from serve_app.demo.tokenizer import END_OF_TEXT, TURN_END
 
 _WARMUP_STEPS = 100
@@ -23,8 +23,16 @@ _WEIGHT_DECAY = 0.05
 
 
 @dataclass(frozen=True)
+class Review:
+    """A second, shorter pass over what was learnt worst; its rate falls from the start."""
+
+    steps: int
+    learning_rate: float
+
+
+@dataclass(frozen=True)
 class Recipe:
-    """How one model is trained; `minutes` ends it by the clock instead of after `steps`."""
+    """How one model is trained; `minutes` ends the first pass by the clock, not after `steps`."""
 
     name: str
     seed: int
@@ -33,20 +41,22 @@ class Recipe:
     learning_rate: float
     # The share of the training at whose end the learning rate falls to nothing.
     decay_share: float
+    review: Review | None = None
     minutes: float | None = None
 
 
 RECIPES = {
-    "fast": Recipe("fast", 7, 1500, 4096, 3e-3, 0.5),
-    "strong": Recipe("strong", 72, 1800, 4096, 2e-3, 0.5),
+    "fast": Recipe("fast", 7, 1500, 4096, 3e-3, 0.5, Review(1200, 1.5e-3)),
+    "strong": Recipe("strong", 72, 1800, 4096, 2e-3, 0.5, Review(900, 1e-3)),
 }
 
 
 @dataclass
 class Progress:
-    """Where a training is; saved with the weights."""
+    """Where a training is; saved with the weights. `step` counts both passes."""
 
     step: int = 0
+    first_pass_steps: int | None = None
     tokens: int = 0
     elapsed_s: float = 0.0
     position: Position = field(default_factory=Position)
@@ -62,12 +72,22 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.model = build_model(recipe.name, tokenizer).to(device)
         self._optimizers = build_optimizers(self.model, recipe)
-        self._batches = Batches(tokenizer, DIETS[recipe.name], recipe.seed, recipe.batch_tokens)
+        name, seed, tokens = recipe.name, recipe.seed, recipe.batch_tokens
+        self._lessons = Batches(tokenizer, DIETS[name], f"{seed}", tokens)
+        self._review = Batches(tokenizer, REVIEWS[name], f"{seed} review", tokens)
 
     def run(self) -> Iterator[float]:
         """The loss of each step, until the training is over."""
-        for batch in self._batches.iterate(self.progress.position):
-            if self.share_done >= 1:
+        if self.progress.first_pass_steps is None:
+            yield from self._pass(self._lessons)
+            self.progress.first_pass_steps = self.progress.step
+            self.progress.position = Position()
+        if self.recipe.review is not None:
+            yield from self._pass(self._review)
+
+    def _pass(self, batches: Batches) -> Iterator[float]:
+        for batch in batches.iterate(self.progress.position):
+            if self.pass_done >= 1:
                 return
             started_s = time.perf_counter()
             loss = self._step(batch)
@@ -79,9 +99,21 @@ class Trainer:
 
     @property
     def share_done(self) -> float:
+        """Of the whole training, by steps."""
+        review = self.recipe.review.steps if self.recipe.review is not None else 0
+        if self.progress.first_pass_steps is None:
+            return self.pass_done * self.recipe.steps / (self.recipe.steps + review)
+        return self.progress.step / (self.progress.first_pass_steps + review)
+
+    @property
+    def pass_done(self) -> float:
+        """Of the pass that is going on."""
+        progress, review = self.progress, self.recipe.review
+        if progress.first_pass_steps is not None:
+            return (progress.step - progress.first_pass_steps) / review.steps if review else 1.0
         if self.recipe.minutes is not None:
-            return self.progress.elapsed_s / (self.recipe.minutes * 60)
-        return self.progress.step / self.recipe.steps
+            return progress.elapsed_s / (self.recipe.minutes * 60)
+        return progress.step / self.recipe.steps
 
     def save(self, path: Path) -> None:
         """Whoever is interrupted here leaves the old state or the new one, never half of one."""
@@ -103,10 +135,10 @@ class Trainer:
         self.progress = Progress(**progress | {"position": Position(**progress["position"])})
 
     def _step(self, batch: Batch) -> float:
-        scale = choose_rate(self.progress.step, self.share_done, self.recipe.decay_share)
+        rate = self._choose_rate()
         for optimizer in self._optimizers:
             for group in optimizer.param_groups:
-                group["lr"] = self.recipe.learning_rate * scale
+                group["lr"] = rate
         loss = self._loss(batch.ids.to(self.device), batch.labels.to(self.device))
         loss.backward()
         torch.nn.utils.clip_grad_norm_(self.model.parameters(), _GRADIENT_NORM_MAX)
@@ -114,6 +146,13 @@ class Trainer:
             optimizer.step()
             optimizer.zero_grad(set_to_none=True)
         return float(loss.item())
+
+    def _choose_rate(self) -> float:
+        first, review = self.progress.first_pass_steps, self.recipe.review
+        if first is None or review is None:
+            scale = choose_rate(self.progress.step, self.pass_done, self.recipe.decay_share)
+            return self.recipe.learning_rate * scale
+        return review.learning_rate * choose_rate(self.progress.step - first, self.pass_done, 1.0)
 
     def _loss(self, ids: Tensor, labels: Tensor) -> Tensor:
         """Only what the assistant says is taught, so only that is projected to the vocabulary."""

@@ -15,9 +15,9 @@ from serve_app.demo.diet import DIETS
 from serve_app.demo.probe import accuracy, load_questions, probe, render_table, to_question
 from serve_app.demo.testset import TESTSET, draw_testset, render_testset
 from serve_app.demo.train import main
-from serve_app.demo.training import RECIPES, Trainer, choose_rate
+from serve_app.demo.training import RECIPES, Review, Trainer, choose_rate
 
-SHORT = replace(RECIPES["fast"], steps=3, batch_tokens=256)
+SHORT = replace(RECIPES["fast"], steps=2, batch_tokens=256, review=Review(2, 1e-3))
 
 
 def run(trainer: Trainer, steps: int) -> None:
@@ -25,19 +25,21 @@ def run(trainer: Trainer, steps: int) -> None:
         pass
 
 
+@pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_resumed_training_ends_with_the_same_weights(
-    tokenizer: Tokenizer, tmp_path: Path
+    tokenizer: Tokenizer, tmp_path: Path, steps: int
 ) -> None:
-    """Weights, optimizers, schedule and data go on where they were saved."""
+    """Weights, optimizers, schedule and data go on where they were saved, in either pass."""
     whole = Trainer(SHORT, tokenizer, "cpu")
-    run(whole, 3)
+    run(whole, 9)
     first = Trainer(SHORT, tokenizer, "cpu")
-    run(first, 2)
+    run(first, steps)
     first.save(tmp_path / "state.pt")
     second = Trainer(SHORT, tokenizer, "cpu")
     second.resume(tmp_path / "state.pt")
-    run(second, 3)
-    assert second.progress.step == whole.progress.step == 3
+    run(second, 9)
+    assert second.progress.step == whole.progress.step == 4
+    assert second.share_done == 1
     assert second.progress.position == whole.progress.position
     expected = whole.model.state_dict()
     for name, tensor in second.model.state_dict().items():
@@ -46,7 +48,7 @@ def test_a_resumed_training_ends_with_the_same_weights(
 
 def test_batches_go_on_from_any_position(tokenizer: Tokenizer) -> None:
     """The batch that a position names is the same, whether or not the earlier ones were drawn."""
-    batches = Batches(tokenizer, DIETS["fast"], seed=1, batch_tokens=4096)
+    batches = Batches(tokenizer, DIETS["fast"], seed="1", batch_tokens=4096)
     stream = batches.iterate(Position())
     early = [next(stream) for _ in range(3)]
     again = next(batches.iterate(early[1].next))
@@ -56,7 +58,7 @@ def test_batches_go_on_from_any_position(tokenizer: Tokenizer) -> None:
 
 def test_batches_keep_to_their_size(tokenizer: Tokenizer) -> None:
     """None is larger than asked for, and each teaches something."""
-    stream = Batches(tokenizer, DIETS["strong"], 1, 4096).iterate(Position())
+    stream = Batches(tokenizer, DIETS["strong"], "1", 4096).iterate(Position())
     for _, batch in zip(range(40), stream, strict=False):
         assert batch.ids.numel() <= 4096
         assert (batch.labels != IGNORED).any()
