@@ -11,6 +11,7 @@ from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Decision, Record
 from serve_app.core.errors import TooManyCalls
 from serve_app.routing.choose import choose_tier
+from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.scorer import Scorer
 from serve_app.tiers.client import UpstreamRequest
 
@@ -52,15 +53,22 @@ class Pipeline:
         self.runtime = runtime
         """What the next call will see; calls in flight keep what they began with."""
         self._in_flight = 0
+        self._control = ThresholdControl()
 
     def decide(self, call: Call) -> Decision:
-        """Choose the tier: pure, and cheap enough for every call.
+        """Choose the tier: without any effect, and cheap enough for every call.
 
         Raises:
             ModelNotFound: the call asks for a model that no tier has.
             InvalidField: the call asks for a tier that does not exist, or for what no tier can do.
         """
-        return choose_tier(call, self._configs, self.runtime.routing, self._scorer)
+        routing = self.runtime.routing
+        threshold = self._control.threshold(routing)
+        return choose_tier(call, self._configs, routing, self._scorer, threshold)
+
+    def control_state(self) -> ControlState | None:
+        """What holds the share of strong calls, None where the threshold is fixed."""
+        return self._control.state(self.runtime.routing)
 
     @asynccontextmanager
     async def answer(self, call: Call, record: Record) -> AsyncIterator[Answer]:
@@ -75,6 +83,7 @@ class Pipeline:
         self._in_flight += 1
         try:
             decision = record.decision = self.decide(call)
+            self._control.note(decision, runtime.routing, self._configs[-1].name)
             body = call.payload.for_model(decision.model_id)
             request = UpstreamRequest(
                 call.endpoint.value, body, call.request_id, stream=call.stream

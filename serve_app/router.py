@@ -21,6 +21,7 @@ from serve_app.gateway.app import build_gateway
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
+from serve_app.observe.routing import ControlMetrics
 from serve_app.pipeline import Pipeline
 from serve_app.routing.scorer import HeuristicScorer
 from serve_app.tiers.client import TierClient
@@ -50,6 +51,7 @@ class Router:
             CallMetrics(),
             AccessLog(log_path),
             {name: partial(read_leases, client) for name, client in self._clients.items()},
+            [ControlMetrics(self._pipeline.control_state).flush],
         )
 
     async def __serve_build_asgi_app__(self) -> object:

@@ -4,10 +4,12 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
+
+Score = Annotated[float, Field(ge=0, le=1)]
 
 
 class RoutingConfig(Config):
@@ -31,6 +33,34 @@ class RoutingConfig(Config):
         None,
         description="Send every `auto` call here and score nothing. None: route by complexity.",
     )
+    strong_ratio_target: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of `auto` calls that go to the strongest tier by their score. The "
+        "Router moves the threshold to hold it while the traffic changes; `strong_score_min` is "
+        "where it begins. None: `strong_score_min` stays the threshold. `serve-app calibrate` says "
+        "what a share buys.",
+    )
+    strong_score_min_bounds: tuple[Score, Score] = Field(
+        (0.0, 1.0),
+        description="Lowest and highest threshold that `strong_ratio_target` may set. Where one of "
+        "them is reached, the share is missed rather than hard calls kept from the strongest tier "
+        "or easy ones sent there.",
+    )
+    strong_ratio_window: int = Field(
+        500,
+        ge=200,
+        le=100_000,
+        description="Newest scores that the moving threshold follows, and by which drift is told.",
+    )
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RoutingConfig:
+        low, high = self.strong_score_min_bounds
+        if low > high:
+            raise ValueError(f"strong_score_min_bounds: {low:g} is above {high:g}")
+        return self
 
 
 class LimitsConfig(Config):

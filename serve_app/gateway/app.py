@@ -128,7 +128,9 @@ class Pages:
         endpoint = detect_endpoint(parse_json(body))
         call = parse_call(endpoint, body, request_id=headers.request_id, tier=headers.tier)
         decision = self._pipeline.decide(call)
-        answer = _json(orjson.dumps({"object": "route", "endpoint": endpoint, **asdict(decision)}))
+        control = self._pipeline.control_state()
+        document = {"object": "route", "endpoint": endpoint, **asdict(decision)}
+        answer = _json(orjson.dumps({**document, "control": control and asdict(control)}))
         answer.raw_headers.extend(render_decision(decision))
         return answer
 

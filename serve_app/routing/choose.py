@@ -48,9 +48,15 @@ def resolve_model(requested: str, tiers: Sequence[TierConfig]) -> TierConfig | N
 
 
 def choose_tier(
-    call: Call, tiers: Sequence[TierConfig], config: RoutingConfig, scorer: Scorer
+    call: Call,
+    tiers: Sequence[TierConfig],
+    config: RoutingConfig,
+    scorer: Scorer,
+    threshold: float | None = None,
 ) -> Decision:
     """Choose the tier for a call, among at least one and weakest first.
+
+    `threshold` is the one in force where it is not the configured `strong_score_min`.
 
     Raises:
         InvalidField: the header names no tier, or no tier that may be chosen can do the task.
@@ -62,7 +68,9 @@ def choose_tier(
         tier, reason = named
         _able([tier], task)
         return _decision(tier, reason)
-    return _choose_among(_able(tiers, task), call, config, scorer)
+    if threshold is None:
+        threshold = config.strong_score_min
+    return _choose_among(_able(tiers, task), call, config, scorer, threshold)
 
 
 def _named_tier(call: Call, tiers: Sequence[TierConfig]) -> tuple[TierConfig, Reason] | None:
@@ -99,7 +107,11 @@ def _able(tiers: Sequence[TierConfig], task: Task | None) -> list[TierConfig]:
 
 
 def _choose_among(
-    candidates: Sequence[TierConfig], call: Call, config: RoutingConfig, scorer: Scorer
+    candidates: Sequence[TierConfig],
+    call: Call,
+    config: RoutingConfig,
+    scorer: Scorer,
+    threshold: float,
 ) -> Decision:
     if len(candidates) == 1:
         return _decision(candidates[0], Reason.ONLY_TIER)
@@ -108,11 +120,15 @@ def _choose_among(
             return _decision(tier, Reason.POLICY)
     if not call.endpoint.generates:
         return _decision(candidates[0], Reason.NO_GENERATION)
-    return _choose_for_prompt(candidates, call, config, scorer)
+    return _choose_for_prompt(candidates, call, config, scorer, threshold)
 
 
 def _choose_for_prompt(
-    candidates: Sequence[TierConfig], call: Call, config: RoutingConfig, scorer: Scorer
+    candidates: Sequence[TierConfig],
+    call: Call,
+    config: RoutingConfig,
+    scorer: Scorer,
+    threshold: float,
 ) -> Decision:
     """By length, then by score among the tiers that the prompt fits.
 
@@ -128,7 +144,7 @@ def _choose_for_prompt(
         return _decision(tier, Reason.PROMPT_TOO_LONG)
     if not fitting:
         return _decision(weakest, Reason.PROMPT_TOO_LONG)
-    return _choose_by_score([weakest, *fitting], scorer.score(call.prompt), config)
+    return _choose_by_score([weakest, *fitting], scorer.score(call.prompt), threshold)
 
 
 def _too_long_tier(
@@ -144,11 +160,8 @@ def _fits(tier: TierConfig, total_tokens: int) -> bool:
     return tier.max_model_len is None or total_tokens <= tier.max_model_len
 
 
-def _choose_by_score(
-    candidates: Sequence[TierConfig], score: float, config: RoutingConfig
-) -> Decision:
+def _choose_by_score(candidates: Sequence[TierConfig], score: float, threshold: float) -> Decision:
     """The strongest from the threshold on; the others share the range below it evenly."""
-    threshold = config.strong_score_min
     if score >= threshold:
         return _decision(candidates[-1], Reason.COMPLEX, score, threshold)
     others = len(candidates) - 1
