@@ -12,6 +12,57 @@ from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 Score = Annotated[float, Field(ge=0, le=1)]
 
 
+TierName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class LoadConfig(Config):
+    """How the load of the tiers moves calls whose score is near the threshold."""
+
+    first_token_target_s: float | None = Field(
+        None,
+        gt=0,
+        le=HOUR_S,
+        description="The strongest tier is busy when a call is estimated to wait longer than this "
+        "for its first token there. None: it is not looked at.",
+    )
+    kv_free_ratio_min: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="The strongest tier is busy, too, when no engine of it has more than this part "
+        "of its KV cache free. 0: it is not looked at.",
+    )
+    busy_score_band: float = Field(
+        0.15,
+        ge=0,
+        le=1,
+        description="While the strongest tier is busy, calls that score less than this above the "
+        "threshold go to the next weaker one.",
+    )
+    idle_score_band: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="While the strongest tier is idle, calls that score up to this below the "
+        "threshold go there. 0: none.",
+    )
+    idle_ongoing_max: int = Field(
+        0,
+        ge=0,
+        le=65536,
+        description="Calls that the strongest tier may hold and still be idle.",
+    )
+
+    @property
+    def watched(self) -> bool:
+        """Whether any rule looks at the load."""
+        return (
+            self.first_token_target_s is not None
+            or self.kv_free_ratio_min > 0
+            or self.idle_score_band > 0
+        )
+
+
 class RoutingConfig(Config):
     """When a call of `model: auto` leaves the weakest tier."""
 
@@ -29,7 +80,7 @@ class RoutingConfig(Config):
         description="Estimated prompt tokens above which a call leaves the weakest tier, whatever "
         "its score.",
     )
-    default_tier: Annotated[str, Field(pattern=NAME_PATTERN)] | None = Field(
+    default_tier: TierName | None = Field(
         None,
         description="Send every `auto` call here and score nothing. None: route by complexity.",
     )
@@ -54,6 +105,29 @@ class RoutingConfig(Config):
         le=100_000,
         description="Newest scores that the moving threshold follows, and by which drift is told.",
     )
+    never_below: TierName | None = Field(
+        None,
+        description="No `auto` call goes to a weaker tier than this one. A call narrows it with "
+        "the header `x-route-never-below`.",
+    )
+    never_above: TierName | None = Field(
+        None,
+        description="No `auto` call goes to a stronger tier than this one. A call narrows it with "
+        "the header `x-route-never-above`.",
+    )
+    fallback: bool = Field(
+        True,
+        description="Send `auto` calls to another tier where theirs is down or takes no more; the "
+        "answer says so (`x-route-reason: fallback`).",
+    )
+    fallback_after_s: float = Field(
+        2.0,
+        gt=0,
+        le=HOUR_S,
+        description="How long such a call waits for a tier on which its Router gets no place at "
+        "all. Then the tier counts as down until a replica of it can be reached.",
+    )
+    load: LoadConfig = Field(default_factory=LoadConfig)
 
     @model_validator(mode="after")
     def _ordered(self) -> RoutingConfig:

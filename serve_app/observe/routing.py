@@ -1,12 +1,14 @@
-"""What the controller of the threshold does: gauges, and a line in the log when traffic drifts."""
+"""What moves the routing: the controller of the threshold, and the load of the tiers."""
 
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Protocol
 
 from ray.util.metrics import Gauge
+
+from serve_app.core.load import TierLoad
 
 logger = logging.getLogger("ray.serve")
 
@@ -71,3 +73,36 @@ class ControlMetrics:
             state.share or 0.0,
             state.target,
         )
+
+
+class LoadMetrics:
+    """Reads the load of the tiers about once a second, and tells the log who goes down and up."""
+
+    def __init__(self, read: Callable[[], Mapping[str, TierLoad]]) -> None:
+        self._read = read
+        self._were_down: set[str] = set()
+        self._down = Gauge(
+            "serve_app_tier_down",
+            "1 while a tier's calls go elsewhere as no replica is reached.",
+            ("tier",),
+        )
+        self._first_token = Gauge(
+            "serve_app_first_token_wait_seconds",
+            "Estimated wait for the first token of a call that comes now; 0 without news.",
+            ("tier",),
+        )
+        self._kv_free = Gauge(
+            "serve_app_kv_free_ratio", "Free part of the emptiest KV cache of a tier.", ("tier",)
+        )
+
+    def flush(self) -> None:
+        """Hand the load to Ray."""
+        for name, load in self._read().items():
+            tags = {"tier": name}
+            self._down.set(int(load.down), tags)
+            self._first_token.set(load.first_token_s or 0.0, tags)
+            if load.kv_free_ratio is not None:
+                self._kv_free.set(load.kv_free_ratio, tags)
+            if load.down != (name in self._were_down):
+                self._were_down ^= {name}
+                logger.warning("tier %s %s", name, "is down" if load.down else "is back")

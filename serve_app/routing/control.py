@@ -32,6 +32,9 @@ sqrt(GAIN * target * (1 - target) / 2)."""
 SCORES_MIN = 50
 """Before so many scores have been seen, `strong_score_min` holds."""
 
+_BY_OTHER_RULES = frozenset({Reason.PROMPT_TOO_LONG, Reason.NEVER_BELOW, Reason.NEVER_ABOVE})
+"""What the router decided without regard to the score, and yet it is part of the share."""
+
 _ABOVE_ALL = math.nextafter(1.0, 2.0)
 
 
@@ -164,15 +167,16 @@ class ThresholdControl:
     def note(self, decision: Decision, config: RoutingConfig, strongest: str) -> None:
         """Feed the decision of a call that is really made; one that named its tier counts not.
 
-        A shift for load is not held against the share: it would be undone here.
+        A shift for load or away from a tier that is down is not held against the share: it would be
+        undone here.
         """
         controller = self._follow(config)
         if controller is None:
             return
-        if decision.score is not None:
-            controller.note(decision.score)
-        elif decision.reason is Reason.PROMPT_TOO_LONG:
+        if decision.reason in _BY_OTHER_RULES:
             controller.note_unscored(strong=decision.tier == strongest)
+        elif decision.score is not None:
+            controller.note(decision.score)
 
     def state(self, config: RoutingConfig) -> ControlState | None:
         """What the controller does, None where the threshold is fixed."""

@@ -92,12 +92,23 @@ class LeasePool:
         self._opening: dict[asyncio.Task[None], None] = {}
         self._withdrawal: asyncio.TimerHandle | None = None
         self._sweeper: asyncio.TimerHandle | None = None
-        self._in_use = 0
+        self._in_use: set[Lease] = set()
+
+    @property
+    def in_use(self) -> int:
+        """Places that calls are using."""
+        return len(self._in_use)
 
     @property
     def open_leases(self) -> int:
         """Places held at this moment, idle ones included."""
-        return self._in_use + len(self._idle)
+        return len(self._in_use) + len(self._idle)
+
+    def held(self) -> list[Lease]:
+        """One of the places that are held on each replica, the newest."""
+        leases = [*self._in_use, *self._idle]
+        leases.sort(key=lambda lease: lease.granted_at)
+        return list({lease.address: lease for lease in leases}.values())
 
     @property
     def waiting(self) -> int:
@@ -114,12 +125,12 @@ class LeasePool:
             lease = self._idle.pop()
         else:
             lease = await self._wait_for_lease()
-        self._in_use += 1
+        self._in_use.add(lease)
         return lease
 
     def release(self, lease: Lease, *, reusable: bool) -> None:
         """Give a place back; one that is not `reusable` ends."""
-        self._in_use -= 1
+        self._in_use.discard(lease)
         now = asyncio.get_running_loop().time()
         if reusable and self.reuse_s > 0 and now - lease.granted_at <= self.age_max_s:
             lease.idle_since = now
