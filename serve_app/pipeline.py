@@ -128,6 +128,7 @@ class Pipeline:
                 call.request_id,
                 stream=call.stream,
                 patience_s=patience_s,
+                session=call.session,
             )
             begun = False
             try:

@@ -40,11 +40,15 @@ class Router:
         context = serve.get_replica_context()
         self._config = config
         self._clients = {
-            name: TierClient(name, build_opener(handle), runtime.leases)
-            for name, handle in handles.items()
+            tier.name: TierClient(
+                tier.name,
+                build_opener(handles[tier.name]),
+                runtime.leases,
+                asks_by_session=tier.replica_choice == "session",
+            )
+            for tier in config.tiers
         }
-        for client in self._clients.values():
-            client.watches_load = runtime.routing.load.watched
+        self._configure_clients(runtime)
         self._pipeline = Pipeline(config.tiers, self._clients, HeuristicScorer(), runtime)
         self._readiness = ServeReadiness(context.app_name, config.tiers)
         log_dir = serve_log_dir()
@@ -84,6 +88,9 @@ class Router:
             logger.error("user_config refused, the old one stays: %s", error)
             return
         self._pipeline.runtime = runtime
+        self._configure_clients(runtime)
+
+    def _configure_clients(self, runtime: RuntimeConfig) -> None:
         for client in self._clients.values():
             client.configure(runtime.leases, watches_load=runtime.routing.load.watched)
 

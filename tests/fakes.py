@@ -112,8 +112,10 @@ class FakeOpener:
         self.asked = 0
         self.withdrawn: list[int] = []
         self.error: GatewayError | None = None
+        self.sessions: list[str | None] = []
 
-    async def __call__(self) -> FakeGrant:
+    async def __call__(self, session: str | None = None) -> FakeGrant:
+        self.sessions.append(session)
         number = self.asked
         self.asked += 1
         try:

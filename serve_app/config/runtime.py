@@ -188,6 +188,13 @@ class LeaseConfig(Config):
         le=30,
         description="After how long Ray is asked again for the best replica.",
     )
+    session_s: float = Field(
+        600.0,
+        ge=0,
+        le=DAY_S,
+        description="How long the replica of a session's last call (`x-session-id`) is preferred "
+        "for the next one. 0: never.",
+    )
 
 
 class RuntimeConfig(Config):

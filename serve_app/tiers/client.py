@@ -91,7 +91,9 @@ class TimedUpstream(Upstream):
 class TierClient:
     """The replicas of one tier."""
 
-    def __init__(self, name: str, opener: Opener, leases: LeaseConfig) -> None:
+    def __init__(
+        self, name: str, opener: Opener, leases: LeaseConfig, *, asks_by_session: bool = False
+    ) -> None:
         self.name = name
         self.down = False
         """No replica could be reached; a probe finds out when one can be again."""
@@ -104,7 +106,12 @@ class TierClient:
         self._probe: asyncio.Task[None] | None = None
         self._probe_waits = False
         self._leases = LeasePool(
-            opener, self._end_soon, reuse_s=leases.reuse_s, age_max_s=leases.age_max_s
+            opener,
+            self._end_soon,
+            reuse_s=leases.reuse_s,
+            age_max_s=leases.age_max_s,
+            session_s=leases.session_s,
+            asks_by_session=asks_by_session,
         )
         self._connections = ConnectionPool()
         self._ending: set[asyncio.Task[None]] = set()
@@ -143,6 +150,7 @@ class TierClient:
         """Take new settings; leases in use keep what they have."""
         self._leases.reuse_s = leases.reuse_s
         self._leases.age_max_s = leases.age_max_s
+        self._leases.sessions.kept_s = leases.session_s
         self.watches_load = watches_load
 
     def close(self) -> None:
@@ -219,7 +227,7 @@ class TierClient:
         if patience_s is not None and patience_s < lease_s and not self._leases.open_leases:
             try:
                 async with asyncio.timeout(patience_s):
-                    return await self._take_place()
+                    return await self._take_place(request)
             except TimeoutError:
                 if not self._leases.open_leases:
                     self._mark_down()
@@ -227,13 +235,13 @@ class TierClient:
                 lease_s -= patience_s
         try:
             async with asyncio.timeout(lease_s):
-                return await self._take_place()
+                return await self._take_place(request)
         except TimeoutError:
             raise TierOverloaded(retry_after_s=5) from None
 
-    async def _take_place(self) -> Lease:
+    async def _take_place(self, request: UpstreamRequest) -> Lease:
         try:
-            return await self._leases.acquire()
+            return await self._leases.acquire(request.session)
         except TierUnavailable:
             if not self._leases.open_leases:
                 self._mark_down()
@@ -352,10 +360,10 @@ class UpstreamRequest:
     """A request that can be rendered for any replica.
 
     `patience_s` is how long it waits for a tier on which this Router holds no place at all; None:
-    as long as for a full one.
+    as long as for a full one. `session` is the hash of the conversation that it belongs to.
     """
 
-    __slots__ = ("_body", "_path", "_request_id", "patience_s", "stream")
+    __slots__ = ("_body", "_path", "_request_id", "patience_s", "session", "stream")
 
     def __init__(
         self,
@@ -365,8 +373,10 @@ class UpstreamRequest:
         *,
         stream: bool,
         patience_s: float | None = None,
+        session: str | None = None,
     ) -> None:
         self.patience_s = patience_s
+        self.session = session
         self._path = path.encode()
         self._body = body
         self._request_id = request_id.encode()

@@ -72,6 +72,9 @@ def plan_placement(tier: TierConfig) -> dict[str, Any]:
     }
 
 
+SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+"""Goes by the `session_id` of a handle's options, which is public."""
+
 LOGGING = {"enable_access_log": False}
 """Serve would write a line for each call and each lease. The Router's access log tells more, and
 Serve's takes a quarter of the CPU that a Router needs for a call (py-spy)."""
@@ -80,6 +83,7 @@ Serve's takes a quarter of the CPU that a Router needs for a call (py-spy)."""
 def plan_deployment(tier: TierConfig) -> dict[str, Any]:
     """The Serve options of the tier's deployment, every limit named."""
     return {
+        **plan_request_router(tier),
         "name": tier.name,
         "max_ongoing_requests": tier.max_ongoing_calls,
         "max_queued_requests": tier.max_queued_calls,
@@ -91,6 +95,13 @@ def plan_deployment(tier: TierConfig) -> dict[str, Any]:
         "autoscaling_config": plan_autoscaling(tier.replicas),
         "logging_config": dict(LOGGING),
     }
+
+
+def plan_request_router(tier: TierConfig) -> dict[str, Any]:
+    """Serve's `request_router_config`, if the tier wants another than the default."""
+    if tier.replica_choice == "balanced":
+        return {}
+    return {"request_router_config": {"request_router_class": SESSION_ROUTER}}
 
 
 def plan_autoscaling(replicas: ReplicasConfig) -> dict[str, Any]:
