@@ -79,9 +79,7 @@ class Pipeline:
 
     def _loads(self, routing: RoutingConfig) -> Mapping[str, TierLoad]:
         """The load of every tier, if a rule will look at it."""
-        if routing.load.watched or any(tier.down for tier in self._tiers.values()):
-            return self.loads()
-        return NO_LOADS
+        return self.loads() if routing.load.watched or self._down() else NO_LOADS
 
     def loads(self) -> Mapping[str, TierLoad]:
         """The load of every tier by name."""
@@ -118,7 +116,7 @@ class Pipeline:
 
         Another one is asked only while no answer has begun; `record` then holds the new decision.
         """
-        routing, refused = runtime.routing, set[str]()
+        routing, refused = runtime.routing, frozenset[str]()
         patience_s = routing.fallback_after_s if may_fall_back(call, decision, routing) else None
         while True:
             body = call.payload.for_model(decision.model_id)
@@ -141,12 +139,12 @@ class Pipeline:
             except (TierOverloaded, TierUnavailable):
                 if begun:
                     raise
-                refused.add(decision.tier)
-                other = fall_back(call, decision, self._configs, routing, self._down | refused)
+                refused |= {decision.tier}
+                avoid = refused.union(self._down())
+                other = fall_back(call, decision, self._configs, routing, avoid)
                 if other is None:
                     raise
                 decision = record.decision = other
 
-    @property
-    def _down(self) -> set[str]:
-        return {name for name, tier in self._tiers.items() if tier.down}
+    def _down(self) -> list[str]:
+        return [name for name, tier in self._tiers.items() if tier.down]
