@@ -8,6 +8,7 @@ from contextlib import asynccontextmanager
 from contextvars import Context
 
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
+from serve_app.core.call import Endpoint
 from serve_app.core.errors import (
     DeadlineExceeded,
     GatewayError,
@@ -33,6 +34,8 @@ LEASE_PATH = "/lease"
 
 LOAD_PATH = "/serve-app/load"
 """A request to it, under any live lease, is answered with the replica's load."""
+
+RESPONSES_PATH = Endpoint.RESPONSES.value.encode()
 
 TELL_S = 2.0
 """How long a replica may take for an answer of its own; then it is left alone."""
@@ -201,8 +204,7 @@ class TierClient:
             begun = False
             if self.watches_load:
                 self._poll_soon()
-                if not request.stream:
-                    # Its first bytes come with its last ones, which says nothing of waiting.
+                if not request.opens_with_token:
                     self._first_tokens.forget(request)
             try:
                 connection = await self._connections.take(lease.address)
@@ -381,6 +383,14 @@ class UpstreamRequest:
         self._body = body
         self._request_id = request_id.encode()
         self.stream = stream
+
+    @property
+    def opens_with_token(self) -> bool:
+        """Whether the first bytes of the answer mean that the model has begun to write.
+
+        Not if the answer comes whole, and not for responses, whose first event only says hello.
+        """
+        return self.stream and self._path != RESPONSES_PATH
 
     def render(self, lease: Lease) -> bytes:
         """The bytes on the wire, with the lease that opens the engine's port."""

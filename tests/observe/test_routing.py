@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import pytest
 import ray
 
-from serve_app.observe.routing import ControlMetrics
+from serve_app.core.load import TierLoad
+from serve_app.observe.routing import ControlMetrics, LoadMetrics
 
 
 @dataclass
@@ -33,6 +34,18 @@ def test_drift_is_told_when_it_begins_and_when_it_ends(caplog: pytest.LogCapture
         "the scores of the calls are steady again: "
         "drift 0.40, threshold 0.500, share 0.310 of 0.300",
     ]
+    assert not ray.is_initialized()
+
+
+def test_a_tier_that_goes_down_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And once more when it is back; a tier that is up from the start is no news."""
+    loads = {"fast": TierLoad(kv_free_ratio=0.5), "strong": TierLoad()}
+    metrics = LoadMetrics(lambda: loads)
+    for down in (False, True, True, False, False):
+        loads["strong"] = TierLoad(down=down)
+        metrics.flush()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["tier strong is down", "tier strong is back"]
     assert not ray.is_initialized()
 
 

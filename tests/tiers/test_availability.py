@@ -15,8 +15,12 @@ from tests.tiers.replica import Replicas, Stats, running
 DEADLINES = DeadlinesConfig(lease_s=5, first_byte_s=5, gap_s=5, total_s=5)
 
 
-def request(*, patience_s: float | None = None, stream: bool = True) -> UpstreamRequest:
-    path = "/v1/chat/completions"
+def request(
+    *,
+    patience_s: float | None = None,
+    stream: bool = True,
+    path: str = "/v1/chat/completions",
+) -> UpstreamRequest:
     return UpstreamRequest(path, b"{}", "id", stream=stream, patience_s=patience_s)
 
 
@@ -159,11 +163,12 @@ async def test_the_wait_for_the_first_token_is_measured() -> None:
         client.close()
 
 
-async def test_a_whole_answer_says_nothing_of_the_first_token() -> None:
-    """Its first byte comes with its last one."""
+@pytest.mark.parametrize("options", [{"stream": False}, {"path": "/v1/responses"}])
+async def test_some_first_bytes_are_no_token(options: dict[str, object]) -> None:
+    """Those of a whole answer come with the last ones, those of responses before any token."""
     async with running() as tier:
         client = build_client(tier, watches_load=True)
-        await ask(client, stream=False)
+        await ask(client, **options)
         assert client.load().first_token_s is None
         client.close()
 
