@@ -47,6 +47,7 @@ class FirstTokens:
     def __init__(self) -> None:
         self._pending: dict[object, float] = {}
         self._told: deque[tuple[float, float]] = deque(maxlen=SAMPLES_MAX)
+        self._served_since = float("-inf")
 
     def begin(self, call: object, now: float) -> None:
         """A call begins to wait, for a place and then for the engine."""
@@ -57,6 +58,7 @@ class FirstTokens:
         since = self._pending.pop(call, None)
         if since is not None:
             self._told.append((now, now - since))
+            self._served_since = max(self._served_since, since)
 
     def forget(self, call: object) -> None:
         """It ended without one, or cannot tell."""
@@ -66,14 +68,17 @@ class FirstTokens:
         """The wait of a call that comes now, None without news.
 
         The longest of: the mean of the newest waits; how long the first of the pending calls has
-        waited; where calls are `queued`, how long it takes until as many have got theirs.
+        waited that none has overtaken (a long prompt takes its time and says nothing of others);
+        where calls are `queued`, how long it takes until as many have got theirs.
         """
         told = self._told
         while told and told[0][0] < now - MEMORY_S:
             told.popleft()
         waits = [sum(wait for _, wait in told) / len(told)] if told else []
-        if self._pending:
-            waits.append(now - next(iter(self._pending.values())))
+        for since in self._pending.values():
+            if since >= self._served_since:
+                waits.append(now - since)
+                break
         if queued and told:
             since = now - told[0][0] if len(told) == told.maxlen else MEMORY_S
             waits.append(queued * since / len(told))

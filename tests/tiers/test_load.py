@@ -55,6 +55,18 @@ def test_a_call_that_waits_still_is_news() -> None:
     assert tokens.estimate(1.2, 0) == pytest.approx(0.3)
 
 
+def test_a_call_that_others_overtake_says_nothing() -> None:
+    """A long prompt is slow by itself; that those after it are served shows that it is."""
+    tokens = FirstTokens()
+    tokens.begin("long", 0.0)
+    assert tokens.estimate(1.0, 0) == pytest.approx(1.0)
+    tokens.begin("short", 0.9)
+    tokens.end("short", 1.0)
+    assert tokens.estimate(1.0, 0) == pytest.approx(0.1)
+    tokens.begin("next", 1.1)
+    assert tokens.estimate(1.6, 0) == pytest.approx(0.5)
+
+
 def test_a_queue_is_as_long_as_it_takes_to_serve_it() -> None:
     """Ten first tokens in two seconds: a queue of twenty takes four."""
     tokens = FirstTokens()
