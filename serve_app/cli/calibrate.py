@@ -158,7 +158,8 @@ def _cells(calibration: Calibration, choice: Choice) -> Iterator[str]:
     if choice.cost is not None:
         yield f"{choice.cost:,.2f}"
     if calibration.labelled:
-        for ratio in (choice.quality, choice.quality_ratio, choice.gap_ratio):
+        yield f"{100 * (choice.quality or 0):.1f} ± {100 * (choice.quality_margin or 0):.1f}"
+        for ratio in (choice.quality_ratio, choice.gap_ratio):
             yield "-" if ratio is None else f"{100 * ratio:.1f}"
 
 

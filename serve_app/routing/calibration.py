@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from bisect import bisect_right
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -11,6 +12,7 @@ BOUNDS_STRETCH = 0.15
 """How far the share may stray on these calls until a suggested bound holds the threshold."""
 
 _DIGITS = 4
+_Z = 1.959963984540054  # 95 %, two-sided
 
 
 @dataclass(frozen=True, slots=True)
@@ -38,14 +40,16 @@ class Prices:
 class Choice:
     """A threshold and what it buys.
 
-    `quality` is the mean label of the answers, `quality_ratio` its share of the strong model's,
-    `gap_ratio` the recovered share of the gap between the models; None where it cannot be told.
+    `quality` is the mean label of the answers, `quality_margin` half its 95 % confidence interval,
+    `quality_ratio` its share of the strong model's, `gap_ratio` the recovered share of the gap
+    between the models; None where it cannot be told.
     """
 
     threshold: float
     strong_ratio: float
     cost: float | None = None
     quality: float | None = None
+    quality_margin: float | None = None
     quality_ratio: float | None = None
     gap_ratio: float | None = None
 
@@ -65,10 +69,9 @@ class Calibration:
         self.calls = len(ordered)
         self.labelled = all(s.small is not None and s.large is not None for s in ordered)
         self._prices = prices
-        small = [sample.small or 0.0 for sample in ordered]
-        gains = [(s.large or 0.0) - (s.small or 0.0) for s in ordered]
-        self._small = sum(small) / self.calls
-        self._gains = [gain / self.calls for gain in accumulate(gains, initial=0.0)]
+        labels = [(sample.small or 0.0, sample.large or 0.0) for sample in ordered]
+        self._qualities = self._means([(small, large) for small, large in labels])
+        self._squares = self._means([(small * small, large * large) for small, large in labels])
         self.choices = [
             self._choice(count, threshold) for count, threshold in _cuts([s.score for s in ordered])
         ]
@@ -125,20 +128,27 @@ class Calibration:
             1.0 if high <= 0 else self.at_ratio(max(high, self._ratios[0])).threshold,
         )
 
+    def _means(self, labels: Sequence[tuple[float, float]]) -> Sequence[float]:
+        """The mean label of all answers, for every number of strong calls from 0 on."""
+        gains = accumulate((large - small for small, large in labels), initial=0.0)
+        all_small = sum(small for small, _ in labels)
+        return [(all_small + gain) / self.calls for gain in gains]
+
     def _choice(self, strong: int, threshold: float) -> Choice:
         ratio = strong / self.calls
         cost = None if self._prices is None else self._prices.mix(ratio)
         if not self.labelled:
             return Choice(threshold, ratio, cost)
-        quality, gap = self._small + self._gains[strong], self._gains[-1]
-        best = self._small + gap
+        quality, worst, best = self._qualities[strong], self._qualities[0], self._qualities[-1]
+        variance = max(0.0, self._squares[strong] - quality * quality)
         return Choice(
             threshold,
             ratio,
             cost,
             quality,
-            quality / best if best > 0 else None,
-            self._gains[strong] / gap if gap > 0 else None,
+            quality_margin=_Z * math.sqrt(variance / self.calls),
+            quality_ratio=quality / best if best > 0 else None,
+            gap_ratio=(quality - worst) / (best - worst) if best > worst else None,
         )
 
 

@@ -53,6 +53,7 @@ def test_the_quality_of_a_share() -> None:
     assert (half.quality, half.quality_ratio, half.gap_ratio) == (1.0, 1.0, 1.0)
     none = calibration.at_ratio(0.0)
     assert (none.quality, none.quality_ratio, none.gap_ratio) == (0.5, 0.5, 0.0)
+    assert (half.quality_margin, none.quality_margin) == (0.0, pytest.approx(0.31, abs=1e-3))
     assert 0.4 < half.threshold <= 0.5
 
 
