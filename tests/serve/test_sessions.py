@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -11,11 +10,9 @@ import pytest
 import yaml
 
 from tests.serve.conftest import run_dir
-from tests.serve.service import ROOT, Service, _targets, running_service, wait_for
+from tests.serve.service import ROOT, Service, running_service, wait_for
 
 pytestmark = pytest.mark.serve
-
-METRIC = re.compile(r'^ray_vllm_request_success_total\{.*ReplicaId="(\w+)".*\} (\S+)$', re.M)
 
 
 @pytest.fixture(scope="module")
@@ -34,18 +31,14 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield running
 
 
-def answered() -> dict[str, float]:
+def answered(service: Service) -> dict[str, float]:
     """How many calls each replica's engine has answered."""
-    text = "".join(httpx.get(f"http://{target}/metrics").text for target in _targets())
-    counts: dict[str, float] = {}
-    for replica, value in METRIC.findall(text):
-        counts[replica] = counts.get(replica, 0.0) + float(value)
-    return counts
+    return service.metric_by("ray_vllm_request_success_total", "ReplicaId")
 
 
 def ask(service: Service, session: str, calls: int) -> set[str]:
     """The replicas that answered so many calls of a session."""
-    before = answered()
+    before = answered(service)
     url = f"{service.base_url}/v1/chat/completions"
     body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     for _ in range(calls):
@@ -53,7 +46,7 @@ def ask(service: Service, session: str, calls: int) -> set[str]:
         assert answer.status_code == 200, answer.text
 
     def grown() -> dict[str, float]:
-        return {name: n - before.get(name, 0.0) for name, n in answered().items()}
+        return {name: n - before.get(name, 0.0) for name, n in answered(service).items()}
 
     wait_for(lambda: sum(grown().values()) >= calls, timeout_s=20, what="all calls are counted")
     return {name for name, count in grown().items() if count}
