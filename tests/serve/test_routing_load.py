@@ -123,12 +123,12 @@ async def test_a_saturated_tier_sheds_borderline_calls(local: Service) -> None:
 
 async def test_a_killed_tier_is_stood_in_for(local: Service) -> None:
     """Auto is answered by the fast tier, and by the strong one again when it is back."""
-    await asyncio.to_thread(local.deploy, {})
+    await asyncio.to_thread(local.deploy, {"routing": {"strong_score_min": 0.4}})
     await asyncio.to_thread(
         wait_for,
-        lambda: explain(local, messages=HARD)["load"]["strong"]["first_token_s"] is None,
+        lambda: explain(local, messages=HARD)["threshold"] == 0.4,
         timeout_s=30,
-        what="the Router has the default config",
+        what="the Router has the new config",
     )
     assert local.chat(model="auto", messages=HARD).headers["x-route-tier"] == "strong"
     (replica,) = local.replica_processes("tier-strong")
