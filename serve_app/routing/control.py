@@ -106,12 +106,17 @@ class ShareController:
             calls=len(self._outcomes),
         )
 
+    @property
+    def _knows_enough(self) -> bool:
+        """Whether there is a quantile to go by; all and none need none."""
+        return len(self._window) >= SCORES_MIN or self._target in (0.0, 1.0)
+
     def _count(self, strong: bool) -> None:
         self._outcomes.append(strong)
         self._strong += strong
         if len(self._outcomes) > self._size:
             self._strong -= self._outcomes.popleft()
-        if len(self._window) < SCORES_MIN:
+        if not self._knows_enough:
             return
         # Where a bound holds the threshold, nothing is owed for what it does not let happen.
         if (self._raw > self._high and strong) or (self._raw < self._low and not strong):
@@ -127,7 +132,7 @@ class ShareController:
         insort(self._sorted, score)
 
     def _move(self) -> None:
-        if len(self._window) >= SCORES_MIN:
+        if self._knows_enough:
             self._raw = self._quantile(self._target + GAIN * self._owed)
             self.threshold = self._clamp(self._raw)
 
@@ -139,10 +144,10 @@ class ShareController:
         """
         scores = self._sorted
         wanted = level * len(scores)
-        if wanted < 1:
-            return _ABOVE_ALL
         if level >= 1:
             return 0.0
+        if wanted < 1:
+            return _ABOVE_ALL
         score = scores[len(scores) - int(wanted)]
         reach = len(scores) - bisect_left(scores, score)
         exceed = len(scores) - bisect_right(scores, score)

@@ -119,6 +119,16 @@ def test_the_configured_threshold_holds_at_first() -> None:
     assert controller.threshold < 0.62
 
 
+@pytest.mark.parametrize("target", [0, 1])
+def test_all_and_none_hold_from_the_first_call_on(target: float) -> None:
+    """They need no score to go by."""
+    controller = ShareController(config(target))
+    chance = random.Random(10)
+    assert (
+        stream(controller, [0.0, 1.0, *(mixed(chance) for _ in range(100))]) == [target == 1] * 102
+    )
+
+
 def test_bounds_hold_against_a_flood() -> None:
     """A flood of easy calls does not go strong, a flood of hard ones does, for the share's sake."""
     chance = random.Random(6)
