@@ -6,13 +6,18 @@ from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from typing import Protocol
 
-from serve_app.config.runtime import DeadlinesConfig, RuntimeConfig
+from serve_app.config.runtime import DeadlinesConfig, RoutingConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Decision, Record
-from serve_app.core.errors import TooManyCalls
-from serve_app.routing.choose import choose_tier
+from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls
+from serve_app.core.load import TierLoad
+from serve_app.routing.choose import choose_tier, fall_back, may_fall_back
+from serve_app.routing.control import ControlState, ThresholdControl
+from serve_app.routing.live import Live
 from serve_app.routing.scorer import Scorer
 from serve_app.tiers.client import UpstreamRequest
+
+NO_LOADS: Mapping[str, TierLoad] = {}
 
 
 class Answer(Protocol):
@@ -28,6 +33,13 @@ class Answer(Protocol):
 
 class Tier(Protocol):
     """What answers a call: the replicas of one model."""
+
+    down: bool
+    """Whether no replica can be reached."""
+
+    def load(self) -> TierLoad:
+        """What is known of its load now, without asking anybody."""
+        ...
 
     def exchange(
         self, request: UpstreamRequest, deadlines: DeadlinesConfig
@@ -52,15 +64,30 @@ class Pipeline:
         self.runtime = runtime
         """What the next call will see; calls in flight keep what they began with."""
         self._in_flight = 0
+        self._control = ThresholdControl()
 
     def decide(self, call: Call) -> Decision:
-        """Choose the tier: pure, and cheap enough for every call.
+        """Choose the tier: without any effect, and cheap enough for every call.
 
         Raises:
             ModelNotFound: the call asks for a model that no tier has.
             InvalidField: the call asks for a tier that does not exist, or for what no tier can do.
         """
-        return choose_tier(call, self._configs, self.runtime.routing, self._scorer)
+        routing = self.runtime.routing
+        live = Live(self._control.threshold(routing), self._loads(routing))
+        return choose_tier(call, self._configs, routing, self._scorer, live)
+
+    def _loads(self, routing: RoutingConfig) -> Mapping[str, TierLoad]:
+        """The load of every tier, if a rule will look at it."""
+        return self.loads() if routing.load.watched or self._down() else NO_LOADS
+
+    def loads(self) -> Mapping[str, TierLoad]:
+        """The load of every tier by name."""
+        return {name: tier.load() for name, tier in self._tiers.items()}
+
+    def control_state(self) -> ControlState | None:
+        """What holds the share of strong calls, None where the threshold is fixed."""
+        return self._control.state(self.runtime.routing)
 
     @asynccontextmanager
     async def answer(self, call: Call, record: Record) -> AsyncIterator[Answer]:
@@ -75,11 +102,49 @@ class Pipeline:
         self._in_flight += 1
         try:
             decision = record.decision = self.decide(call)
-            body = call.payload.for_model(decision.model_id)
-            request = UpstreamRequest(
-                call.endpoint.value, body, call.request_id, stream=call.stream
-            )
-            async with self._tiers[decision.tier].exchange(request, runtime.deadlines) as answer:
+            self._control.note(decision, runtime.routing, self._configs[-1].name)
+            async with self._exchange(call, decision, record, runtime) as answer:
                 yield answer
         finally:
             self._in_flight -= 1
+
+    @asynccontextmanager
+    async def _exchange(
+        self, call: Call, decision: Decision, record: Record, runtime: RuntimeConfig
+    ) -> AsyncIterator[Answer]:
+        """The exchange with the tier that was chosen, or with another one where it takes no call.
+
+        Another one is asked only while no answer has begun; `record` then holds the new decision.
+        """
+        routing, refused = runtime.routing, frozenset[str]()
+        patience_s = routing.fallback_after_s if may_fall_back(call, decision, routing) else None
+        while True:
+            body = call.payload.for_model(decision.model_id)
+            request = UpstreamRequest(
+                call.endpoint.value,
+                body,
+                call.request_id,
+                stream=call.stream,
+                patience_s=patience_s,
+                session=call.session,
+            )
+            begun = False
+            try:
+                async with self._tiers[decision.tier].exchange(
+                    request, runtime.deadlines
+                ) as answer:
+                    begun = True
+                    yield answer
+                    return
+            except (TierOverloaded, TierUnavailable):
+                if begun:
+                    raise
+                refused |= {decision.tier}
+                avoid = refused.union(self._down())
+                other = fall_back(call, decision, self._configs, routing, avoid)
+                if other is None:
+                    raise
+                decision = record.decision = other
+
+    def _down(self) -> list[str]:
+        return [name for name, tier in self._tiers.items() if tier.down]

@@ -21,6 +21,7 @@ from serve_app.gateway.app import build_gateway
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
+from serve_app.observe.routing import ControlMetrics, LoadMetrics
 from serve_app.pipeline import Pipeline
 from serve_app.routing.scorer import HeuristicScorer
 from serve_app.tiers.client import TierClient
@@ -39,9 +40,15 @@ class Router:
         context = serve.get_replica_context()
         self._config = config
         self._clients = {
-            name: TierClient(name, build_opener(handle), runtime.leases)
-            for name, handle in handles.items()
+            tier.name: TierClient(
+                tier.name,
+                build_opener(handles[tier.name]),
+                runtime.leases,
+                asks_by_session=tier.replica_choice == "session",
+            )
+            for tier in config.tiers
         }
+        self._configure_clients(runtime)
         self._pipeline = Pipeline(config.tiers, self._clients, HeuristicScorer(), runtime)
         self._readiness = ServeReadiness(context.app_name, config.tiers)
         log_dir = serve_log_dir()
@@ -50,6 +57,10 @@ class Router:
             CallMetrics(),
             AccessLog(log_path),
             {name: partial(read_leases, client) for name, client in self._clients.items()},
+            [
+                ControlMetrics(self._pipeline.control_state).flush,
+                LoadMetrics(self._pipeline.loads).flush,
+            ],
         )
 
     async def __serve_build_asgi_app__(self) -> object:
@@ -77,8 +88,11 @@ class Router:
             logger.error("user_config refused, the old one stays: %s", error)
             return
         self._pipeline.runtime = runtime
+        self._configure_clients(runtime)
+
+    def _configure_clients(self, runtime: RuntimeConfig) -> None:
         for client in self._clients.values():
-            client.configure(runtime.leases)
+            client.configure(runtime.leases, watches_load=runtime.routing.load.watched)
 
     async def __del__(self) -> None:
         for client in self._clients.values():

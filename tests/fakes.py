@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from serve_app.config.runtime import DeadlinesConfig
 from serve_app.core.call import Record, TierState
 from serve_app.core.errors import GatewayError
+from serve_app.core.load import TierLoad
 from serve_app.tiers.client import UpstreamRequest
 from serve_app.tiers.http1 import Address
 
@@ -49,6 +50,14 @@ class FakeTier:
         self.answer = answer or FakeAnswer([b"{}"])
         self.requests: list[UpstreamRequest] = []
         self.open_exchanges = 0
+        self.state = TierLoad()
+
+    @property
+    def down(self) -> bool:
+        return self.state.down
+
+    def load(self) -> TierLoad:
+        return self.state
 
     @asynccontextmanager
     async def exchange(
@@ -101,8 +110,10 @@ class FakeOpener:
         self.permits = asyncio.Semaphore(permits)
         self.granted = 0
         self.error: GatewayError | None = None
+        self.sessions: list[str | None] = []
 
-    async def __call__(self) -> FakeGrant:
+    async def __call__(self, session: str | None = None) -> FakeGrant:
+        self.sessions.append(session)
         await self.permits.acquire()
         if self.error is not None:
             raise self.error

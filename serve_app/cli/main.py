@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from serve_app.bench.command import overhead
+from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
 from serve_app.cli.config_docs import config_docs
 from serve_app.cli.convert import convert
@@ -27,6 +28,7 @@ app.command()(verify)
 app.command()(convert)
 app.command("env")(environment)
 app.command()(evaluate)
+app.command()(calibrate)
 app.command("config-docs")(config_docs)
 
 bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)

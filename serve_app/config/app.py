@@ -74,10 +74,15 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
     Raises:
         ValueError: a key names a tier that does not exist or cannot do what is asked of it.
     """
-    default = runtime.routing.default_tier
+    routing = runtime.routing
     generating = [tier.name for tier in tiers if "generate" in tier.tasks]
-    if default is not None and default not in generating:
-        raise ValueError(
-            f"routing.default_tier: '{default}' is none of the tiers that generate: "
-            f"{', '.join(generating) or 'there are none'}"
-        )
+    for key in ("default_tier", "never_below", "never_above"):
+        name = getattr(routing, key)
+        if name is not None and name not in generating:
+            raise ValueError(
+                f"routing.{key}: '{name}' is none of the tiers that generate: "
+                f"{', '.join(generating) or 'there are none'}"
+            )
+    low, high = routing.never_below, routing.never_above
+    if low and high and generating.index(low) > generating.index(high):
+        raise ValueError(f"routing.never_below: '{low}' is stronger than never_above, '{high}'")

@@ -4,10 +4,63 @@ from __future__ import annotations
 
 from typing import Annotated
 
-from pydantic import Field
+from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
+
+Score = Annotated[float, Field(ge=0, le=1)]
+
+
+TierName = Annotated[str, Field(pattern=NAME_PATTERN)]
+
+
+class LoadConfig(Config):
+    """How the load of the tiers moves calls whose score is near the threshold."""
+
+    first_token_target_s: float | None = Field(
+        None,
+        gt=0,
+        le=HOUR_S,
+        description="The strongest tier is busy when a call is estimated to wait longer than this "
+        "for its first token there. None: it is not looked at.",
+    )
+    kv_free_ratio_min: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="The strongest tier is busy, too, when no engine of it has more than this part "
+        "of its KV cache free. 0: it is not looked at.",
+    )
+    busy_score_band: float = Field(
+        0.15,
+        ge=0,
+        le=1,
+        description="While the strongest tier is busy, calls that score less than this above the "
+        "threshold go to the next weaker one.",
+    )
+    idle_score_band: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        description="While the strongest tier is idle, calls that score up to this below the "
+        "threshold go there. 0: none.",
+    )
+    idle_ongoing_max: int = Field(
+        0,
+        ge=0,
+        le=65536,
+        description="Calls that the strongest tier may hold and still be idle.",
+    )
+
+    @property
+    def watched(self) -> bool:
+        """Whether any rule looks at the load."""
+        return (
+            self.first_token_target_s is not None
+            or self.kv_free_ratio_min > 0
+            or self.idle_score_band > 0
+        )
 
 
 class RoutingConfig(Config):
@@ -27,10 +80,61 @@ class RoutingConfig(Config):
         description="Estimated prompt tokens above which a call leaves the weakest tier, whatever "
         "its score.",
     )
-    default_tier: Annotated[str, Field(pattern=NAME_PATTERN)] | None = Field(
+    default_tier: TierName | None = Field(
         None,
         description="Send every `auto` call here and score nothing. None: route by complexity.",
     )
+    strong_ratio_target: float | None = Field(
+        None,
+        ge=0,
+        le=1,
+        description="Share of `auto` calls that go to the strongest tier by their score. The "
+        "Router moves the threshold to hold it while the traffic changes; `strong_score_min` is "
+        "where it begins. None: `strong_score_min` stays the threshold. `serve-app calibrate` says "
+        "what a share buys.",
+    )
+    strong_score_min_bounds: tuple[Score, Score] = Field(
+        (0.0, 1.0),
+        description="Lowest and highest threshold that `strong_ratio_target` may set. Where one of "
+        "them is reached, the share is missed rather than hard calls kept from the strongest tier "
+        "or easy ones sent there.",
+    )
+    strong_ratio_window: int = Field(
+        500,
+        ge=200,
+        le=100_000,
+        description="Newest scores that the moving threshold follows, and by which drift is told.",
+    )
+    never_below: TierName | None = Field(
+        None,
+        description="No `auto` call goes to a weaker tier than this one. A call narrows it with "
+        "the header `x-route-never-below`.",
+    )
+    never_above: TierName | None = Field(
+        None,
+        description="No `auto` call goes to a stronger tier than this one. A call narrows it with "
+        "the header `x-route-never-above`.",
+    )
+    fallback: bool = Field(
+        True,
+        description="Send `auto` calls to another tier where theirs is down or takes no more; the "
+        "answer says so (`x-route-reason: fallback`).",
+    )
+    fallback_after_s: float = Field(
+        2.0,
+        gt=0,
+        le=HOUR_S,
+        description="How long such a call waits for a tier on which its Router gets no place at "
+        "all. Then the tier counts as down until a replica of it can be reached.",
+    )
+    load: LoadConfig = Field(default_factory=LoadConfig)
+
+    @model_validator(mode="after")
+    def _ordered(self) -> RoutingConfig:
+        low, high = self.strong_score_min_bounds
+        if low > high:
+            raise ValueError(f"strong_score_min_bounds: {low:g} is above {high:g}")
+        return self
 
 
 class LimitsConfig(Config):
@@ -83,6 +187,13 @@ class LeaseConfig(Config):
         gt=0,
         le=30,
         description="After how long Ray is asked again for the best replica.",
+    )
+    session_s: float = Field(
+        600.0,
+        ge=0,
+        le=DAY_S,
+        description="How long the replica of a session's last call (`x-session-id`) is preferred "
+        "for the next one. 0: never.",
     )
 
 

@@ -122,6 +122,12 @@ class TierConfig(Config):
         le=65536,
         description="Calls of one Router replica that may wait for a full tier; more get 503.",
     )
+    replica_choice: Literal["balanced", "session"] = Field(
+        "balanced",
+        description="How Ray chooses a replica. balanced: the less loaded of two. session: calls "
+        "with the same `x-session-id` go to the same replica, by a hash of it; the others are "
+        "spread evenly, whatever the load (Ray's experimental ConsistentHashRouter).",
+    )
     drain_timeout_s: float = Field(
         600.0,
         gt=0,

@@ -69,12 +69,28 @@ class Payload(Protocol):
 
 
 @dataclass(frozen=True, slots=True)
+class TierLimits:
+    """Between which tiers the router may choose, by name or model id; None: no limit.
+
+    A call brings its own, the config has defaults, and what is known of a caller may add more; the
+    narrowest hold.
+    """
+
+    never_below: str | None = None
+    never_above: str | None = None
+
+
+NO_LIMITS = TierLimits()
+
+
+@dataclass(frozen=True, slots=True)
 class Call:
     """One parsed API request.
 
     `model` is what the caller asked for: `auto`, a tier's name or a model id. `tier` is the
-    override by header. `adds_usage` says that the forwarded body asks for a usage event which the
-    caller did not ask for and must not see.
+    override by header, `limits` bind the router's choice. `adds_usage` says that the forwarded body
+    asks for a usage event which the caller did not ask for and must not see. `session` is the hash
+    of the conversation's id, where the client gave one.
     """
 
     request_id: str
@@ -85,6 +101,8 @@ class Call:
     stream: bool = False
     adds_usage: bool = False
     tier: str | None = None
+    limits: TierLimits = NO_LIMITS
+    session: str | None = None
 
 
 class Reason(StrEnum):
@@ -98,6 +116,11 @@ class Reason(StrEnum):
     ONLY_TIER = "only_tier"
     POLICY = "policy"
     NO_GENERATION = "no_generation"
+    STRONG_BUSY = "strong_busy"
+    STRONG_IDLE = "strong_idle"
+    NEVER_BELOW = "never_below"
+    NEVER_ABOVE = "never_above"
+    FALLBACK = "fallback"
 
 
 @dataclass(frozen=True, slots=True)

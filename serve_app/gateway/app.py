@@ -126,9 +126,24 @@ class Pages:
         limits = self._pipeline.runtime.limits
         body = await read_body(request.receive, headers, limits.body_bytes_max)
         endpoint = detect_endpoint(parse_json(body))
-        call = parse_call(endpoint, body, request_id=headers.request_id, tier=headers.tier)
+        call = parse_call(
+            endpoint,
+            body,
+            request_id=headers.request_id,
+            tier=headers.tier,
+            limits=headers.limits,
+            session=headers.session,
+        )
         decision = self._pipeline.decide(call)
-        answer = _json(orjson.dumps({"object": "route", "endpoint": endpoint, **asdict(decision)}))
+        control = self._pipeline.control_state()
+        document = {
+            "object": "route",
+            "endpoint": endpoint,
+            **asdict(decision),
+            "control": control and asdict(control),
+            "load": {name: asdict(load) for name, load in self._pipeline.loads().items()},
+        }
+        answer = _json(orjson.dumps(document))
         answer.raw_headers.extend(render_decision(decision))
         return answer
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import hashlib
 import logging
 import re
 import time
@@ -12,11 +13,12 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from serve_app.core.call import Call, Endpoint, Outcome, Record
+from serve_app.core.call import NO_LIMITS, Call, Endpoint, Outcome, Record, TierLimits
 from serve_app.core.errors import (
     BodyTooLarge,
     GatewayError,
     InternalError,
+    InvalidField,
     TierOverloaded,
     UnsupportedMediaType,
     UpstreamFailed,
@@ -35,6 +37,7 @@ from serve_app.pipeline import Answer, Pipeline
 logger = logging.getLogger("ray.serve")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+SESSION_ID = re.compile(rb"[!-~]{1,256}")
 EVENT_STREAM = b"text/event-stream"
 
 
@@ -53,13 +56,25 @@ class Recorder(Protocol):
 class RequestHeaders:
     """The few request headers that matter here, read in one pass."""
 
-    __slots__ = ("content_encoding", "content_length", "content_type", "request_id", "tier")
+    __slots__ = (
+        "_never_above",
+        "_never_below",
+        "_session_id",
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "request_id",
+        "tier",
+    )
 
     def __init__(self, scope: Scope) -> None:
         self.content_type = self.content_encoding = b""
         self.content_length: int | None = None
         self.request_id = ""
         self.tier: str | None = None
+        self._never_below: str | None = None
+        self._never_above: str | None = None
+        self._session_id: bytes | None = None
         for name, value in scope["headers"]:
             if name == b"content-type":
                 self.content_type = value
@@ -71,7 +86,33 @@ class RequestHeaders:
                 self.request_id = value.decode()
             elif name == b"x-route-tier":
                 self.tier = value.decode("latin-1").strip()
+            elif name == b"x-route-never-below":
+                self._never_below = value.decode("latin-1").strip()
+            elif name == b"x-route-never-above":
+                self._never_above = value.decode("latin-1").strip()
+            elif name == b"x-session-id":
+                self._session_id = value
         self.request_id = self.request_id or uuid.uuid4().hex
+
+    @property
+    def limits(self) -> TierLimits:
+        """Between which tiers the router may choose for this call."""
+        if self._never_below is None and self._never_above is None:
+            return NO_LIMITS
+        return TierLimits(self._never_below, self._never_above)
+
+    @property
+    def session(self) -> str | None:
+        """The hash of the conversation's id; the id itself goes no further.
+
+        Raises:
+            InvalidField: it is empty, too long or not plain text.
+        """
+        if self._session_id is None:
+            return None
+        if not SESSION_ID.fullmatch(self._session_id):
+            raise InvalidField("x-session-id", "1 to 256 visible ASCII characters")
+        return hashlib.blake2b(self._session_id, digest_size=16).hexdigest()
 
     def check_media_type(self) -> None:
         """Raise UnsupportedMediaType unless the body is plain JSON."""
@@ -185,7 +226,14 @@ class CallHandler:
     ) -> None:
         headers.check_media_type()
         body = await read_body(receive, headers, self._pipeline.runtime.limits.body_bytes_max)
-        call = parse_call(self._endpoint, body, request_id=headers.request_id, tier=headers.tier)
+        call = parse_call(
+            self._endpoint,
+            body,
+            request_id=headers.request_id,
+            tier=headers.tier,
+            limits=headers.limits,
+            session=headers.session,
+        )
         record.stream = call.stream
         async with self._pipeline.answer(call, record) as answer:
             record.status = answer.status

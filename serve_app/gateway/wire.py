@@ -11,7 +11,15 @@ from typing import Any
 
 import orjson
 
-from serve_app.core.call import Call, Endpoint, Payload, Prompt, Turn
+from serve_app.core.call import (
+    NO_LIMITS,
+    Call,
+    Endpoint,
+    Payload,
+    Prompt,
+    TierLimits,
+    Turn,
+)
 from serve_app.core.errors import InvalidField, MalformedBody
 
 AUTO = "auto"
@@ -57,7 +65,15 @@ def parse_json(body: bytes) -> Json:
     return document
 
 
-def parse_call(endpoint: Endpoint, body: bytes, *, request_id: str, tier: str | None) -> Call:
+def parse_call(
+    endpoint: Endpoint,
+    body: bytes,
+    *,
+    request_id: str,
+    tier: str | None,
+    limits: TierLimits = NO_LIMITS,
+    session: str | None = None,
+) -> Call:
     """One API request from its body.
 
     Raises:
@@ -79,6 +95,8 @@ def parse_call(endpoint: Endpoint, body: bytes, *, request_id: str, tier: str | 
         stream=stream,
         adds_usage=adds_usage,
         tier=tier,
+        limits=limits,
+        session=session,
     )
 
 

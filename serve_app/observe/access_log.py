@@ -68,6 +68,7 @@ def render_line(record: Record) -> dict[str, Any]:
         "model": decision.model_id if decision else None,
         "reason": decision.reason.value if decision else None,
         "score": decision.score if decision else None,
+        "threshold": decision.threshold if decision else None,
         "first_byte_ms": _ms(record.first_byte_s),
         "total_ms": _ms(record.total_s),
         "prompt_tokens": record.usage.prompt_tokens,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 
 from serve_app.core.call import Record
 from serve_app.observe.access_log import AccessLog
@@ -23,10 +23,12 @@ class CallRecorder:
         metrics: CallMetrics,
         access_log: AccessLog,
         leases: Mapping[str, Callable[[], tuple[int, int]]],
+        flushers: Sequence[Callable[[], None]] = (),
     ) -> None:
         self._metrics = metrics
         self._access_log = access_log
         self._leases = leases
+        self._flushers = flushers
         self._records: list[Record] = []
         self._task: asyncio.Task[None] | None = None
 
@@ -43,6 +45,8 @@ class CallRecorder:
             self._metrics.add(record)
             self._access_log.add(record)
         self._metrics.flush(self._leases)
+        for flush in self._flushers:
+            flush()
         self._access_log.flush()
 
     async def _flush_forever(self) -> None:

@@ -9,17 +9,23 @@ The rules, in order; the first that speaks decides:
 5. the model writes nothing: the weakest that can do the task    NO_GENERATION
 6. the prompt is too long for the weakest, or for the others     PROMPT_TOO_LONG
 7. the complexity score                                          COMPLEX or SIMPLE
+   near the threshold the load of the tiers, if it is watched    STRONG_BUSY or STRONG_IDLE
+
+What the router chose by rules 3 to 7 is then moved: into the limits of the call and of the config
+(NEVER_BELOW, NEVER_ABOVE), and away from a tier that is down (FALLBACK).
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Set
 from typing import Literal
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import Call, Decision, Endpoint, Reason
+from serve_app.core.call import NO_LIMITS, Call, Decision, Endpoint, Reason, TierLimits
 from serve_app.core.errors import InvalidField, ModelNotFound
+from serve_app.routing.limits import allowed_tiers, keep_within
+from serve_app.routing.live import Live, choose_by_load, choose_fallback
 from serve_app.routing.scorer import Scorer
 from serve_app.routing.tokens import estimate_tokens
 
@@ -48,12 +54,18 @@ def resolve_model(requested: str, tiers: Sequence[TierConfig]) -> TierConfig | N
 
 
 def choose_tier(
-    call: Call, tiers: Sequence[TierConfig], config: RoutingConfig, scorer: Scorer
+    call: Call,
+    tiers: Sequence[TierConfig],
+    config: RoutingConfig,
+    scorer: Scorer,
+    live: Live | None = None,
 ) -> Decision:
     """Choose the tier for a call, among at least one and weakest first.
 
+    `live` is the state of the moment; without it `strong_score_min` is the threshold.
+
     Raises:
-        InvalidField: the header names no tier, or no tier that may be chosen can do the task.
+        InvalidField: a header names no tier, or no tier that may be chosen can do the task.
         ModelNotFound: `model` names no tier.
     """
     task = _task(call.endpoint)
@@ -62,7 +74,62 @@ def choose_tier(
         tier, reason = named
         _able([tier], task)
         return _decision(tier, reason)
-    return _choose_among(_able(tiers, task), call, config, scorer)
+    if live is None:
+        live = Live(config.strong_score_min)
+    candidates = _able(tiers, task)
+    decision = _choose_among(candidates, call, config, scorer, live)
+    if not call.endpoint.generates:
+        return decision
+    allowed = _allowed(candidates, call, tiers, config)
+    if allowed is not candidates:
+        decision = keep_within(decision, allowed, tiers)
+    if config.fallback and live.loads and decision.tier in live.down:
+        return choose_fallback(decision, allowed, _total_tokens(call), live.down) or decision
+    return decision
+
+
+def fall_back(
+    call: Call,
+    decision: Decision,
+    tiers: Sequence[TierConfig],
+    config: RoutingConfig,
+    avoid: Set[str],
+) -> Decision | None:
+    """Another tier for a call that its own has turned away; None where there is none for it.
+
+    A call that names its tier gets no other, nor does one that generates nothing: vectors and token
+    counts of another model are no substitute.
+    """
+    if not may_fall_back(call, decision, config):
+        return None
+    candidates = _able(tiers, _task(call.endpoint))
+    allowed = _allowed(candidates, call, tiers, config)
+    return choose_fallback(decision, allowed, _total_tokens(call), avoid)
+
+
+def may_fall_back(call: Call, decision: Decision, config: RoutingConfig) -> bool:
+    """Whether another tier may answer at all."""
+    return (
+        config.fallback
+        and decision.reason not in (Reason.MODEL, Reason.HEADER, Reason.ONLY_TIER)
+        and call.endpoint.generates
+    )
+
+
+def _allowed(
+    candidates: Sequence[TierConfig],
+    call: Call,
+    tiers: Sequence[TierConfig],
+    config: RoutingConfig,
+) -> Sequence[TierConfig]:
+    if call.limits is NO_LIMITS and config.never_below is None and config.never_above is None:
+        return candidates
+    standing = TierLimits(config.never_below, config.never_above)
+    return allowed_tiers(candidates, tiers, call.limits, standing)
+
+
+def _total_tokens(call: Call) -> int:
+    return estimate_tokens(call.prompt) + (call.prompt.output_tokens_max or 0)
 
 
 def _named_tier(call: Call, tiers: Sequence[TierConfig]) -> tuple[TierConfig, Reason] | None:
@@ -99,7 +166,11 @@ def _able(tiers: Sequence[TierConfig], task: Task | None) -> list[TierConfig]:
 
 
 def _choose_among(
-    candidates: Sequence[TierConfig], call: Call, config: RoutingConfig, scorer: Scorer
+    candidates: Sequence[TierConfig],
+    call: Call,
+    config: RoutingConfig,
+    scorer: Scorer,
+    live: Live,
 ) -> Decision:
     if len(candidates) == 1:
         return _decision(candidates[0], Reason.ONLY_TIER)
@@ -108,11 +179,15 @@ def _choose_among(
             return _decision(tier, Reason.POLICY)
     if not call.endpoint.generates:
         return _decision(candidates[0], Reason.NO_GENERATION)
-    return _choose_for_prompt(candidates, call, config, scorer)
+    return _choose_for_prompt(candidates, call, config, scorer, live)
 
 
 def _choose_for_prompt(
-    candidates: Sequence[TierConfig], call: Call, config: RoutingConfig, scorer: Scorer
+    candidates: Sequence[TierConfig],
+    call: Call,
+    config: RoutingConfig,
+    scorer: Scorer,
+    live: Live,
 ) -> Decision:
     """By length, then by score among the tiers that the prompt fits.
 
@@ -128,7 +203,7 @@ def _choose_for_prompt(
         return _decision(tier, Reason.PROMPT_TOO_LONG)
     if not fitting:
         return _decision(weakest, Reason.PROMPT_TOO_LONG)
-    return _choose_by_score([weakest, *fitting], scorer.score(call.prompt), config)
+    return _choose_by_score([weakest, *fitting], scorer.score(call.prompt), config, live)
 
 
 def _too_long_tier(
@@ -145,10 +220,13 @@ def _fits(tier: TierConfig, total_tokens: int) -> bool:
 
 
 def _choose_by_score(
-    candidates: Sequence[TierConfig], score: float, config: RoutingConfig
+    candidates: Sequence[TierConfig], score: float, config: RoutingConfig, live: Live
 ) -> Decision:
     """The strongest from the threshold on; the others share the range below it evenly."""
-    threshold = config.strong_score_min
+    threshold = live.threshold
+    if live.loads and (shifted := choose_by_load(candidates, score, live, config.load)) is not None:
+        tier, reason = shifted
+        return _decision(tier, reason, score, threshold)
     if score >= threshold:
         return _decision(candidates[-1], Reason.COMPLEX, score, threshold)
     others = len(candidates) - 1

@@ -13,9 +13,11 @@ from typing import Any
 import httpx
 import uvicorn
 
-from serve_app.tiers.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER
+from serve_app.tiers.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER, LOAD_PATH
+from serve_app.tiers.engine_stats import EngineStats
 from serve_app.tiers.http1 import IDLE_S_MAX, Address
 from serve_app.tiers.lease_table import LeaseTable
+from serve_app.tiers.load import LOAD_HEADER, EngineLoad
 
 logger = logging.getLogger("ray.serve")
 
@@ -30,9 +32,10 @@ ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 class LeasedApp:
     """The engine's app behind a door that opens to live leases only."""
 
-    def __init__(self, app: ASGIApp, leases: LeaseTable) -> None:
+    def __init__(self, app: ASGIApp, leases: LeaseTable, stats: EngineStats | None = None) -> None:
         self._app = app
         self._leases = leases
+        self._stats = stats
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         lease = self._leases.find(_lease_id(scope)) if scope["type"] == "http" else None
@@ -41,13 +44,21 @@ class LeasedApp:
             return
         if scope["path"] == LEASE_PATH:
             lease.end()
-            await _answer(send, 200, [])
+            await _answer(send, 200, [self._load_header()])
+            return
+        if scope["path"] == LOAD_PATH:
+            await _answer(send, 200, [self._load_header()])
             return
         lease.begin_exchange()
         try:
             await self._app(scope, receive, send)
         finally:
             lease.end_exchange()
+
+    def _load_header(self) -> tuple[bytes, bytes]:
+        """The engine's own numbers, or else the calls that are here."""
+        load = None if self._stats is None else self._stats.read()
+        return LOAD_HEADER, (load or EngineLoad(self._leases.exchanges, 0, None)).render()
 
 
 def _lease_id(scope: Scope) -> str:

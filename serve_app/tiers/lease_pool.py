@@ -17,6 +17,7 @@ from typing import Protocol
 
 from serve_app.core.errors import GatewayError, InternalError
 from serve_app.tiers.http1 import Address
+from serve_app.tiers.sessions import SessionMap
 
 
 class Grant(Protocol):
@@ -36,8 +37,8 @@ class Grant(Protocol):
 class Opener(Protocol):
     """Asks Ray for places."""
 
-    async def __call__(self) -> Grant:
-        """A place on a replica of Ray's choice.
+    async def __call__(self, session: str | None = None) -> Grant:
+        """A place on a replica of Ray's choice; the session is there to choose by.
 
         Raises:
             GatewayError: Ray refused.
@@ -74,46 +75,94 @@ class Lease:
         return self._grant.lease_id
 
 
+class Waiter(asyncio.Future[Lease]):
+    """A call that waits for a place."""
+
+    def __init__(self, session: str | None, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.session = session
+
+
 class LeasePool:
     """The leases that one Router replica holds on one tier."""
 
-    def __init__(self, opener: Opener, closer: Closer, *, reuse_s: float, age_max_s: float) -> None:
+    def __init__(
+        self,
+        opener: Opener,
+        closer: Closer,
+        *,
+        reuse_s: float,
+        age_max_s: float,
+        session_s: float = 0.0,
+        asks_by_session: bool = False,
+    ) -> None:
+        """`asks_by_session`: Ray places the calls of one session on one replica."""
         self.reuse_s = reuse_s
         self.age_max_s = age_max_s
+        self.sessions = SessionMap(session_s)
+        self._asks_by_session = asks_by_session
         self._opener = opener
         self._closer = closer
         self._idle: list[Lease] = []
-        self._waiters: deque[asyncio.Future[Lease]] = deque()
+        self._waiters: deque[Waiter] = deque()
         self._opening: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
-        self._in_use = 0
+        self._in_use: set[Lease] = set()
+
+    @property
+    def in_use(self) -> int:
+        """Places that calls are using."""
+        return len(self._in_use)
 
     @property
     def open_leases(self) -> int:
         """Places held at this moment, idle ones included."""
-        return self._in_use + len(self._idle)
+        return len(self._in_use) + len(self._idle)
+
+    def held(self) -> list[Lease]:
+        """One of the places that are held on each replica, the newest."""
+        leases = [*self._in_use, *self._idle]
+        leases.sort(key=lambda lease: lease.granted_at)
+        return list({lease.address: lease for lease in leases}.values())
 
     @property
     def waiting(self) -> int:
         """Calls that wait for a place."""
         return len(self._waiters)
 
-    async def acquire(self) -> Lease:
+    async def acquire(self, session: str | None = None) -> Lease:
         """A place; whoever gets it must `release` it.
+
+        A call of a session gets one on the replica of its last call, if one is idle there.
 
         Raises:
             GatewayError: Ray refused.
         """
-        if self._idle:
-            lease = self._idle.pop()
-        else:
-            lease = await self._wait_for_lease()
-        self._in_use += 1
+        if session is not None:
+            return await self._acquire_for(session)
+        lease = self._idle.pop() if self._idle else await self._wait_for_lease()
+        self._in_use.add(lease)
         return lease
+
+    async def _acquire_for(self, session: str) -> Lease:
+        loop = asyncio.get_running_loop()
+        lease = self._pop_idle(self.sessions.find(session, loop.time()))
+        if lease is None:
+            lease = await self._wait_for_lease(session)
+        self._in_use.add(lease)
+        self.sessions.note(session, lease.address, loop.time())
+        return lease
+
+    def _pop_idle(self, wanted: Address | None) -> Lease | None:
+        """The newest idle place on that replica, else any where Ray would know no better."""
+        for index in reversed(range(len(self._idle))):
+            if self._idle[index].address == wanted:
+                return self._idle.pop(index)
+        return self._idle.pop() if self._idle and not self._asks_by_session else None
 
     def release(self, lease: Lease, *, reusable: bool) -> None:
         """Give a place back; one that is not `reusable` ends."""
-        self._in_use -= 1
+        self._in_use.discard(lease)
         now = asyncio.get_running_loop().time()
         if reusable and self.reuse_s > 0 and now - lease.granted_at <= self.age_max_s:
             lease.idle_since = now
@@ -131,14 +180,15 @@ class LeasePool:
         while self._idle:
             self._closer(self._idle.pop())
 
-    async def _wait_for_lease(self) -> Lease:
+    async def _wait_for_lease(self, session: str | None = None) -> Lease:
         loop = asyncio.get_running_loop()
-        waiter: asyncio.Future[Lease] = loop.create_future()
+        waiter = Waiter(session, loop=loop)
         self._waiters.append(waiter)
         if len(self._opening) < len(self._waiters):
             # An empty context: Ray would otherwise tie the lease to the request that happens to
             # open it, and cancel it with that request although another call uses it by then.
-            self._opening.add(loop.create_task(self._open(), context=Context()))
+            asked = self._open(session if self._asks_by_session else None)
+            self._opening.add(loop.create_task(asked, context=Context()))
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -149,25 +199,36 @@ class LeasePool:
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
 
-    async def _open(self) -> None:
+    async def _open(self, session: str | None) -> None:
         """Ask Ray for one place, and let it be used by whoever waits by then.
 
-        A request to Ray is not withdrawn when its call gives up: the place serves the next call, or
-        ends as an idle one.
+        If it was asked for a session, that is first. A request to Ray is not withdrawn when its
+        call gives up: the place serves the next call, or ends as an idle one.
         """
         try:
-            grant = await self._opener()
+            grant = await (self._opener() if session is None else self._opener(session))
         except GatewayError as error:
             self._refuse(error)
         except Exception:
             self._refuse(InternalError())
             raise
         else:
+            self._prefer(session)
             self._offer(Lease(grant, asyncio.get_running_loop().time()))
         finally:
             task = asyncio.current_task()
             assert task is not None
             self._opening.discard(task)
+
+    def _prefer(self, session: str | None) -> None:
+        """Let a waiting call of the session be the next one."""
+        if session is None:
+            return
+        for waiter in self._waiters:
+            if waiter.session == session:
+                self._waiters.remove(waiter)
+                self._waiters.appendleft(waiter)
+                return
 
     def _offer(self, lease: Lease) -> None:
         while self._waiters:

@@ -17,7 +17,7 @@ class Lease:
     def __init__(self, expiry_s: float) -> None:
         self._loop = asyncio.get_running_loop()
         self._expiry_s = expiry_s
-        self._exchanges = 0
+        self.exchanges = 0
         self._ended = self._loop.create_future()
         self._timer = self._loop.call_later(expiry_s, self.end)
 
@@ -33,13 +33,13 @@ class Lease:
 
     def begin_exchange(self) -> None:
         """An HTTP exchange under this lease has begun."""
-        self._exchanges += 1
+        self.exchanges += 1
         self._timer.cancel()
 
     def end_exchange(self) -> None:
         """An HTTP exchange under this lease has ended."""
-        self._exchanges -= 1
-        if self._exchanges == 0 and not self._ended.done():
+        self.exchanges -= 1
+        if self.exchanges == 0 and not self._ended.done():
             self._timer = self._loop.call_later(self._expiry_s, self.end)
 
 
@@ -52,6 +52,11 @@ class LeaseTable:
 
     def __len__(self) -> int:
         return len(self._leases)
+
+    @property
+    def exchanges(self) -> int:
+        """HTTP exchanges in progress, under all leases."""
+        return sum(lease.exchanges for lease in self._leases.values())
 
     @contextmanager
     def open(self, lease_id: str) -> Iterator[Lease]:

@@ -78,6 +78,9 @@ def plan_placement(tier: TierConfig) -> dict[str, Any]:
     }
 
 
+SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+"""Goes by the `session_id` of a handle's options, which is public."""
+
 LOGGING = {"enable_access_log": False}
 """Serve would write a line for each call and each lease. The Router's access log tells more, and
 Serve's takes a quarter of the CPU that a Router needs for a call (py-spy)."""
@@ -89,7 +92,7 @@ def plan_deployment(tier: TierConfig) -> dict[str, Any]:
         "name": tier.name,
         "max_ongoing_requests": tier.max_ongoing_calls,
         "max_queued_requests": tier.max_queued_calls,
-        "request_router_config": dict(ROUTING_BACKOFF_S),
+        "request_router_config": plan_request_router(tier),
         "graceful_shutdown_timeout_s": tier.drain_timeout_s,
         "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
         "health_check_period_s": tier.health_check_period_s,
@@ -98,6 +101,13 @@ def plan_deployment(tier: TierConfig) -> dict[str, Any]:
         "autoscaling_config": plan_autoscaling(tier.replicas),
         "logging_config": dict(LOGGING),
     }
+
+
+def plan_request_router(tier: TierConfig) -> dict[str, Any]:
+    """Serve's `request_router_config`, with Serve's own router unless the tier wants another."""
+    if tier.replica_choice == "balanced":
+        return dict(ROUTING_BACKOFF_S)
+    return {"request_router_class": SESSION_ROUTER, **ROUTING_BACKOFF_S}
 
 
 def plan_autoscaling(replicas: ReplicasConfig) -> dict[str, Any]:

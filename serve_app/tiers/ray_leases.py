@@ -38,19 +38,26 @@ class RayLeases:
     """Opens leases on the tier behind a handle, and listens until each one has ended."""
 
     def __init__(self, handle: DeploymentHandle[object]) -> None:
+        self._handle = handle
         self._method = handle.options(stream=True).lease
         self._listening: set[asyncio.Task[None]] = set()
 
-    async def open(self) -> RayGrant:
+    async def open(self, session: str | None = None) -> RayGrant:
         """A place on a replica of Ray's choice.
+
+        Ray's request router sees the session. Whether it goes by it is for the tier's config to say
+        (`replica_choice`).
 
         Raises:
             TierOverloaded: too many calls wait already.
             TierUnavailable: no replica can be asked.
         """
         lease_id = secrets.token_hex(16)
+        method = self._method
+        if session is not None:
+            method = self._handle.options(stream=True, session_id=session).lease
         # With stream=True the handle returns a generator; its types cannot say so.
-        stream = cast("DeploymentResponseGenerator[Address]", self._method.remote(lease_id))
+        stream = cast("DeploymentResponseGenerator[Address]", method.remote(lease_id))
         try:
             host, port = await anext(stream)
         except BackPressureError:

@@ -13,6 +13,7 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
 from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, warm_up
+from serve_app.tiers.engine_stats import watch_engine
 from serve_app.tiers.http1 import Address
 from serve_app.tiers.lease_table import LeaseTable
 from serve_app.weights.pinned import check_pinned, default_stamps
@@ -46,7 +47,8 @@ class TierServer(LLMServer):
         self._leases = LeaseTable()
         engine_app = await self.engine.build_asgi_app()
         await warm_up(engine_app, self._llm_config.model_id)
-        app = LeasedApp(engine_app, self._leases)
+        stats = watch_engine(getattr(self.engine, "_engine_client", None))
+        app = LeasedApp(engine_app, self._leases, stats)
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address())
         await self._http.wait_started()
         logger.info("engine app open to lease holders on port %d", self._http.address[1])

@@ -146,6 +146,13 @@ def test_a_wrong_topology(load: Load, path: str, value: object, words: list[str]
         ("routing.strong_score", 0.5, ["routing.strong_score", "'strong_score_min'"]),
         ("routing.strong_score_min", 1.5, ["routing.strong_score_min", "less than or equal to 1"]),
         ("routing.default_tier", "huge", ["routing.default_tier", "'huge'", "fast"]),
+        ("routing.strong_ratio_target", 30, ["routing.strong_ratio_target", "or equal to 1"]),
+        ("routing.strong_score_min_bounds", [0.7, 0.3], ["strong_score_min_bounds", "0.7", "0.3"]),
+        ("routing.strong_score_min_bounds", [0.7], ["routing.strong_score_min_bounds"]),
+        ("routing.strong_score_min_bounds", [0, 2], ["routing.strong_score_min_bounds", "1"]),
+        ("routing.never_below", "huge", ["routing.never_below", "'huge'", "fast"]),
+        ("routing.never_above", "huge", ["routing.never_above", "'huge'", "fast"]),
+        ("routing.load.first_token_target", 1, ["'first_token_target_s'"]),
         ("limits.calls_max", 0, ["limits.calls_max", "greater than 0"]),
         ("deadlines.gap_s", "soon", ["deadlines.gap_s", "number"]),
         ("deadlines.gap_s", inf, ["deadlines.gap_s", "finite"]),
@@ -265,6 +272,14 @@ def test_check_runtime_refuses_what_cannot_generate(default: str) -> None:
     )
     with pytest.raises(ValueError, match=f"'{default}' is none of the tiers that generate: fast$"):
         check_runtime(RuntimeConfig(routing=RoutingConfig(default_tier=default)), tiers)
+
+
+def test_limits_must_leave_a_tier() -> None:
+    """A floor above the ceiling is refused with both names."""
+    tiers = (TierConfig(name="fast", model_id="m"), TierConfig(name="strong", model_id="n"))
+    routing = RoutingConfig(never_below="strong", never_above="fast")
+    with pytest.raises(ValueError, match="'strong' is stronger than never_above, 'fast'"):
+        check_runtime(RuntimeConfig(routing=routing), tiers)
 
 
 @pytest.mark.parametrize("value", [-1, None, "auto"])

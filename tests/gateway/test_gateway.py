@@ -200,7 +200,7 @@ async def test_tier_faults(
 ) -> None:
     """Each fault has its status, and overload says when to come back."""
     gateway.fast.answer = error  # type: ignore[assignment]
-    response = await gateway.chat()
+    response = await gateway.chat(model="fast")
     assert response.status_code == status
     assert response.headers.get("retry-after") == retry
     assert response.headers["x-route-tier"] == "fast"

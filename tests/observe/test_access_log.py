@@ -13,7 +13,8 @@ from serve_app.observe.access_log import AccessLog, render_line
 
 KEYS = {
     "time", "request_id", "endpoint", "stream", "status", "outcome", "code", "tier", "model",
-    "reason", "score", "first_byte_ms", "total_ms", "prompt_tokens", "completion_tokens",
+    "reason", "score", "threshold", "first_byte_ms", "total_ms", "prompt_tokens",
+    "completion_tokens",
 }  # fmt: skip
 
 ANSWERED = Record(
@@ -62,6 +63,7 @@ def log(tmp_path: Path) -> Iterator[AccessLog]:
                 "model": "demo-strong",
                 "reason": "complex",
                 "score": 0.75,
+                "threshold": 0.5,
                 "first_byte_ms": 12.35,
                 "total_ms": 1500.0,
                 "prompt_tokens": 7,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import signal
 import socket
 import subprocess
@@ -95,6 +96,15 @@ class Service:
             if line.startswith(name + "{")
             and all(f'{label}="{value}"' in line for label, value in labels.items())
         )
+
+    def metric_by(self, name: str, label: str) -> dict[str, float]:
+        """The sums of a Prometheus metric for each value of a label."""
+        text = "".join(httpx.get(f"http://{target}/metrics").text for target in _targets())
+        found = re.findall(rf'^{name}{{.*?{label}="([^"]*)".*}} (\S+)$', text, re.MULTILINE)
+        sums: dict[str, float] = {}
+        for value, count in found:
+            sums[value] = sums.get(value, 0.0) + float(count)
+        return sums
 
     def deploy(self, user_config: dict[str, Any]) -> None:
         """What an operator does to change the run-time config: edit the file, `serve deploy`."""

@@ -9,7 +9,9 @@ import httpx
 import pytest
 
 from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, Message, Receive, Send, warm_up
+from serve_app.tiers.engine_stats import EngineStats
 from serve_app.tiers.lease_table import LeaseTable
+from tests.tiers.replica import Stats
 
 
 class Engine:
@@ -55,6 +57,24 @@ async def test_a_lease_is_ended_over_http() -> None:
             async with asyncio.timeout(1):
                 await lease.wait_ended()
     assert engine.bodies == []
+
+
+async def test_a_replica_tells_its_load_to_lease_holders() -> None:
+    """The engine's own numbers, else the calls that are here; the engine is not asked."""
+    engine, leases, stats = Engine(), LeaseTable(), EngineStats()
+    lease = {"x-lease-id": "a"}
+    async with client(LeasedApp(engine, leases, stats)) as http:
+        assert (await http.post("/serve-app/load")).status_code == 403
+        with leases.open("a"):
+            assert await told(http, "/serve-app/load", lease) == "0 0 -"
+            stats.record(Stats(3, 2, 0.125), None)
+            assert await told(http, "/serve-app/load", lease) == "3 2 0.1250"
+            assert await told(http, "/lease", lease) == "3 2 0.1250"
+    assert engine.bodies == []
+
+
+async def told(http: httpx.AsyncClient, path: str, headers: dict[str, str]) -> str:
+    return (await http.post(path, headers=headers)).headers["x-engine-load"]
 
 
 async def test_the_first_call_is_made_before_any_client() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from importlib import import_module
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from serve_app.tiers.plan import (
     plan_autoscaling,
     plan_llm_config,
     plan_placement,
+    plan_request_router,
     resolve_source,
 )
 
@@ -150,3 +152,12 @@ def test_an_unknown_demo_model_is_named() -> None:
 def test_a_deployment_is_named_after_its_tier() -> None:
     """The dashboard shows which deployment is which tier."""
     assert deployment_name(tier()) == "tier-fast"
+
+
+def test_a_session_may_choose_the_replica() -> None:
+    """Ray's own router is asked for only where the config wants it."""
+    assert "request_router_class" not in plan_request_router(tier())
+    planned = plan_llm_config(tier(replica_choice="session"))["deployment_config"]
+    path = planned["request_router_config"]["request_router_class"]
+    module, _, name = path.rpartition(".")
+    assert isinstance(getattr(import_module(module), name), type)

@@ -1,0 +1,195 @@
+"""`serve-app calibrate`: which threshold keeps which budget, on your own calls."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+from rich import box
+from rich.console import Console
+from rich.table import Table
+
+from serve_app.cli.records import InvalidRecord, Samples, load_samples
+from serve_app.routing.calibration import Calibration, Choice, Prices, Unattainable
+from serve_app.routing.scorer import HeuristicScorer, Scorer
+
+_STEPS = 10
+_UNEQUAL = 0.01
+_WIDTH_MIN = 110
+
+
+@dataclass(frozen=True, slots=True)
+class Budget:
+    """At most one of these is given."""
+
+    strong_ratio: float | None
+    cost_max: float | None
+    quality_min: float | None
+
+    @property
+    def given(self) -> int:
+        """How many are."""
+        return sum(value is not None for value in asdict(self).values())
+
+
+def calibrate(
+    files: Annotated[
+        list[Path],
+        typer.Argument(
+            help="JSONL: `prompt` or `messages` on each line, or access logs of the service."
+        ),
+    ],
+    strong_ratio: Annotated[
+        float | None, typer.Option(min=0, max=1, help="Budget: the share of strong calls.")
+    ] = None,
+    cost_max: Annotated[
+        float | None,
+        typer.Option(min=0, help="Budget: the cost of 1,000 calls. Needs both prices."),
+    ] = None,
+    quality_min: Annotated[
+        float | None,
+        typer.Option(
+            min=0,
+            max=1,
+            help="Floor: the share of the strong model's quality to keep. Needs lines with "
+            "`small_score` and `large_score`.",
+        ),
+    ] = None,
+    fast_price: Annotated[
+        float | None, typer.Option(min=0, help="What 1,000 calls to the fast tier cost.")
+    ] = None,
+    strong_price: Annotated[
+        float | None, typer.Option(min=0, help="What 1,000 calls to the strong tier cost.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
+) -> None:
+    """Say what each share of strong calls buys, and the user_config that keeps a budget."""
+    budget = Budget(strong_ratio, cost_max, quality_min)
+    prices = _parse_prices(budget, fast_price, strong_price)
+    try:
+        samples = load_samples(files, build_scorer())
+        calibration = Calibration(samples.scored, prices)
+        chosen = _choose(calibration, budget)
+    except (InvalidRecord, Unattainable) as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    if json:
+        typer.echo(_render_json(calibration, samples, budget, chosen), nl=False)
+        return
+    console = Console(width=max(_WIDTH_MIN, Console().width))
+    console.print(_build_table(calibration, chosen))
+    for line in _notes(calibration, samples, budget, chosen):
+        typer.echo(line)
+
+
+def build_scorer() -> Scorer:
+    """The scorer whose thresholds these are: that of the Router."""
+    return HeuristicScorer()
+
+
+def render_user_config(calibration: Calibration, budget: Budget, chosen: Choice) -> Sequence[str]:
+    """The lines to paste below `user_config`."""
+    target = chosen.strong_ratio if budget.strong_ratio is None else budget.strong_ratio
+    low, high = calibration.bounds(target)
+    return (
+        "routing:",
+        f"  strong_score_min: {chosen.threshold}",
+        f"  strong_ratio_target: {round(target, 3)}",
+        f"  strong_score_min_bounds: [{low}, {high}]",
+    )
+
+
+def _parse_prices(budget: Budget, fast: float | None, strong: float | None) -> Prices | None:
+    if budget.given > 1:
+        raise typer.BadParameter(
+            "give one budget", param_hint="--strong-ratio, --cost-max, --quality-min"
+        )
+    if fast is not None and strong is not None:
+        return Prices(fast, strong)
+    if budget.cost_max is not None or fast is not None or strong is not None:
+        raise typer.BadParameter(
+            "both prices are needed", param_hint="--fast-price, --strong-price"
+        )
+    return None
+
+
+def _choose(calibration: Calibration, budget: Budget) -> Choice | None:
+    if budget.strong_ratio is not None:
+        return calibration.at_ratio(budget.strong_ratio)
+    if budget.cost_max is not None:
+        return calibration.at_cost(budget.cost_max)
+    if budget.quality_min is not None:
+        return calibration.at_quality(budget.quality_min)
+    return None
+
+
+def _rows(calibration: Calibration, chosen: Choice | None) -> Sequence[Choice]:
+    """The choices nearest to every tenth, and the chosen one."""
+    tenths = [step / _STEPS for step in range(_STEPS + 1)]
+    nearest = [
+        min(calibration.choices, key=lambda choice: abs(choice.strong_ratio - tenth))
+        for tenth in tenths
+    ]
+    rows = {choice.strong_ratio: choice for choice in [*nearest, *([chosen] if chosen else [])]}
+    return [rows[ratio] for ratio in sorted(rows)]
+
+
+def _build_table(calibration: Calibration, chosen: Choice | None) -> Table:
+    table = Table("", title=f"{calibration.calls} calls", title_justify="left", box=box.SIMPLE)
+    rows = _rows(calibration, chosen)
+    names = ["strong calls %", "strong_score_min"]
+    names += ["cost of 1,000"] * (rows[0].cost is not None)
+    names += ["quality %", "of strong's %", "gap closed %"] * calibration.labelled
+    for name in names:
+        table.add_column(name, justify="right", no_wrap=True)
+    for row in rows:
+        style = "bold" if row == chosen else None
+        table.add_row(">" if row == chosen else "", *_cells(calibration, row), style=style)
+    return table
+
+
+def _cells(calibration: Calibration, choice: Choice) -> Iterator[str]:
+    yield f"{100 * choice.strong_ratio:.1f}"
+    yield f"{choice.threshold:.4f}"
+    if choice.cost is not None:
+        yield f"{choice.cost:,.2f}"
+    if calibration.labelled:
+        yield f"{100 * (choice.quality or 0):.1f} ± {100 * (choice.quality_margin or 0):.1f}"
+        for ratio in (choice.quality_ratio, choice.gap_ratio):
+            yield "-" if ratio is None else f"{100 * ratio:.1f}"
+
+
+def _notes(
+    calibration: Calibration, samples: Samples, budget: Budget, chosen: Choice | None
+) -> Iterator[str]:
+    if samples.unscored:
+        yield f"{samples.unscored} logged calls have no score (they named their tier); left out."
+    if chosen is None:
+        yield "For the lines to paste, name a budget: --strong-ratio, --cost-max or --quality-min."
+        return
+    wanted = budget.strong_ratio
+    if wanted is not None and wanted - chosen.strong_ratio > _UNEQUAL:
+        yield (
+            f"Many calls score the same: a fixed threshold comes no closer to {wanted:.1%} than "
+            f"{chosen.strong_ratio:.1%}. With strong_ratio_target: {wanted:g} the Router does."
+        )
+    yield "Below user_config of the Router (without the last two lines the threshold stays fixed):"
+    yield ""
+    yield from render_user_config(calibration, budget, chosen)
+
+
+def _render_json(
+    calibration: Calibration, samples: Samples, budget: Budget, chosen: Choice | None
+) -> bytes:
+    document = {
+        "calls": calibration.calls,
+        "unscored": samples.unscored,
+        "choices": [asdict(choice) for choice in _rows(calibration, chosen)],
+        "chosen": chosen and asdict(chosen),
+        "user_config": chosen and "\n".join([*render_user_config(calibration, budget, chosen), ""]),
+    }
+    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -1,0 +1,108 @@
+"""What moves the routing: the controller of the threshold, and the load of the tiers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable, Mapping
+from typing import Protocol
+
+from ray.util.metrics import Gauge
+
+from serve_app.core.load import TierLoad
+
+logger = logging.getLogger("ray.serve")
+
+
+class ControlState(Protocol):
+    """The state of a controller; see `routing/control.py`."""
+
+    @property
+    def target(self) -> float: ...
+    @property
+    def threshold(self) -> float: ...
+    @property
+    def share(self) -> float | None: ...
+    @property
+    def drift(self) -> float | None: ...
+    @property
+    def drifting(self) -> bool: ...
+
+
+class ControlMetrics:
+    """Reads the state about once a second; no state, no metric.
+
+    Drift begins and ends at most once for a window of scores each, so the log stays short.
+    """
+
+    def __init__(self, read: Callable[[], ControlState | None]) -> None:
+        self._read = read
+        self._drifting = False
+        self._threshold = Gauge(
+            "serve_app_routing_threshold", "Score from which a call goes to the strongest tier now."
+        )
+        self._share = Gauge(
+            "serve_app_routing_strong_ratio",
+            "Share of strong calls among the newest that the score decided.",
+        )
+        self._drift = Gauge(
+            "serve_app_routing_drift",
+            "Population stability index of the newest scores against those that were usual.",
+        )
+
+    def flush(self) -> None:
+        """Hand the state to Ray, and tell the log of a change."""
+        state = self._read()
+        if state is None:
+            self._drifting = False
+            return
+        self._threshold.set(state.threshold)
+        if state.share is not None:
+            self._share.set(state.share)
+        if state.drift is not None:
+            self._drift.set(state.drift)
+        if state.drifting != self._drifting:
+            self._drifting = state.drifting
+            self._tell(state)
+
+    def _tell(self, state: ControlState) -> None:
+        logger.warning(
+            "the scores of the calls %s: drift %.2f, threshold %.3f, share %.3f of %.3f",
+            "drift" if state.drifting else "are steady again",
+            state.drift or 0.0,
+            state.threshold,
+            state.share or 0.0,
+            state.target,
+        )
+
+
+class LoadMetrics:
+    """Reads the load of the tiers about once a second, and tells the log who goes down and up."""
+
+    def __init__(self, read: Callable[[], Mapping[str, TierLoad]]) -> None:
+        self._read = read
+        self._were_down: set[str] = set()
+        self._down = Gauge(
+            "serve_app_tier_down",
+            "1 while a tier's calls go elsewhere as no replica is reached.",
+            ("tier",),
+        )
+        self._first_token = Gauge(
+            "serve_app_first_token_wait_seconds",
+            "Estimated wait for the first token of a call that comes now; 0 without news.",
+            ("tier",),
+        )
+        self._kv_free = Gauge(
+            "serve_app_kv_free_ratio", "Free part of the emptiest KV cache of a tier.", ("tier",)
+        )
+
+    def flush(self) -> None:
+        """Hand the load to Ray."""
+        for name, load in self._read().items():
+            tags = {"tier": name}
+            self._down.set(int(load.down), tags)
+            self._first_token.set(load.first_token_s or 0.0, tags)
+            if load.kv_free_ratio is not None:
+                self._kv_free.set(load.kv_free_ratio, tags)
+            if load.down != (name in self._were_down):
+                self._were_down ^= {name}
+                logger.warning("tier %s %s", name, "is down" if load.down else "is back")

@@ -1,0 +1,208 @@
+"""Holds the share of strong calls while the traffic changes. No clock: it knows calls, not time.
+
+Two things move the threshold. The quantile of the newest scores follows the traffic. What is left,
+the strong calls that are owed or were too many, shifts the quantile's level:
+
+    level     = target + GAIN * owed
+    threshold = the score that this share of the window reaches
+    owed     += target - (1 if the call was strong else 0)
+
+As nothing is strong at level 0 and everything at level 1, `owed` stays within a range of 1 / GAIN
+calls, so any n calls in a row miss the target by no more than 1 / (GAIN * n), about, whatever their
+scores. That holds while the bounds leave the threshold free.
+"""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left, bisect_right, insort
+from collections import deque
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+
+from serve_app.config.runtime import RoutingConfig
+from serve_app.core.call import Decision, Reason
+from serve_app.routing.drift import DriftWatch
+
+GAIN = 0.03
+"""Level per strong call owed. A higher one holds the share tighter, and sends more calls the other
+way for the sake of the count alone: with random traffic the level strays by about
+sqrt(GAIN * target * (1 - target) / 2)."""
+
+SCORES_MIN = 50
+"""Before so many scores have been seen, `strong_score_min` holds."""
+
+_BY_OTHER_RULES = frozenset({Reason.PROMPT_TOO_LONG, Reason.NEVER_BELOW, Reason.NEVER_ABOVE})
+"""What the router decided without regard to the score, and yet it is part of the share."""
+
+_ABOVE_ALL = math.nextafter(1.0, 2.0)
+
+
+@dataclass(frozen=True, slots=True)
+class ControlState:
+    """What the controller does at this moment, for people and metrics.
+
+    `share` is that of strong calls among the newest ones that the score decided, `drift` the
+    population stability index of the newest scores; None before there is enough to tell.
+    """
+
+    target: float
+    threshold: float
+    share: float | None
+    drift: float | None
+    drifting: bool
+    calls: int
+
+
+class ShareController:
+    """A threshold on scores that a given share of the calls reaches."""
+
+    def __init__(self, config: RoutingConfig, scores: Iterable[float] = ()) -> None:
+        """`config.strong_ratio_target` is set; `scores` are those of earlier calls, in order."""
+        assert config.strong_ratio_target is not None
+        self._target = config.strong_ratio_target
+        self._low, high = config.strong_score_min_bounds
+        self._high = high if high < 1 else _ABOVE_ALL
+        self._owed = 0.0
+        self._size = config.strong_ratio_window
+        self._window = deque(scores, self._size)
+        self._sorted = sorted(self._window)
+        self._outcomes: deque[bool] = deque()
+        self._strong = 0
+        self._drift = DriftWatch(self._size)
+        self._raw = config.strong_score_min
+        self.threshold = self._clamp(self._raw)
+        """From which score the next call is strong."""
+        self._move()
+
+    @property
+    def scores(self) -> Sequence[float]:
+        """The newest scores, oldest first."""
+        return tuple(self._window)
+
+    def note(self, score: float) -> None:
+        """A call that the score decides; must follow its decision at once."""
+        strong = score >= self.threshold
+        self._count(strong)
+        self._remember(score)
+        self._drift.note(score)
+        self._move()
+
+    def note_unscored(self, *, strong: bool) -> None:
+        """A call that went its way by another rule than the score, yet counts for the share."""
+        self._count(strong)
+        self._move()
+
+    @property
+    def state(self) -> ControlState:
+        """A few microseconds: for the metrics and for /v1/route."""
+        enough = len(self._window) >= SCORES_MIN
+        return ControlState(
+            target=self._target,
+            threshold=self.threshold,
+            share=self._strong / len(self._outcomes) if self._outcomes else None,
+            drift=self._drift.distance(self._sorted) if enough else None,
+            drifting=self._drift.drifting,
+            calls=len(self._outcomes),
+        )
+
+    @property
+    def _knows_enough(self) -> bool:
+        """Whether there is a quantile to go by; all and none need none."""
+        return len(self._window) >= SCORES_MIN or self._target in (0.0, 1.0)
+
+    def _count(self, strong: bool) -> None:
+        self._outcomes.append(strong)
+        self._strong += strong
+        if len(self._outcomes) > self._size:
+            self._strong -= self._outcomes.popleft()
+        if not self._knows_enough:
+            return
+        # Where a bound holds the threshold, nothing is owed for what it does not let happen.
+        if (self._raw > self._high and strong) or (self._raw < self._low and not strong):
+            return
+        owed = self._owed + self._target - strong
+        # The most that levels of 0 and 1 leave; beyond it are calls that no score decides.
+        self._owed = min(max(owed, -1 - self._target / GAIN), 1 + (1 - self._target) / GAIN)
+
+    def _remember(self, score: float) -> None:
+        if len(self._window) == self._size:
+            del self._sorted[bisect_left(self._sorted, self._window[0])]
+        self._window.append(score)
+        insort(self._sorted, score)
+
+    def _move(self) -> None:
+        if self._knows_enough:
+            self._raw = self._quantile(self._target + GAIN * self._owed)
+            self.threshold = self._clamp(self._raw)
+
+    def _quantile(self, level: float) -> float:
+        """The score that this share of the window reaches.
+
+        Where many calls have the very same score, it is that one or just above it, whichever comes
+        closer.
+        """
+        scores = self._sorted
+        wanted = level * len(scores)
+        if level >= 1:
+            return 0.0
+        if wanted < 1:
+            return _ABOVE_ALL
+        score = scores[len(scores) - int(wanted)]
+        reach = len(scores) - bisect_left(scores, score)
+        exceed = len(scores) - bisect_right(scores, score)
+        return score if reach - wanted <= wanted - exceed else math.nextafter(score, 2.0)
+
+    def _clamp(self, threshold: float) -> float:
+        return min(max(threshold, self._low), self._high)
+
+
+class ThresholdControl:
+    """The threshold in force: the fixed one, or a controller's where a share is to be held."""
+
+    def __init__(self) -> None:
+        self._config: RoutingConfig | None = None
+        self._controller: ShareController | None = None
+
+    def threshold(self, config: RoutingConfig) -> float:
+        """From which score a call is strong."""
+        controller = self._follow(config)
+        return config.strong_score_min if controller is None else controller.threshold
+
+    def note(self, decision: Decision, config: RoutingConfig, strongest: str) -> None:
+        """Feed the decision of a call that is really made; one that named its tier counts not.
+
+        A shift for load or away from a tier that is down is not held against the share: it would be
+        undone here.
+        """
+        controller = self._follow(config)
+        if controller is None:
+            return
+        if decision.reason in _BY_OTHER_RULES:
+            controller.note_unscored(strong=decision.tier == strongest)
+        elif decision.score is not None:
+            controller.note(decision.score)
+
+    def state(self, config: RoutingConfig) -> ControlState | None:
+        """What the controller does, None where the threshold is fixed."""
+        controller = self._follow(config)
+        return None if controller is None else controller.state
+
+    def _follow(self, config: RoutingConfig) -> ShareController | None:
+        """The controller of this config; a new one knows the scores that the old one has seen."""
+        if config is not self._config:
+            if self._config is None or _control_keys(config) != _control_keys(self._config):
+                scores = () if self._controller is None else self._controller.scores
+                held = config.strong_ratio_target is not None
+                self._controller = ShareController(config, scores) if held else None
+            self._config = config
+        return self._controller
+
+
+def _control_keys(config: RoutingConfig) -> tuple[object, ...]:
+    return (
+        config.strong_ratio_target,
+        config.strong_ratio_window,
+        config.strong_score_min_bounds,
+        config.strong_score_min,
+    )

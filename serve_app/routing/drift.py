@@ -1,0 +1,77 @@
+"""Whether today's scores are those of yesterday: the population stability index of two windows."""
+
+from __future__ import annotations
+
+import math
+from bisect import bisect_left
+from collections.abc import Sequence
+from itertools import pairwise
+
+BINS = 10
+DRIFT_BEGINS = 0.25
+"""The customary limits of the index: below 0.1 nothing has changed, above 0.25 much has."""
+DRIFT_ENDS = 0.1
+
+
+class Reference:
+    """A window of scores to hold later ones against, cut into bins of about equal mass."""
+
+    def __init__(self, scores: Sequence[float]) -> None:
+        """`scores` are sorted, and at least one."""
+        cuts = {scores[len(scores) * cut // BINS] for cut in range(1, BINS)}
+        self._edges = sorted(cuts)
+        self._shares = self._histogram(scores)
+
+    def distance(self, scores: Sequence[float]) -> float:
+        """The index of these sorted scores against the reference; 0 for the same distribution."""
+        return sum(
+            (now - then) * math.log(now / then)
+            for now, then in zip(self._histogram(scores), self._shares, strict=True)
+        )
+
+    def _histogram(self, scores: Sequence[float]) -> list[float]:
+        """The share of each bin, none of them 0: half a score is added to each."""
+        below = [0, *(bisect_left(scores, edge) for edge in self._edges), len(scores)]
+        total = len(scores) + (len(below) - 1) / 2
+        return [(high - low + 0.5) / total for low, high in pairwise(below)]
+
+
+class DriftWatch:
+    """Notices when the distribution of scores leaves what it was, and when it is steady again.
+
+    It looks at blocks of scores. Drift begins with a block that is far from the reference, and ends
+    with one that is near it again or near the block before: then the new traffic is the reference.
+    """
+
+    def __init__(self, block: int) -> None:
+        self._block = block
+        self._scores: list[float] = []
+        self._reference: Reference | None = None
+        self._previous: Reference | None = None
+        self.drifting = False
+
+    def note(self, score: float) -> None:
+        """One more score."""
+        self._scores.append(score)
+        if len(self._scores) == self._block:
+            self._close(sorted(self._scores))
+            self._scores = []
+
+    def distance(self, scores: Sequence[float]) -> float | None:
+        """How far these sorted scores are from the reference, None before there is one."""
+        return None if self._reference is None else self._reference.distance(scores)
+
+    def _close(self, block: Sequence[float]) -> None:
+        current = Reference(block)
+        if self._reference is None or self._previous is None:
+            self._reference = self._previous = current
+            return
+        distance = self._reference.distance(block)
+        if not self.drifting:
+            self.drifting = distance >= DRIFT_BEGINS
+        elif distance < DRIFT_ENDS:
+            self.drifting = False
+        elif self._previous.distance(block) < DRIFT_ENDS:
+            self.drifting = False
+            self._reference = current
+        self._previous = current

@@ -1,0 +1,83 @@
+"""Hard limits of the router's choice: never below one tier, never above another."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from dataclasses import replace
+
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import NO_LIMITS, Decision, Reason, TierLimits
+from serve_app.core.errors import InvalidField
+
+NEVER_BELOW_HEADER = "x-route-never-below"
+NEVER_ABOVE_HEADER = "x-route-never-above"
+
+
+def allowed_tiers(
+    candidates: Sequence[TierConfig],
+    tiers: Sequence[TierConfig],
+    asked: TierLimits,
+    *standing: TierLimits,
+) -> Sequence[TierConfig]:
+    """The candidates that the limits leave; both lists are weakest first.
+
+    `asked` came with the call, `standing` are those of the config and of whoever else may set some.
+    The narrowest hold; where they leave nothing between them, the ceiling wins.
+
+    Raises:
+        InvalidField: what was asked names no tier, contradicts itself or leaves no candidate.
+    """
+    low, high = _asked_range(asked, tiers)
+    for limits in standing:
+        low = max(low, _position(limits.never_below, tiers, 0))
+        high = min(high, _position(limits.never_above, tiers, len(tiers) - 1))
+    within = tiers[min(low, high) : high + 1]
+    left = [tier for tier in candidates if tier in within]
+    if left or asked == NO_LIMITS:
+        return left or candidates
+    header = NEVER_ABOVE_HEADER if asked.never_below is None else NEVER_BELOW_HEADER
+    raise InvalidField(header, f"a limit that leaves one of {_names(candidates)}")
+
+
+def keep_within(
+    decision: Decision, allowed: Sequence[TierConfig], tiers: Sequence[TierConfig]
+) -> Decision:
+    """The decision, moved to the nearest tier that is allowed."""
+    order = [tier.name for tier in tiers]
+    chosen = order.index(decision.tier)
+    lowest, highest = allowed[0], allowed[-1]
+    if chosen < order.index(lowest.name):
+        return move(decision, lowest, Reason.NEVER_BELOW)
+    if chosen > order.index(highest.name):
+        return move(decision, highest, Reason.NEVER_ABOVE)
+    return decision
+
+
+def move(decision: Decision, tier: TierConfig, reason: Reason) -> Decision:
+    """The same decision for another tier."""
+    return replace(decision, tier=tier.name, model_id=tier.model_id, reason=reason)
+
+
+def _asked_range(asked: TierLimits, tiers: Sequence[TierConfig]) -> tuple[int, int]:
+    for header, name in (
+        (NEVER_BELOW_HEADER, asked.never_below),
+        (NEVER_ABOVE_HEADER, asked.never_above),
+    ):
+        if name is not None and _position(name, tiers, -1) < 0:
+            raise InvalidField(header, f"one of {_names(tiers)}, or a model id")
+    low = _position(asked.never_below, tiers, 0)
+    high = _position(asked.never_above, tiers, len(tiers) - 1)
+    if low > high:
+        raise InvalidField(NEVER_BELOW_HEADER, f"a tier no stronger than {NEVER_ABOVE_HEADER}")
+    return low, high
+
+
+def _position(name: str | None, tiers: Sequence[TierConfig], default: int) -> int:
+    for position, tier in enumerate(tiers):
+        if name in (tier.name, tier.model_id):
+            return position
+    return default
+
+
+def _names(tiers: Sequence[TierConfig]) -> str:
+    return ", ".join(tier.name for tier in tiers)

@@ -1,0 +1,76 @@
+"""What the state of the tiers changes in a decision: borderline calls, and tiers that are down."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence, Set
+from dataclasses import dataclass, field
+
+from serve_app.config.runtime import LoadConfig
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import Decision, Reason
+from serve_app.core.load import TierLoad
+from serve_app.routing.limits import move
+
+
+@dataclass(frozen=True, slots=True)
+class Live:
+    """The moment of a decision: the threshold in force, and the load of tiers by name.
+
+    A tier whose load is not given is neither busy nor idle.
+    """
+
+    threshold: float
+    loads: Mapping[str, TierLoad] = field(default_factory=dict)
+
+    @property
+    def down(self) -> Set[str]:
+        """The tiers that cannot be reached."""
+        return {name for name, load in self.loads.items() if load.down}
+
+
+def choose_by_load(
+    candidates: Sequence[TierConfig], score: float, live: Live, config: LoadConfig
+) -> tuple[TierConfig, Reason] | None:
+    """Where the load sends a call whose score is near the threshold; None: the score decides."""
+    strongest, weaker = candidates[-1], candidates[-2]
+    strong, above = live.loads.get(strongest.name), score - live.threshold
+    if strong is None:
+        return None
+    if 0 <= above < config.busy_score_band and is_busy(strong, config):
+        other = live.loads.get(weaker.name)
+        if other is None or not (other.down or is_busy(other, config)):
+            return weaker, Reason.STRONG_BUSY
+    if -config.idle_score_band <= above < 0 and is_idle(strong, config):
+        return strongest, Reason.STRONG_IDLE
+    return None
+
+
+def is_busy(load: TierLoad, config: LoadConfig) -> bool:
+    """Whether a call would wait too long there, as far as is known."""
+    target_s, wait_s, free = config.first_token_target_s, load.first_token_s, load.kv_free_ratio
+    return (target_s is not None and wait_s is not None and wait_s > target_s) or (
+        free is not None and free < config.kv_free_ratio_min
+    )
+
+
+def is_idle(load: TierLoad, config: LoadConfig) -> bool:
+    """Whether the tier has next to nothing to do, as far as is known."""
+    calls = max(load.ongoing, (load.running or 0) + (load.queued or 0))
+    return not load.down and not load.waiting and calls <= config.idle_ongoing_max
+
+
+def choose_fallback(
+    decision: Decision, allowed: Sequence[TierConfig], tokens: int, avoid: Set[str]
+) -> Decision | None:
+    """Another tier for a call whose own cannot be had: the next stronger one, else the next weaker.
+
+    `allowed` are weakest first, `tokens` are those that must fit, `avoid` names the tiers that
+    cannot be had either. None: there is no other.
+    """
+    names = [tier.name for tier in allowed]
+    at = names.index(decision.tier) if decision.tier in names else len(names)
+    for tier in (*allowed[at + 1 :], *reversed(allowed[:at])):
+        fits = tier.max_model_len is None or tokens <= tier.max_model_len
+        if fits and tier.name not in avoid:
+            return move(decision, tier, Reason.FALLBACK)
+    return None

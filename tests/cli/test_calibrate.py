@@ -1,0 +1,157 @@
+"""`serve-app calibrate` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+import yaml
+from typer.testing import CliRunner, Result
+
+from serve_app.cli.main import app
+from serve_app.config.runtime import RuntimeConfig
+from serve_app.core.call import Decision, Endpoint, Reason, Record
+from serve_app.observe.access_log import render_line
+from tests.routing.prompts import EASY_EN, HARD_EN
+
+LABELLED = [{"prompt": text, "small_score": 1, "large_score": 1} for text in EASY_EN] + [
+    {
+        "messages": [{"role": "user", "content": text}],
+        "small_score": 0,
+        "large_score": 1.0,
+    }
+    for text in HARD_EN
+]
+
+
+def logged(score: float | None) -> dict[str, object]:
+    reason = Reason.MODEL if score is None else Reason.SIMPLE
+    decision = Decision("fast", "Qwen/fast", reason, score, 0.5)
+    return render_line(Record("r", Endpoint.CHAT, stream=False, decision=decision))
+
+
+def write(path: Path, *lines: object) -> str:
+    rendered = [line if isinstance(line, bytes) else orjson.dumps(line) for line in lines]
+    path.write_bytes(b"\n".join(rendered))
+    return str(path)
+
+
+def run(*arguments: str) -> Result:
+    return CliRunner().invoke(app, ["calibrate", *arguments])
+
+
+def words(text: str) -> str:
+    """The text whole, wherever the terminal breaks it."""
+    return " ".join(text.replace("│", " ").split())
+
+
+def test_a_table_and_lines_to_paste(tmp_path: Path) -> None:
+    """The lines are a valid user_config, and the table says what the choice buys."""
+    path = write(tmp_path / "calls.jsonl", *LABELLED)
+    result = run(path, "--strong-ratio", "0.4", "--fast-price", "1", "--strong-price", "11")
+    assert result.exit_code == 0
+    for name in ("strong calls %", "cost of 1,000", "of strong's %", "gap closed %"):
+        assert name in result.output
+    pasted = yaml.safe_load(result.output[result.output.index("routing:") :])
+    routing = RuntimeConfig.model_validate(pasted).routing
+    assert routing.strong_ratio_target == 0.4
+    low, high = routing.strong_score_min_bounds
+    assert low < routing.strong_score_min < high
+
+
+def test_json_for_programs(tmp_path: Path) -> None:
+    """The same numbers, with the lines to paste in them."""
+    path = write(tmp_path / "calls.jsonl", *LABELLED)
+    answer = orjson.loads(run(path, "--quality-min", "0.95", "--json").stdout)
+    assert answer["calls"] == len(LABELLED)
+    assert answer["chosen"]["quality_ratio"] >= 0.95
+    assert answer["chosen"] in answer["choices"]
+    assert answer["choices"][-1]["quality_ratio"] == 1.0
+    RuntimeConfig.model_validate(yaml.safe_load(answer["user_config"]))
+
+
+def test_access_logs_hold_scores(tmp_path: Path) -> None:
+    """Several logs count together; calls that named their tier are left out, and it is said."""
+    first = write(tmp_path / "a.jsonl", *(logged(n / 10) for n in range(5)), logged(None))
+    second = write(tmp_path / "b.jsonl", *(logged(n / 10) for n in range(5, 10)), b"")
+    result = run(first, second, "--strong-ratio", "0.3")
+    assert result.exit_code == 0
+    assert "10 calls" in result.output
+    assert "1 logged calls have no score" in result.output
+    threshold = yaml.safe_load(result.output[result.output.index("routing:") :])["routing"]
+    assert 0.6 < threshold["strong_score_min"] <= 0.7
+
+
+def test_equal_scores_are_told(tmp_path: Path) -> None:
+    """Where a fixed threshold cannot keep the share, the user learns what does."""
+    path = write(tmp_path / "calls.jsonl", *[{"prompt": "Hi!"}] * 9, {"prompt": HARD_EN[0]})
+    result = run(path, "--strong-ratio", "0.5")
+    assert "Many calls score the same" in result.output
+    assert "strong_ratio_target: 0.5" in result.output
+
+
+def test_without_a_budget_there_is_the_table(tmp_path: Path) -> None:
+    """And the ways to name one."""
+    result = run(write(tmp_path / "calls.jsonl", *LABELLED))
+    assert result.exit_code == 0
+    assert "--strong-ratio, --cost-max or --quality-min" in result.output
+    assert "routing:" not in result.output
+
+
+@pytest.mark.parametrize(
+    ("line", "problem"),
+    [
+        (b"{", "not valid JSON at line 1 column"),
+        (b"[]", "a JSON object is expected"),
+        ({"text": "x"}, "expected `prompt` or `messages`, or a line of the access log"),
+        ({"prompt": 3}, "Invalid value for 'prompt': expected a string or a list"),
+        ({"messages": [{"content": "x"}]}, "'messages[0].role': expected a string"),
+        ({"score": 2}, "score: expected a number from 0 to 1"),
+        ({"score": "high"}, "score: expected a number from 0 to 1"),
+        ({"prompt": "x", "small_score": 1}, "has `small_score` alone"),
+        (
+            {"prompt": "x", "small_score": 1, "large_score": 7},
+            "large_score: expected a number from 0 to 1",
+        ),
+    ],
+)
+def test_a_bad_line_is_named(tmp_path: Path, line: object, problem: str) -> None:
+    """File, line, key and what belongs there."""
+    path = write(tmp_path / "calls.jsonl", {"prompt": "Hi"}, b"", line)
+    result = run(path)
+    assert result.exit_code == 1
+    assert result.stderr.startswith(f"{path}, line 3: ")
+    assert problem in result.stderr
+
+
+def test_no_file_and_an_empty_one(tmp_path: Path) -> None:
+    """Both are named."""
+    assert "No such file" in run(str(tmp_path / "none.jsonl")).stderr
+    assert "directory" in run(str(tmp_path)).stderr
+    empty = run(write(tmp_path / "empty.jsonl", logged(None)))
+    assert "holds no prompt and no scored call" in empty.stderr
+
+
+@pytest.mark.parametrize(
+    ("options", "problem"),
+    [
+        (["--strong-ratio", "0.3", "--quality-min", "0.9"], "give one budget"),
+        (["--cost-max", "3"], "both prices are needed"),
+        (["--fast-price", "3"], "both prices are needed"),
+        (["--strong-ratio", "30"], "less than or equal to 1"),
+    ],
+)
+def test_options_that_do_not_fit_together(tmp_path: Path, options: list[str], problem: str) -> None:
+    """A usage error says what to give."""
+    result = run(write(tmp_path / "calls.jsonl", *LABELLED), *options)
+    assert result.exit_code == 2
+    assert problem in words(result.stderr)
+
+
+def test_a_budget_that_cannot_be_kept(tmp_path: Path) -> None:
+    """It is said why."""
+    path = write(tmp_path / "calls.jsonl", {"prompt": "Hi"})
+    assert "small_score" in run(path, "--quality-min", "0.9").stderr
+    prices = ["--fast-price", "1", "--strong-price", "2"]
+    assert "cheapest choice costs 1" in run(path, "--cost-max", "0.5", *prices).stderr

@@ -1,0 +1,54 @@
+"""What is told of the moving threshold."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import pytest
+import ray
+
+from serve_app.core.load import TierLoad
+from serve_app.observe.routing import ControlMetrics, LoadMetrics
+
+
+@dataclass
+class State:
+    """A controller at some moment."""
+
+    target: float = 0.3
+    threshold: float = 0.5
+    share: float | None = None
+    drift: float | None = None
+    drifting: bool = False
+
+
+def test_drift_is_told_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
+    """One line each, however often the state is read in between, and no Ray is started for it."""
+    state = State()
+    metrics = ControlMetrics(lambda: state)
+    for drifting in (False, True, True, True, False, False):
+        state.share, state.drift, state.drifting = 0.31, 0.4, drifting
+        metrics.flush()
+    assert [record.getMessage() for record in caplog.records] == [
+        "the scores of the calls drift: drift 0.40, threshold 0.500, share 0.310 of 0.300",
+        "the scores of the calls are steady again: "
+        "drift 0.40, threshold 0.500, share 0.310 of 0.300",
+    ]
+    assert not ray.is_initialized()
+
+
+def test_a_tier_that_goes_down_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And once more when it is back; a tier that is up from the start is no news."""
+    loads = {"fast": TierLoad(kv_free_ratio=0.5), "strong": TierLoad()}
+    metrics = LoadMetrics(lambda: loads)
+    for down in (False, True, True, False, False):
+        loads["strong"] = TierLoad(down=down)
+        metrics.flush()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["tier strong is down", "tier strong is back"]
+    assert not ray.is_initialized()
+
+
+def test_a_fixed_threshold_has_no_metrics() -> None:
+    """Nothing is told where there is no controller."""
+    ControlMetrics(lambda: None).flush()
