@@ -4,36 +4,16 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
 
-from serve_app.config.runtime import DeadlinesConfig, RuntimeConfig
+from serve_app.cascade import answer_by_cascade
+from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Decision, Record
 from serve_app.core.errors import TooManyCalls
 from serve_app.routing.choose import choose_tier
 from serve_app.routing.scorer import Scorer
 from serve_app.tiers.client import UpstreamRequest
-
-
-class Answer(Protocol):
-    """An engine's answer: head known, body read piece by piece."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-
-    async def read(self) -> bytes:
-        """The next body bytes, b'' after the last ones."""
-        ...
-
-
-class Tier(Protocol):
-    """What answers a call: the replicas of one model."""
-
-    def exchange(
-        self, request: UpstreamRequest, deadlines: DeadlinesConfig
-    ) -> AbstractAsyncContextManager[Answer]:
-        """Send a request; closing the block ends it on the replica as well."""
-        ...
+from serve_app.tiers.tier import Answer, Tier
 
 
 class Pipeline:
@@ -75,11 +55,16 @@ class Pipeline:
         self._in_flight += 1
         try:
             decision = record.decision = self.decide(call)
-            body = call.payload.for_model(decision.model_id)
-            request = UpstreamRequest(
-                call.endpoint.value, body, call.request_id, stream=call.stream
-            )
-            async with self._tiers[decision.tier].exchange(request, runtime.deadlines) as answer:
+            opened: AbstractAsyncContextManager[Answer]
+            if decision.otherwise is not None:
+                opened = answer_by_cascade(call, record, decision, self._tiers, runtime)
+            else:
+                body = call.payload.for_model(decision.model_id)
+                request = UpstreamRequest(
+                    call.endpoint.value, body, call.request_id, stream=call.stream
+                )
+                opened = self._tiers[decision.tier].exchange(request, runtime.deadlines)
+            async with opened as answer:
                 yield answer
         finally:
             self._in_flight -= 1

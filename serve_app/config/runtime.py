@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
 from serve_app.config.base import Config
+from serve_app.config.cascade import CascadeConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 
 
@@ -31,6 +32,13 @@ class RoutingConfig(Config):
         None,
         description="Send every `auto` call here and score nothing. None: route by complexity.",
     )
+    policy: Literal["complexity", "cascade"] = Field(
+        "complexity",
+        description="What decides where no other rule does: the prompt alone, or, with `cascade`, "
+        "also how sure the weakest tier is of the answer it begins. A call may override it by the "
+        "header `x-route-policy`.",
+    )
+    cascade: CascadeConfig = Field(default_factory=CascadeConfig)
 
 
 class LimitsConfig(Config):

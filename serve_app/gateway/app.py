@@ -126,7 +126,13 @@ class Pages:
         limits = self._pipeline.runtime.limits
         body = await read_body(request.receive, headers, limits.body_bytes_max)
         endpoint = detect_endpoint(parse_json(body))
-        call = parse_call(endpoint, body, request_id=headers.request_id, tier=headers.tier)
+        call = parse_call(
+            endpoint,
+            body,
+            request_id=headers.request_id,
+            tier=headers.tier,
+            policy=headers.policy,
+        )
         decision = self._pipeline.decide(call)
         answer = _json(orjson.dumps({"object": "route", "endpoint": endpoint, **asdict(decision)}))
         answer.raw_headers.extend(render_decision(decision))

@@ -25,12 +25,14 @@ from serve_app.gateway.render import (
     Headers,
     error_headers,
     render_decision,
+    render_draft,
     render_error,
     render_error_event,
 )
 from serve_app.gateway.usage import UsageTap, read_usage
 from serve_app.gateway.wire import parse_call
-from serve_app.pipeline import Answer, Pipeline
+from serve_app.pipeline import Pipeline
+from serve_app.tiers.tier import Answer
 
 logger = logging.getLogger("ray.serve")
 
@@ -53,13 +55,21 @@ class Recorder(Protocol):
 class RequestHeaders:
     """The few request headers that matter here, read in one pass."""
 
-    __slots__ = ("content_encoding", "content_length", "content_type", "request_id", "tier")
+    __slots__ = (
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "policy",
+        "request_id",
+        "tier",
+    )
 
     def __init__(self, scope: Scope) -> None:
         self.content_type = self.content_encoding = b""
         self.content_length: int | None = None
         self.request_id = ""
         self.tier: str | None = None
+        self.policy: str | None = None
         for name, value in scope["headers"]:
             if name == b"content-type":
                 self.content_type = value
@@ -71,6 +81,8 @@ class RequestHeaders:
                 self.request_id = value.decode()
             elif name == b"x-route-tier":
                 self.tier = value.decode("latin-1").strip()
+            elif name == b"x-route-policy":
+                self.policy = value.decode("latin-1").strip()
         self.request_id = self.request_id or uuid.uuid4().hex
 
     def check_media_type(self) -> None:
@@ -185,7 +197,13 @@ class CallHandler:
     ) -> None:
         headers.check_media_type()
         body = await read_body(receive, headers, self._pipeline.runtime.limits.body_bytes_max)
-        call = parse_call(self._endpoint, body, request_id=headers.request_id, tier=headers.tier)
+        call = parse_call(
+            self._endpoint,
+            body,
+            request_id=headers.request_id,
+            tier=headers.tier,
+            policy=headers.policy,
+        )
         record.stream = call.stream
         async with self._pipeline.answer(call, record) as answer:
             record.status = answer.status
@@ -194,6 +212,8 @@ class CallHandler:
             content_type = find_header(answer, b"content-type")
             assert record.decision is not None, "the pipeline decides before it answers"
             out = [(b"content-type", content_type), *render_decision(record.decision)]
+            if record.draft is not None:
+                out += render_draft(record.draft)
             record.first_byte_s = self._clock() - started
             if content_type.startswith(EVENT_STREAM):
                 await self._stream(call, answer, response, record, out)
@@ -235,6 +255,8 @@ class CallHandler:
             headers = error_headers(error)
             if record.decision is not None:
                 headers += render_decision(record.decision)
+            if record.draft is not None:
+                headers += render_draft(record.draft)
             body = render_error(error, anthropic=anthropic, request_id=record.request_id)
             await response.whole(error.status, headers, body)
             return

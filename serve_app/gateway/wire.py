@@ -11,10 +11,11 @@ from typing import Any
 
 import orjson
 
-from serve_app.core.call import Call, Endpoint, Payload, Prompt, Turn
+from serve_app.core.call import Call, Endpoint, Payload, Policy, Prompt, Turn
 from serve_app.core.errors import InvalidField, MalformedBody
 
 AUTO = "auto"
+POLICY_HEADER = "x-route-policy"
 
 Json = dict[str, Any]
 
@@ -57,8 +58,15 @@ def parse_json(body: bytes) -> Json:
     return document
 
 
-def parse_call(endpoint: Endpoint, body: bytes, *, request_id: str, tier: str | None) -> Call:
-    """One API request from its body.
+def parse_call(
+    endpoint: Endpoint,
+    body: bytes,
+    *,
+    request_id: str,
+    tier: str | None,
+    policy: str | None = None,
+) -> Call:
+    """One API request from its body; `tier` and `policy` are what its headers say.
 
     Raises:
         BadRequest: the body cannot be read as a call of this endpoint; names the field.
@@ -79,6 +87,9 @@ def parse_call(endpoint: Endpoint, body: bytes, *, request_id: str, tier: str | 
         stream=stream,
         adds_usage=adds_usage,
         tier=tier,
+        policy=None if policy is None else _policy(policy),
+        # A beam's tokens are nobody's answer, and one in the background has no stream to hold back.
+        draftable=not (document.get("use_beam_search") or document.get("background")),
     )
 
 
@@ -96,6 +107,13 @@ def detect_endpoint(document: Json) -> Endpoint:
     if "prompt" in document:
         return Endpoint.COMPLETIONS
     raise MalformedBody("one of 'messages', 'input' and 'prompt' is expected")
+
+
+def _policy(value: str) -> Policy:
+    try:
+        return Policy(value)
+    except ValueError:
+        raise InvalidField(POLICY_HEADER, f"one of {', '.join(Policy)}") from None
 
 
 def _parse_messages(document: Json) -> Prompt:

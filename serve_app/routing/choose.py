@@ -9,16 +9,18 @@ The rules, in order; the first that speaks decides:
 5. the model writes nothing: the weakest that can do the task    NO_GENERATION
 6. the prompt is too long for the weakest, or for the others     PROMPT_TOO_LONG
 7. the complexity score                                          COMPLEX or SIMPLE
+   with the policy `cascade`                                     COMPLEX or DRAFT
 """
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Literal
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import Call, Decision, Endpoint, Reason
+from serve_app.core.call import Call, Decision, Endpoint, Policy, Reason
 from serve_app.core.errors import InvalidField, ModelNotFound
 from serve_app.routing.scorer import Scorer
 from serve_app.routing.tokens import estimate_tokens
@@ -128,7 +130,10 @@ def _choose_for_prompt(
         return _decision(tier, Reason.PROMPT_TOO_LONG)
     if not fitting:
         return _decision(weakest, Reason.PROMPT_TOO_LONG)
-    return _choose_by_score([weakest, *fitting], scorer.score(call.prompt), config)
+    score = scorer.score(call.prompt)
+    if call.draftable and (call.policy or config.policy) == Policy.CASCADE:
+        return _draft_by_score(weakest, fitting[-1], score, config.cascade.draft_score_max)
+    return _choose_by_score([weakest, *fitting], score, config)
 
 
 def _too_long_tier(
@@ -154,6 +159,17 @@ def _choose_by_score(
     others = len(candidates) - 1
     index = min(int(score / threshold * others), others - 1)
     return _decision(candidates[index], Reason.SIMPLE, score, threshold)
+
+
+def _draft_by_score(
+    weakest: TierConfig, strongest: TierConfig, score: float, score_max: float
+) -> Decision:
+    """A draft of the weakest, but for calls that would only pay for one."""
+    if score >= score_max:
+        return _decision(strongest, Reason.COMPLEX, score, score_max)
+    otherwise = _decision(strongest, Reason.ESCALATED, score, score_max)
+    draft = _decision(weakest, Reason.DRAFT, score, score_max)
+    return replace(draft, otherwise=otherwise)
 
 
 def _decision(

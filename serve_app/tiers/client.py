@@ -14,6 +14,7 @@ from serve_app.core.errors import (
     TierUnavailable,
     UpstreamFailed,
 )
+from serve_app.tiers.draft_report import DRAFT_TOKENS_HEADER
 from serve_app.tiers.http1 import (
     Connection,
     ConnectionBroken,
@@ -186,24 +187,35 @@ async def _send(
 
 
 class UpstreamRequest:
-    """A request that can be rendered for any replica."""
+    """A request that can be rendered for any replica.
 
-    __slots__ = ("_body", "_path", "_request_id", "stream")
+    `stream`: the answer's head comes before the answer is complete. `draft_tokens`: it comes with a
+    report on the first so many tokens; 0 for an answer that nobody is to judge.
+    """
 
-    def __init__(self, path: str, body: bytes, request_id: str, *, stream: bool) -> None:
+    __slots__ = ("_body", "_headers", "_path", "_request_id", "stream")
+
+    def __init__(
+        self, path: str, body: bytes, request_id: str, *, stream: bool, draft_tokens: int = 0
+    ) -> None:
         self._path = path.encode()
         self._body = body
         self._request_id = request_id.encode()
+        self._headers = b""
+        if draft_tokens:
+            self._headers = b"%b: %d\r\n" % (DRAFT_TOKENS_HEADER, draft_tokens)
         self.stream = stream
 
     def render(self, lease: Lease) -> bytes:
         """The bytes on the wire, with the lease that opens the engine's port."""
-        return _render(self._path, lease, self._request_id, self._body)
+        return _render(self._path, lease, self._request_id, self._body, self._headers)
 
 
-def _render(path: bytes, lease: Lease, request_id: bytes, body: bytes) -> bytes:
+def _render(
+    path: bytes, lease: Lease, request_id: bytes, body: bytes, headers: bytes = b""
+) -> bytes:
     return (
         b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
-        b"x-request-id: %b\r\n%b: %b\r\ncontent-length: %d\r\n\r\n%b"
-        % (path, request_id, LEASE_HEADER, lease.lease_id.encode(), len(body), body)
+        b"x-request-id: %b\r\n%b: %b\r\n%bcontent-length: %d\r\n\r\n%b"
+        % (path, request_id, LEASE_HEADER, lease.lease_id.encode(), headers, len(body), body)
     )
