@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from serve_app.core.call import Draft, Record
+from serve_app.core.call import Draft, Record, Usage
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
 SECONDS_PER_TOKEN = [
@@ -106,10 +106,7 @@ class CallMetrics:
 
     def _add_tokens(self, record: Record, tier: str) -> None:
         usage = record.usage
-        if usage.prompt_tokens:
-            self._tally[self._tokens, (tier, "in")] += usage.prompt_tokens
-        if usage.completion_tokens:
-            self._tally[self._tokens, (tier, "out")] += usage.completion_tokens
+        self._count_tokens(self._tokens, tier, usage)
         if not record.stream or record.first_byte_s is None:
             return
         self._observed.append((self._first_byte, record.first_byte_s, (tier,)))
@@ -121,9 +118,13 @@ class CallMetrics:
         if draft.confidence is not None:
             self._observed.append((self._confidence, draft.confidence, (draft.tier,)))
         if draft.discarded:
-            usage = draft.usage
-            self._tally[self._draft_tokens, (draft.tier, "in")] += usage.prompt_tokens or 0
-            self._tally[self._draft_tokens, (draft.tier, "out")] += usage.completion_tokens or 0
+            self._count_tokens(self._draft_tokens, draft.tier, draft.usage)
+
+    def _count_tokens(self, counter: Counter, tier: str, usage: Usage) -> None:
+        if usage.prompt_tokens:
+            self._tally[counter, (tier, "in")] += usage.prompt_tokens
+        if usage.completion_tokens:
+            self._tally[counter, (tier, "out")] += usage.completion_tokens
 
     def _count(self, counter: Counter, *labels: str) -> None:
         self._tally[counter, labels] += 1

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import time
+from collections import defaultdict
 from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
@@ -35,7 +36,7 @@ CALLS: dict[str, tuple[str, dict[str, Any]]] = {
     "chat": ("/v1/chat/completions", CHAT),
     "chat, usage": ("/v1/chat/completions", {**CHAT, "stream_options": {"include_usage": True}}),
     "chat, logprobs": ("/v1/chat/completions", {**CHAT, "logprobs": True, "top_logprobs": 2}),
-    "chat, n": ("/v1/chat/completions", {**CHAT, "n": 2}),
+    "chat, n": ("/v1/chat/completions", {**CHAT, "n": 2, "temperature": 0.01, "seed": 7}),
     "chat, stop": ("/v1/chat/completions", {**CHAT, "stop": [" is"]}),
     "chat, tools": ("/v1/chat/completions", {**CHAT, **REQUIRED}),
     "chat, schema": ("/v1/chat/completions", {**CHAT, "response_format": SCHEMA_FORMAT}),
@@ -53,6 +54,8 @@ VOLATILE = re.compile(
     r'"(id|created|created_at|completed_at|request_id|item_id|obfuscation)":\s*("[^"]*"|[\d.]+)'
 )
 """What differs between two answers of the same words."""
+
+WORDS = re.compile(r'"(?:content|text|delta|arguments|partial_json)": "((?:[^"\\]|\\.)*)"')
 
 
 @contextmanager
@@ -90,12 +93,36 @@ def ask(service: Service, name: str, model: str = "auto", **more: object) -> htt
     return response
 
 
-def words(response: httpx.Response) -> str:
-    """An answer without its ids and times."""
-    return VOLATILE.sub(r'"\1":0', response.text)
+def words(response: httpx.Response) -> object:
+    """An answer without its ids and times; of a stream the words, the fields and the usage.
+
+    An engine under load may send two tokens in one event.
+    """
+    text = VOLATILE.sub(r'"\1":0', response.text)
+    if not response.headers["content-type"].startswith("text/event-stream"):
+        return text
+    events = [json.loads(line[6:]) for line in text.splitlines() if line.startswith("data: {")]
+    fields = {field for event in events for field in walk(event)}
+    spoken: dict[int, str] = defaultdict(str)
+    for event in events:
+        for choice in event.get("choices") or [event]:
+            spoken[choice.get("index", 0)] += "".join(WORDS.findall(json.dumps(choice)))
+    usages = re.findall(r'"usage":(\{.*?\})', text)
+    return fields, dict(spoken), usages[-1:]
 
 
-def words_of(service: Service, name: str, model: str, **more: object) -> str:
+def walk(value: object, path: str = "") -> Iterator[str]:
+    """The paths of all fields."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield f"{path}.{key}"
+            yield from walk(inner, f"{path}.{key}")
+    elif isinstance(value, list):
+        for inner in value:
+            yield from walk(inner, f"{path}[]")
+
+
+def words_of(service: Service, name: str, model: str, **more: object) -> object:
     response = ask(service, name, model, **more)
     assert "x-route-escalated" not in response.headers
     return words(response)
