@@ -93,6 +93,24 @@ def judge_threshold(
     )
 
 
+def fit_threshold(
+    drafts: Sequence[LabelledDraft], confidence: ConfidenceConfig, quality_min: float
+) -> ThresholdReport:
+    """The lowest threshold that keeps this share (0 to 1) of the strongest tier's accuracy.
+
+    Thresholds are tried in steps of 0.01; 1, which releases nothing, keeps all of it.
+
+    Raises:
+        ValueError: no draft says whether the strongest tier was right.
+    """
+    strong = [draft.strong_right for draft in drafts if draft.strong_right is not None]
+    if not strong:
+        raise ValueError("no draft says whether the strongest tier was right (`strong_right`)")
+    accuracy_min = quality_min * _ratio(strong)
+    reports = (judge_threshold(drafts, confidence, step / 100) for step in range(101))
+    return next(report for report in reports if report.accuracy >= accuracy_min)
+
+
 def calibration_error(
     drafts: Sequence[LabelledDraft], confidence: ConfidenceConfig, bins: int = 10
 ) -> float:

@@ -15,6 +15,7 @@ from serve_app.routing.confidence_fit import (
     LabelledDraft,
     calibration_error,
     fit_confidence,
+    fit_threshold,
     judge_threshold,
 )
 
@@ -108,3 +109,21 @@ def test_a_threshold_is_judged_by_what_it_would_have_done() -> None:
     never = judge_threshold(drafts, ConfidenceConfig(), 1)
     assert never.escalated_ratio == 1
     assert math.isnan(never.released_accuracy)
+
+
+@given(st.floats(0, 1))
+def test_a_fitted_threshold_keeps_the_quality_and_is_the_lowest(quality_min: float) -> None:
+    """It costs no more strong answers than the quality needs."""
+    drafts = draw(300)
+    strong_accuracy = sum(bool(draft.strong_right) for draft in drafts) / len(drafts)
+    report = fit_threshold(drafts, TRUE_MAP, quality_min)
+    assert report.accuracy >= quality_min * strong_accuracy
+    if report.confidence_min > 0:
+        lower = judge_threshold(drafts, TRUE_MAP, round(report.confidence_min - 0.01, 2))
+        assert lower.accuracy < quality_min * strong_accuracy
+
+
+def test_a_threshold_needs_the_strong_tiers_answers() -> None:
+    """Without them nobody knows what escalating buys."""
+    with pytest.raises(ValueError, match="strong_right"):
+        fit_threshold([LabelledDraft(DraftFeatures(1, 1), right=True)], TRUE_MAP, 0.98)
