@@ -32,7 +32,7 @@ class CascadeConfig(Config):
     """How a call is begun on the weakest tier, and when it leaves for the strongest."""
 
     draft_score_max: float = Field(
-        0.9,
+        0.8,
         ge=0,
         le=1,
         description="Complexity score from which a call goes to the strongest tier at once, "

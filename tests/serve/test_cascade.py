@@ -262,3 +262,15 @@ def test_a_draft_that_the_engine_refuses_is_the_answer(released: Service) -> Non
     assert refused.status_code == 400
     assert "top_p" in refused.text
     assert refused.headers["x-route-reason"] == "draft"
+
+
+def test_a_client_that_leaves_while_its_draft_is_held(local: Service) -> None:
+    """Nothing has been sent to it yet, and still its going stops the engine."""
+    with forced(local, confidence_min=0, checkpoint_tokens=256):
+        before = fast_tokens(local)
+        url = f"{local.base_url}/v1/chat/completions"
+        with pytest.raises(httpx.ReadTimeout):
+            httpx.post(url, json=LONG, headers=CASCADE, timeout=httpx.Timeout(10, read=0.15))
+        wait_for(lambda: local.ongoing("tier-fast") == 0, timeout_s=5, what="the lease is free")
+        assert local.ongoing("tier-strong") == 0
+        assert fast_tokens(local) - before < 1000
