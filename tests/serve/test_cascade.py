@@ -7,7 +7,6 @@ import re
 import time
 from collections import defaultdict
 from collections.abc import Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -61,31 +60,42 @@ VOLATILE = re.compile(
 WORDS = re.compile(r'"(?:content|text|delta|arguments|partial_json)": "((?:[^"\\]|\\.)*)"')
 
 
-@contextmanager
-def forced(service: Service, **cascade: object) -> Iterator[None]:
-    """Every draft released (`confidence_min=0`) or none (1)."""
-    service.deploy({"routing": {"cascade": cascade}})
-    reason = "confident" if cascade["confidence_min"] == 0 else "escalated"
-    wait_for(
-        lambda: ask(service, "chat").headers["x-route-reason"] == reason,
-        timeout_s=30,
-        what="the threshold holds",
-    )
-    yield
+class Cascade:
+    """The cascade's settings of a service, deployed when they change."""
+
+    def __init__(self, service: Service) -> None:
+        self._service = service
+        self._settings: dict[str, float] = {}
+
+    def force(self, **settings: float) -> Service:
+        """Have every draft released (`confidence_min=0`) or none (1)."""
+        if settings != self._settings:
+            self._service.deploy({"routing": {"cascade": settings}})
+            self._settings = settings
+            reason = "confident" if settings["confidence_min"] == 0 else "escalated"
+            wait_for(
+                lambda: ask(self._service, "chat").headers["x-route-reason"] == reason,
+                timeout_s=30,
+                what="the threshold holds",
+            )
+        return self._service
 
 
 @pytest.fixture(scope="module")
-def released(local: Service) -> Iterator[Service]:
+def cascade(local: Service) -> Cascade:
+    return Cascade(local)
+
+
+@pytest.fixture
+def released(cascade: Cascade) -> Service:
     """A service that is sure of every draft."""
-    with forced(local, confidence_min=0):
-        yield local
+    return cascade.force(confidence_min=0)
 
 
-@pytest.fixture(scope="module")
-def escalated(local: Service) -> Iterator[Service]:
+@pytest.fixture
+def escalated(cascade: Cascade) -> Service:
     """A service that is sure of no draft."""
-    with forced(local, confidence_min=1):
-        yield local
+    return cascade.force(confidence_min=1)
 
 
 def ask(service: Service, name: str, model: str = "auto", **more: object) -> httpx.Response:
@@ -150,6 +160,15 @@ def test_a_sure_draft_is_the_fast_models_answer(released: Service, name: str, st
     assert words(response) == words_of(released, name, "fast", stream=stream)
     shown = re.search('"logprob":|"token_logprobs":', response.text) is not None
     assert shown == ("logprobs" in name)
+
+
+def test_a_draft_that_the_engine_refuses_is_the_answer(released: Service) -> None:
+    """What is wrong with a body the client learns from the first engine that sees it."""
+    url = f"{released.base_url}/v1/chat/completions"
+    refused = httpx.post(url, json={**CHAT, "top_p": 7}, headers=CASCADE)
+    assert refused.status_code == 400
+    assert "top_p" in refused.text
+    assert refused.headers["x-route-reason"] == "draft"
 
 
 @every_call
@@ -255,22 +274,13 @@ def test_only_auto_calls_are_drafted(escalated: Service) -> None:
     assert refused.json()["error"]["param"] == "x-route-policy"
 
 
-def test_a_draft_that_the_engine_refuses_is_the_answer(released: Service) -> None:
-    """What is wrong with a body the client learns from the first engine that sees it."""
-    url = f"{released.base_url}/v1/chat/completions"
-    refused = httpx.post(url, json={**CHAT, "top_p": 7}, headers=CASCADE)
-    assert refused.status_code == 400
-    assert "top_p" in refused.text
-    assert refused.headers["x-route-reason"] == "draft"
-
-
-def test_a_client_that_leaves_while_its_draft_is_held(local: Service) -> None:
+def test_a_client_that_leaves_while_its_draft_is_held(released: Service, cascade: Cascade) -> None:
     """Nothing has been sent to it yet, and still its going stops the engine."""
-    with forced(local, confidence_min=0, checkpoint_tokens=256):
-        before = fast_tokens(local)
-        url = f"{local.base_url}/v1/chat/completions"
-        with pytest.raises(httpx.ReadTimeout):
-            httpx.post(url, json=LONG, headers=CASCADE, timeout=httpx.Timeout(10, read=0.15))
-        wait_for(lambda: local.ongoing("tier-fast") == 0, timeout_s=5, what="the lease is free")
-        assert local.ongoing("tier-strong") == 0
-        assert fast_tokens(local) - before < 1000
+    cascade.force(confidence_min=1, checkpoint_tokens=256)
+    before = fast_tokens(released)
+    url = f"{released.base_url}/v1/chat/completions"
+    with pytest.raises(httpx.ReadTimeout):
+        httpx.post(url, json=LONG, headers=CASCADE, timeout=httpx.Timeout(10, read=0.15))
+    wait_for(lambda: released.ongoing("tier-fast") == 0, timeout_s=5, what="the lease is free")
+    assert released.ongoing("tier-strong") == 0
+    assert fast_tokens(released) - before < 1000
