@@ -53,7 +53,7 @@ class CascadeConfig(Config):
         "the strongest tier answers.",
     )
     confidence_min: float = Field(
-        0.6,
+        0.7,
         ge=0,
         le=1,
         description="P(right) from which a draft is released, inclusive. 0: always. 1: never.",
