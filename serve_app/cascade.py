@@ -15,8 +15,8 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Sequence
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from serve_app.config.cascade import ConfidenceConfig
@@ -29,6 +29,7 @@ from serve_app.tiers.draft_report import DRAFT_HEADER, DraftReport, parse_report
 from serve_app.tiers.tier import Answer, Tier
 
 Headers = list[tuple[bytes, bytes]]
+Exchange = Callable[[Decision, RuntimeConfig], AbstractAsyncContextManager[Answer]]
 
 
 class WholeAnswer:
@@ -48,13 +49,15 @@ class WholeAnswer:
 @asynccontextmanager
 async def answer_by_cascade(
     call: Call,
-    record: Record,
     decision: Decision,
-    tiers: Mapping[str, Tier],
+    record: Record,
     runtime: RuntimeConfig,
+    tier: Tier,
+    exchange: Exchange,
 ) -> AsyncIterator[Answer]:
-    """Answer a call whose decision names a draft's tier and another one `otherwise`.
+    """Answer a call whose decision names `tier` for a draft and another one `otherwise`.
 
+    `exchange` is how any call is sent to the tier of a decision; the other one gets it that way.
     `record` gets the decision that came true, and the draft.
 
     Raises:
@@ -63,9 +66,9 @@ async def answer_by_cascade(
     assert decision.otherwise is not None, "only drafts come here"
     started = time.monotonic()
     draft = record.draft = Draft(decision.tier)
-    async with AsyncExitStack() as exchange:
+    async with AsyncExitStack() as drafting:
         try:
-            answer, reason = await _begin_draft(call, draft, decision, tiers, runtime, exchange)
+            answer, reason = await _begin_draft(call, decision, draft, runtime, tier, drafting)
         except (GatewayError, TimeoutError):
             answer, reason = None, Reason.DRAFT_FAILED
         if answer is not None:
@@ -75,19 +78,17 @@ async def answer_by_cascade(
     draft.discarded = True
     strong = record.decision = replace(decision.otherwise, reason=reason)
     deadlines = _remaining(runtime.deadlines, time.monotonic() - started, stream=call.stream)
-    body = call.payload.for_model(strong.model_id)
-    request = UpstreamRequest(call.endpoint.value, body, call.request_id, stream=call.stream)
-    async with tiers[strong.tier].exchange(request, deadlines) as answer:
+    async with exchange(strong, runtime.model_copy(update={"deadlines": deadlines})) as answer:
         yield answer
 
 
 async def _begin_draft(
     call: Call,
-    draft: Draft,
     decision: Decision,
-    tiers: Mapping[str, Tier],
+    draft: Draft,
     runtime: RuntimeConfig,
-    exchange: AsyncExitStack,
+    tier: Tier,
+    drafting: AsyncExitStack,
 ) -> tuple[Answer | None, Reason]:
     """The draft's answer, None if it is to be discarded; and why.
 
@@ -107,9 +108,7 @@ async def _begin_draft(
         # After its checkpoint an answer in one piece is silent until it is complete.
         deadlines = deadlines.model_copy(update={"gap_s": deadlines.total_s})
     async with asyncio.timeout(cascade.checkpoint_s):
-        answer = await exchange.enter_async_context(
-            tiers[decision.tier].exchange(request, deadlines)
-        )
+        answer = await drafting.enter_async_context(tier.exchange(request, deadlines))
     if 400 <= answer.status < 500:
         return answer, Reason.DRAFT
     report = _find_report(answer)

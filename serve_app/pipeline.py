@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from functools import partial
 
 from serve_app.cascade import answer_by_cascade
 from serve_app.config.runtime import RuntimeConfig
@@ -55,16 +56,22 @@ class Pipeline:
         self._in_flight += 1
         try:
             decision = record.decision = self.decide(call)
-            opened: AbstractAsyncContextManager[Answer]
-            if decision.otherwise is not None:
-                opened = answer_by_cascade(call, record, decision, self._tiers, runtime)
-            else:
-                body = call.payload.for_model(decision.model_id)
-                request = UpstreamRequest(
-                    call.endpoint.value, body, call.request_id, stream=call.stream
-                )
-                opened = self._tiers[decision.tier].exchange(request, runtime.deadlines)
-            async with opened as answer:
+            async with self._open(call, decision, record, runtime) as answer:
                 yield answer
         finally:
             self._in_flight -= 1
+
+    def _open(
+        self, call: Call, decision: Decision, record: Record, runtime: RuntimeConfig
+    ) -> AbstractAsyncContextManager[Answer]:
+        if decision.otherwise is None:
+            return self._exchange(call, decision, runtime)
+        tier, exchange = self._tiers[decision.tier], partial(self._exchange, call)
+        return answer_by_cascade(call, decision, record, runtime, tier, exchange)
+
+    def _exchange(
+        self, call: Call, decision: Decision, runtime: RuntimeConfig
+    ) -> AbstractAsyncContextManager[Answer]:
+        body = call.payload.for_model(decision.model_id)
+        request = UpstreamRequest(call.endpoint.value, body, call.request_id, stream=call.stream)
+        return self._tiers[decision.tier].exchange(request, runtime.deadlines)
