@@ -4,9 +4,10 @@ from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
-from typing import Protocol
+from functools import partial
 
-from serve_app.config.runtime import DeadlinesConfig, RoutingConfig, RuntimeConfig
+from serve_app.cascade import answer_by_cascade
+from serve_app.config.runtime import RoutingConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Decision, Record
 from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls
@@ -16,36 +17,9 @@ from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import Scorer
 from serve_app.tiers.client import UpstreamRequest
+from serve_app.tiers.tier import Answer, Tier
 
 NO_LOADS: Mapping[str, TierLoad] = {}
-
-
-class Answer(Protocol):
-    """An engine's answer: head known, body read piece by piece."""
-
-    status: int
-    headers: list[tuple[bytes, bytes]]
-
-    async def read(self) -> bytes:
-        """The next body bytes, b'' after the last ones."""
-        ...
-
-
-class Tier(Protocol):
-    """What answers a call: the replicas of one model."""
-
-    down: bool
-    """Whether no replica can be reached."""
-
-    def load(self) -> TierLoad:
-        """What is known of its load now, without asking anybody."""
-        ...
-
-    def exchange(
-        self, request: UpstreamRequest, deadlines: DeadlinesConfig
-    ) -> AbstractAsyncContextManager[Answer]:
-        """Send a request; closing the block ends it on the replica as well."""
-        ...
 
 
 class Pipeline:
@@ -103,14 +77,22 @@ class Pipeline:
         try:
             decision = record.decision = self.decide(call)
             self._control.note(decision, runtime.routing, self._configs[-1].name)
-            async with self._exchange(call, decision, record, runtime) as answer:
+            async with self._open(call, decision, record, runtime) as answer:
                 yield answer
         finally:
             self._in_flight -= 1
 
+    def _open(
+        self, call: Call, decision: Decision, record: Record, runtime: RuntimeConfig
+    ) -> AbstractAsyncContextManager[Answer]:
+        if decision.otherwise is None:
+            return self._exchange(call, record, decision, runtime)
+        tier, exchange = self._tiers[decision.tier], partial(self._exchange, call, record)
+        return answer_by_cascade(call, decision, record, runtime, tier, exchange)
+
     @asynccontextmanager
     async def _exchange(
-        self, call: Call, decision: Decision, record: Record, runtime: RuntimeConfig
+        self, call: Call, record: Record, decision: Decision, runtime: RuntimeConfig
     ) -> AsyncIterator[Answer]:
         """The exchange with the tier that was chosen, or with another one where it takes no call.
 

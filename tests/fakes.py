@@ -24,11 +24,12 @@ class FakeAnswer:
         *,
         status: int = 200,
         content_type: bytes = b"application/json",
+        headers: Sequence[tuple[bytes, bytes]] = (),
         error: GatewayError | None = None,
         hang: bool = False,
     ) -> None:
         self.status = status
-        self.headers = [(b"content-type", content_type), (b"server", b"secret-host")]
+        self.headers = [(b"content-type", content_type), (b"server", b"secret-host"), *headers]
         self._chunks = list(chunks)
         self._error = error
         self._hang = hang

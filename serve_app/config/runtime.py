@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
+from serve_app.config.cascade import CascadeConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -127,6 +128,13 @@ class RoutingConfig(Config):
         description="How long such a call waits for a tier on which its Router gets no place at "
         "all. Then the tier counts as down until a replica of it can be reached.",
     )
+    policy: Literal["complexity", "cascade"] = Field(
+        "complexity",
+        description="What decides where no other rule does: the prompt alone, or, with `cascade`, "
+        "also how sure the weakest tier is of the answer it begins. A call may override it by the "
+        "header `x-route-policy`.",
+    )
+    cascade: CascadeConfig = Field(default_factory=CascadeConfig)
     load: LoadConfig = Field(default_factory=LoadConfig)
 
     @model_validator(mode="after")

@@ -68,6 +68,13 @@ class Payload(Protocol):
         ...
 
 
+class Policy(StrEnum):
+    """What decides where no other rule does."""
+
+    COMPLEXITY = "complexity"
+    CASCADE = "cascade"
+
+
 @dataclass(frozen=True, slots=True)
 class TierLimits:
     """Between which tiers the router may choose, by name or model id; None: no limit.
@@ -90,7 +97,8 @@ class Call:
     `model` is what the caller asked for: `auto`, a tier's name or a model id. `tier` is the
     override by header, `limits` bind the router's choice. `adds_usage` says that the forwarded body
     asks for a usage event which the caller did not ask for and must not see. `session` is the hash
-    of the conversation's id, where the client gave one.
+    of the conversation's id, where the client gave one. `policy` is the override by header;
+    `draftable` is false where the first tokens tell nothing of the answer.
     """
 
     request_id: str
@@ -103,6 +111,8 @@ class Call:
     tier: str | None = None
     limits: TierLimits = NO_LIMITS
     session: str | None = None
+    policy: Policy | None = None
+    draftable: bool = True
 
 
 class Reason(StrEnum):
@@ -121,6 +131,10 @@ class Reason(StrEnum):
     NEVER_BELOW = "never_below"
     NEVER_ABOVE = "never_above"
     FALLBACK = "fallback"
+    DRAFT = "draft"
+    CONFIDENT = "confident"
+    ESCALATED = "escalated"
+    DRAFT_FAILED = "draft_failed"
 
 
 @dataclass(frozen=True, slots=True)
@@ -128,7 +142,8 @@ class Decision:
     """Which tier answers, and why.
 
     `score` is the complexity in 0..1, None where nothing was scored; `threshold` is what it was
-    held against.
+    held against. `otherwise` is set where the tier's answer is only a draft: who answers if the
+    tier is not sure of it.
     """
 
     tier: str
@@ -136,6 +151,7 @@ class Decision:
     reason: Reason
     score: float | None = None
     threshold: float | None = None
+    otherwise: Decision | None = None
 
 
 @dataclass(slots=True)
@@ -144,6 +160,23 @@ class Usage:
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+
+
+@dataclass(slots=True)
+class Draft:
+    """What the weakest tier had written of a call when its confidence was judged.
+
+    `confidence` is its P(right), 0 to 1, and the probabilities are what it was computed from; None
+    until the draft has come that far. `usage` counts the tokens up to there; what an engine wrote
+    on until it noticed that it had been stopped is not in it. `discarded`: another tier answered.
+    """
+
+    tier: str
+    discarded: bool = False
+    confidence: float | None = None
+    mean_probability: float | None = None
+    min_probability: float | None = None
+    usage: Usage = field(default_factory=Usage)
 
 
 class Outcome(StrEnum):
@@ -161,7 +194,8 @@ class Record:
     """What is known about one call when it has ended: the source of metrics and the access log.
 
     `arrived_at` is Unix time in seconds; the other times are seconds since then. `code` is the
-    error code of our own tree, if any.
+    error code of our own tree, if any. `usage` is that of the answer that the client got, `draft`
+    what a cascade began with.
     """
 
     request_id: str
@@ -175,6 +209,7 @@ class Record:
     first_byte_s: float | None = None
     total_s: float = 0.0
     usage: Usage = field(default_factory=Usage)
+    draft: Draft | None = None
 
 
 @dataclass(frozen=True, slots=True)

@@ -133,6 +133,7 @@ class Pages:
             tier=headers.tier,
             limits=headers.limits,
             session=headers.session,
+            policy=headers.policy,
         )
         decision = self._pipeline.decide(call)
         control = self._pipeline.control_state()

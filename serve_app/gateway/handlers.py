@@ -27,12 +27,14 @@ from serve_app.gateway.render import (
     Headers,
     error_headers,
     render_decision,
+    render_draft,
     render_error,
     render_error_event,
 )
 from serve_app.gateway.usage import UsageTap, read_usage
 from serve_app.gateway.wire import parse_call
-from serve_app.pipeline import Answer, Pipeline
+from serve_app.pipeline import Pipeline
+from serve_app.tiers.tier import Answer
 
 logger = logging.getLogger("ray.serve")
 
@@ -63,6 +65,7 @@ class RequestHeaders:
         "content_encoding",
         "content_length",
         "content_type",
+        "policy",
         "request_id",
         "tier",
     )
@@ -75,6 +78,7 @@ class RequestHeaders:
         self._never_below: str | None = None
         self._never_above: str | None = None
         self._session_id: bytes | None = None
+        self.policy: str | None = None
         for name, value in scope["headers"]:
             if name == b"content-type":
                 self.content_type = value
@@ -92,6 +96,8 @@ class RequestHeaders:
                 self._never_above = value.decode("latin-1").strip()
             elif name == b"x-session-id":
                 self._session_id = value
+            elif name == b"x-route-policy":
+                self.policy = value.decode("latin-1").strip()
         self.request_id = self.request_id or uuid.uuid4().hex
 
     @property
@@ -233,6 +239,7 @@ class CallHandler:
             tier=headers.tier,
             limits=headers.limits,
             session=headers.session,
+            policy=headers.policy,
         )
         record.stream = call.stream
         async with self._pipeline.answer(call, record) as answer:
@@ -242,6 +249,8 @@ class CallHandler:
             content_type = find_header(answer, b"content-type")
             assert record.decision is not None, "the pipeline decides before it answers"
             out = [(b"content-type", content_type), *render_decision(record.decision)]
+            if record.draft is not None:
+                out += render_draft(record.draft)
             record.first_byte_s = self._clock() - started
             if content_type.startswith(EVENT_STREAM):
                 await self._stream(call, answer, response, record, out)
@@ -283,6 +292,8 @@ class CallHandler:
             headers = error_headers(error)
             if record.decision is not None:
                 headers += render_decision(record.decision)
+            if record.draft is not None:
+                headers += render_draft(record.draft)
             body = render_error(error, anthropic=anthropic, request_id=record.request_id)
             await response.whole(error.status, headers, body)
             return

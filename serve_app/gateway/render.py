@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from serve_app.core.call import Decision
+from serve_app.core.call import Decision, Draft
 from serve_app.core.errors import GatewayError
 
 ANTHROPIC_TYPES = {
@@ -66,6 +66,14 @@ def render_decision(decision: Decision) -> Headers:
     ]
     if decision.score is not None:
         headers.append((b"x-route-score", b"%.4f" % decision.score))
+    return headers
+
+
+def render_draft(draft: Draft) -> Headers:
+    """What became of the draft that a cascade began with, as headers of the answer."""
+    headers = [(b"x-route-escalated", b"true" if draft.discarded else b"false")]
+    if draft.confidence is not None:
+        headers.append((b"x-route-confidence", b"%.4f" % draft.confidence))
     return headers
 
 

@@ -16,6 +16,7 @@ from serve_app.core.call import (
     Call,
     Endpoint,
     Payload,
+    Policy,
     Prompt,
     TierLimits,
     Turn,
@@ -23,6 +24,7 @@ from serve_app.core.call import (
 from serve_app.core.errors import InvalidField, MalformedBody
 
 AUTO = "auto"
+POLICY_HEADER = "x-route-policy"
 
 Json = dict[str, Any]
 
@@ -73,8 +75,9 @@ def parse_call(
     tier: str | None,
     limits: TierLimits = NO_LIMITS,
     session: str | None = None,
+    policy: str | None = None,
 ) -> Call:
-    """One API request from its body.
+    """One API request from its body; `tier`, `limits` and `policy` are what its headers say.
 
     Raises:
         BadRequest: the body cannot be read as a call of this endpoint; names the field.
@@ -97,6 +100,9 @@ def parse_call(
         tier=tier,
         limits=limits,
         session=session,
+        policy=None if policy is None else _policy(policy),
+        # A beam's tokens are nobody's answer, and one in the background has no stream to hold back.
+        draftable=not (document.get("use_beam_search") or document.get("background")),
     )
 
 
@@ -114,6 +120,13 @@ def detect_endpoint(document: Json) -> Endpoint:
     if "prompt" in document:
         return Endpoint.COMPLETIONS
     raise MalformedBody("one of 'messages', 'input' and 'prompt' is expected")
+
+
+def _policy(value: str) -> Policy:
+    try:
+        return Policy(value)
+    except ValueError:
+        raise InvalidField(POLICY_HEADER, f"one of {', '.join(Policy)}") from None
 
 
 def _parse_messages(document: Json) -> Prompt:

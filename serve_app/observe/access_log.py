@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from serve_app.core.call import Record
+from serve_app.core.call import Draft, Record
 
 BYTES_MAX = 100 * 1024 * 1024
 FILES_MAX = 5
@@ -73,7 +73,27 @@ def render_line(record: Record) -> dict[str, Any]:
         "total_ms": _ms(record.total_s),
         "prompt_tokens": record.usage.prompt_tokens,
         "completion_tokens": record.usage.completion_tokens,
+        **render_draft(record.draft),
     }
+
+
+def render_draft(draft: Draft | None) -> dict[str, Any]:
+    """What a cascade began with; nothing for other calls."""
+    if draft is None:
+        return {}
+    return {
+        "draft_tier": draft.tier,
+        "escalated": draft.discarded,
+        "confidence": _rounded(draft.confidence),
+        "draft_mean_probability": _rounded(draft.mean_probability),
+        "draft_min_probability": _rounded(draft.min_probability),
+        "draft_prompt_tokens": draft.usage.prompt_tokens,
+        "draft_completion_tokens": draft.usage.completion_tokens,
+    }
+
+
+def _rounded(probability: float | None) -> float | None:
+    return None if probability is None else round(probability, 5)
 
 
 def _ms(seconds: float | None) -> float | None:

@@ -11,7 +11,7 @@ from collections.abc import Callable, Mapping
 
 from ray.util.metrics import Counter, Gauge, Histogram
 
-from serve_app.core.call import Record
+from serve_app.core.call import Draft, Record, Usage
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
 SECONDS_PER_TOKEN = [
@@ -30,6 +30,8 @@ SECONDS_PER_TOKEN = [
     0.5,
     1,
 ]
+
+PROBABILITIES = [0.05, 0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9, 0.95, 0.99]
 
 NO_TIER = "none"
 """The label of calls that failed before a tier was chosen."""
@@ -54,6 +56,14 @@ class CallMetrics:
         )
         self._tokens = Counter(
             "serve_app_tokens", "Tokens as the engines counted them.", ("tier", "direction")
+        )
+        self._draft_tokens = Counter(
+            "serve_app_draft_tokens",
+            "Tokens of drafts that were discarded, up to their checkpoint.",
+            ("tier", "direction"),
+        )
+        self._confidence = Histogram(
+            "serve_app_draft_confidence", "P(right) of drafts.", PROBABILITIES, ("tier",)
         )
         self._first_byte = Histogram(
             "serve_app_time_to_first_token_seconds",
@@ -89,21 +99,32 @@ class CallMetrics:
         if record.code is not None:
             self._count(self._errors, tier, record.code)
         self._add_tokens(record, tier)
+        if record.draft is not None:
+            self._add_draft(record.draft)
         labels = (record.endpoint.name.lower(), tier)
         self._observed.append((self._total, record.total_s, labels))
 
     def _add_tokens(self, record: Record, tier: str) -> None:
         usage = record.usage
-        if usage.prompt_tokens:
-            self._tally[self._tokens, (tier, "in")] += usage.prompt_tokens
-        if usage.completion_tokens:
-            self._tally[self._tokens, (tier, "out")] += usage.completion_tokens
+        self._count_tokens(self._tokens, tier, usage)
         if not record.stream or record.first_byte_s is None:
             return
         self._observed.append((self._first_byte, record.first_byte_s, (tier,)))
         if usage.completion_tokens and usage.completion_tokens > 1:
             seconds = (record.total_s - record.first_byte_s) / (usage.completion_tokens - 1)
             self._observed.append((self._per_token, seconds, (tier,)))
+
+    def _add_draft(self, draft: Draft) -> None:
+        if draft.confidence is not None:
+            self._observed.append((self._confidence, draft.confidence, (draft.tier,)))
+        if draft.discarded:
+            self._count_tokens(self._draft_tokens, draft.tier, draft.usage)
+
+    def _count_tokens(self, counter: Counter, tier: str, usage: Usage) -> None:
+        if usage.prompt_tokens:
+            self._tally[counter, (tier, "in")] += usage.prompt_tokens
+        if usage.completion_tokens:
+            self._tally[counter, (tier, "out")] += usage.completion_tokens
 
     def _count(self, counter: Counter, *labels: str) -> None:
         self._tally[counter, labels] += 1

@@ -10,6 +10,7 @@ The rules, in order; the first that speaks decides:
 6. the prompt is too long for the weakest, or for the others     PROMPT_TOO_LONG
 7. the complexity score                                          COMPLEX or SIMPLE
    near the threshold the load of the tiers, if it is watched    STRONG_BUSY or STRONG_IDLE
+   with the policy `cascade`                                     COMPLEX or DRAFT
 
 What the router chose by rules 3 to 7 is then moved: into the limits of the call and of the config
 (NEVER_BELOW, NEVER_ABOVE), and away from a tier that is down (FALLBACK).
@@ -18,14 +19,23 @@ What the router chose by rules 3 to 7 is then moved: into the limits of the call
 from __future__ import annotations
 
 from collections.abc import Sequence, Set
+from dataclasses import replace
 from typing import Literal
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import NO_LIMITS, Call, Decision, Endpoint, Reason, TierLimits
+from serve_app.core.call import (
+    NO_LIMITS,
+    Call,
+    Decision,
+    Endpoint,
+    Policy,
+    Reason,
+    TierLimits,
+)
 from serve_app.core.errors import InvalidField, ModelNotFound
 from serve_app.routing.limits import allowed_tiers, keep_within
-from serve_app.routing.live import Live, choose_by_load, choose_fallback
+from serve_app.routing.live import Live, choose_by_load, choose_fallback, spare_draft
 from serve_app.routing.scorer import Scorer
 from serve_app.routing.tokens import estimate_tokens
 
@@ -83,7 +93,10 @@ def choose_tier(
     allowed = _allowed(candidates, call, tiers, config)
     if allowed is not candidates:
         decision = keep_within(decision, allowed, tiers)
-    if config.fallback and live.loads and decision.tier in live.down:
+    if not (config.fallback and live.loads):
+        return decision
+    decision = spare_draft(decision, live.down)
+    if decision.tier in live.down:
         return choose_fallback(decision, allowed, _total_tokens(call), live.down) or decision
     return decision
 
@@ -203,7 +216,10 @@ def _choose_for_prompt(
         return _decision(tier, Reason.PROMPT_TOO_LONG)
     if not fitting:
         return _decision(weakest, Reason.PROMPT_TOO_LONG)
-    return _choose_by_score([weakest, *fitting], scorer.score(call.prompt), config, live)
+    score = scorer.score(call.prompt)
+    if call.draftable and (call.policy or config.policy) == Policy.CASCADE:
+        return _draft_by_score(weakest, fitting[-1], score, config.cascade.draft_score_max)
+    return _choose_by_score([weakest, *fitting], score, config, live)
 
 
 def _too_long_tier(
@@ -232,6 +248,17 @@ def _choose_by_score(
     others = len(candidates) - 1
     index = min(int(score / threshold * others), others - 1)
     return _decision(candidates[index], Reason.SIMPLE, score, threshold)
+
+
+def _draft_by_score(
+    weakest: TierConfig, strongest: TierConfig, score: float, score_max: float
+) -> Decision:
+    """A draft of the weakest, but for calls that would only pay for one."""
+    if score >= score_max:
+        return _decision(strongest, Reason.COMPLEX, score, score_max)
+    otherwise = _decision(strongest, Reason.ESCALATED, score, score_max)
+    draft = _decision(weakest, Reason.DRAFT, score, score_max)
+    return replace(draft, otherwise=otherwise)
 
 
 def _decision(

@@ -173,10 +173,10 @@ class ThresholdControl:
         """Feed the decision of a call that is really made; one that named its tier counts not.
 
         A shift for load or away from a tier that is down is not held against the share: it would be
-        undone here.
+        undone here. A draft is not decided by the threshold.
         """
         controller = self._follow(config)
-        if controller is None:
+        if controller is None or decision.otherwise is not None:
             return
         if decision.reason in _BY_OTHER_RULES:
             controller.note_unscored(strong=decision.tier == strongest)

@@ -42,7 +42,13 @@ def allowed_tiers(
 def keep_within(
     decision: Decision, allowed: Sequence[TierConfig], tiers: Sequence[TierConfig]
 ) -> Decision:
-    """The decision, moved to the nearest tier that is allowed."""
+    """The decision, moved to the nearest tier that is allowed; a draft needs two of them."""
+    if decision.otherwise is not None:
+        otherwise = keep_within(decision.otherwise, allowed, tiers)
+        if otherwise.tier == decision.tier:
+            return otherwise
+        kept = keep_within(replace(decision, otherwise=None), allowed, tiers)
+        return replace(kept, otherwise=otherwise) if kept.tier == decision.tier else kept
     order = [tier.name for tier in tiers]
     chosen = order.index(decision.tier)
     lowest, highest = allowed[0], allowed[-1]
@@ -54,8 +60,8 @@ def keep_within(
 
 
 def move(decision: Decision, tier: TierConfig, reason: Reason) -> Decision:
-    """The same decision for another tier."""
-    return replace(decision, tier=tier.name, model_id=tier.model_id, reason=reason)
+    """The same decision for another tier, whose answer is no draft."""
+    return replace(decision, tier=tier.name, model_id=tier.model_id, reason=reason, otherwise=None)
 
 
 def _asked_range(asked: TierLimits, tiers: Sequence[TierConfig]) -> tuple[int, int]:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence, Set
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.config.runtime import LoadConfig
 from serve_app.config.tiers import TierConfig
@@ -57,6 +57,17 @@ def is_idle(load: TierLoad, config: LoadConfig) -> bool:
     """Whether the tier has next to nothing to do, as far as is known."""
     calls = max(load.ongoing, (load.running or 0) + (load.queued or 0))
     return not load.down and not load.waiting and calls <= config.idle_ongoing_max
+
+
+def spare_draft(decision: Decision, down: Set[str]) -> Decision:
+    """A draft between two tiers, of which one is down: the other one answers alone."""
+    if decision.otherwise is None:
+        return decision
+    if decision.tier in down:
+        return replace(decision.otherwise, reason=Reason.FALLBACK)
+    if decision.otherwise.tier in down:
+        return replace(decision, reason=Reason.FALLBACK, otherwise=None)
+    return decision
 
 
 def choose_fallback(

@@ -17,6 +17,7 @@ from serve_app.core.errors import (
     UpstreamFailed,
 )
 from serve_app.core.load import TierLoad
+from serve_app.tiers.draft_report import DRAFT_TOKENS_HEADER
 from serve_app.tiers.http1 import (
     Connection,
     ConnectionBroken,
@@ -363,9 +364,11 @@ class UpstreamRequest:
 
     `patience_s` is how long it waits for a tier on which this Router holds no place at all; None:
     as long as for a full one. `session` is the hash of the conversation that it belongs to.
+    `stream`: the answer's head comes before the answer is complete. `draft_tokens`: it comes with a
+    report on the first so many tokens; 0 for an answer that nobody is to judge.
     """
 
-    __slots__ = ("_body", "_path", "_request_id", "patience_s", "session", "stream")
+    __slots__ = ("_body", "_headers", "_path", "_request_id", "patience_s", "session", "stream")
 
     def __init__(
         self,
@@ -376,12 +379,16 @@ class UpstreamRequest:
         stream: bool,
         patience_s: float | None = None,
         session: str | None = None,
+        draft_tokens: int = 0,
     ) -> None:
         self.patience_s = patience_s
         self.session = session
         self._path = path.encode()
         self._body = body
         self._request_id = request_id.encode()
+        self._headers = b""
+        if draft_tokens:
+            self._headers = b"%b: %d\r\n" % (DRAFT_TOKENS_HEADER, draft_tokens)
         self.stream = stream
 
     @property
@@ -394,12 +401,14 @@ class UpstreamRequest:
 
     def render(self, lease: Lease) -> bytes:
         """The bytes on the wire, with the lease that opens the engine's port."""
-        return _render(self._path, lease, self._request_id, self._body)
+        return _render(self._path, lease, self._request_id, self._body, self._headers)
 
 
-def _render(path: bytes, lease: Lease, request_id: bytes, body: bytes) -> bytes:
+def _render(
+    path: bytes, lease: Lease, request_id: bytes, body: bytes, headers: bytes = b""
+) -> bytes:
     return (
         b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
-        b"x-request-id: %b\r\n%b: %b\r\ncontent-length: %d\r\n\r\n%b"
-        % (path, request_id, LEASE_HEADER, lease.lease_id.encode(), len(body), body)
+        b"x-request-id: %b\r\n%b: %b\r\n%bcontent-length: %d\r\n\r\n%b"
+        % (path, request_id, LEASE_HEADER, lease.lease_id.encode(), headers, len(body), body)
     )

@@ -7,12 +7,11 @@ import contextlib
 import logging
 import socket
 import time
-from collections.abc import Awaitable, Callable, MutableMapping
-from typing import Any
 
 import httpx
 import uvicorn
 
+from serve_app.tiers.asgi import ASGIApp, Receive, Scope, Send
 from serve_app.tiers.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER, LOAD_PATH
 from serve_app.tiers.engine_stats import EngineStats
 from serve_app.tiers.http1 import IDLE_S_MAX, Address
@@ -20,13 +19,6 @@ from serve_app.tiers.lease_table import LeaseTable
 from serve_app.tiers.load import LOAD_HEADER, EngineLoad
 
 logger = logging.getLogger("ray.serve")
-
-# The ASGI types, spelled out here because starlette is not imported outside the gateway.
-Scope = MutableMapping[str, Any]
-Message = MutableMapping[str, Any]
-Receive = Callable[[], Awaitable[Message]]
-Send = Callable[[Message], Awaitable[None]]
-ASGIApp = Callable[[Scope, Receive, Send], Awaitable[None]]
 
 
 class LeasedApp:

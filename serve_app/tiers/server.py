@@ -7,13 +7,16 @@ import logging
 import time
 from collections.abc import AsyncIterator
 from pathlib import Path
+from typing import Any
 
 import ray
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
+from serve_app.tiers.draft_gate import DraftApp
 from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, warm_up
 from serve_app.tiers.engine_stats import watch_engine
+from serve_app.tiers.engine_watch import watch_drafts
 from serve_app.tiers.http1 import Address
 from serve_app.tiers.lease_table import LeaseTable
 from serve_app.weights.pinned import check_pinned, default_stamps
@@ -47,8 +50,9 @@ class TierServer(LLMServer):
         self._leases = LeaseTable()
         engine_app = await self.engine.build_asgi_app()
         await warm_up(engine_app, self._llm_config.model_id)
-        stats = watch_engine(getattr(self.engine, "_engine_client", None))
-        app = LeasedApp(engine_app, self._leases, stats)
+        watch_drafts(self._engine_client)
+        stats = watch_engine(self._engine_client)
+        app = LeasedApp(DraftApp(engine_app), self._leases, stats)
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address())
         await self._http.wait_started()
         logger.info("engine app open to lease holders on port %d", self._http.address[1])
@@ -71,6 +75,10 @@ class TierServer(LLMServer):
     @property
     def _model_source(self) -> object:
         return getattr(self._llm_config.model_loading_config, "model_source", None)
+
+    @property
+    def _engine_client(self) -> Any:
+        return getattr(getattr(self, "engine", None), "_engine_client", None)
 
     async def lease(self, lease_id: str) -> AsyncIterator[Address]:
         """Yield the address of the engine app, then hold the place while it is used.
@@ -96,8 +104,7 @@ class TierServer(LLMServer):
     async def __del__(self) -> None:
         if self._http is not None:
             await self._http.close()
-        engine = getattr(self, "engine", None)
-        client = getattr(engine, "_engine_client", None)
+        client = self._engine_client
         if client is not None:
             # LLMServer itself leaves EngineCore and its workers to the death of this
             # process.

@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.core.call import Call, Endpoint, Turn
+from serve_app.core.call import Call, Endpoint, Policy, Turn
 from serve_app.core.errors import BadRequest, InvalidField, MalformedBody
 from serve_app.gateway.wire import AUTO, detect_endpoint, parse_call, parse_json
 
@@ -314,3 +314,30 @@ def test_detect_endpoint_needs_a_prompt() -> None:
     """A body without any prompt is refused by the names of those it could have."""
     with pytest.raises(MalformedBody, match="messages"):
         detect_endpoint({"model": "auto"})
+
+
+@pytest.mark.parametrize(
+    ("more", "draftable"),
+    [
+        ({}, True),
+        ({"use_beam_search": False, "background": None}, True),
+        ({"use_beam_search": True}, False),
+        ({"background": True}, False),
+    ],
+)
+def test_what_cannot_be_drafted_is_marked(more: dict[str, object], draftable: bool) -> None:
+    """The tokens of a beam, and of an answer in the background, tell nothing in time."""
+    assert parse(Endpoint.RESPONSES, {"input": "Hi", **more}).draftable is draftable
+
+
+@pytest.mark.parametrize("endpoint", Endpoint)
+def test_policies_are_those_that_exist(endpoint: Endpoint) -> None:
+    """The header's value is taken exactly, and a wrong one is refused on every endpoint."""
+    body = json.dumps({"messages": [USER], "prompt": "Hi", "input": "Hi"}).encode()
+
+    def policy(value: str | None) -> Policy | None:
+        return parse_call(endpoint, body, request_id="r", tier=None, policy=value).policy
+
+    assert (policy(None), policy("cascade")) == (None, Policy.CASCADE)
+    with pytest.raises(InvalidField, match="x-route-policy"):
+        policy("CASCADE")

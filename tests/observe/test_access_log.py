@@ -4,17 +4,23 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
 
-from serve_app.core.call import Decision, Endpoint, Outcome, Reason, Record, Usage
+from serve_app.core.call import Decision, Draft, Endpoint, Outcome, Reason, Record, Usage
 from serve_app.observe.access_log import AccessLog, render_line
 
 KEYS = {
     "time", "request_id", "endpoint", "stream", "status", "outcome", "code", "tier", "model",
     "reason", "score", "threshold", "first_byte_ms", "total_ms", "prompt_tokens",
     "completion_tokens",
+}  # fmt: skip
+
+DRAFT_KEYS = {
+    "draft_tier", "escalated", "confidence", "draft_mean_probability", "draft_min_probability",
+    "draft_prompt_tokens", "draft_completion_tokens",
 }  # fmt: skip
 
 ANSWERED = Record(
@@ -95,6 +101,17 @@ def test_a_line_is_flat_and_closed(record: Record, expected: dict[str, object]) 
     assert json.loads(json.dumps(line)) == line
     assert not any(isinstance(value, (dict, list)) for value in line.values())
     assert {key: line[key] for key in expected} == expected
+
+
+def test_a_draft_has_keys_of_its_own() -> None:
+    """What a cascade began with is told beside its answer, and is enough to fit its map to."""
+    draft = Draft("fast", True, 0.1234567, 0.5, 0.25, Usage(7, 16))
+    line = render_line(replace(ANSWERED, draft=draft))
+    assert set(line) == KEYS | DRAFT_KEYS
+    assert (line["completion_tokens"], line["draft_completion_tokens"]) == (12, 16)
+    assert (line["draft_tier"], line["escalated"], line["confidence"]) == ("fast", True, 0.12346)
+    failed = render_line(replace(ANSWERED, draft=Draft("fast", discarded=True)))
+    assert (failed["confidence"], failed["draft_completion_tokens"]) == (None, None)
 
 
 def test_lines_are_written_when_flushed(log: AccessLog, tmp_path: Path) -> None:

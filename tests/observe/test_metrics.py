@@ -6,7 +6,7 @@ import pytest
 import ray
 
 from serve_app.core import errors
-from serve_app.core.call import Decision, Endpoint, Outcome, Reason, Record, Usage
+from serve_app.core.call import Decision, Draft, Endpoint, Outcome, Reason, Record, Usage
 from serve_app.observe.metrics import NO_TIER, CallMetrics
 
 HOSTILE = 'x"} 1\n{injected="'
@@ -23,6 +23,7 @@ ALLOWED = {
     },
     "direction": {"in", "out"},
 }
+DISCARDED = Draft("fast", discarded=True, confidence=0.1, usage=Usage(3, 16))
 RECORDS = [
     Record(
         HOSTILE,
@@ -34,11 +35,13 @@ RECORDS = [
         first_byte_s=0.1,
         total_s=1.0,
         usage=Usage(3, 5),
+        draft=draft,
     )
     for endpoint in Endpoint
     for outcome in Outcome
     for code in (None, "model_unavailable")
     for decision in (None, *(Decision("fast", HOSTILE, reason, 0.1) for reason in Reason))
+    for draft in (None, Draft("fast"), DISCARDED)
 ]
 
 
@@ -58,6 +61,20 @@ def test_labels_come_from_closed_sets(metrics: CallMetrics) -> None:
     for metric, labels in noted:
         for key, label in zip(metric.info["tag_keys"], labels, strict=True):
             assert label in ALLOWED[key]
+
+
+def test_only_discarded_drafts_count_as_such() -> None:
+    """A released draft's tokens are those of the answer."""
+    metrics = CallMetrics()
+    for draft in (DISCARDED, Draft("fast", confidence=0.9, usage=Usage(3, 16))):
+        decision = Decision("strong", "demo-strong", Reason.ESCALATED)
+        metrics.add(Record("r", Endpoint.CHAT, stream=True, decision=decision, draft=draft))
+    counted = {
+        labels: value
+        for (counter, labels), value in metrics._tally.items()
+        if counter.info["name"] == "serve_app_draft_tokens"
+    }
+    assert counted == {("fast", "in"): 3, ("fast", "out"): 16}
 
 
 def test_a_flush_empties_the_buffers(metrics: CallMetrics) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from itertools import pairwise
 
 import pytest
@@ -10,9 +11,20 @@ from hypothesis import strategies as st
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import Call, Decision, Endpoint, Prompt, Reason, Turn
+from serve_app.core.call import (
+    Call,
+    Decision,
+    Endpoint,
+    Policy,
+    Prompt,
+    Reason,
+    TierLimits,
+    Turn,
+)
 from serve_app.core.errors import InvalidField, ModelNotFound
+from serve_app.core.load import TierLoad
 from serve_app.routing.choose import choose_tier, resolve_model
+from serve_app.routing.live import Live
 from serve_app.routing.scorer import HeuristicScorer
 from tests.routing.fakes import FakePayload, FakeScorer
 from tests.routing.strategies import PROMPTS
@@ -198,6 +210,86 @@ def test_the_others_share_the_range_below(score: float, name: str) -> None:
 def test_a_threshold_of_zero_sends_everything_up() -> None:
     """Zero is a threshold like any other."""
     assert choose(call(), strong_score_min=0).reason is Reason.COMPLEX
+
+
+@pytest.mark.parametrize("tiers", [TWO, THREE])
+@pytest.mark.parametrize(
+    ("policy", "header"),
+    [("cascade", None), ("complexity", Policy.CASCADE), ("cascade", Policy.CASCADE)],
+)
+def test_a_cascade_begins_at_the_weakest_and_ends_at_the_strongest(
+    tiers: tuple[TierConfig, ...], policy: str, header: Policy | None
+) -> None:
+    """The decision names both; a caller's header turns it on as well as the config."""
+    request = replace(call(), policy=header)
+    decision = choose(request, tiers, score=0.7, policy=policy, cascade={"draft_score_max": 0.8})
+    assert (decision.tier, decision.reason) == ("fast", Reason.DRAFT)
+    assert decision.otherwise == Decision("strong", "Qwen/strong", Reason.ESCALATED, 0.7, 0.8)
+
+
+@pytest.mark.parametrize(
+    "request_",
+    [
+        replace(call(), policy=Policy.COMPLEXITY),
+        replace(call(), draftable=False),
+        call(model="fast"),
+        call(header="strong"),
+        call(chars=40_000),
+        call(endpoint=Endpoint.COUNT_TOKENS),
+        call(endpoint=Endpoint.TOKENIZE),
+    ],
+)
+def test_other_rules_come_before_a_cascade(request_: Call) -> None:
+    """What is pinned, too long, writes nothing or cannot be judged is not drafted."""
+    assert choose(request_, policy="cascade").otherwise is None
+
+
+def test_a_default_tier_and_a_lone_tier_draft_nothing() -> None:
+    """With nobody to escalate to, or nothing to decide, a policy changes nothing."""
+    pinned = choose(call(), policy="cascade", default_tier="strong")
+    assert (pinned.reason, pinned.otherwise) == (Reason.POLICY, None)
+    assert choose(call(), (FAST,), policy="cascade").reason is Reason.ONLY_TIER
+
+
+@pytest.mark.parametrize(
+    ("score", "reason"), [(0.79, Reason.DRAFT), (0.8, Reason.COMPLEX), (1.0, Reason.COMPLEX)]
+)
+def test_clearly_hard_calls_are_not_drafted(score: float, reason: Reason) -> None:
+    """The bound is inclusive, and the decision tells it."""
+    decision = choose(call(), score=score, policy="cascade", cascade={"draft_score_max": 0.8})
+    assert (decision.reason, decision.threshold) == (reason, 0.8)
+
+
+@pytest.mark.parametrize(
+    ("tiers", "limits", "begins", "ends", "reason"),
+    [
+        (TWO, TierLimits(never_above="fast"), "fast", None, Reason.NEVER_ABOVE),
+        (TWO, TierLimits(never_below="strong"), "strong", None, Reason.NEVER_BELOW),
+        (THREE, TierLimits(never_above="middle"), "fast", "middle", Reason.DRAFT),
+        (THREE, TierLimits(never_below="middle"), "middle", None, Reason.NEVER_BELOW),
+    ],
+)
+def test_a_cascade_keeps_within_limits(
+    tiers: tuple[TierConfig, ...],
+    limits: TierLimits,
+    begins: str,
+    ends: str | None,
+    reason: Reason,
+) -> None:
+    """It needs two allowed tiers, of which the weakest of all is one; else one tier answers."""
+    decision = choose(replace(call(), limits=limits), tiers, score=0.4, policy="cascade")
+    otherwise = decision.otherwise and decision.otherwise.tier
+    assert (decision.tier, otherwise, decision.reason) == (begins, ends, reason)
+
+
+@pytest.mark.parametrize(("down", "other"), [("fast", "strong"), ("strong", "fast")])
+def test_a_cascade_needs_both_tiers(down: str, other: str) -> None:
+    """Where one is down the other answers alone."""
+    live = Live(0.5, {"fast": TierLoad(), "strong": TierLoad(), down: TierLoad(down=True)})
+    routing = RoutingConfig.model_validate({"policy": "cascade"})
+    decision = choose_tier(call(), TWO, routing, FakeScorer(0.4), live)
+    assert (decision.tier, decision.reason) == (other, Reason.FALLBACK)
+    assert decision.otherwise is None
 
 
 # 3,500 characters are about 1,000 tokens.

@@ -10,7 +10,8 @@ from dataclasses import dataclass
 from typing import Any
 
 from serve_app.core.errors import TierUnavailable
-from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, Message, Receive, Send
+from serve_app.tiers.asgi import Message, Receive, Send
+from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp
 from serve_app.tiers.engine_stats import EngineStats
 from serve_app.tiers.http1 import Address
 from serve_app.tiers.lease_table import LeaseTable

@@ -17,7 +17,8 @@ from serve_app.core.errors import (
 )
 from serve_app.tiers.client import TierClient, UpstreamRequest
 from serve_app.tiers.http1 import BUFFER_BYTES_MAX
-from tests.fakes import FakeOpener
+from serve_app.tiers.lease_pool import Lease
+from tests.fakes import FakeGrant, FakeOpener
 
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -87,6 +88,27 @@ async def test_exchanges_share_a_connection_and_a_lease() -> None:
         assert stub.connections == opener.granted == 1
         assert b"x-lease-id: lease-0\r\n" in stub.requests[0]
         assert stub.requests[0].endswith(b'{"a":1}')
+
+
+async def test_a_draft_is_asked_for_by_a_header_and_dropped_by_closing() -> None:
+    """Its head comes before its body; whoever closes it there ends connection and lease."""
+
+    async def hold(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+
+    stub = EngineStub(hold)
+    draft = UpstreamRequest("/v1/chat/completions", b'{"a":1}', "id-1", stream=True, draft_tokens=8)
+    async with running(stub) as (client, _):
+        async with client.exchange(draft, DEADLINES) as answer:
+            assert answer.status == 200
+        async with asyncio.timeout(1):
+            await stub.lost.wait()
+            while not stub.ended:
+                await asyncio.sleep(0.005)
+        assert client.open_leases == 0
+    assert b"\r\nx-draft-tokens: 8\r\n" in stub.requests[0]
+    plain = REQUEST.render(Lease(FakeGrant("lease-0", ("127.0.0.1", 1)), 0.0))
+    assert b"x-draft-tokens" not in plain
 
 
 async def test_chunked_bodies_arrive_whole() -> None:

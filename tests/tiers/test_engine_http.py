@@ -8,7 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, Message, Receive, Send, warm_up
+from serve_app.tiers.asgi import Message, Receive, Send
+from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, warm_up
 from serve_app.tiers.engine_stats import EngineStats
 from serve_app.tiers.lease_table import LeaseTable
 from tests.tiers.replica import Stats
