@@ -226,25 +226,11 @@ class TierClient:
         raise TierUnavailable(retry_after_s=1)
 
     async def _acquire(self, request: UpstreamRequest, lease_s: float) -> Lease:
-        patience_s = request.patience_s
-        if patience_s is not None and patience_s < lease_s and not self._leases.open_leases:
-            try:
-                async with asyncio.timeout(patience_s):
-                    return await self._take_place(request)
-            except TimeoutError:
-                if not self._leases.open_leases:
-                    self._mark_down()
-                    raise TierUnavailable(retry_after_s=1) from None
-                lease_s -= patience_s
         try:
             async with asyncio.timeout(lease_s):
-                return await self._take_place(request)
+                return await self._leases.acquire(request.session, patience_s=request.patience_s)
         except TimeoutError:
             raise TierOverloaded(retry_after_s=5) from None
-
-    async def _take_place(self, request: UpstreamRequest) -> Lease:
-        try:
-            return await self._leases.acquire(request.session)
         except TierUnavailable:
             if not self._leases.open_leases:
                 self._mark_down()

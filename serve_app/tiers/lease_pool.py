@@ -15,7 +15,7 @@ from collections import deque
 from contextvars import Context
 from typing import Protocol
 
-from serve_app.core.errors import GatewayError, InternalError
+from serve_app.core.errors import GatewayError, InternalError, TierUnavailable
 from serve_app.tiers.http1 import Address
 from serve_app.tiers.sessions import SessionMap
 
@@ -81,6 +81,7 @@ class Waiter(asyncio.Future[Lease]):
     def __init__(self, session: str | None, *, loop: asyncio.AbstractEventLoop) -> None:
         super().__init__(loop=loop)
         self.session = session
+        self.timer: asyncio.TimerHandle | None = None
 
 
 class LeasePool:
@@ -108,6 +109,7 @@ class LeasePool:
         self._opening: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._in_use: set[Lease] = set()
+        self._granted_at = float("-inf")
 
     @property
     def in_use(self) -> int:
@@ -130,25 +132,29 @@ class LeasePool:
         """Calls that wait for a place."""
         return len(self._waiters)
 
-    async def acquire(self, session: str | None = None) -> Lease:
+    async def acquire(
+        self, session: str | None = None, *, patience_s: float | None = None
+    ) -> Lease:
         """A place; whoever gets it must `release` it.
 
         A call of a session gets one on the replica of its last call, if one is idle there.
+        `patience_s` is how long the call waits while there is no place at all, and none is granted.
 
         Raises:
             GatewayError: Ray refused.
+            TierUnavailable: the call's patience is at its end.
         """
         if session is not None:
-            return await self._acquire_for(session)
-        lease = self._idle.pop() if self._idle else await self._wait_for_lease()
+            return await self._acquire_for(session, patience_s)
+        lease = self._idle.pop() if self._idle else await self._wait_for_lease(None, patience_s)
         self._in_use.add(lease)
         return lease
 
-    async def _acquire_for(self, session: str) -> Lease:
+    async def _acquire_for(self, session: str, patience_s: float | None) -> Lease:
         loop = asyncio.get_running_loop()
         lease = self._pop_idle(self.sessions.find(session, loop.time()))
         if lease is None:
-            lease = await self._wait_for_lease(session)
+            lease = await self._wait_for_lease(session, patience_s)
         self._in_use.add(lease)
         self.sessions.note(session, lease.address, loop.time())
         return lease
@@ -180,10 +186,12 @@ class LeasePool:
         while self._idle:
             self._closer(self._idle.pop())
 
-    async def _wait_for_lease(self, session: str | None = None) -> Lease:
+    async def _wait_for_lease(self, session: str | None, patience_s: float | None) -> Lease:
         loop = asyncio.get_running_loop()
         waiter = Waiter(session, loop=loop)
         self._waiters.append(waiter)
+        if patience_s is not None:
+            waiter.timer = loop.call_later(patience_s, self._lose_patience, waiter, patience_s)
         if len(self._opening) < len(self._waiters):
             # An empty context: Ray would otherwise tie the lease to the request that happens to
             # open it, and cancel it with that request although another call uses it by then.
@@ -196,8 +204,22 @@ class LeasePool:
                 self._offer(waiter.result())
             raise
         finally:
+            if waiter.timer is not None:
+                waiter.timer.cancel()
             if waiter in self._waiters:
                 self._waiters.remove(waiter)
+
+    def _lose_patience(self, waiter: Waiter, patience_s: float) -> None:
+        """Let a call go that has waited for so long without any place in sight."""
+        if waiter.done():
+            return
+        loop = asyncio.get_running_loop()
+        quiet_s = 0.0 if self.open_leases else loop.time() - self._granted_at
+        if quiet_s >= patience_s:
+            waiter.set_exception(TierUnavailable(retry_after_s=1))
+        else:
+            delay_s = patience_s - quiet_s
+            waiter.timer = loop.call_later(delay_s, self._lose_patience, waiter, patience_s)
 
     async def _open(self, session: str | None) -> None:
         """Ask Ray for one place, and let it be used by whoever waits by then.
@@ -213,8 +235,9 @@ class LeasePool:
             self._refuse(InternalError())
             raise
         else:
+            self._granted_at = asyncio.get_running_loop().time()
             self._prefer(session)
-            self._offer(Lease(grant, asyncio.get_running_loop().time()))
+            self._offer(Lease(grant, self._granted_at))
         finally:
             task = asyncio.current_task()
             assert task is not None

@@ -66,9 +66,8 @@ async def test_the_share_of_strong_calls_holds(local: Service) -> None:
         lambda: (
             local.metric("ray_serve_app_routing_threshold") == pytest.approx(control["threshold"])
             and local.metric("ray_serve_app_routing_strong_ratio") > 0.2
-            and local.metric("ray_serve_app_routing_drift") > 0
         ),
-        timeout_s=20,
+        timeout_s=40,
         what="the controller's metrics are exported",
     )
 

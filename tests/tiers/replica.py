@@ -35,6 +35,7 @@ class Replica:
         self.stats = EngineStats()
         self.released = asyncio.Event()
         self.released.set()
+        self.breaks = False
         self.asked: list[str] = []
         self._server = EngineHTTPServer(LeasedApp(self, self.leases, self.stats), "127.0.0.1")
         self._holding: set[asyncio.Task[None]] = set()
@@ -46,6 +47,8 @@ class Replica:
         headers = [(b"content-type", b"text/event-stream")]
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await self.released.wait()
+        if self.breaks:
+            raise ConnectionError
         await send({"type": "http.response.body", "body": b"data: [DONE]\n\n"})
 
     @property

@@ -8,7 +8,7 @@ from collections.abc import Callable
 import pytest
 
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
-from serve_app.core.errors import TierUnavailable
+from serve_app.core.errors import TierUnavailable, UpstreamFailed
 from serve_app.tiers.client import TierClient, UpstreamRequest
 from tests.tiers.replica import Replicas, Stats, running
 
@@ -100,6 +100,29 @@ async def test_a_full_tier_is_not_down() -> None:
         assert await first == await second
         tier.replicas.append(replica)
         client.close()
+
+
+async def test_a_tier_that_dies_under_a_waiting_call_is_left() -> None:
+    """Patience counts from when there is no place any more, not from when the call came."""
+    async with running() as tier:
+        client = build_client(tier)
+        (replica,) = tier.replicas
+        replica.released.clear()
+        stream = asyncio.create_task(ask(client))
+        await until(lambda: client.open_leases == 1)
+        tier.replicas.clear()
+        waiting = asyncio.create_task(ask(client, patience_s=0.05))
+        await asyncio.sleep(0.15)
+        assert not waiting.done()
+        replica.breaks = True
+        replica.released.set()
+        with pytest.raises(UpstreamFailed):
+            await stream
+        with pytest.raises(TierUnavailable):
+            await waiting
+        assert client.down
+        client.close()
+        await replica.stop()
 
 
 async def test_replicas_that_nobody_can_reach_are_down() -> None:
