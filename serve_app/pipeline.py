@@ -9,7 +9,7 @@ from functools import partial
 from serve_app.cascade import answer_by_cascade
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import Call, Decision, Record
+from serve_app.core.call import Call, Decision, Reason, Record
 from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls
 from serve_app.core.load import TierLoad
 from serve_app.routing.choose import choose_tier, fall_back, may_fall_back
@@ -97,8 +97,11 @@ class Pipeline:
         """The exchange with the tier that was chosen, or with another one where it takes no call.
 
         Another one is asked only while no answer has begun; `record` then holds the new decision.
+        What failed at a draft is not asked again.
         """
         routing, refused = runtime.routing, frozenset[str]()
+        if record.draft is not None and decision.reason is Reason.DRAFT_FAILED:
+            refused = frozenset({record.draft.tier})
         patience_s = routing.fallback_after_s if may_fall_back(call, decision, routing) else None
         while True:
             body = call.payload.for_model(decision.model_id)

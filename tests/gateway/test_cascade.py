@@ -272,6 +272,16 @@ async def test_both_tiers_may_fail(gateway: Gateway) -> None:
     assert response.headers["x-route-escalated"] == "true"
 
 
+async def test_an_escalated_call_falls_back(gateway: Gateway) -> None:
+    """If the strong tier has no place for it, the fast one's answer is better than none."""
+    gateway.fast.answer = draft(FAST_EVENTS[0], logprobs=(UNSURE,))
+    gateway.strong.answer = TierOverloaded(5)
+    response = await ask(gateway, stream=True)
+    assert response.status_code == 200
+    assert response.headers["x-route-reason"] == "fallback"
+    assert len(gateway.fast.requests) == 2
+
+
 async def test_a_draft_must_be_in_time(gateway: Gateway) -> None:
     """One that has not come to its checkpoint by then is dropped."""
     silent = SilentTier()
