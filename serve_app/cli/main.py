@@ -11,6 +11,7 @@ from serve_app.cli.convert import convert
 from serve_app.cli.down import down
 from serve_app.cli.environment import environment
 from serve_app.cli.evaluate import evaluate
+from serve_app.cli.learn import learn
 from serve_app.cli.up import up
 from serve_app.cli.verify import verify
 
@@ -27,6 +28,7 @@ app.command()(verify)
 app.command()(convert)
 app.command("env")(environment)
 app.command()(evaluate)
+app.command()(learn)
 app.command("config-docs")(config_docs)
 
 bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
