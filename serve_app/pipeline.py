@@ -48,7 +48,7 @@ class Pipeline:
     ) -> None:
         self._configs = tuple(configs)
         self._tiers = tiers
-        self._scorer = scorer
+        self.scorer = scorer
         self.runtime = runtime
         """What the next call will see; calls in flight keep what they began with."""
         self._in_flight = 0
@@ -60,7 +60,7 @@ class Pipeline:
             ModelNotFound: the call asks for a model that no tier has.
             InvalidField: the call asks for a tier that does not exist, or for what no tier can do.
         """
-        return choose_tier(call, self._configs, self.runtime.routing, self._scorer)
+        return choose_tier(call, self._configs, self.runtime.routing, self.scorer)
 
     @asynccontextmanager
     async def answer(self, call: Call, record: Record) -> AsyncIterator[Answer]:

@@ -3,26 +3,18 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Annotated
+from typing import TYPE_CHECKING, Annotated
 
 import typer
 from rich.console import Console
 
 from serve_app.evaluate.dataset import Dataset, load_dataset
 from serve_app.evaluate.errors import EvaluationFailed
-from serve_app.learning import lesson
+from serve_app.learning.anchors import draw_anchors
 from serve_app.learning.errors import LearningFailed, WouldReplaceBetter
-from serve_app.learning.everyday import draw_everyday
-from serve_app.learning.fit import begin_weights
-from serve_app.learning.lesson import (
-    Lesson,
-    Options,
-    Report,
-    evaluate_weights,
-    judge_weights,
-)
+from serve_app.learning.options import Options
 from serve_app.learning.picture import draw_curves
-from serve_app.learning.records import Pair, Records, load_records
+from serve_app.learning.records import Pair, load_records
 from serve_app.learning.report import print_report, render_json
 from serve_app.routing.weights import (
     SHIPPED_WEIGHTS,
@@ -31,6 +23,9 @@ from serve_app.routing.weights import (
     load_weights,
     save_weights,
 )
+
+if TYPE_CHECKING:
+    from serve_app.learning.lesson import Lesson, Report
 
 SHIPPED = "shipped"
 NONE = "none"
@@ -67,16 +62,27 @@ def learn(
             help="SMALL,LARGE: the models to learn for. Records of others only help, a little."
         ),
     ] = None,
-    everyday: Annotated[
-        int, typer.Option(min=0, max=1000, help="Everyday prompts, made by code, to add.")
-    ] = Options().everyday,
+    anchors: Annotated[
+        int, typer.Option(min=0, max=4000, help="Easy and hard prompts, made by code, to add.")
+    ] = Options().anchors,
+    term_freedom: Annotated[
+        float,
+        typer.Option(
+            min=0.001, max=1, help="How far data may move the counted terms; little: hardly."
+        ),
+    ] = Options().term_freedom,
     folds: Annotated[int, typer.Option(min=2, max=20, help="Of cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and resampling.")] = 0,
     force: Annotated[bool, typer.Option("--force", help="Replace even better weights.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Learn from labelled calls which ones need the strong model, and measure how well."""
-    options = Options(folds=folds, seed=seed, pair=_parse_pair(pair), everyday=everyday)
+    # Here, because scikit-learn takes a second to import that no other command should wait for.
+    from serve_app.learning import fit, lesson
+
+    options = Options(
+        folds=folds, seed=seed, pair=_parse_pair(pair), anchors=anchors, term_freedom=term_freedom
+    )
     paths = _choose_paths(records, evaluate)
     try:
         found = load_records(paths, _load_dataset(dataset), fast, strong)
@@ -84,23 +90,26 @@ def learn(
             _say(f"{found.skipped} records without a verdict on both models are left out.")
         if evaluate is not None:
             measured = _load(weights)
-            _print(evaluate_weights(found, measured, f"weights: {weights}", options), json)
+            _print(lesson.evaluate_weights(found, measured, f"weights: {weights}", options), json)
             return
-        begin = begin_weights() if prior == NONE else _load(prior)
-        taught = lesson.learn(found, draw_everyday(everyday), begin, options)
+        begin = fit.begin_weights() if prior == NONE else _load(prior)
+        taught = lesson.learn(found, draw_anchors(anchors), begin, options)
         _print(taught.report, json)
-        _write(taught, found, out, options, force)
+        if out.exists() and not force:
+            _keep_better(taught, lesson.judge_weights(found, load_weights(out), options), out)
+        _write(taught, out)
     except (EvaluationFailed, LearningFailed, WeightsRefused) as failure:
         _say(str(failure))
         raise typer.Exit(1) from None
 
 
-def _write(taught: Lesson, records: Records, out: Path, options: Options, force: bool) -> None:
-    ours = taught.report.apgr
-    if out.exists() and not force:
-        theirs = judge_weights(records, load_weights(out), options)
-        if ours is None or theirs > ours:
-            raise WouldReplaceBetter(out, theirs, ours or 0.0)
+def _keep_better(taught: Lesson, theirs: float, out: Path) -> None:
+    ours = taught.report.apgr or 0.0
+    if theirs > ours:
+        raise WouldReplaceBetter(out, theirs, ours)
+
+
+def _write(taught: Lesson, out: Path) -> None:
     out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(taught.weights, out)
     picture = out.with_suffix(".png")

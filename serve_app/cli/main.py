@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from serve_app.bench.command import overhead
+from serve_app.bench.scorer import scorer
 from serve_app.cli.check import check
 from serve_app.cli.config_docs import config_docs
 from serve_app.cli.convert import convert
@@ -33,6 +34,7 @@ app.command("config-docs")(config_docs)
 
 bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
 bench.command("overhead")(overhead)
+bench.command("scorer")(scorer)
 app.add_typer(bench, name="bench")
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated
+from typing import Annotated, Literal
 
 from pydantic import Field
 
@@ -30,6 +30,17 @@ class RoutingConfig(Config):
     default_tier: Annotated[str, Field(pattern=NAME_PATTERN)] | None = Field(
         None,
         description="Send every `auto` call here and score nothing. None: route by complexity.",
+    )
+    scorer: Literal["heuristic", "learned"] = Field(
+        "learned",
+        description="What scores a prompt: weights learnt from labelled calls, or the "
+        "hand-weighted heuristic.",
+    )
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="The learned scorer's weights, a file that `serve-app learn` wrote and every "
+        "Router replica can read. None: those that come with serve-app.",
     )
 
 

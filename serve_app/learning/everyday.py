@@ -1,21 +1,10 @@
-"""Everyday prompts, made by code: chit-chat, short facts, rewriting, in English and Chinese.
-
-Public outcomes of model pairs hold none of this, and it is what most traffic is made of. Nobody
-measured the labels: they say that both models get such a prompt right nearly always.
-"""
+"""What everyday prompts are made of: chit-chat, short facts, rewriting, in English and Chinese."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from random import Random
 
-from serve_app.core.call import Prompt, Turn
-from serve_app.learning.records import Record
-
-FAST_RIGHT = 0.95
-STRONG_RIGHT = 0.97
-
-_TEMPLATES: Mapping[str, Sequence[str]] = {
+TEMPLATES: Mapping[str, Sequence[str]] = {
     "en": (
         "{hello}", "{hello} {smalltalk}", "{smalltalk}",
         "{hello} Can you help me with something?", "{thanks}", "{thanks} That was {quality}.",
@@ -67,7 +56,7 @@ _TEMPLATES: Mapping[str, Sequence[str]] = {
     ),
 }  # fmt: skip
 
-_WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
+WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
     "en": {
         "hello": (
             "Hi there.", "Hello!", "Hey!", "Good afternoon.", "Hi, it's me again.", "Morning!",
@@ -186,22 +175,3 @@ _WORDS: Mapping[str, Mapping[str, Sequence[str]]] = {
         "programming": ("Python", "JavaScript", "Java", "Go 语言"),
     },
 }  # fmt: skip
-
-
-def draw_everyday(count: int, seed: int = 0) -> list[Record]:
-    """So many different everyday prompts, half of them Chinese; the same for the same seed."""
-    rng = Random(f"everyday {seed}")
-    drawn: dict[str, None] = {}
-    for number in range(count * 20):
-        if len(drawn) == count:
-            break
-        drawn[_draw(rng, ("en", "zh")[number % 2])] = None
-    return [
-        Record(Prompt(turns=(Turn("user", text),)), FAST_RIGHT, STRONG_RIGHT, task="everyday")
-        for text in drawn
-    ]
-
-
-def _draw(rng: Random, language: str) -> str:
-    template = rng.choice(_TEMPLATES[language])
-    return template.format_map({key: rng.choice(words) for key, words in _WORDS[language].items()})

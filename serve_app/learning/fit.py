@@ -14,6 +14,7 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 
 from serve_app.learning.metrics import Values
+from serve_app.learning.options import Options
 from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.vector import Vector, weigh_terms
 from serve_app.routing.weights import HEADS, RoutingWeights
@@ -21,7 +22,7 @@ from serve_app.routing.weights import HEADS, RoutingWeights
 STRENGTHS = (0.3, 1.0, 3.0)
 """How far the data may move the weights: the inverse of the penalty. Cross-validation chooses."""
 
-_TERM_SCALE = 0.1
+_TERM_FREEDOM = Options().term_freedom
 _SPREAD_MIN = 0.1
 _ITERATIONS_MAX = 150
 
@@ -100,9 +101,11 @@ def predict(weights: RoutingWeights, sample: Sample) -> Values:
     return log_odds
 
 
-def fit_heads(sample: Sample, prior: RoutingWeights, strength: float) -> RoutingWeights:
-    """Both heads on the whole sample."""
-    scales = _TERM_SCALE / np.maximum(sample.terms.std(axis=0), _SPREAD_MIN)
+def fit_heads(
+    sample: Sample, prior: RoutingWeights, strength: float, term_freedom: float = _TERM_FREEDOM
+) -> RoutingWeights:
+    """Both heads on the whole sample; `term_freedom` is how far terms may move beside n-grams."""
+    scales = term_freedom / np.maximum(sample.terms.std(axis=0), _SPREAD_MIN)
     features = hstack([sample.ngrams, csr_matrix(sample.terms * scales)]).tocsr()
     start = predict(prior, sample)
     moves = np.stack(
@@ -157,25 +160,30 @@ def fit(
     folds: int,
     seed: int,
     strengths: Sequence[float] = STRENGTHS,
+    term_freedom: float = _TERM_FREEDOM,
 ) -> Fit:
     """Chooses the strength by cross-validation, fits on everything, and calibrates."""
     parts = list(fold_rows(sample.groups, folds, seed))
-    tried = {s: predict_held_out(sample, prior, s, parts) for s in strengths}
+    tried = {s: predict_held_out(sample, prior, s, parts, term_freedom) for s in strengths}
     strength = min(tried, key=lambda s: log_loss(tried[s], sample))
     log_odds = tried[strength]
-    weights = fit_heads(sample, prior, strength)
+    weights = fit_heads(sample, prior, strength, term_freedom)
     weights = calibrate(weights, _fit_scaling(log_odds, sample))
     return Fit(weights, _calibrate_held_out(log_odds, sample, parts), strength)
 
 
 def predict_held_out(
-    sample: Sample, prior: RoutingWeights, strength: float, parts: Sequence[NDArray[np.int64]]
+    sample: Sample,
+    prior: RoutingWeights,
+    strength: float,
+    parts: Sequence[NDArray[np.int64]],
+    term_freedom: float = _TERM_FREEDOM,
 ) -> Values:
     """The log-odds that each row is given by a fit without its group."""
     log_odds = np.zeros(sample.targets.shape)
     for held_out in parts:
         others = np.setdiff1d(np.arange(len(sample)), held_out)
-        weights = fit_heads(sample.choose(others), prior, strength)
+        weights = fit_heads(sample.choose(others), prior, strength, term_freedom)
         log_odds[held_out] = predict(weights, sample.choose(held_out))
     return log_odds
 

@@ -22,6 +22,7 @@ from serve_app.learning.metrics import (
     random_scores,
     recover,
 )
+from serve_app.learning.options import Options
 from serve_app.learning.records import Pair, Record, Records
 from serve_app.routing.learned import LearnedScorer
 from serve_app.routing.scorer import HeuristicScorer, Scorer
@@ -38,21 +39,6 @@ PRIOR = "the weights begun with"
 HEURISTIC = "heuristic"
 LENGTH = "prompt length"
 RANDOM = "random"
-
-
-@dataclass(frozen=True, slots=True)
-class Options:
-    """How a lesson is held.
-
-    Records of another pair than `pair` count `other_pair_weight` when fitting and are not measured;
-    `everyday` prompts made by code count as much as a record.
-    """
-
-    folds: int = 5
-    seed: int = 0
-    pair: Pair | None = None
-    other_pair_weight: float = 0.3
-    everyday: int = 300
 
 
 @dataclass(frozen=True, slots=True)
@@ -101,17 +87,17 @@ class Lesson:
 
 
 def learn(
-    records: Records, everyday: Sequence[Record], prior: RoutingWeights, options: Options
+    records: Records, anchors: Sequence[Record], prior: RoutingWeights, options: Options
 ) -> Lesson:
     """Fits new weights, and judges the way they were fitted on records that were held out.
 
     Raises:
         TooFewRecords: there are fewer than RECORDS_MIN, or no gap between the models.
     """
-    sample = build_sample(records.items, everyday, options)
+    sample = build_sample(records.items, anchors, options)
     measured = [r for r, m in zip(records.items, sample.measured, strict=False) if m]
     _check_enough(measured, options)
-    fitted = fit(sample, prior, options.folds, options.seed)
+    fitted = fit(sample, prior, options.folds, options.seed, term_freedom=options.term_freedom)
     outcomes = _outcomes(sample)
     chances = {LEARNED: fitted.held_out[sample.measured]}
     unseen = _fit_by_task(sample, records.items, prior, fitted.strength, options)
@@ -144,9 +130,9 @@ def evaluate_weights(
     return _report(items, outcomes, scores, gains, options.seed)
 
 
-def build_sample(records: Sequence[Record], everyday: Sequence[Record], options: Options) -> Sample:
-    """Records first, then everyday prompts."""
-    items = [*records, *everyday]
+def build_sample(records: Sequence[Record], anchors: Sequence[Record], options: Options) -> Sample:
+    """Records first, then anchors."""
+    items = [*records, *anchors]
     vectors = [observe(record.prompt) for record in items]
     ours = np.array([_is_measured(record, options.pair) for record in items])
     ours[len(records) :] = False
@@ -210,13 +196,13 @@ def _fit_by_task(
     named = {t for t, ours in zip(tasks, sample.measured, strict=False) if ours and t}
     if len(named) < _TASKS_MIN:
         return None
-    everyday = len(sample) - len(records)
+    anchors = len(sample) - len(records)
     numbers: NDArray[np.int64] = np.unique(
-        [task or f"#{index}" for index, task in enumerate(tasks)] + ["everyday"] * everyday,
+        [task or f"#{index}" for index, task in enumerate(tasks)] + ["anchors"] * anchors,
         return_inverse=True,
     )[1]
     by_task = replace(sample, groups=numbers)
-    return fit(by_task, prior, options.folds, options.seed, strengths=(strength,))
+    return fit(by_task, prior, options.folds, options.seed, (strength,), options.term_freedom)
 
 
 def _report(

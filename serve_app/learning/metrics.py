@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from serve_app.evaluate.stats import Interval
 
 BINS = 10
-_RESAMPLES = 1000
+_RESAMPLES = 500
 
 Values = NDArray[np.float64]
 
@@ -96,10 +96,10 @@ def measure(
     scores: Values, outcomes: Outcomes, gains: Values | None = None, seed: int = 0
 ) -> Measures:
     """Everything, with intervals. `gains` are the predicted ones, where the scorer predicts."""
-    pick = _Resampler(outcomes.groups, seed)
+    draws = _resample(outcomes.groups, seed)
 
     def estimate(of: Callable[[Values, Outcomes], float], values: Values) -> Estimate:
-        return _estimate(of, values, outcomes, pick)
+        return _estimate(of, values, outcomes, draws)
 
     return Measures(
         apgr=estimate(apgr, scores),
@@ -114,36 +114,34 @@ def random_scores(calls: int, seed: int = 0) -> Values:
     return np.random.default_rng(seed).random(calls)
 
 
-class _Resampler:
-    """Draws whole groups with replacement, the same ones for every scorer of a seed."""
-
-    def __init__(self, groups: NDArray[np.int64], seed: int) -> None:
-        _, numbers = np.unique(groups, return_inverse=True)
-        order = np.argsort(numbers, kind="stable")
-        self._members = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
-        self._seed = seed
-
-    def draws(self) -> Sequence[NDArray[np.int64]]:
-        rng = np.random.default_rng(self._seed)
-        count = len(self._members)
-        return [
-            np.concatenate([self._members[i] for i in rng.integers(0, count, count)])
-            for _ in range(_RESAMPLES)
-        ]
+def _resample(groups: NDArray[np.int64], seed: int) -> Sequence[NDArray[np.int64]]:
+    """Rows of whole groups, drawn with replacement; the same ones for every scorer of a seed."""
+    _, numbers = np.unique(groups, return_inverse=True)
+    order = np.argsort(numbers, kind="stable")
+    members = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
+    rng = np.random.default_rng(seed)
+    return [
+        np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
+        for _ in range(_RESAMPLES)
+    ]
 
 
 def _estimate(
-    of: Callable[[Values, Outcomes], float], values: Values, outcomes: Outcomes, pick: _Resampler
+    of: Callable[[Values, Outcomes], float],
+    values: Values,
+    outcomes: Outcomes,
+    draws: Sequence[NDArray[np.int64]],
 ) -> Estimate:
     try:
         value = of(values, outcomes)
     except ValueError:
         return Estimate(None, None)
     found = []
-    for drawn in pick.draws():
+    for drawn in draws:
         try:
             found.append(of(values[drawn], outcomes.choose(drawn)))
         except ValueError:
             continue
-    low, high = np.percentile(found, [2.5, 97.5]) if found else (value, value)
-    return Estimate(value, Interval(float(low), float(high)))
+    # With the value itself: resampling adds noise to bins, which calibration error is made of.
+    low, high = np.percentile([*found, value], [2.5, 97.5])
+    return Estimate(value, Interval(min(float(low), value), max(float(high), value)))

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 from serve_app.evaluate.picture import COLOURS, Canvas, choose_floor
-from serve_app.learning.lesson import Report
+
+if TYPE_CHECKING:  # it brings scikit-learn along
+    from serve_app.learning.lesson import Report
 
 
 def draw_curves(report: Report, title: str, path: Path) -> None:

@@ -4,14 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from dataclasses import asdict
+from typing import TYPE_CHECKING
 
 import orjson
 from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.learning.lesson import Report
 from serve_app.learning.metrics import Estimate
+
+if TYPE_CHECKING:  # it brings scikit-learn along
+    from serve_app.learning.lesson import Report
 
 
 def render_json(report: Report) -> bytes:

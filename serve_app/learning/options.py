@@ -1,0 +1,24 @@
+"""How a lesson is held."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+from serve_app.learning.records import Pair
+
+
+@dataclass(frozen=True, slots=True)
+class Options:
+    """What can be chosen.
+
+    Records of another pair than `pair` count `other_pair_weight` when fitting and are not measured;
+    `anchors` prompts made by code count as much as a record. `term_freedom`
+    is how far data may move the counted terms, beside the n-grams: little keeps the heuristic's.
+    """
+
+    folds: int = 5
+    seed: int = 0
+    pair: Pair | None = None
+    other_pair_weight: float = 0.3
+    anchors: int = 600
+    term_freedom: float = 0.1
