@@ -12,6 +12,7 @@ from scipy.sparse import csr_matrix, hstack
 from scipy.special import expit
 from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
 
 from serve_app.learning.metrics import Values
 from serve_app.learning.options import Options
@@ -19,7 +20,7 @@ from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.vector import Vector, weigh_terms
 from serve_app.routing.weights import HEADS, RoutingWeights
 
-STRENGTHS = (0.3, 1.0, 3.0)
+STRENGTHS = (1.0, 3.0)
 """How far the data may move the weights: the inverse of the penalty. Cross-validation chooses."""
 
 _TERM_FREEDOM = Options().term_freedom
@@ -71,11 +72,10 @@ class Fit:
 
 def stack_ngrams(vectors: Sequence[Vector]) -> csr_matrix:
     """The n-gram values of many vectors, sparse."""
-    columns = [np.flatnonzero(vector.ngrams) for vector in vectors]
-    values = [vector.ngrams[found] for vector, found in zip(vectors, columns, strict=True)]
+    columns = [vector.buckets for vector in vectors]
+    values = np.concatenate([vector.values for vector in vectors])
     pointers = np.cumsum([0, *map(len, columns)])
-    shape = (len(vectors), BUCKETS)
-    return csr_matrix((np.concatenate(values), np.concatenate(columns), pointers), shape)
+    return csr_matrix((values, np.concatenate(columns), pointers), (len(vectors), BUCKETS))
 
 
 def begin_weights() -> RoutingWeights:
@@ -142,7 +142,9 @@ def _fit_head(
         return float(misfit + moves[:-1] @ moves[:-1] / (2 * strength)), gradient
 
     begin = np.zeros(features.shape[1] + 1)
-    found = minimize(loss, begin, jac=True, method="L-BFGS-B", options={"maxiter": _ITERATIONS_MAX})
+    limit = {"maxiter": _ITERATIONS_MAX}
+    with threadpool_limits(1):  # on a busy machine BLAS's threads would wait for each other
+        found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=limit)
     moves: Values = found.x
     return moves
 
@@ -207,8 +209,12 @@ def calibrate(weights: RoutingWeights, scaling: Values) -> RoutingWeights:
 
 
 def _fit_scaling(log_odds: Values, sample: Sample) -> Values:
-    """A slope and a shift a head, from log-odds of rows that the fit had not seen."""
-    rows = sample.measured
+    """A slope and a shift a head, from log-odds of rows that the fit had not seen.
+
+    From all that count in full, anchors too: what suits one kind of traffic alone would push all
+    other traffic over the threshold.
+    """
+    rows = sample.importance == 1.0
     return np.array(
         [
             _platt(log_odds[rows, head], sample.targets[rows, head], sample.importance[rows])
@@ -236,8 +242,6 @@ def _calibrate_held_out(
     chances = np.zeros(log_odds.shape)
     for held_out in parts:
         others = np.setdiff1d(np.arange(len(sample)), held_out)
-        if not sample.measured[others].any():
-            others = np.arange(len(sample))
         slopes, shifts = _fit_scaling(log_odds[others], sample.choose(others)).T
         chances[held_out] = expit(log_odds[held_out] * slopes + shifts)
     return chances

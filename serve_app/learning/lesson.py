@@ -21,6 +21,7 @@ from serve_app.learning.metrics import (
     measure,
     random_scores,
     recover,
+    resample,
 )
 from serve_app.learning.options import Options
 from serve_app.learning.records import Pair, Record, Records
@@ -105,7 +106,7 @@ def learn(
         chances[UNSEEN_TASKS] = unseen.held_out[sample.measured]
     chances[PRIOR] = predict_chances(prior, measured)
     gains = {name: both[:, 1] - both[:, 0] for name, both in chances.items()}
-    report = _report(measured, outcomes, gains, gains, options.seed)
+    report = _report(measured, outcomes, gains, gains, options)
     return Lesson(_sign(fitted.weights, records, report), fitted.strength, report)
 
 
@@ -127,7 +128,7 @@ def evaluate_weights(
     # The scores that route, in which a turn inherits from those before it.
     scores = {name: _score(LearnedScorer(weights), items)}
     gains = {name: chances[:, 1] - chances[:, 0]}
-    return _report(items, outcomes, scores, gains, options.seed)
+    return _report(items, outcomes, scores, gains, options)
 
 
 def build_sample(records: Sequence[Record], anchors: Sequence[Record], options: Options) -> Sample:
@@ -210,17 +211,18 @@ def _report(
     outcomes: Outcomes,
     scores: Mapping[str, Values],
     gains: Mapping[str, Values],
-    seed: int,
+    options: Options,
 ) -> Report:
+    draws = resample(outcomes.groups, options.resamples, options.seed)
     measures = {
-        name: measure(values, outcomes, gains[name], seed=seed) for name, values in scores.items()
+        name: measure(values, outcomes, gains[name], draws) for name, values in scores.items()
     }
     peers = {
         HEURISTIC: _score(HeuristicScorer(), records),
         LENGTH: np.array([float(len(record.text)) for record in records]),
-        RANDOM: random_scores(len(records), seed),
+        RANDOM: random_scores(len(records), options.seed),
     }
-    measures |= {name: measure(values, outcomes, seed=seed) for name, values in peers.items()}
+    measures |= {name: measure(values, outcomes, draws=draws) for name, values in peers.items()}
     first = next(iter(scores))
     return Report(
         records=len(records),

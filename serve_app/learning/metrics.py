@@ -16,7 +16,6 @@ from numpy.typing import NDArray
 from serve_app.evaluate.stats import Interval
 
 BINS = 10
-_RESAMPLES = 500
 
 Values = NDArray[np.float64]
 
@@ -93,10 +92,15 @@ def calibration_error(gains: Values, outcomes: Outcomes) -> float:
 
 
 def measure(
-    scores: Values, outcomes: Outcomes, gains: Values | None = None, seed: int = 0
+    scores: Values,
+    outcomes: Outcomes,
+    gains: Values | None = None,
+    draws: Sequence[NDArray[np.int64]] = (),
 ) -> Measures:
-    """Everything, with intervals. `gains` are the predicted ones, where the scorer predicts."""
-    draws = _resample(outcomes.groups, seed)
+    """Everything, with intervals from the `draws` of `resample`.
+
+    `gains` are the predicted ones, where the scorer predicts.
+    """
 
     def estimate(of: Callable[[Values, Outcomes], float], values: Values) -> Estimate:
         return _estimate(of, values, outcomes, draws)
@@ -114,15 +118,15 @@ def random_scores(calls: int, seed: int = 0) -> Values:
     return np.random.default_rng(seed).random(calls)
 
 
-def _resample(groups: NDArray[np.int64], seed: int) -> Sequence[NDArray[np.int64]]:
-    """Rows of whole groups, drawn with replacement; the same ones for every scorer of a seed."""
+def resample(groups: NDArray[np.int64], count: int, seed: int = 0) -> Sequence[NDArray[np.int64]]:
+    """Rows of whole groups, drawn with replacement `count` times."""
     _, numbers = np.unique(groups, return_inverse=True)
     order = np.argsort(numbers, kind="stable")
     members = np.split(order, np.flatnonzero(np.diff(numbers[order])) + 1)
     rng = np.random.default_rng(seed)
     return [
         np.concatenate([members[i] for i in rng.integers(0, len(members), len(members))])
-        for _ in range(_RESAMPLES)
+        for _ in range(count)
     ]
 
 

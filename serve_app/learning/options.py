@@ -11,13 +11,15 @@ from serve_app.learning.records import Pair
 class Options:
     """What can be chosen.
 
-    Records of another pair than `pair` count `other_pair_weight` when fitting and are not measured;
-    `anchors` prompts made by code count as much as a record. `term_freedom`
-    is how far data may move the counted terms, beside the n-grams: little keeps the heuristic's.
+    `resamples` of the bootstrap make the intervals. Records of another pair than `pair` count
+    `other_pair_weight` when fitting and are not measured; `anchors` prompts made by code count as
+    much as a record. `term_freedom` is how far data may move the counted terms beside the
+    n-grams: with little of it they stay the heuristic's.
     """
 
     folds: int = 5
     seed: int = 0
+    resamples: int = 500
     pair: Pair | None = None
     other_pair_weight: float = 0.3
     anchors: int = 600

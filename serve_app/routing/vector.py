@@ -53,12 +53,14 @@ _SUBLINEAR = np.concatenate([[0.0], 1.0 + np.log(np.arange(1, _COUNT_MAX + 1))])
 
 @dataclass(frozen=True, slots=True)
 class Vector:
-    """One user turn in its surroundings. `ngrams`: values by bucket, of length 1; `terms`: TERMS.
+    """One user turn in its surroundings.
 
-    `text` is what the terms were counted in.
+    `buckets` are those that its n-grams fall into, `values` how often, as a vector of length 1;
+    `terms` are the TERMS, and `text` what they were counted in.
     """
 
-    ngrams: NDArray[np.float32]
+    buckets: NDArray[np.int64]
+    values: NDArray[np.float32]
     terms: NDArray[np.float32]
     text: TextFeatures
 
@@ -83,15 +85,17 @@ class Observer:
             text = cut_window(ask, TERM_HEAD_CHARS, TERM_TAIL_CHARS)
         features = extract_text_features(text)
         terms = np.array(_text_terms(features) + self._context, dtype=np.float32)
-        return Vector(self._weigh(hash_ngrams(seen)), terms, features)
+        return Vector(*self._weigh(hash_ngrams(seen)), terms, features)
 
-    def _weigh(self, buckets: NDArray[np.int64]) -> NDArray[np.float32]:
+    def _weigh(self, grams: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        # Sparse: short enough for BLAS to stay in this thread, which shares its cores with others.
         if self._system is not None:
-            buckets = np.concatenate([buckets, self._system])
-        counts = np.bincount(buckets, minlength=BUCKETS)
-        values: NDArray[np.float32] = _SUBLINEAR.take(counts, mode="clip")
+            grams = np.concatenate([grams, self._system])
+        counts = np.bincount(grams, minlength=BUCKETS)
+        buckets = np.flatnonzero(counts)
+        values: NDArray[np.float32] = _SUBLINEAR.take(counts[buckets], mode="clip")
         length = math.sqrt(float(values @ values))
-        return values / np.float32(length) if length else values
+        return buckets, values / np.float32(length or 1.0)
 
 
 def observe(prompt: Prompt) -> Vector:

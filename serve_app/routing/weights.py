@@ -73,7 +73,8 @@ class RoutingWeights:
 
     def predict(self, vector: Vector) -> tuple[float, float]:
         """P(fast right) and P(strong right)."""
-        log_odds = self.ngrams @ vector.ngrams + self.terms @ vector.terms + self.intercepts
+        ngrams = self.ngrams[:, vector.buckets] @ vector.values
+        log_odds = ngrams + self.terms @ vector.terms + self.intercepts
         return _logistic(float(log_odds[0])), _logistic(float(log_odds[1]))
 
     def score(self, vector: Vector) -> float:

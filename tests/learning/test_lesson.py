@@ -16,6 +16,8 @@ from serve_app.learning.lesson import (
     LENGTH,
     RANDOM,
     UNSEEN_TASKS,
+    Lesson,
+    Report,
     build_sample,
     evaluate_weights,
     judge_weights,
@@ -26,19 +28,24 @@ from serve_app.learning.records import Records
 from serve_app.routing.learned import LearnedScorer
 from tests.learning.fakes import draw_records
 
-OPTIONS = Options(folds=3)
+OPTIONS = Options(folds=2, resamples=30)
 BEGIN = begin_weights()
 
 
-def apgr_of(report: object, name: str) -> float:
-    value = report.scorers[name].apgr.value  # type: ignore[attr-defined]
+def apgr_of(report: Report, name: str) -> float:
+    value = report.scorers[name].apgr.value
     assert isinstance(value, float)
     return value
 
 
-def test_a_rule_is_learnt() -> None:
+@pytest.fixture(scope="module")
+def lesson() -> Lesson:
+    """Learnt from four hundred calls."""
+    return learn(draw_records(400), [], BEGIN, OPTIONS)
+
+
+def test_a_rule_is_learnt(lesson: Lesson) -> None:
     """Far above chance on held-out calls, and on others of the same kind; peers are not."""
-    lesson = learn(draw_records(400), [], BEGIN, OPTIONS)
     assert apgr_of(lesson.report, LEARNED) > 0.7
     assert apgr_of(lesson.report, LENGTH) < 0.6
     others = evaluate_weights(draw_records(300, seed=1), lesson.weights, "w", OPTIONS)
@@ -50,9 +57,8 @@ def test_a_rule_is_learnt() -> None:
     assert copper > 0.5 > silver
 
 
-def test_predicted_gains_are_calibrated() -> None:
+def test_predicted_gains_are_calibrated(lesson: Lesson) -> None:
     """On calls that the fit has not seen, bins are off by a few points."""
-    lesson = learn(draw_records(600), [], BEGIN, OPTIONS)
     error = lesson.report.scorers[LEARNED].ece
     assert error is not None
     assert error.value is not None
@@ -89,12 +95,11 @@ def test_weak_data_leave_the_beginning_as_it_is() -> None:
     assert np.allclose(barely.terms, BEGIN.terms, atol=1e-2)
 
 
-def test_a_good_beginning_helps_where_labels_are_few() -> None:
+def test_a_good_beginning_helps_where_labels_are_few(lesson: Lesson) -> None:
     """Weights learnt from much of the same traffic make more of sixty labels."""
-    much = learn(draw_records(500, seed=2), [], BEGIN, OPTIONS).weights
     few, judge = draw_records(60, seed=3), draw_records(400, seed=4)
     cold = learn(few, [], BEGIN, OPTIONS).weights
-    warm = learn(few, [], much, OPTIONS).weights
+    warm = learn(few, [], lesson.weights, OPTIONS).weights
     assert judge_weights(judge, warm, OPTIONS) > judge_weights(judge, cold, OPTIONS)
 
 
@@ -120,10 +125,10 @@ def test_unseen_tasks_are_told_apart() -> None:
     assert RANDOM in report.scorers
 
 
-def test_weights_are_not_flattered_by_their_own_records() -> None:
+def test_weights_are_not_flattered_by_their_own_records(lesson: Lesson) -> None:
     """Held against new ones on the records they came from, their cross-validated APGR counts."""
-    records = draw_records(300)
-    weights = learn(records, [], BEGIN, OPTIONS).weights
+    records, weights = draw_records(400), lesson.weights
+    assert weights.provenance.apgr is not None
     assert judge_weights(records, weights, OPTIONS) == weights.provenance.apgr
     unknown = replace(weights, provenance=replace(weights.provenance, records_sha256=""))
     assert judge_weights(records, unknown, OPTIONS) > weights.provenance.apgr
@@ -142,10 +147,9 @@ def test_too_little_is_refused(records: Records, words: str) -> None:
         learn(records, [], BEGIN, OPTIONS)
 
 
-def test_log_odds_are_those_of_the_scorer() -> None:
+def test_log_odds_are_those_of_the_scorer(lesson: Lesson) -> None:
     """Fitting and serving see the same numbers."""
-    records = draw_records(60)
-    weights = learn(records, [], BEGIN, OPTIONS).weights
+    records, weights = draw_records(60), lesson.weights
     sample = build_sample(records.items, [], OPTIONS)
     chances = 1 / (1 + np.exp(-predict(weights, sample)))
     for record, (fast, strong) in zip(records.items[:5], chances[:5], strict=True):

@@ -16,6 +16,7 @@ from serve_app.learning.metrics import (
     measure,
     random_scores,
     recover,
+    resample,
 )
 
 
@@ -90,12 +91,12 @@ def test_intervals_hold_the_value_and_shrink_with_the_calls() -> None:
     """Resampling says how sure a number is."""
     rng = np.random.default_rng(3)
     widths = []
-    for count in (100, 3000):
+    for count in (100, 2000):
         skill = rng.random(count)
         found = Outcomes(
             np.zeros(count), (rng.random(count) < skill).astype(float), np.arange(count)
         )
-        measures = measure(skill, found, skill)
+        measures = measure(skill, found, skill, resample(found.groups, 200))
         for estimate in (measures.apgr, measures.cpt50, measures.cpt80, measures.ece):
             assert estimate is not None
             assert estimate.value is not None
@@ -107,14 +108,12 @@ def test_intervals_hold_the_value_and_shrink_with_the_calls() -> None:
 
 
 def test_groups_are_drawn_whole() -> None:
-    """A hundred copies of two calls are two calls: the interval is as wide as theirs."""
-    fast, strong = np.repeat([0.0, 1.0], 100), np.repeat([1.0, 1.0], 100)
-    scores = np.repeat([1.0, 0.0], 100)
-    together = measure(scores, Outcomes(fast, strong, np.repeat([0, 1], 100))).cpt80.interval
-    alone = measure(scores, Outcomes(fast, strong, np.arange(200))).cpt80.interval
-    assert together is not None
-    assert alone is not None
-    assert together.high - together.low > 2 * (alone.high - alone.low)
+    """A hundred copies of a call are one call: they are drawn or not, all of them."""
+    together = resample(np.repeat([5, 9], 100), 50)
+    assert {int((rows < 100).sum()) for rows in together} == {0, 100, 200}
+    assert all(len(rows) == 200 for rows in together)
+    alone = resample(np.arange(200), 50)
+    assert all(60 < (rows < 100).sum() < 140 for rows in alone)
 
 
 def test_no_lead_has_no_numbers() -> None:
