@@ -65,6 +65,10 @@ def learn(
     anchors: Annotated[
         int, typer.Option(min=0, max=4000, help="Easy and hard prompts, made by code, to add.")
     ] = Options().anchors,
+    strength: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=100, help="How far data may move the weights, else chosen."),
+    ] = None,
     term_freedom: Annotated[
         float,
         typer.Option(
@@ -81,7 +85,12 @@ def learn(
     from serve_app.learning import fit, lesson
 
     options = Options(
-        folds=folds, seed=seed, pair=_parse_pair(pair), anchors=anchors, term_freedom=term_freedom
+        folds=folds,
+        seed=seed,
+        pair=_parse_pair(pair),
+        anchors=anchors,
+        strength=strength,
+        term_freedom=term_freedom,
     )
     paths = _choose_paths(records, evaluate)
     try:

@@ -11,7 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from serve_app.learning.errors import TooFewRecords
-from serve_app.learning.fit import Fit, Sample, fit, stack_ngrams
+from serve_app.learning.fit import STRENGTHS, Fit, Sample, fit, stack_ngrams
 from serve_app.learning.groups import group_records
 from serve_app.learning.metrics import (
     Measures,
@@ -98,7 +98,8 @@ def learn(
     sample = build_sample(records.items, anchors, options)
     measured = [r for r, m in zip(records.items, sample.measured, strict=False) if m]
     _check_enough(measured, options)
-    fitted = fit(sample, prior, options.folds, options.seed, term_freedom=options.term_freedom)
+    strengths = STRENGTHS if options.strength is None else (options.strength,)
+    fitted = fit(sample, prior, options.folds, options.seed, strengths, options.term_freedom)
     outcomes = _outcomes(sample)
     chances = {LEARNED: fitted.held_out[sample.measured]}
     unseen = _fit_by_task(sample, records.items, prior, fitted.strength, options)

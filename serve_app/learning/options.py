@@ -13,7 +13,8 @@ class Options:
 
     `resamples` of the bootstrap make the intervals. Records of another pair than `pair` count
     `other_pair_weight` when fitting and are not measured; `anchors` prompts made by code count as
-    much as a record. `term_freedom` is how far data may move the counted terms beside the
+    much as a record. `strength` is how far data may move the weights (None: cross-validation
+    chooses), `term_freedom` how far the counted terms may move beside the
     n-grams: with little of it they stay the heuristic's.
     """
 
@@ -23,4 +24,5 @@ class Options:
     pair: Pair | None = None
     other_pair_weight: float = 0.3
     anchors: int = 600
+    strength: float | None = None
     term_freedom: float = 0.1
