@@ -34,7 +34,7 @@ class Pipeline:
     ) -> None:
         self._configs = tuple(configs)
         self._tiers = tiers
-        self._scorer = scorer
+        self.scorer = scorer
         self.runtime = runtime
         """What the next call will see; calls in flight keep what they began with."""
         self._in_flight = 0
@@ -49,7 +49,7 @@ class Pipeline:
         """
         routing = self.runtime.routing
         live = Live(self._control.threshold(routing), self._loads(routing))
-        return choose_tier(call, self._configs, routing, self._scorer, live)
+        return choose_tier(call, self._configs, routing, self.scorer, live)
 
     def _loads(self, routing: RoutingConfig) -> Mapping[str, TierLoad]:
         """The load of every tier, if a rule will look at it."""

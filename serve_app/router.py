@@ -23,7 +23,8 @@ from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
 from serve_app.observe.routing import ControlMetrics, LoadMetrics
 from serve_app.pipeline import Pipeline
-from serve_app.routing.scorer import HeuristicScorer
+from serve_app.routing.choice import build_scorer
+from serve_app.routing.weights import WeightsRefused
 from serve_app.tiers.client import TierClient
 from serve_app.tiers.ray_leases import build_opener
 from serve_app.tiers.status import ServeReadiness
@@ -49,7 +50,9 @@ class Router:
             for tier in config.tiers
         }
         self._configure_clients(runtime)
-        self._pipeline = Pipeline(config.tiers, self._clients, HeuristicScorer(), runtime)
+        self._pipeline = Pipeline(
+            config.tiers, self._clients, build_scorer(runtime.routing), runtime
+        )
         self._readiness = ServeReadiness(context.app_name, config.tiers)
         log_dir = serve_log_dir()
         log_path = log_dir and log_dir / f"access_{context.replica_id.unique_id}.jsonl"
@@ -81,12 +84,17 @@ class Router:
         try:
             runtime = RuntimeConfig.model_validate(user_config)
             check_runtime(runtime, self._config.tiers)
+            scorer = build_scorer(runtime.routing)
         except ValidationError as error:
             logger.error("user_config refused, the old one stays:\n%s", explain_validation(error))
             return
         except ValueError as error:
             logger.error("user_config refused, the old one stays: %s", error)
             return
+        except WeightsRefused as error:
+            logger.error("user_config refused, the old one stays: routing.weights: %s", error)
+            return
+        self._pipeline.scorer = scorer
         self._pipeline.runtime = runtime
         self._configure_clients(runtime)
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass
+from enum import StrEnum
 from pathlib import Path
 from typing import Annotated
 
@@ -14,12 +15,21 @@ from rich.console import Console
 from rich.table import Table
 
 from serve_app.cli.records import InvalidRecord, Samples, load_samples
+from serve_app.config.runtime import RoutingConfig
 from serve_app.routing.calibration import Calibration, Choice, Prices, Unattainable
-from serve_app.routing.scorer import HeuristicScorer, Scorer
+from serve_app.routing.choice import build_scorer
+from serve_app.routing.weights import WeightsRefused
 
 _STEPS = 10
 _UNEQUAL = 0.01
 _WIDTH_MIN = 110
+
+
+class ScorerName(StrEnum):
+    """What scores the prompts."""
+
+    LEARNED = "learned"
+    HEURISTIC = "heuristic"
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,16 +75,23 @@ def calibrate(
     strong_price: Annotated[
         float | None, typer.Option(min=0, help="What 1,000 calls to the strong tier cost.")
     ] = None,
+    scorer: Annotated[
+        ScorerName, typer.Option(help="`routing.scorer` of the Router that is calibrated.")
+    ] = ScorerName.LEARNED,
+    weights: Annotated[
+        Path | None, typer.Option(help="Its `routing.weights`; those of serve-app otherwise.")
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Say what each share of strong calls buys, and the user_config that keeps a budget."""
     budget = Budget(strong_ratio, cost_max, quality_min)
     prices = _parse_prices(budget, fast_price, strong_price)
     try:
-        samples = load_samples(files, build_scorer())
+        routing = RoutingConfig(scorer=scorer.value, weights=weights and str(weights))
+        samples = load_samples(files, build_scorer(routing))
         calibration = Calibration(samples.scored, prices)
         chosen = _choose(calibration, budget)
-    except (InvalidRecord, Unattainable) as error:
+    except (InvalidRecord, Unattainable, WeightsRefused) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     if json:
@@ -84,11 +101,6 @@ def calibrate(
     console.print(_build_table(calibration, chosen))
     for line in _notes(calibration, samples, budget, chosen):
         typer.echo(line)
-
-
-def build_scorer() -> Scorer:
-    """The scorer whose thresholds these are: that of the Router."""
-    return HeuristicScorer()
 
 
 def render_user_config(calibration: Calibration, budget: Budget, chosen: Choice) -> Sequence[str]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from serve_app.bench.command import overhead
+from serve_app.bench.scorer import scorer
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
 from serve_app.cli.config_docs import config_docs
@@ -12,6 +13,7 @@ from serve_app.cli.convert import convert
 from serve_app.cli.down import down
 from serve_app.cli.environment import environment
 from serve_app.cli.evaluate import evaluate
+from serve_app.cli.learn import learn
 from serve_app.cli.up import up
 from serve_app.cli.verify import verify
 
@@ -29,10 +31,12 @@ app.command()(convert)
 app.command("env")(environment)
 app.command()(evaluate)
 app.command()(calibrate)
+app.command()(learn)
 app.command("config-docs")(config_docs)
 
 bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
 bench.command("overhead")(overhead)
+bench.command("scorer")(scorer)
 app.add_typer(bench, name="bench")
 
 

@@ -85,6 +85,17 @@ class RoutingConfig(Config):
         None,
         description="Send every `auto` call here and score nothing. None: route by complexity.",
     )
+    scorer: Literal["heuristic", "learned"] = Field(
+        "learned",
+        description="What scores a prompt: weights learnt from labelled calls, or the "
+        "hand-weighted heuristic.",
+    )
+    weights: str | None = Field(
+        None,
+        min_length=1,
+        description="The learned scorer's weights, a file that `serve-app learn` wrote and every "
+        "Router replica can read. None: those that come with serve-app.",
+    )
     strong_ratio_target: float | None = Field(
         None,
         ge=0,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 
 from PIL import Image, ImageDraw, ImageFont
@@ -12,7 +13,7 @@ from serve_app.evaluate.summary import ModelSummary, Share, Summary, find_weak
 _WIDTH, _HEIGHT = 960, 640
 _LEFT, _RIGHT, _TOP, _BOTTOM = 90, 920, 80, 570
 _INK, _PALE, _MIX = "#202020", "#d8d8d8", "#808080"
-_COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
+COLOURS = ("#0072b2", "#d55e00", "#009e73", "#cc79a7", "#e69f00", "#56b4e9")  # Okabe and Ito
 _RADIUS, _WHISKER, _DASH = 7, 6, 8
 
 Point = tuple[float, float]
@@ -23,24 +24,38 @@ def draw_picture(summary: Summary, path: Path) -> None:
     Picture(summary).image.save(path, format="PNG")
 
 
-class Picture:
-    """The drawing; `image` has it when the constructor is done."""
+def choose_floor(lowest: float) -> float:
+    """The tenth below the lowest accuracy that is drawn."""
+    return min(0.9, max(0.0, math.floor(10 * lowest) / 10))
 
-    def __init__(self, summary: Summary) -> None:
+
+class Canvas:
+    """The axes: share of strong calls to the right, accuracy upwards from a floor."""
+
+    def __init__(self, title: str, floor: float) -> None:
         self.image = Image.new("RGB", (_WIDTH, _HEIGHT), "white")
         self._draw = ImageDraw.Draw(self.image)
-        points = [
-            (model, model.accuracy, model.strong_ratio)
-            for model in summary.models
-            if model.accuracy is not None and model.strong_ratio is not None
-        ]
-        lows = [share.interval.low for _, share, _ in points]
-        # Down to the tenth below the lowest interval, so that small differences can be seen.
-        self._floor = min(0.9, max(0.0, math.floor(10 * min(lows, default=0.0)) / 10))
-        self._draw_axes(f"{summary.dataset}: quality over cost, {summary.questions} questions")
-        self._draw_random_mix(summary)
-        for index, (model, share, strong_ratio) in enumerate(points):
-            self._draw_model(model, share, strong_ratio, _COLOURS[index % len(_COLOURS)])
+        self._floor = floor
+        self._draw_axes(title)
+
+    def draw_curve(self, points: Sequence[Point], colour: str) -> None:
+        """A line through points of strong share and accuracy."""
+        self._draw.line([self._place(*point) for point in points], fill=colour, width=3)
+
+    def draw_dashes(self, begin: Point, end: Point, label: str) -> None:
+        """A dashed straight line, labelled in its middle."""
+        (x0, y0), (x1, y1) = self._place(*begin), self._place(*end)
+        steps = round(math.hypot(x1 - x0, y1 - y0) / _DASH)
+        for step in range(0, steps, 2):
+            ends_at = [step / steps, min(1.0, (step + 1) / steps)]
+            dash = [(x0 + at * (x1 - x0), y0 + at * (y1 - y0)) for at in ends_at]
+            self._draw.line(dash, fill=_MIX, width=2)
+        self._write(((x0 + x1) / 2, (y0 + y1) / 2 + 16), label, colour=_MIX, anchor="lm")
+
+    def draw_legend(self, labels: Sequence[tuple[str, str]]) -> None:
+        """Text and its colour, a line each, in the lower right corner."""
+        for index, (text, colour) in enumerate(reversed(labels)):
+            self._write((_RIGHT - 14, _BOTTOM - 20 - 22 * index), text, colour=colour, anchor="rm")
 
     def _place(self, strong_ratio: float, accuracy: float) -> Point:
         height = (accuracy - self._floor) / (1 - self._floor)
@@ -60,6 +75,32 @@ class Picture:
         self._write(((_LEFT + _RIGHT) / 2, _BOTTOM + 48), "strong calls, %", anchor="mm")
         self._write((12, _TOP - 22), "right, % (95 % interval)", anchor="lm")
 
+    def _write(
+        self, at: Point, text: str, *, anchor: str, colour: str = _INK, size: int = 16
+    ) -> None:
+        font = ImageFont.load_default(size)
+        self._draw.text(at, text, fill=colour, font=font, anchor=anchor)
+
+
+class Picture(Canvas):
+    """The drawing; `image` has it when the constructor is done."""
+
+    def __init__(self, summary: Summary) -> None:
+        points = [
+            (model, model.accuracy, model.strong_ratio)
+            for model in summary.models
+            if model.accuracy is not None and model.strong_ratio is not None
+        ]
+        lows = [share.interval.low for _, share, _ in points]
+        # Down to the tenth below the lowest interval, so that small differences can be seen.
+        floor = choose_floor(min(lows, default=0.0))
+        super().__init__(
+            f"{summary.dataset}: quality over cost, {summary.questions} questions", floor
+        )
+        self._draw_random_mix(summary)
+        for index, (model, share, strong_ratio) in enumerate(points):
+            self._draw_model(model, share, strong_ratio, COLOURS[index % len(COLOURS)])
+
     def _draw_random_mix(self, summary: Summary) -> None:
         """The dashed line that a router must beat: any share of the calls, chosen by a coin."""
         models = {model.model: model for model in summary.models}
@@ -72,13 +113,7 @@ class Picture:
         ]
         if len(shares) != 2:
             return
-        (x0, y0), (x1, y1) = self._place(0.0, shares[0]), self._place(1.0, shares[1])
-        steps = round(math.hypot(x1 - x0, y1 - y0) / _DASH)
-        for step in range(0, steps, 2):
-            ends_at = [step / steps, min(1.0, (step + 1) / steps)]
-            dash = [(x0 + at * (x1 - x0), y0 + at * (y1 - y0)) for at in ends_at]
-            self._draw.line(dash, fill=_MIX, width=2)
-        self._write(((x0 + x1) / 2, (y0 + y1) / 2 + 16), "random mix", colour=_MIX, anchor="lm")
+        self.draw_dashes((0.0, shares[0]), (1.0, shares[1]), "random mix")
 
     def _draw_model(
         self, model: ModelSummary, share: Share, strong_ratio: float, colour: str
@@ -95,9 +130,3 @@ class Picture:
         below = -12 if strong_ratio > 0 else 12
         label = f"{model.model}  {100 * share.ratio:.1f} %"
         self._write((x + side, y + below), label, colour=colour, anchor=anchor)
-
-    def _write(
-        self, at: Point, text: str, *, anchor: str, colour: str = _INK, size: int = 16
-    ) -> None:
-        font = ImageFont.load_default(size)
-        self._draw.text(at, text, fill=colour, font=font, anchor=anchor)

@@ -128,18 +128,30 @@ class Features:
 
 def extract_features(prompt: Prompt) -> Features:
     """Look at every role of a call; pure, and bounded whatever the length."""
-    system = _system_texts(prompt.turns)
+    asks = tuple(_ask_features(text, age) for age, text in enumerate(list_asks(prompt)))
+    return extract_context(prompt, asks)
+
+
+def list_asks(prompt: Prompt) -> list[str]:
+    """The newest user turns, newest first; without any, the last turn, whoever said it."""
     recent = prompt.turns[-RECENT_TURNS_MAX:]
     users = [turn.text for turn in recent if _is_user(turn)]
-    asks = users[: -RECENT_ASKS_MAX - 1 : -1] or [turn.text for turn in recent[-1:]]
+    return users[: -RECENT_ASKS_MAX - 1 : -1] or [turn.text for turn in recent[-1:]]
+
+
+def extract_context(prompt: Prompt, asks: tuple[TextFeatures, ...] = ()) -> Features:
+    """All that surrounds the asks, beside whatever is known of them."""
+    system = system_texts(prompt)
+    recent = prompt.turns[-RECENT_TURNS_MAX:]
+    users = [turn.text for turn in recent if _is_user(turn)]
     return Features(
-        asks=tuple(_ask_features(text, age) for age, text in enumerate(asks)),
+        asks=asks,
         system=_system_features(system),
         system_tokens=sum(map(estimate_text_tokens, system)),
         turn_index=max(0, len(users) - 1),
         tool_turns=_tool_turns(recent),
         assistant_code=_assistant_code(recent),
-        small_talk=bool(users) and _is_small_talk(users[-1]),
+        small_talk=bool(users) and is_small_talk(users[-1]),
         tools=prompt.tools,
         schema=prompt.schema,
         images=prompt.images,
@@ -182,24 +194,24 @@ def extract_text_features(text: str) -> TextFeatures:
 
 def _ask_features(text: str, age: int) -> TextFeatures:
     if age == 0:
-        return extract_text_features(_window(text, HEAD_CHARS, TAIL_CHARS))
-    return extract_text_features(_window(text, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS))
+        return extract_text_features(cut_window(text, HEAD_CHARS, TAIL_CHARS))
+    return extract_text_features(cut_window(text, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS))
 
 
-def _system_texts(turns: Sequence[Turn]) -> list[str]:
+def system_texts(prompt: Prompt) -> list[str]:
     """A system prompt comes first; more than a few of them is not a case worth paying for."""
-    return [turn.text for turn in turns[:SYSTEM_TURNS_MAX] if turn.role in SYSTEM_ROLES]
+    return [turn.text for turn in prompt.turns[:SYSTEM_TURNS_MAX] if turn.role in SYSTEM_ROLES]
 
 
 def _system_features(texts: Sequence[str]) -> TextFeatures:
     if not texts:
         return TextFeatures()
-    windows = [_window(text, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS) for text in texts]
+    windows = [cut_window(text, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS) for text in texts]
     return extract_text_features("\n".join(windows))
 
 
-def _window(text: str, head_chars: int, tail_chars: int) -> str:
-    """Half as wide for Chinese, which says as much in fewer than half the characters."""
+def cut_window(text: str, head_chars: int, tail_chars: int) -> str:
+    """Head and tail of a long text, half as wide for Chinese, which says as much in half of it."""
     if not text.isascii() and _language(text[:LANGUAGE_CHARS]) is Language.CHINESE:
         head_chars, tail_chars = head_chars // 2, tail_chars // 2
     if len(text) <= head_chars + tail_chars:
@@ -225,11 +237,12 @@ def _tool_turns(turns: Sequence[Turn]) -> int:
 def _assistant_code(turns: Sequence[Turn]) -> bool:
     for turn in reversed(turns):
         if turn.role in ASSISTANT_ROLES:
-            return "```" in _window(turn.text, HEAD_CHARS, TAIL_CHARS)
+            return "```" in cut_window(turn.text, HEAD_CHARS, TAIL_CHARS)
     return False
 
 
-def _is_small_talk(text: str) -> bool:
+def is_small_talk(text: str) -> bool:
+    """Whether a text is nothing but a greeting or thanks."""
     return len(text) <= 40 and text.strip(_PUNCTUATION).lower() in lexicon.SMALL_TALK
 
 

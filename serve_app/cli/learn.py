@@ -1,0 +1,163 @@
+"""`serve-app learn`: fit the router to labelled calls, and say what that is worth."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+from rich.console import Console
+
+from serve_app.evaluate.dataset import Dataset, load_dataset
+from serve_app.evaluate.errors import EvaluationFailed
+from serve_app.learning.anchors import draw_anchors
+from serve_app.learning.errors import LearningFailed, WouldReplaceBetter
+from serve_app.learning.options import Options
+from serve_app.learning.picture import draw_curves
+from serve_app.learning.records import Pair, load_records
+from serve_app.learning.report import print_report, render_json
+from serve_app.routing.weights import (
+    SHIPPED_WEIGHTS,
+    RoutingWeights,
+    WeightsRefused,
+    load_weights,
+    save_weights,
+)
+
+if TYPE_CHECKING:
+    from serve_app.learning.lesson import Lesson, Report
+
+SHIPPED = "shipped"
+NONE = "none"
+DEFAULT_OUT = Path("routing-weights.safetensors")
+_WIDTH_MIN = 130
+
+
+def learn(
+    records: Annotated[
+        list[Path] | None,
+        typer.Argument(help="JSONL files of labelled calls, or directories of `evaluate`."),
+    ] = None,
+    out: Annotated[
+        Path, typer.Option(dir_okay=False, help="Where the new weights go; a .png lies beside it.")
+    ] = DEFAULT_OUT,
+    prior: Annotated[
+        str,
+        typer.Option(help="Weights to begin with: `shipped`, a file, or `none` (the heuristic)."),
+    ] = SHIPPED,
+    evaluate: Annotated[
+        Path | None, typer.Option(help="Fit nothing: measure --weights on this file.")
+    ] = None,
+    weights: Annotated[
+        str, typer.Option(help="What --evaluate measures: `shipped` or a file.")
+    ] = SHIPPED,
+    dataset: Annotated[
+        Path | None, typer.Option(help="The questions, where the records are answers to them.")
+    ] = None,
+    fast: Annotated[str, typer.Option(help="The fast model's name in such answers.")] = "fast",
+    strong: Annotated[str, typer.Option(help="The strong model's.")] = "strong",
+    pair: Annotated[
+        str | None,
+        typer.Option(
+            help="SMALL,LARGE: the models to learn for. Records of others only help, a little."
+        ),
+    ] = None,
+    anchors: Annotated[
+        int, typer.Option(min=0, max=4000, help="Easy and hard prompts, made by code, to add.")
+    ] = Options().anchors,
+    strength: Annotated[
+        float | None,
+        typer.Option(min=0.001, max=100, help="How far data may move the weights, else chosen."),
+    ] = None,
+    term_freedom: Annotated[
+        float,
+        typer.Option(
+            min=0.001, max=1, help="How far data may move the counted terms; little: hardly."
+        ),
+    ] = Options().term_freedom,
+    folds: Annotated[int, typer.Option(min=2, max=20, help="Of cross-validation.")] = 5,
+    seed: Annotated[int, typer.Option(min=0, help="Of folds and resampling.")] = 0,
+    force: Annotated[bool, typer.Option("--force", help="Replace even better weights.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Learn from labelled calls which ones need the strong model, and measure how well."""
+    # Here, because scikit-learn takes a second to import that no other command should wait for.
+    from serve_app.learning import fit, lesson
+
+    options = Options(
+        folds=folds,
+        seed=seed,
+        pair=_parse_pair(pair),
+        anchors=anchors,
+        strength=strength,
+        term_freedom=term_freedom,
+    )
+    paths = _choose_paths(records, evaluate)
+    try:
+        found = load_records(paths, _load_dataset(dataset), fast, strong)
+        if found.skipped:
+            _say(f"{found.skipped} records without a verdict on both models are left out.")
+        if evaluate is not None:
+            measured = _load(weights)
+            _print(lesson.evaluate_weights(found, measured, f"weights: {weights}", options), json)
+            return
+        begin = fit.begin_weights() if prior == NONE else _load(prior)
+        taught = lesson.learn(found, draw_anchors(anchors), begin, options)
+        _print(taught.report, json)
+        if out.exists() and not force:
+            _keep_better(taught, lesson.judge_weights(found, load_weights(out), options), out)
+        _write(taught, out)
+    except (EvaluationFailed, LearningFailed, WeightsRefused) as failure:
+        _say(str(failure))
+        raise typer.Exit(1) from None
+
+
+def _keep_better(taught: Lesson, theirs: float, out: Path) -> None:
+    ours = taught.report.apgr or 0.0
+    if theirs > ours:
+        raise WouldReplaceBetter(out, theirs, ours)
+
+
+def _write(taught: Lesson, out: Path) -> None:
+    out.parent.mkdir(parents=True, exist_ok=True)
+    save_weights(taught.weights, out)
+    picture = out.with_suffix(".png")
+    draw_curves(taught.report, out.stem, picture)
+    _say(f"Wrote {out} ({out.stat().st_size / 1024:.0f} KiB) and {picture}.")
+    _say(f"To route by them, set `routing.weights: {out.resolve()}` in the Router's user_config.")
+
+
+def _print(report: Report, json: bool) -> None:
+    if json:
+        typer.echo(render_json(report), nl=False)
+    else:
+        print_report(Console(width=max(_WIDTH_MIN, Console().width)), report)
+
+
+def _load(name: str) -> RoutingWeights:
+    return load_weights(SHIPPED_WEIGHTS if name == SHIPPED else Path(name))
+
+
+def _load_dataset(path: Path | None) -> Dataset | None:
+    return None if path is None else load_dataset(path)
+
+
+def _choose_paths(records: list[Path] | None, evaluate: Path | None) -> list[Path]:
+    if bool(records) == (evaluate is not None):
+        raise typer.BadParameter(
+            "give either RECORDS to learn from or --evaluate FILE", param_hint="RECORDS"
+        )
+    return [evaluate] if evaluate is not None else list(records or [])
+
+
+def _parse_pair(text: str | None) -> Pair | None:
+    if text is None:
+        return None
+    small, comma, large = text.partition(",")
+    if not (small.strip() and comma and large.strip()):
+        raise typer.BadParameter(f"'{text}' is not SMALL,LARGE", param_hint="--pair")
+    return small.strip(), large.strip()
+
+
+def _say(text: str) -> None:
+    typer.echo(text, err=True)

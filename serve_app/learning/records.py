@@ -1,0 +1,230 @@
+"""Reads labelled calls: what was asked, and how right the fast and the strong model were."""
+
+from __future__ import annotations
+
+import hashlib
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import orjson
+
+from serve_app.core.call import Prompt, Turn
+from serve_app.evaluate.answers import ANSWERS_FILE
+from serve_app.evaluate.dataset import Dataset
+from serve_app.learning.errors import InvalidRecords
+
+Document = Mapping[str, object]
+Pair = tuple[str, str]
+
+
+class InvalidRecord(ValueError):
+    """A record cannot be used; says at which key, and what belongs there."""
+
+    def __init__(self, key: str, expected: str) -> None:
+        super().__init__(f"{key}: expected {expected}")
+
+
+@dataclass(frozen=True, slots=True)
+class Record:
+    """One labelled call; the scores are 0 (wrong) to 1 (right).
+
+    `task` names its kind, `group` what it must not be parted from (a conversation, a template).
+    `pair` are the models that were asked, where the record says so.
+    """
+
+    prompt: Prompt
+    fast: float
+    strong: float
+    task: str = ""
+    group: str = ""
+    pair: Pair | None = None
+
+    @property
+    def text(self) -> str:
+        """Everything that was said."""
+        return "\n".join(turn.text for turn in self.prompt.turns)
+
+
+@dataclass(frozen=True, slots=True)
+class Records:
+    """Labelled calls; `sha256` is that of the files they came from, `skipped` counts lines that
+    hold no verdict on both models."""
+
+    items: Sequence[Record]
+    sha256: str
+    skipped: int = 0
+
+
+def load_records(
+    paths: Iterable[Path],
+    dataset: Dataset | None = None,
+    fast: str = "fast",
+    strong: str = "strong",
+) -> Records:
+    """Every labelled line of JSONL files; empty lines mean nothing.
+
+    A file (or directory) of `serve-app evaluate` holds answers and no questions: these come from
+    `dataset`, and the verdicts on the models `fast` and `strong` are joined by question.
+
+    Raises:
+        InvalidRecords: there is no such file, or a line cannot be used.
+    """
+    items: list[Record] = []
+    digest = hashlib.sha256()
+    skipped = 0
+    for path in paths:
+        path = path / ANSWERS_FILE if path.is_dir() else path
+        content = _read(path)
+        digest.update(content)
+        lines = list(_parse_lines(path, content))
+        if lines and all({"id", "model", "right"} <= line.keys() for _, line in lines):
+            found = _join_answers(path, (line for _, line in lines), dataset, fast, strong)
+        else:
+            found = [_parse_numbered(path, number, line) for number, line in lines]
+        skipped += found.count(None)
+        items += [record for record in found if record is not None]
+    return Records(items, digest.hexdigest(), skipped)
+
+
+def parse_record(document: Document) -> Record | None:
+    """One labelled call; None where a model's verdict is missing, as in a log that is not ready.
+
+    Raises:
+        InvalidRecord: it cannot be used.
+    """
+    fast = _parse_score(document, "small_score")
+    strong = _parse_score(document, "large_score")
+    prompt = _parse_prompt(document)
+    if fast is None or strong is None:
+        return None
+    return Record(
+        prompt=prompt,
+        fast=fast,
+        strong=strong,
+        task=_parse_name(document, "task"),
+        group=_parse_name(document, "group"),
+        pair=_parse_pair(document),
+    )
+
+
+def _read(path: Path) -> bytes:
+    try:
+        return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
+    except OSError as error:
+        raise InvalidRecords(path, None, error.strerror or "cannot be read") from None
+
+
+def _parse_lines(path: Path, content: bytes) -> Iterable[tuple[int, Document]]:
+    for number, line in enumerate(content.split(b"\n"), start=1):
+        if not line.strip():
+            continue
+        try:
+            document = orjson.loads(line)
+        except orjson.JSONDecodeError as error:
+            raise InvalidRecords(path, number, f"the line: expected JSON ({error})") from None
+        if not isinstance(document, dict):
+            raise InvalidRecords(path, number, "the line: expected an object")
+        yield number, document
+
+
+def _parse_numbered(path: Path, number: int, document: Document) -> Record | None:
+    try:
+        return parse_record(document)
+    except InvalidRecord as error:
+        raise InvalidRecords(path, number, str(error)) from None
+
+
+def _join_answers(
+    path: Path, answers: Iterable[Document], dataset: Dataset | None, fast: str, strong: str
+) -> list[Record | None]:
+    """None for a question that not both models have a verdict on."""
+    if dataset is None:
+        raise InvalidRecords(
+            path, None, "holds answers without their questions; name these with --dataset"
+        )
+    verdicts: dict[tuple[str, str], bool] = {}
+    for answer in answers:
+        if isinstance(answer["right"], bool):
+            verdicts[str(answer["id"]), str(answer["model"])] = answer["right"]
+    if not verdicts.keys() & {
+        (item.id, model) for item in dataset.items for model in (fast, strong)
+    }:
+        raise InvalidRecords(
+            path,
+            None,
+            f"answers no question of {dataset.name} as '{fast}' or '{strong}'; "
+            "see --dataset, --fast and --strong",
+        )
+    found: list[Record | None] = []
+    for item in dataset.items:
+        ours, theirs = verdicts.get((item.id, fast)), verdicts.get((item.id, strong))
+        if ours is None or theirs is None:
+            found.append(None)
+            continue
+        prompt = Prompt(turns=_parse_messages(item.messages))
+        found.append(Record(prompt, float(ours), float(theirs), group=item.tags.get("group", "")))
+    return found
+
+
+def _parse_score(document: Document, key: str) -> float | None:
+    score = document.get(key)
+    if score is None:
+        return None
+    if isinstance(score, bool):
+        return float(score)
+    if not isinstance(score, int | float) or not 0 <= score <= 1:
+        raise InvalidRecord(key, "a number from 0 (wrong) to 1 (right), or null")
+    return float(score)
+
+
+def _parse_prompt(document: Document) -> Prompt:
+    if ("messages" in document) == ("prompt" in document):
+        raise InvalidRecord("messages", "either `messages` or `prompt`")
+    tools, response_format = document.get("tools"), document.get("response_format")
+    return Prompt(
+        turns=_parse_turns(document),
+        tools=len(tools) if isinstance(tools, list) else 0,
+        schema=isinstance(response_format, dict) and response_format.get("type") != "text",
+    )
+
+
+def _parse_turns(document: Document) -> tuple[Turn, ...]:
+    if "prompt" in document:
+        if not isinstance(document["prompt"], str):
+            raise InvalidRecord("prompt", "a string")
+        return (Turn("user", document["prompt"]),)
+    messages = document["messages"]
+    if not isinstance(messages, list) or not messages:
+        raise InvalidRecord("messages", "a list of messages")
+    return _parse_messages(messages)
+
+
+def _parse_messages(messages: Sequence[object]) -> tuple[Turn, ...]:
+    turns = []
+    for index, message in enumerate(messages):
+        if not isinstance(message, dict) or not isinstance(message.get("role"), str):
+            raise InvalidRecord(f"messages[{index}]", "an object with `role` and `content`")
+        turns.append(Turn(message["role"], _flatten(message.get("content"))))
+    return tuple(turns)
+
+
+def _flatten(content: object) -> str:
+    """The text of a message, be it one string or OpenAI's list of parts."""
+    if isinstance(content, str):
+        return content
+    parts = content if isinstance(content, list) else []
+    texts = [part.get("text") for part in parts if isinstance(part, dict)]
+    return "\n".join(text for text in texts if isinstance(text, str))
+
+
+def _parse_name(document: Document, key: str) -> str:
+    name = document.get(key, "")
+    if name is None or isinstance(name, str):
+        return name or ""
+    raise InvalidRecord(key, "a string")
+
+
+def _parse_pair(document: Document) -> Pair | None:
+    small, large = _parse_name(document, "small_model"), _parse_name(document, "large_model")
+    return (small, large) if small and large else None

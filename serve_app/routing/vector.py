@@ -1,0 +1,164 @@
+"""What the learned scorer sees of one user turn: hashed n-grams, and a few counted terms.
+
+The terms are those of `HeuristicScorer`, bounded in the same way, so that its hand weights are a
+point in the learned scorer's space: where there are no labels, learning starts from there.
+"""
+
+from __future__ import annotations
+
+import math
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from serve_app.core.call import Prompt
+from serve_app.routing.features import (
+    Features,
+    Language,
+    TextFeatures,
+    cut_window,
+    extract_context,
+    extract_text_features,
+    list_asks,
+    system_texts,
+)
+from serve_app.routing.ngrams import BUCKETS, hash_ngrams
+from serve_app.routing.scorer import WEIGHTS, HeuristicWeights
+
+FEATURES_VERSION = 1
+"""Goes up whenever the same prompt gives another vector: older weights then mean nothing."""
+
+NGRAM_HEAD_CHARS, NGRAM_TAIL_CHARS = 800, 400
+EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS = 300, 150
+TERM_HEAD_CHARS, TERM_TAIL_CHARS = 450, 200
+SYSTEM_HEAD_CHARS, SYSTEM_TAIL_CHARS = 300, 150
+SYSTEM_SALT = 1
+
+TEXT_TERMS = (
+    "hard_asks", "hard_terms", "easy_asks", "bounds", "steps", "items", "questions", "maths",
+    "code", "options", "clauses", "long_words", "numbers", "length", "quantity",
+    "quantity_numbers", "log_tokens", "option_count", "chinese", "other_language",
+)  # fmt: skip
+CONTEXT_TERMS = (
+    "system_bounds", "system_length", "turns", "turns_with_rules", "assistant_code", "tools",
+    "tool_turns", "schema", "image", "reasoning",
+)  # fmt: skip
+TERMS = TEXT_TERMS + CONTEXT_TERMS
+
+_COUNT_MAX = 255
+# Repetition counts, but ever less. Looked up, since a logarithm of every bucket costs too much.
+_SUBLINEAR = np.concatenate([[0.0], 1.0 + np.log(np.arange(1, _COUNT_MAX + 1))]).astype(np.float32)
+
+
+@dataclass(frozen=True, slots=True)
+class Vector:
+    """One user turn in its surroundings.
+
+    `buckets` are those that its n-grams fall into, `values` how often, as a vector of length 1;
+    `terms` are the TERMS, and `text` what they were counted in.
+    """
+
+    buckets: NDArray[np.int64]
+    values: NDArray[np.float32]
+    terms: NDArray[np.float32]
+    text: TextFeatures
+
+
+class Observer:
+    """Turns the asks of one prompt into vectors; what they share is looked at once."""
+
+    def __init__(self, prompt: Prompt) -> None:
+        self.asks = list_asks(prompt) or [""]
+        features = extract_context(prompt)
+        self._context = _context_terms(features)
+        system = [cut_window(t, SYSTEM_HEAD_CHARS, SYSTEM_TAIL_CHARS) for t in system_texts(prompt)]
+        self._system = hash_ngrams("\n".join(system), SYSTEM_SALT) if system else None
+
+    def observe(self, age: int) -> Vector:
+        """The vector of the newest ask (age 0) or of an earlier one."""
+        ask = self.asks[age]
+        if age:
+            seen = text = cut_window(ask, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS)
+        else:
+            seen = cut_window(ask, NGRAM_HEAD_CHARS, NGRAM_TAIL_CHARS)
+            text = cut_window(ask, TERM_HEAD_CHARS, TERM_TAIL_CHARS)
+        features = extract_text_features(text)
+        terms = np.array(_text_terms(features) + self._context, dtype=np.float32)
+        return Vector(*self._weigh(hash_ngrams(seen)), terms, features)
+
+    def _weigh(self, grams: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+        # Sparse: short enough for BLAS to stay in this thread, which shares its cores with others.
+        if self._system is not None:
+            grams = np.concatenate([grams, self._system])
+        counts = np.bincount(grams, minlength=BUCKETS)
+        buckets = np.flatnonzero(counts)
+        values: NDArray[np.float32] = _SUBLINEAR.take(counts[buckets], mode="clip")
+        length = math.sqrt(float(values @ values))
+        return buckets, values / np.float32(length or 1.0)
+
+
+def observe(prompt: Prompt) -> Vector:
+    """The vector of a prompt's newest ask: what a label belongs to."""
+    return Observer(prompt).observe(0)
+
+
+def weigh_terms(weights: HeuristicWeights = WEIGHTS) -> NDArray[np.float64]:
+    """The hand weights of TERMS, whose sum over a vector's terms is the heuristic's evidence."""
+    w = weights
+    text = [
+        w.hard_ask, w.hard_term, w.easy_ask, w.bound, w.step, w.item, w.question, w.maths, w.code,
+        w.options, w.clause, w.long_word, w.number, w.length, w.quantity, w.quantity_number,
+        0.0, 0.0, 0.0, 0.0,
+    ]  # fmt: skip
+    context = [
+        w.system_bound, w.system_length, w.turn, w.turn_with_rules, w.assistant_code, w.tools,
+        w.tool_turn, w.schema, w.image, w.reasoning,
+    ]  # fmt: skip
+    return np.array(text + context)
+
+
+def _text_terms(text: TextFeatures) -> list[float]:
+    w = WEIGHTS
+    numbers = min(text.numbers, w.numbers_max)
+    quantity = bool(text.quantity and (text.numbers >= 3 or text.hard_terms))
+    return [
+        min(text.hard_asks, w.hard_asks_max),
+        min(text.hard_terms, w.hard_terms_max),
+        min(text.easy_asks, w.easy_asks_max),
+        min(text.bounds, w.bounds_max),
+        min(text.steps, w.steps_max),
+        min(text.items, w.items_max),
+        min(max(0, text.questions - 1), w.questions_max),
+        min(text.maths, w.maths_max),
+        min(text.code, w.code_max),
+        text.options >= 4,
+        min(text.clauses, w.clauses_max),
+        min(text.long_words, w.long_words_max),
+        numbers,
+        min(1.0, text.tokens / w.length_tokens_max),
+        quantity,
+        quantity * numbers,
+        math.log1p(text.tokens),
+        min(text.options, 10),
+        text.language is Language.CHINESE,
+        text.language is Language.OTHER,
+    ]
+
+
+def _context_terms(features: Features) -> list[float]:
+    w = WEIGHTS
+    turns = min(features.turn_index, w.turns_max)
+    length = min(1.0, features.system_tokens / w.system_tokens_max)
+    return [
+        min(features.system.bounds, w.system_bounds_max),
+        length,
+        turns,
+        turns * length,
+        features.assistant_code,
+        math.log2(1 + min(features.tools, w.tools_max)),
+        min(features.tool_turns, w.tool_turns_max),
+        features.schema,
+        features.images > 0,
+        features.reasoning,
+    ]

@@ -1,0 +1,173 @@
+"""The learned scorer's weights, and the file that holds them.
+
+The file is safetensors, which holds numbers and strings and nothing that could run. Its metadata
+says which format it is and which features it was fitted to; whatever is not exactly that is
+refused.
+"""
+
+from __future__ import annotations
+
+import math
+import os
+from dataclasses import asdict, dataclass, field
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import orjson
+from numpy.typing import NDArray
+from safetensors import SafetensorError, safe_open
+from safetensors.numpy import save
+
+from serve_app.routing.ngrams import BUCKETS
+from serve_app.routing.vector import FEATURES_VERSION, TERMS, Vector
+
+SHIPPED_WEIGHTS = Path(__file__).with_name("shipped.safetensors")
+FILE_BYTES_MAX = 300 * 1024
+FORMAT = "serve-app routing weights"
+FORMAT_VERSION = 1
+
+HEADS = ("fast", "strong")
+_SHAPES = {
+    "ngrams": ("F16", [len(HEADS), BUCKETS]),
+    "terms": ("F32", [len(HEADS), len(TERMS)]),
+    "intercepts": ("F32", [len(HEADS)]),
+}
+
+
+class WeightsRefused(Exception):
+    """A weights file cannot be used; says why."""
+
+    def __init__(self, path: Path, problem: str) -> None:
+        super().__init__(path, problem)
+        self.path = path
+        self.problem = problem
+
+    def __str__(self) -> str:
+        return f"{self.path}: {self.problem}"
+
+
+@dataclass(frozen=True, slots=True)
+class Provenance:
+    """What weights were learnt from. `apgr` is the cross-validated one on those records."""
+
+    created_at: str = ""
+    records: int = 0
+    records_sha256: str = ""
+    apgr: float | None = None
+
+
+@dataclass(frozen=True, slots=True, eq=False)
+class RoutingWeights:
+    """Two logistic heads, `fast` and `strong`, one row of each array a head.
+
+    `gain_min` is the gain in P(right) that scores 0.5, `steepness` how fast the score grows there.
+    """
+
+    ngrams: NDArray[np.float32]
+    terms: NDArray[np.float32]
+    intercepts: NDArray[np.float32]
+    gain_min: float = 0.1
+    steepness: float = 10.0
+    provenance: Provenance = field(default_factory=Provenance)
+
+    def predict(self, vector: Vector) -> tuple[float, float]:
+        """P(fast right) and P(strong right)."""
+        ngrams = self.ngrams[:, vector.buckets] @ vector.values
+        log_odds = ngrams + self.terms @ vector.terms + self.intercepts
+        return _logistic(float(log_odds[0])), _logistic(float(log_odds[1]))
+
+    def score(self, vector: Vector) -> float:
+        """The gain from the strong model, mapped to 0..1."""
+        fast, strong = self.predict(vector)
+        return self.map_gain(strong - fast)
+
+    def map_gain(self, gain: float) -> float:
+        """Strictly increasing: it moves the threshold and never the order."""
+        return _logistic(self.steepness * (gain - self.gain_min))
+
+
+def save_weights(weights: RoutingWeights, path: Path) -> None:
+    """Writes the file whole or not at all."""
+    tensors: dict[str, NDArray[Any]] = {
+        "ngrams": weights.ngrams.astype(np.float16),
+        "terms": weights.terms.astype(np.float32),
+        "intercepts": weights.intercepts.astype(np.float32),
+    }
+    metadata = {
+        "format": FORMAT,
+        "format_version": str(FORMAT_VERSION),
+        "features_version": str(FEATURES_VERSION),
+        "gain_min": repr(weights.gain_min),
+        "steepness": repr(weights.steepness),
+        "provenance": orjson.dumps(asdict(weights.provenance)).decode(),
+    }
+    scratch = path.with_suffix(".tmp")
+    scratch.write_bytes(save(tensors, metadata))
+    os.replace(scratch, path)
+
+
+def load_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
+    """Reads a weights file.
+
+    Raises:
+        WeightsRefused: there is none, it is damaged, or it is of another kind or version.
+    """
+    try:
+        size = path.stat().st_size
+        if size > FILE_BYTES_MAX:
+            raise WeightsRefused(path, f"{size} bytes; routing weights have at most 300 KiB")
+        with safe_open(path, framework="numpy") as file:
+            _check_metadata(path, file.metadata() or {})
+            tensors = {name: _read_tensor(path, file, name) for name in _SHAPES}
+            return _build(path, tensors, file.metadata() or {})
+    except OSError as error:
+        raise WeightsRefused(path, error.strerror or "cannot be read") from None
+    except SafetensorError:
+        raise WeightsRefused(path, "no safetensors file, or a damaged one") from None
+
+
+def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
+    if metadata.get("format") != FORMAT:
+        raise WeightsRefused(path, "no routing weights; `serve-app learn` makes such a file")
+    for key, ours in (("format_version", FORMAT_VERSION), ("features_version", FEATURES_VERSION)):
+        theirs = metadata.get(key)
+        if theirs != str(ours):
+            raise WeightsRefused(
+                path,
+                f"{key} is {theirs}, and this version of serve-app wants {ours}; "
+                "learn the weights anew with `serve-app learn`",
+            )
+
+
+def _read_tensor(path: Path, file: Any, name: str) -> NDArray[np.float32]:
+    if name not in file.keys():  # noqa: SIM118 - it is no mapping
+        raise WeightsRefused(path, f"the tensor '{name}' is missing")
+    dtype, shape = _SHAPES[name]
+    view = file.get_slice(name)
+    if view.get_dtype() != dtype or view.get_shape() != shape:
+        raise WeightsRefused(path, f"the tensor '{name}' is not {dtype} of shape {shape}")
+    tensor: NDArray[np.float32] = file.get_tensor(name).astype(np.float32)
+    if not np.isfinite(tensor).all():
+        raise WeightsRefused(path, f"the tensor '{name}' holds what is no number")
+    return tensor
+
+
+def _build(
+    path: Path, tensors: dict[str, NDArray[np.float32]], metadata: dict[str, str]
+) -> RoutingWeights:
+    try:
+        gain_min, steepness = float(metadata["gain_min"]), float(metadata["steepness"])
+        provenance = Provenance(**orjson.loads(metadata["provenance"]))
+    except (KeyError, TypeError, ValueError):
+        raise WeightsRefused(path, "its metadata cannot be read") from None
+    if not (-1 <= gain_min <= 1 and 0 < steepness < math.inf):
+        raise WeightsRefused(path, "its metadata maps gains to no score")
+    return RoutingWeights(**tensors, gain_min=gain_min, steepness=steepness, provenance=provenance)
+
+
+def _logistic(log_odds: float) -> float:
+    if log_odds < 0:  # written so that neither side overflows
+        power = math.exp(log_odds)
+        return power / (1.0 + power)
+    return 1.0 / (1.0 + math.exp(-log_odds))

@@ -1,0 +1,97 @@
+"""`serve-app learn` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from random import Random
+
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from serve_app.cli.main import app
+from serve_app.routing.weights import load_weights
+
+
+def run(*arguments: object) -> Result:
+    """The command in this process."""
+    return CliRunner().invoke(app, ["learn", *map(str, arguments)])
+
+
+@pytest.fixture(scope="module")
+def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Only the strong model knows about copper."""
+    rng, lines = Random(1), []
+    for number in range(150):
+        copper = rng.random() < 0.4
+        words = " ".join(f"w{rng.randrange(500)}" for _ in range(6))
+        lines.append(
+            {
+                "prompt": f"{words} {'copper' if copper else 'silver'} {number}",
+                "small_score": 0 if copper else rng.randrange(2),
+                "large_score": 1 if copper else rng.randrange(2),
+            }
+        )
+    path = tmp_path_factory.mktemp("records") / "mine.jsonl"
+    path.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    return path
+
+
+def test_a_whole_lesson(records: Path, tmp_path: Path) -> None:
+    """A table with peers, a weights file that loads, a picture, and a refusal to go backwards."""
+    out = tmp_path / "new" / "mine.safetensors"
+    result = run(records, "--out", out, "--anchors", 20, "--folds", 3, "--prior", "none")
+    assert result.exit_code == 0, result.stderr
+    for words in ("learned, cross-validated", "prompt length", "random", "heuristic", "CPT80"):
+        assert words in result.stdout
+    assert "routing.weights" in result.stderr
+    assert load_weights(out).provenance.records == 150
+    assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
+
+    measured = run("--evaluate", records, "--weights", out, "--json")
+    assert measured.exit_code == 0, measured.stderr
+    [name, *_] = orjson.loads(measured.stdout)["scorers"]
+    assert name == f"weights: {out}"
+
+    before = out.read_bytes()
+    worse = records.with_name("few.jsonl")
+    worse.write_bytes(b"\n".join(records.read_bytes().split(b"\n")[:60]))
+    common = [worse, "--out", out, "--anchors", 0, "--folds", 3, "--prior", "none"]
+    refused = run(*common)
+    assert refused.exit_code == 1
+    assert "holds better weights" in refused.stderr
+    assert "--force" in refused.stderr
+    assert out.read_bytes() == before
+    assert run(*common, "--force").exit_code == 0
+    assert load_weights(out).provenance.records == 60
+
+
+def test_shipped_weights_can_be_measured(records: Path) -> None:
+    """On any file with both scores; nothing is written."""
+    result = run("--evaluate", records)
+    assert result.exit_code == 0, result.stderr
+    assert "weights: shipped" in result.stdout
+    assert list(records.parent.glob("*.safetensors")) == []
+
+
+@pytest.mark.parametrize(
+    ("arguments", "code", "words"),
+    [
+        ([], 2, "either RECORDS to learn from or --evaluate FILE"),
+        (["a.jsonl", "--evaluate", "b.jsonl"], 2, "either RECORDS to learn from"),
+        (["nowhere.jsonl"], 1, "nowhere.jsonl: No such file"),
+        (["--evaluate", "nowhere.jsonl"], 1, "nowhere.jsonl: No such file"),
+        (["x.jsonl", "--pair", "one"], 2, "is not SMALL,LARGE"),
+        (["x.jsonl", "--folds", "1"], 2, "--folds"),
+        (["x.jsonl", "--dataset", "no.jsonl"], 1, "no.jsonl: No such file"),
+        (["RECORDS", "--prior", "no.safetensors"], 1, "no.safetensors: No such file"),
+        (["--evaluate", "RECORDS", "--weights", __file__], 1, "no safetensors file"),
+    ],
+)
+def test_wrong_arguments(records: Path, arguments: list[str], code: int, words: str) -> None:
+    """One message, no traceback."""
+    result = run(*(records if word == "RECORDS" else word for word in arguments))
+    assert (result.exit_code, result.stdout) == (code, "")
+    message = " ".join(result.stderr.replace("│", " ").split())
+    assert words in message
+    assert "Traceback" not in message

@@ -1,0 +1,151 @@
+"""The weights file: what it keeps, and what is refused."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from safetensors.numpy import load_file, save_file
+
+from serve_app.core.call import Prompt, Turn
+from serve_app.routing import weights as module
+from serve_app.routing.ngrams import BUCKETS
+from serve_app.routing.vector import FEATURES_VERSION, TERMS, observe
+from serve_app.routing.weights import (
+    FILE_BYTES_MAX,
+    SHIPPED_WEIGHTS,
+    Provenance,
+    RoutingWeights,
+    WeightsRefused,
+    load_weights,
+    save_weights,
+)
+
+VECTOR = observe(Prompt((Turn("user", "Prove that the rationals are dense."),)))
+METADATA = {
+    "format": module.FORMAT,
+    "format_version": str(module.FORMAT_VERSION),
+    "features_version": str(FEATURES_VERSION),
+    "gain_min": "0.1",
+    "steepness": "10.0",
+    "provenance": "{}",
+}
+
+
+def draw_weights() -> RoutingWeights:
+    rng = np.random.default_rng(1)
+    return RoutingWeights(
+        rng.normal(size=(2, BUCKETS)).astype(np.float32),
+        rng.normal(size=(2, len(TERMS))).astype(np.float32),
+        rng.normal(size=2).astype(np.float32),
+        gain_min=0.2,
+        provenance=Provenance("2026-01-02T03:04:05Z", 7, "abc", 0.6),
+    )
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "weights.safetensors"
+
+
+def write(path: Path, metadata: dict[str, str], **changes: Any) -> None:
+    """A file like ours, with changed tensors; None removes one."""
+    tensors = load_file(SHIPPED_WEIGHTS) | changes
+    save_file({k: v for k, v in tensors.items() if v is not None}, path, metadata)
+
+
+def test_a_file_keeps_everything(path: Path) -> None:
+    """What was saved predicts the same, but for the rounding of half precision."""
+    weights = draw_weights()
+    save_weights(weights, path)
+    loaded = load_weights(path)
+    assert loaded.provenance == weights.provenance
+    assert (loaded.gain_min, loaded.steepness) == (0.2, weights.steepness)
+    assert loaded.predict(VECTOR) == pytest.approx(weights.predict(VECTOR), abs=1e-2)
+    assert path.stat().st_size <= FILE_BYTES_MAX
+    assert [file.name for file in path.parent.iterdir()] == [path.name]
+
+
+def test_the_shipped_file_is_small_and_known() -> None:
+    """It loads, and says what it was learnt from; the data sheet lies beside it."""
+    assert SHIPPED_WEIGHTS.stat().st_size <= FILE_BYTES_MAX
+    provenance = load_weights().provenance
+    assert provenance.records > 1000
+    sheet = SHIPPED_WEIGHTS.with_name("WEIGHTS.md").read_text(encoding="utf-8")
+    assert provenance.records_sha256 in sheet
+    assert provenance.created_at in sheet
+
+
+def test_a_higher_gain_is_a_higher_score() -> None:
+    """The mapping keeps the order, and puts `gain_min` at a half."""
+    weights = draw_weights()
+    scores = [weights.map_gain(gain) for gain in np.linspace(-1, 1, 50)]
+    assert scores == sorted(scores)
+    assert weights.map_gain(0.2) == 0.5
+    assert 0 <= scores[0] < scores[-1] <= 1
+
+
+@pytest.mark.parametrize(
+    ("content", "words"),
+    [
+        (b"", "damaged"),
+        (b"\x80\x04\x95 a pickle", "damaged"),
+        (b"PK\x03\x04 an npz file", "damaged"),
+        (b"x" * (FILE_BYTES_MAX + 1), "at most 300 KiB"),
+    ],
+)
+def test_foreign_files_are_refused(path: Path, content: bytes, words: str) -> None:
+    """Whatever is no such file is said to be none."""
+    path.write_bytes(content)
+    with pytest.raises(WeightsRefused, match=words):
+        load_weights(path)
+
+
+def test_a_missing_file_is_refused(path: Path) -> None:
+    """By its name."""
+    with pytest.raises(WeightsRefused, match=r"weights\.safetensors: No such file"):
+        load_weights(path)
+
+
+def test_a_cut_file_is_refused(path: Path) -> None:
+    """Half a copy is not half as good."""
+    path.write_bytes(SHIPPED_WEIGHTS.read_bytes()[:-100])
+    with pytest.raises(WeightsRefused, match="damaged"):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"format": "other"}, "no routing weights"),
+        ({"format_version": "2"}, "format_version is 2, and this version of serve-app wants 1"),
+        ({"features_version": "0"}, "features_version is 0"),
+        ({"gain_min": "nan"}, "maps gains to no score"),
+        ({"steepness": "steep"}, "cannot be read"),
+        ({"provenance": "[1]"}, "cannot be read"),
+        ({"provenance": '{"pickle": 1}'}, "cannot be read"),
+    ],
+)
+def test_other_versions_are_refused(path: Path, changes: dict[str, str], words: str) -> None:
+    """Weights mean something for the features that they were fitted to, and nothing else."""
+    write(path, METADATA | changes)
+    with pytest.raises(WeightsRefused, match=words):
+        load_weights(path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "words"),
+    [
+        ({"terms": None}, "'terms' is missing"),
+        ({"terms": np.zeros((2, 3), np.float32)}, "'terms' is not F32 of shape"),
+        ({"ngrams": np.zeros((2, BUCKETS), np.float32)}, "'ngrams' is not F16 of shape"),
+        ({"intercepts": np.array([0, np.nan], np.float32)}, "'intercepts' holds what is no number"),
+    ],
+)
+def test_other_tensors_are_refused(path: Path, changes: dict[str, Any], words: str) -> None:
+    """Every tensor must be there, in its type and shape, and finite."""
+    write(path, METADATA, **changes)
+    with pytest.raises(WeightsRefused, match=words):
+        load_weights(path)
