@@ -39,7 +39,7 @@ _POWERS = _powers(_BASE)
 _INVERSE_POWERS = _powers(pow(_BASE, -1, 1 << 32))
 
 
-def hash_ngrams(text: str, salt: int = 0) -> NDArray[np.int64]:
+def hash_ngrams(text: str, salt: int = 0) -> NDArray[np.uint16]:
     """The bucket of every n-gram in the text, repetitions included, in no useful order.
 
     Another salt hashes the same text elsewhere, so that who says a word can matter.
@@ -83,11 +83,11 @@ def _pairs(words: Codes) -> Codes:
     return words[:-1] * _PAIR + words[1:]
 
 
-def _scatter(hashes: Codes) -> NDArray[np.int64]:
+def _scatter(hashes: Codes) -> NDArray[np.uint16]:
     """Spread over the buckets, in place; what is close together does not stay so."""
     hashes ^= hashes >> _HALF
     hashes *= _MIX
     hashes ^= hashes >> _HALF
     hashes *= _PAIR
     hashes >>= np.uint32(_SHIFT)
-    return hashes.astype(np.int64)
+    return hashes.astype(np.uint16)

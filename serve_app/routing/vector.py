@@ -23,7 +23,7 @@ from serve_app.routing.features import (
     list_asks,
     system_texts,
 )
-from serve_app.routing.ngrams import BUCKETS, hash_ngrams
+from serve_app.routing.ngrams import hash_ngrams
 from serve_app.routing.scorer import WEIGHTS, HeuristicWeights
 
 FEATURES_VERSION = 1
@@ -87,13 +87,15 @@ class Observer:
         terms = np.array(_text_terms(features) + self._context, dtype=np.float32)
         return Vector(*self._weigh(hash_ngrams(seen)), terms, features)
 
-    def _weigh(self, grams: NDArray[np.int64]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
+    def _weigh(self, grams: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         # Sparse: short enough for BLAS to stay in this thread, which shares its cores with others.
         if self._system is not None:
             grams = np.concatenate([grams, self._system])
-        counts = np.bincount(grams, minlength=BUCKETS)
-        buckets = np.flatnonzero(counts)
-        values: NDArray[np.float32] = _SUBLINEAR.take(counts[buckets], mode="clip")
+        grams = np.sort(grams, kind="stable")  # of 16-bit integers: a radix sort
+        ends = np.flatnonzero(np.append(grams[1:] != grams[:-1], len(grams) > 0))
+        buckets = grams[ends].astype(np.int64)
+        counts = np.diff(ends, prepend=-1)
+        values: NDArray[np.float32] = _SUBLINEAR.take(counts, mode="clip")
         length = math.sqrt(float(values @ values))
         return buckets, values / np.float32(length or 1.0)
 

@@ -73,7 +73,7 @@ class RoutingWeights:
 
     def predict(self, vector: Vector) -> tuple[float, float]:
         """P(fast right) and P(strong right)."""
-        ngrams = self.ngrams[:, vector.buckets] @ vector.values
+        ngrams = self.ngrams.take(vector.buckets, axis=1) @ vector.values
         log_odds = ngrams + self.terms @ vector.terms + self.intercepts
         return _logistic(float(log_odds[0])), _logistic(float(log_odds[1]))
 

@@ -131,7 +131,7 @@ def test_the_heuristic_can_be_expressed() -> None:
     prompts = [ask(text) for text in EASY_EN + HARD_ZH if len(text) < 300]
     ours = [scorer.score(prompt) for prompt in prompts]
     theirs = [heuristic.score(prompt) for prompt in prompts]
-    assert np.argsort(ours).tolist() == np.argsort(theirs).tolist()
+    assert (np.diff(np.array(ours)[np.argsort(theirs)]) >= -1e-6).all()
 
 
 DO_IT = Turn("user", "Do it")
