@@ -97,7 +97,11 @@ async def test_a_saturated_tier_sheds_borderline_calls(local: Service) -> None:
         ]
         seen: dict[str, Any] = {}
         async with asyncio.timeout(60):
-            while seen.get("reason") != "strong_busy" or not seen["load"]["strong"]["running"]:
+            while (
+                seen.get("reason") != "strong_busy"
+                or not seen["load"]["strong"]["running"]
+                or seen["load"]["strong"]["ongoing"] < 64
+            ):
                 answer = await http.post("/v1/route", json={"messages": HARD})
                 seen = answer.json()
                 await asyncio.sleep(0.2)
