@@ -15,12 +15,15 @@ def ray_environment(*, haproxy: bool = True) -> dict[str, str]:
 
     HAProxy and the throughput options double what Serve can pass on (docs/bench-log.md). The
     subreaper makes the raylet kill the engine's processes when their replica dies; they would hold
-    their GPU otherwise. Usage statistics are off: the data may not leave the house.
+    their GPU otherwise. Whenever Routers come or go HAProxy is replaced; the old one may go on with
+    its calls for an hour, the default of `deadlines.total_s`, and not for two minutes. Usage
+    statistics are off: the data may not leave the house.
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if haproxy else "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
+        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
@@ -43,7 +46,6 @@ def local_environment(run_dir: Path) -> dict[str, str]:
     return {
         RUN_MARKER: str(run_dir),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "10",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),

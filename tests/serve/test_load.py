@@ -127,6 +127,9 @@ async def test_a_hot_change_of_the_user_config(local: Service) -> None:
                 body = {**LONG, "model": "auto", "max_tokens": 64, "stream": True}
                 answers.append(await http.post("/v1/chat/completions", json=body))
 
+        long = asyncio.create_task(
+            http.post("/v1/chat/completions", json={**LONG, "max_tokens": 4000, "stream": True})
+        )
         workers = [asyncio.create_task(load()) for _ in range(8)]
         await asyncio.to_thread(local.deploy, {"routing": {"strong_score_min": 0.0}})
         async with asyncio.timeout(60):
@@ -140,6 +143,7 @@ async def test_a_hot_change_of_the_user_config(local: Service) -> None:
             response = await http.post("/v1/route", json={"prompt": "Hello"})
             assert response.headers["x-route-tier"] == "strong"
             await asyncio.sleep(0.1)
+        answers.append(await long)
     await asyncio.to_thread(local.deploy, {})
     assert {answer.status_code for answer in answers} == {200}
     assert all(answer.text.endswith("data: [DONE]\n\n") for answer in answers)
