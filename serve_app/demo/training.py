@@ -73,13 +73,13 @@ class Trainer:
         self.model = build_model(recipe.name, tokenizer).to(device)
         self._optimizers = build_optimizers(self.model, recipe)
         name, seed, tokens = recipe.name, recipe.seed, recipe.batch_tokens
-        self._lessons = Batches(tokenizer, DIETS[name], f"{seed}", tokens)
+        self._first_pass = Batches(tokenizer, DIETS[name], f"{seed}", tokens)
         self._review = Batches(tokenizer, REVIEWS[name], f"{seed} review", tokens)
 
     def run(self) -> Iterator[float]:
         """The loss of each step, until the training is over."""
         if self.progress.first_pass_steps is None:
-            yield from self._pass(self._lessons)
+            yield from self._pass(self._first_pass)
             self.progress.first_pass_steps = self.progress.step
             self.progress.position = Position()
         if self.recipe.review is not None:
