@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 
 import anthropic
@@ -41,13 +42,15 @@ TOOL = {
 
 
 @pytest.fixture
-def client(local: Service) -> openai.OpenAI:
-    return openai.OpenAI(base_url=f"{local.base_url}/v1", api_key="none", max_retries=0)
+def client(local: Service) -> Iterator[openai.OpenAI]:
+    with openai.OpenAI(base_url=f"{local.base_url}/v1", api_key="none", max_retries=0) as opened:
+        yield opened
 
 
 @pytest.fixture
-def claude(local: Service) -> anthropic.Anthropic:
-    return anthropic.Anthropic(base_url=local.base_url, api_key="none", max_retries=0)
+def claude(local: Service) -> Iterator[anthropic.Anthropic]:
+    with anthropic.Anthropic(base_url=local.base_url, api_key="none", max_retries=0) as opened:
+        yield opened
 
 
 @pytest.mark.parametrize("model", ["auto", "fast", "strong", "demo-fast", "demo-strong"])

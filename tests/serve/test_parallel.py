@@ -68,13 +68,13 @@ def test_tensor_parallel_is_real(service: Service) -> None:
 
 def test_embeddings(service: Service) -> None:
     """Embeddings go to the tier that can, by `auto` and by name; chats never do."""
-    client = openai.OpenAI(base_url=f"{service.base_url}/v1", api_key="none", max_retries=0)
-    for model in ("auto", "embed", "demo-embed"):
-        answer = client.embeddings.create(model=model, input=["Hello", "Bye"])
-        assert len(answer.data) == 2
-        assert len(answer.data[0].embedding) > 16
-    with pytest.raises(openai.BadRequestError):
-        client.chat.completions.create(
-            model="embed", messages=[{"role": "user", "content": "Hello"}]
-        )
+    with openai.OpenAI(base_url=f"{service.base_url}/v1", api_key="none", max_retries=0) as client:
+        for model in ("auto", "embed", "demo-embed"):
+            answer = client.embeddings.create(model=model, input=["Hello", "Bye"])
+            assert len(answer.data) == 2
+            assert len(answer.data[0].embedding) > 16
+        with pytest.raises(openai.BadRequestError):
+            client.chat.completions.create(
+                model="embed", messages=[{"role": "user", "content": "Hello"}]
+            )
     assert service.chat(model="auto").headers["x-route-tier"] == "single"
