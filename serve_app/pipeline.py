@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, asynccontextmanager
 from functools import partial
+from typing import Protocol
 
 from serve_app.cascade import answer_by_cascade
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
@@ -22,6 +23,18 @@ from serve_app.tiers.tier import Answer, Tier
 NO_LOADS: Mapping[str, TierLoad] = {}
 
 
+class IdleWork(Protocol):
+    """What is done while there are no calls, and is in the way of none."""
+
+    def call_began(self) -> None:
+        """A call has come: stop at once."""
+        ...
+
+    def call_ended(self) -> None:
+        """A call has been answered, or has failed."""
+        ...
+
+
 class Pipeline:
     """The way of every call through one Router replica."""
 
@@ -31,12 +44,14 @@ class Pipeline:
         tiers: Mapping[str, Tier],
         scorer: Scorer,
         runtime: RuntimeConfig,
+        idle_work: IdleWork | None = None,
     ) -> None:
         self._configs = tuple(configs)
         self._tiers = tiers
         self.scorer = scorer
         self.runtime = runtime
         """What the next call will see; calls in flight keep what they began with."""
+        self._idle_work = idle_work
         self._in_flight = 0
         self._control = ThresholdControl()
 
@@ -74,6 +89,8 @@ class Pipeline:
         if self._in_flight >= runtime.limits.calls_max:
             raise TooManyCalls(retry_after_s=1)
         self._in_flight += 1
+        if self._idle_work is not None:
+            self._idle_work.call_began()
         try:
             decision = record.decision = self.decide(call)
             self._control.note(decision, runtime.routing, self._configs[-1].name)
@@ -81,6 +98,8 @@ class Pipeline:
                 yield answer
         finally:
             self._in_flight -= 1
+            if self._idle_work is not None:
+                self._idle_work.call_ended()
 
     def _open(
         self, call: Call, decision: Decision, record: Record, runtime: RuntimeConfig

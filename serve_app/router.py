@@ -17,8 +17,10 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.config.app import AppConfig, check_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.runtime import RuntimeConfig
+from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.app import build_gateway
 from serve_app.observe.access_log import AccessLog, serve_log_dir
+from serve_app.observe.feedback import FeedbackMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
 from serve_app.observe.routing import ControlMetrics, LoadMetrics
@@ -50,12 +52,18 @@ class Router:
             for tier in config.tiers
         }
         self._configure_clients(runtime)
+        replica = context.replica_id.unique_id
+        self._feedback = FeedbackCollector(config.tiers, self._clients, runtime, replica)
         self._pipeline = Pipeline(
-            config.tiers, self._clients, build_scorer(runtime.routing), runtime
+            config.tiers,
+            self._clients,
+            build_scorer(runtime.routing),
+            runtime,
+            self._feedback.labeller,
         )
         self._readiness = ServeReadiness(context.app_name, config.tiers)
         log_dir = serve_log_dir()
-        log_path = log_dir and log_dir / f"access_{context.replica_id.unique_id}.jsonl"
+        log_path = log_dir and log_dir / f"access_{replica}.jsonl"
         self._recorder = CallRecorder(
             CallMetrics(),
             AccessLog(log_path),
@@ -63,6 +71,7 @@ class Router:
             [
                 ControlMetrics(self._pipeline.control_state).flush,
                 LoadMetrics(self._pipeline.loads).flush,
+                FeedbackMetrics(self._feedback.tally.take).flush,
             ],
         )
 
@@ -72,6 +81,7 @@ class Router:
             self._pipeline,
             self._recorder,
             self._readiness,
+            feedback=self._feedback,
             echo_request_id=False,
         )
 
@@ -96,13 +106,17 @@ class Router:
             return
         self._pipeline.scorer = scorer
         self._pipeline.runtime = runtime
+        self._feedback.configure(runtime)
         self._configure_clients(runtime)
 
     def _configure_clients(self, runtime: RuntimeConfig) -> None:
+        # Labels are made while other Routers have no calls either, which the engines' load tells.
+        watches_load = runtime.routing.load.watched or runtime.feedback.directory is not None
         for client in self._clients.values():
-            client.configure(runtime.leases, watches_load=runtime.routing.load.watched)
+            client.configure(runtime.leases, watches_load=watches_load)
 
     async def __del__(self) -> None:
+        await self._feedback.close()
         for client in self._clients.values():
             client.close()
         self._recorder.flush()

@@ -50,7 +50,8 @@ def calibrate(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="JSONL: `prompt` or `messages` on each line, or access logs of the service."
+            help="JSONL: `prompt` or `messages` on each line, or access logs of the service; or "
+            "its feedback log, a directory."
         ),
     ],
     strong_ratio: Annotated[
@@ -180,6 +181,8 @@ def _notes(
 ) -> Iterator[str]:
     if samples.unscored:
         yield f"{samples.unscored} logged calls have no score (they named their tier); left out."
+    if samples.unlabelled:
+        yield f"{samples.unlabelled} calls of the feedback log have no label yet; left out."
     if chosen is None:
         yield "For the lines to paste, name a budget: --strong-ratio, --cost-max or --quality-min."
         return

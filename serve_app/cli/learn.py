@@ -36,7 +36,9 @@ _WIDTH_MIN = 130
 def learn(
     records: Annotated[
         list[Path] | None,
-        typer.Argument(help="JSONL files of labelled calls, or directories of `evaluate`."),
+        typer.Argument(
+            help="JSONL files of labelled calls, directories of `evaluate` or of feedback logs."
+        ),
     ] = None,
     out: Annotated[
         Path, typer.Option(dir_okay=False, help="Where the new weights go; a .png lies beside it.")

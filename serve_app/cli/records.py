@@ -1,14 +1,16 @@
-"""Calls out of files: prompts, logged or given, and lines of the access log."""
+"""Calls out of files: prompts, logged or given, and lines of the access and feedback logs."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 from typing import Any
 
 from serve_app.core.errors import GatewayError
 from serve_app.gateway.wire import PARSERS, detect_endpoint, parse_json
+from serve_app.learning.feedback_log import FeedbackLog, find_logs, is_entry
 from serve_app.routing.calibration import Sample
 from serve_app.routing.scorer import Scorer
 
@@ -26,27 +28,35 @@ class InvalidRecord(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The calls that have a score, and how many lines have none."""
+    """The calls that have a score; how many lines have none, and how many calls of a feedback log
+    were left out because they have no label and others do."""
 
     scored: Sequence[Sample]
     unscored: int
+    unlabelled: int = 0
 
 
 def load_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
     """Every line of these JSONL files, scored; empty lines mean nothing.
 
     A line is a body as clients send it (`prompt`, `messages` or `input`), which is scored here, or
-    a line of the access log, whose `score` is taken.
+    a line of the access log, whose `score` is taken. A call of a feedback log is scored here, too;
+    a directory stands for the logs in it.
 
     Raises:
         InvalidRecord: a file or a line cannot be used, or no line has a score.
     """
     samples: list[Sample] = []
     unscored = 0
-    for path in paths:
+    log = FeedbackLog()
+    for path in chain.from_iterable(map(_find_files, paths)):
         for number, line in _lines(path):
             try:
-                sample = _parse(line, scorer)
+                document = parse_json(line)
+                if is_entry(document):
+                    log.add(document)
+                    continue
+                sample = _parse(document, scorer)
             except (GatewayError, ValueError) as error:
                 problem = error.message if isinstance(error, GatewayError) else str(error)
                 raise InvalidRecord(path, number, problem) from None
@@ -54,9 +64,16 @@ def load_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
                 unscored += 1
             else:
                 samples.append(sample)
+    logged = [_score(call, scorer) for call in log.join().calls]
+    labelled = [sample for sample in logged if sample.small is not None]
+    samples += labelled or logged
     if not samples:
         raise InvalidRecord(paths[0], None, "holds no prompt and no scored call")
-    return Samples(samples, unscored)
+    return Samples(samples, unscored, len(logged) - len(labelled) if labelled else 0)
+
+
+def _find_files(path: Path) -> Sequence[Path]:
+    return (find_logs(path) or [path]) if path.is_dir() else [path]
 
 
 def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
@@ -70,12 +87,10 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise InvalidRecord(path, None, error.strerror or "cannot be read") from None
 
 
-def _parse(line: bytes, scorer: Scorer) -> Sample | None:
+def _parse(document: Mapping[str, Any], scorer: Scorer) -> Sample | None:
     """The call of one line, None for a logged one that was not scored."""
-    document = parse_json(line)
     if _PROMPT_KEYS & document.keys():
-        prompt = PARSERS[detect_endpoint(document)](document)
-        return Sample(scorer.score(prompt), *_labels(document))
+        return _score(document, scorer)
     if "score" not in document:
         raise ValueError(
             "expected `prompt` or `messages`, or a line of the access log with `score`"
@@ -83,6 +98,12 @@ def _parse(line: bytes, scorer: Scorer) -> Sample | None:
     if document["score"] is None:
         return None
     return Sample(_ratio(document, "score"), *_labels(document))
+
+
+def _score(document: Mapping[str, Any], scorer: Scorer) -> Sample:
+    body = dict(document)
+    prompt = PARSERS[detect_endpoint(body)](body)
+    return Sample(scorer.score(prompt), *_labels(document))
 
 
 def _labels(document: Mapping[str, Any]) -> Sequence[float | None]:

@@ -8,6 +8,7 @@ from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
 from serve_app.config.cascade import CascadeConfig
+from serve_app.config.feedback import FeedbackConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -223,3 +224,4 @@ class RuntimeConfig(Config):
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
     deadlines: DeadlinesConfig = Field(default_factory=DeadlinesConfig)
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
+    feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)

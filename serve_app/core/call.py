@@ -67,6 +67,11 @@ class Payload(Protocol):
         """The JSON body, addressed to the model that will answer."""
         ...
 
+    def for_label(self, model_id: str) -> bytes | None:
+        """The body that asks another model for the same in one piece; None where two answers could
+        not be held against each other."""
+        ...
+
 
 class Policy(StrEnum):
     """What decides where no other rule does."""

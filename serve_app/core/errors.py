@@ -6,7 +6,8 @@
     │   └── InvalidField      400  one named field is wrong
     ├── NotFound              404
     │   ├── RouteNotFound     404  no such path
-    │   └── ModelNotFound     404  no tier answers to this model
+    │   ├── ModelNotFound     404  no tier answers to this model
+    │   └── FeedbackOff       404  the operator keeps no feedback
     ├── MethodNotAllowed      405
     ├── BodyTooLarge          413
     ├── UnsupportedMediaType  415
@@ -114,6 +115,19 @@ class ModelNotFound(NotFound):
         return (
             f"The model '{self.model[:200]}' does not exist. "
             "GET /v1/models lists the models that do."
+        )
+
+
+class FeedbackOff(NotFound):
+    """The operator has not switched on that calls and feedback are kept."""
+
+    code = "feedback_off"
+
+    @property
+    def message(self) -> str:
+        return (
+            "This service keeps no feedback: its operator has not switched it on "
+            "(`feedback.directory`)."
         )
 
 

@@ -24,6 +24,8 @@ from serve_app.core.errors import (
     ModelNotFound,
     RouteNotFound,
 )
+from serve_app.feedback.collector import FeedbackCollector
+from serve_app.gateway.feedback import build_feedback_page
 from serve_app.gateway.handlers import CallHandler, Recorder, RequestHeaders, read_body
 from serve_app.gateway.render import (
     error_headers,
@@ -50,6 +52,7 @@ def build_gateway(
     recorder: Recorder,
     readiness: Readiness,
     *,
+    feedback: FeedbackCollector | None = None,
     echo_request_id: bool = True,
 ) -> Gateway:
     """The whole HTTP surface.
@@ -57,7 +60,9 @@ def build_gateway(
     `echo_request_id` is off behind Ray Serve, whose own server adds `x-request-id` to every answer.
     """
     calls = {
-        endpoint.value: CallHandler(endpoint, pipeline, recorder, echo_request_id=echo_request_id)
+        endpoint.value: CallHandler(
+            endpoint, pipeline, recorder, feedback=feedback, echo_request_id=echo_request_id
+        )
         for endpoint in Endpoint
     }
     pages = Pages(configs, pipeline, readiness)
@@ -65,6 +70,7 @@ def build_gateway(
         routes=[
             *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
             Route("/v1/route", pages.explain_route, methods=["POST"]),
+            Route("/v1/feedback", build_feedback_page(feedback), methods=["POST"]),
             Route("/v1/models", pages.list_models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", pages.show_model, methods=["GET"]),
             Route("/health", pages.health, methods=["GET"]),

@@ -23,6 +23,8 @@ from serve_app.core.errors import (
     UnsupportedMediaType,
     UpstreamFailed,
 )
+from serve_app.feedback.capture import Capture
+from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.render import (
     Headers,
     error_headers,
@@ -39,6 +41,7 @@ from serve_app.tiers.tier import Answer
 logger = logging.getLogger("ray.serve")
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+CONSENTS = {b"yes": True, b"no": False}
 SESSION_ID = re.compile(rb"[!-~]{1,256}")
 EVENT_STREAM = b"text/event-stream"
 
@@ -59,6 +62,7 @@ class RequestHeaders:
     """The few request headers that matter here, read in one pass."""
 
     __slots__ = (
+        "_consent",
         "_never_above",
         "_never_below",
         "_session_id",
@@ -78,6 +82,7 @@ class RequestHeaders:
         self._never_below: str | None = None
         self._never_above: str | None = None
         self._session_id: bytes | None = None
+        self._consent: bytes | None = None
         self.policy: str | None = None
         for name, value in scope["headers"]:
             if name == b"content-type":
@@ -98,6 +103,8 @@ class RequestHeaders:
                 self._session_id = value
             elif name == b"x-route-policy":
                 self.policy = value.decode("latin-1").strip()
+            elif name == b"x-feedback-consent":
+                self._consent = value.strip().lower()
         self.request_id = self.request_id or uuid.uuid4().hex
 
     @property
@@ -119,6 +126,19 @@ class RequestHeaders:
         if not SESSION_ID.fullmatch(self._session_id):
             raise InvalidField("x-session-id", "1 to 256 visible ASCII characters")
         return hashlib.blake2b(self._session_id, digest_size=16).hexdigest()
+
+    @property
+    def consent(self) -> bool | None:
+        """Whether the caller lets the call be kept for learning; None where it does not say.
+
+        Raises:
+            InvalidField: it says something else.
+        """
+        if self._consent is None:
+            return None
+        if self._consent not in CONSENTS:
+            raise InvalidField("x-feedback-consent", "yes or no")
+        return CONSENTS[self._consent]
 
     def check_media_type(self) -> None:
         """Raise UnsupportedMediaType unless the body is plain JSON."""
@@ -191,12 +211,14 @@ class CallHandler:
         pipeline: Pipeline,
         recorder: Recorder,
         *,
+        feedback: FeedbackCollector | None,
         echo_request_id: bool,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
         self._endpoint = endpoint
         self._pipeline = pipeline
         self._recorder = recorder
+        self._feedback = feedback
         self._echo_request_id = echo_request_id
         self._clock = clock
 
@@ -231,6 +253,7 @@ class CallHandler:
         started: float,
     ) -> None:
         headers.check_media_type()
+        consent = headers.consent
         body = await read_body(receive, headers, self._pipeline.runtime.limits.body_bytes_max)
         call = parse_call(
             self._endpoint,
@@ -242,6 +265,7 @@ class CallHandler:
             policy=headers.policy,
         )
         record.stream = call.stream
+        capture: Capture | None = None
         async with self._pipeline.answer(call, record) as answer:
             record.status = answer.status
             if answer.status >= 500:
@@ -252,30 +276,49 @@ class CallHandler:
             if record.draft is not None:
                 out += render_draft(record.draft)
             record.first_byte_s = self._clock() - started
+            if self._feedback is not None and answer.status == 200:
+                capture = self._feedback.open(call, record.decision, consent)
             if content_type.startswith(EVENT_STREAM):
-                await self._stream(call, answer, response, record, out)
+                await self._stream(call, answer, response, record, out, capture)
             else:
-                await self._whole(answer, response, record, out)
+                await self._whole(answer, response, record, out, capture)
+        if capture is not None and self._feedback is not None:
+            self._feedback.take(capture)
 
     async def _stream(
-        self, call: Call, answer: Answer, response: Response, record: Record, headers: Headers
+        self,
+        call: Call,
+        answer: Answer,
+        response: Response,
+        record: Record,
+        headers: Headers,
+        capture: Capture | None,
     ) -> None:
         response.streams = True
         tap = UsageTap(record.usage, hide=call.adds_usage)
         await response.begin(answer.status, [*headers, (b"cache-control", b"no-cache")])
         while chunk := await answer.read():
+            if capture is not None:
+                capture.add(chunk)
             events = tap.feed(chunk)
             if events:
                 await response.write(events, more=True)
         await response.write(tap.flush(), more=False)
 
     async def _whole(
-        self, answer: Answer, response: Response, record: Record, headers: Headers
+        self,
+        answer: Answer,
+        response: Response,
+        record: Record,
+        headers: Headers,
+        capture: Capture | None,
     ) -> None:
         chunks: list[bytes] = []
         while chunk := await answer.read():
             chunks.append(chunk)
         body = b"".join(chunks)
+        if capture is not None:
+            capture.add(body)
         if answer.status < 400:
             read_usage(body, record.usage)
         else:

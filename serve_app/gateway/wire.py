@@ -29,6 +29,8 @@ POLICY_HEADER = "x-route-policy"
 Json = dict[str, Any]
 
 IMAGE_PART_TYPES = frozenset({"image_url", "input_image", "image"})
+NO_LABEL_KEYS = ("use_beam_search", "background", "previous_response_id", "conversation")
+STREAM_KEYS = frozenset({"stream", "stream_options"})
 SCHEMA_FORMATS = frozenset({"json_schema", "json_object", "structural_tag"})
 
 
@@ -50,6 +52,23 @@ class JsonPayload:
             return orjson.dumps({**self._document, "model": model_id})
         except TypeError:
             raise MalformedBody("it is nested too deeply") from None
+
+    def for_label(self, model_id: str) -> bytes | None:
+        """The body that asks another model for the same in one piece.
+
+        None where several answers are asked for, or what was said before is not in the body.
+        """
+        document, prompt = self._document, self._document.get("prompt")
+        if (
+            any(document.get(key) not in (None, 1) for key in ("n", "best_of"))
+            or any(document.get(key) for key in NO_LABEL_KEYS)
+            or (isinstance(prompt, list) and len(prompt) != 1)
+        ):
+            return None
+        kept = {key: value for key, value in document.items() if key not in STREAM_KEYS}
+        # A stored answer would be one that nobody knows of.
+        stored = {"store": False} if "input" in document else {}
+        return orjson.dumps({**kept, **stored, "model": model_id, "stream": False})
 
 
 def parse_json(body: bytes) -> Json:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import orjson
@@ -13,8 +14,10 @@ from serve_app.core.call import Prompt, Turn
 from serve_app.evaluate.answers import ANSWERS_FILE
 from serve_app.evaluate.dataset import Dataset
 from serve_app.learning.errors import InvalidRecords
+from serve_app.learning.feedback_log import FeedbackLog, InvalidEntry, find_logs, is_entry
 
 Document = Mapping[str, object]
+Numbered = tuple[int, Document]
 Pair = tuple[str, str]
 
 
@@ -64,8 +67,9 @@ def load_records(
 ) -> Records:
     """Every labelled line of JSONL files; empty lines mean nothing.
 
-    A file (or directory) of `serve-app evaluate` holds answers and no questions: these come from
-    `dataset`, and the verdicts on the models `fast` and `strong` are joined by question.
+    The lines of feedback logs are joined by request id over all files; a directory stands for the
+    logs in it. A file (or directory) of `serve-app evaluate` holds answers and no questions: these
+    come from `dataset`, and the verdicts on the models `fast` and `strong` are joined by question.
 
     Raises:
         InvalidRecords: there is no such file, or a line cannot be used.
@@ -73,18 +77,23 @@ def load_records(
     items: list[Record] = []
     digest = hashlib.sha256()
     skipped = 0
-    for path in paths:
-        path = path / ANSWERS_FILE if path.is_dir() else path
+    log = FeedbackLog()
+    for path in chain.from_iterable(map(_find_files, paths)):
         content = _read(path)
         digest.update(content)
         lines = list(_parse_lines(path, content))
         if lines and all({"id", "model", "right"} <= line.keys() for _, line in lines):
             found = _join_answers(path, (line for _, line in lines), dataset, fast, strong)
         else:
-            found = [_parse_numbered(path, number, line) for number, line in lines]
+            entries, others = _part(lines)
+            _add_entries(log, path, entries)
+            found = [_parse_numbered(path, number, line) for number, line in others]
         skipped += found.count(None)
         items += [record for record in found if record is not None]
-    return Records(items, digest.hexdigest(), skipped)
+    joined = log.join()
+    found = [parse_record(call) for call in joined.calls]
+    items += [record for record in found if record is not None]
+    return Records(items, digest.hexdigest(), skipped + found.count(None) + joined.skipped)
 
 
 def parse_record(document: Document) -> Record | None:
@@ -108,6 +117,27 @@ def parse_record(document: Document) -> Record | None:
     )
 
 
+def _find_files(path: Path) -> Sequence[Path]:
+    if not path.is_dir():
+        return [path]
+    answers = path / ANSWERS_FILE
+    return [answers] if answers.exists() else find_logs(path) or [answers]
+
+
+def _part(lines: Sequence[Numbered]) -> tuple[Sequence[Numbered], Sequence[Numbered]]:
+    """Those of a feedback log, and the others."""
+    entries = [line for line in lines if is_entry(line[1])]
+    return entries, [line for line in lines if not is_entry(line[1])]
+
+
+def _add_entries(log: FeedbackLog, path: Path, entries: Iterable[Numbered]) -> None:
+    for number, entry in entries:
+        try:
+            log.add(entry)
+        except InvalidEntry as error:
+            raise InvalidRecords(path, number, str(error)) from None
+
+
 def _read(path: Path) -> bytes:
     try:
         return path.read_bytes().removeprefix(b"\xef\xbb\xbf")
@@ -115,7 +145,7 @@ def _read(path: Path) -> bytes:
         raise InvalidRecords(path, None, error.strerror or "cannot be read") from None
 
 
-def _parse_lines(path: Path, content: bytes) -> Iterable[tuple[int, Document]]:
+def _parse_lines(path: Path, content: bytes) -> Iterable[Numbered]:
     for number, line in enumerate(content.split(b"\n"), start=1):
         if not line.strip():
             continue

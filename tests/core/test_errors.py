@@ -18,6 +18,7 @@ ARGUMENTS: dict[type[GatewayError], tuple[object, ...]] = {
     errors.NotFound: (),
     errors.RouteNotFound: ("GET", "/nowhere"),
     errors.ModelNotFound: ("gpt-9",),
+    errors.FeedbackOff: (),
     errors.MethodNotAllowed: ("PUT", "POST"),
     errors.BodyTooLarge: (8192,),
     errors.UnsupportedMediaType: (),

@@ -22,3 +22,6 @@ class FakePayload:
 
     def for_model(self, model_id: str) -> bytes:
         return b"{}"
+
+    def for_label(self, model_id: str) -> bytes | None:
+        return b"{}"

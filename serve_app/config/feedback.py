@@ -1,0 +1,107 @@
+"""Which finished calls are kept and labelled: part of the Router's `user_config`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Literal, get_args
+
+import regex
+from pydantic import Field, field_validator
+
+from serve_app.config.base import Config
+
+BuiltIn = Literal["email", "phone", "card", "iban", "secret"]
+BUILT_INS: tuple[str, ...] = get_args(BuiltIn)
+"""The patterns that `redact` may name; `feedback/redact.py` has them."""
+
+MIB = 1024 * 1024
+
+
+class FeedbackConfig(Config):
+    """What is kept of calls, so that the router can learn from them."""
+
+    directory: str | None = Field(
+        None,
+        min_length=1,
+        description="Where the Routers keep calls, labels and feedback, an absolute path on each "
+        "Router's node. None: nothing is kept, nothing is labelled, and `/v1/feedback` is off.",
+    )
+    sample_ratio: float = Field(
+        0.1,
+        ge=0,
+        le=1,
+        description="Share of the finished `auto` calls that are kept, of those that may be.",
+    )
+    consent: Literal["asked", "assumed"] = Field(
+        "asked",
+        description="asked: only calls with the header `x-feedback-consent: yes` may be kept. "
+        "assumed: all but those with `x-feedback-consent: no`.",
+    )
+    redact: tuple[str, ...] = Field(
+        BUILT_INS,
+        max_length=64,
+        description="What is taken out of every text before it is written: built-in patterns "
+        f"({', '.join(f'`{name}`' for name in BUILT_INS)}) and your own regular expressions.",
+    )
+    compare: Literal["match", "judge"] = Field(
+        "match",
+        description="Where the label comes from. match: the answers say the same or they do not, "
+        "and the strongest tier's is taken to be right. judge: the strongest tier judges both.",
+    )
+    bytes_max: int = Field(
+        256 * MIB,
+        ge=MIB,
+        le=1024**4,
+        description="What the files in `directory` may hold together; the oldest are deleted.",
+    )
+    pending_max: int = Field(
+        128,
+        ge=1,
+        le=65536,
+        description="Calls of one Router replica that may wait for their label, in memory; more "
+        "are not kept.",
+    )
+    text_chars_max: int = Field(
+        8000,
+        ge=1,
+        le=10_000_000,
+        description="Calls whose prompt or answer is longer are not kept.",
+    )
+    concurrency: int = Field(
+        1, ge=1, le=64, description="Label calls of one Router replica at a time."
+    )
+    store_answers: bool = Field(
+        False, description="Whether the answers are written as well, redacted like the prompts."
+    )
+
+    @field_validator("directory")
+    @classmethod
+    def _absolute(cls, directory: str | None) -> str | None:
+        if directory is not None and not Path(directory).is_absolute():
+            raise ValueError(
+                f"'{directory}' is relative, and a Router's working directory is Ray's choice; "
+                "write an absolute path"
+            )
+        return directory
+
+    @field_validator("redact")
+    @classmethod
+    def _usable(cls, redact: tuple[str, ...]) -> tuple[str, ...]:
+        for pattern in redact:
+            if pattern not in BUILT_INS:
+                _check_pattern(pattern)
+        return redact
+
+
+def _check_pattern(pattern: str) -> None:
+    if pattern.isidentifier():
+        raise ValueError(
+            f"'{pattern}' is none of the built-in patterns ({', '.join(BUILT_INS)}); "
+            f"if it is the text to take out, write '(?:{pattern})'"
+        )
+    try:
+        empty = regex.compile(pattern).search("") is not None
+    except regex.error as error:
+        raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
+    if empty:
+        raise ValueError(f"'{pattern}' also matches nothing at all; make it match something")

@@ -1,0 +1,65 @@
+"""One call to a tier that no user waits for."""
+
+from __future__ import annotations
+
+from serve_app.config.runtime import DeadlinesConfig
+from serve_app.core.errors import UpstreamFailed
+from serve_app.tiers.client import UpstreamRequest
+from serve_app.tiers.tier import Tier
+
+PLACE_S_MAX = 2.0
+"""How long a label call waits for a place; a tier that has none is not idle.
+
+It is a deadline and not the request's patience: a call whose patience ends marks the tier as down,
+for users as well.
+"""
+TOTAL_S_MAX = 60.0
+
+
+class Refused(Exception):
+    """The engine refused the body; it would do so again."""
+
+
+class AnswerTooLong(Exception):
+    """More came than may be kept."""
+
+
+async def ask(
+    tier: Tier,
+    path: str,
+    body: bytes,
+    request_id: str,
+    deadlines: DeadlinesConfig,
+    bytes_max: int,
+) -> bytes:
+    """The whole answer. Cancelling stops the engine.
+
+    Raises:
+        GatewayError: no answer came.
+        Refused: the engine answered with a 4xx.
+        AnswerTooLong: the answer has more than `bytes_max` bytes.
+    """
+    request = UpstreamRequest(path, body, request_id, stream=False)
+    chunks: list[bytes] = []
+    size = 0
+    async with tier.exchange(request, shorten(deadlines)) as answer:
+        while chunk := await answer.read():
+            chunks.append(chunk)
+            size += len(chunk)
+            if size > bytes_max:
+                raise AnswerTooLong
+    if answer.status >= 500:
+        raise UpstreamFailed
+    if answer.status >= 400:
+        raise Refused
+    return b"".join(chunks)
+
+
+def shorten(deadlines: DeadlinesConfig) -> DeadlinesConfig:
+    """The deadlines of a call that can wait for better times."""
+    return deadlines.model_copy(
+        update={
+            "lease_s": min(deadlines.lease_s, PLACE_S_MAX),
+            "total_s": min(deadlines.total_s, TOTAL_S_MAX),
+        }
+    )

@@ -1,0 +1,222 @@
+"""What the other layers talk to: takes sampled calls and feedback in, writes what comes of them."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Coroutine, Mapping, Sequence
+from contextvars import Context
+from dataclasses import replace
+from pathlib import Path
+
+from serve_app.config.runtime import RuntimeConfig
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import Call, Decision
+from serve_app.core.errors import FeedbackOff, TooManyCalls
+from serve_app.feedback.capture import Capture
+from serve_app.feedback.labeller import IdleLabeller
+from serve_app.feedback.lines import FeedbackReport, render_label, render_report
+from serve_app.feedback.prepare import prepare
+from serve_app.feedback.redact import RedactionFailed, Redactor
+from serve_app.feedback.sample import Label, Sample
+from serve_app.feedback.sampling import choose_other, consents, find_pair, is_drawn
+from serve_app.feedback.store import FeedbackStore
+from serve_app.feedback.tally import Fate, FeedbackTally
+from serve_app.tiers.tier import Tier
+
+logger = logging.getLogger("ray.serve")
+
+FLUSH_S = 1.0
+UNWRITTEN_BYTES_MAX = 16 * 1024 * 1024
+"""Lines that may wait for the disk; beyond it feedback is refused, and samples are lost."""
+
+
+class FeedbackCollector:
+    """The feedback log of one Router replica."""
+
+    def __init__(
+        self,
+        configs: Sequence[TierConfig],
+        tiers: Mapping[str, Tier],
+        runtime: RuntimeConfig,
+        replica: str,
+    ) -> None:
+        """`replica` names this Router's files."""
+        self.tally = FeedbackTally()
+        self._configs = tuple(configs)
+        self._pair = find_pair(configs)
+        self._replica = replica
+        self.labeller: IdleLabeller | None = None
+        """None where there are no two tiers to tell apart."""
+        if self._pair is not None:
+            self.labeller = IdleLabeller(self._pair, tiers, runtime, self.tally, self._keep_label)
+        self._lines: list[bytes] = []
+        self._bytes = 0
+        self._tasks: set[asyncio.Task[None]] = set()
+        self._preparing = 0
+        self._flusher: asyncio.Task[None] | None = None
+        self._writing = asyncio.Lock()
+        self._failed = False
+        self.configure(runtime)
+
+    def configure(self, runtime: RuntimeConfig) -> None:
+        """Take new settings; calls in flight keep what they began with."""
+        config = runtime.feedback
+        self._runtime = runtime
+        self._redactor = Redactor(config.redact)
+        self._store: FeedbackStore | None = None
+        if config.directory is not None:
+            directory = Path(config.directory)
+            self._store = FeedbackStore(directory, self._replica, config.bytes_max)
+        if self.labeller is not None:
+            self.labeller.runtime = runtime
+
+    def open(self, call: Call, decision: Decision, consent: bool | None) -> Capture | None:
+        """Where the answer to this call is to be copied to; None for a call that is not kept."""
+        config = self._runtime.feedback
+        if (
+            self._store is None
+            or self._pair is None
+            or not consents(consent, config.consent)
+            or not is_drawn(call.request_id, config.sample_ratio)
+        ):
+            return None
+        other = choose_other(call, decision, self._configs, self._pair, self._runtime.routing)
+        chars = sum(len(turn.text) for turn in call.prompt.turns)
+        if other is None or not chars:
+            return None
+        if chars > config.text_chars_max:
+            self.tally.fates[Fate.TOO_LONG] += 1
+            return None
+        return Capture(call, decision, other, config.text_chars_max)
+
+    def take(self, capture: Capture) -> None:
+        """A call has been answered completely, and well."""
+        assert self.labeller is not None, "no capture is opened without a pair of tiers"
+        if self._preparing + self.labeller.pending >= self._runtime.feedback.pending_max:
+            self.tally.fates[Fate.QUEUE_FULL] += 1
+            return
+        self._preparing += 1
+        self._spawn(self._prepare(capture))
+
+    async def report(self, report: FeedbackReport) -> FeedbackReport:
+        """Keep an application's feedback, and tell what is kept of it: the comment is redacted,
+        and left out where that takes too long.
+
+        Raises:
+            FeedbackOff: nothing is kept.
+            TooManyCalls: the disk does not keep up.
+        """
+        if self._store is None:
+            raise FeedbackOff
+        if self._bytes > UNWRITTEN_BYTES_MAX:
+            raise TooManyCalls(retry_after_s=1)
+        report = replace(report, comment=await self._redact(report.comment))
+        self.tally.verdicts[report.right] += 1
+        self._add(render_report(report))
+        return report
+
+    async def close(self) -> None:
+        """Stop labelling, and write what there is."""
+        if self.labeller is not None:
+            await self.labeller.close()
+        await asyncio.gather(*self._tasks, return_exceptions=True)
+        if self.labeller is not None:
+            await self.labeller.close()
+        if self._flusher is not None:
+            self._flusher.cancel()
+            await asyncio.gather(self._flusher, return_exceptions=True)
+        await self._flush()
+
+    async def _prepare(self, capture: Capture) -> None:
+        assert self._pair is not None, "no capture is opened without it"
+        assert self.labeller is not None, "no capture is opened without it"
+        config = self._runtime.feedback
+        try:
+            made = await asyncio.to_thread(prepare, capture, self._pair, config, self._redactor)
+        finally:
+            self._preparing -= 1
+        if isinstance(made, Fate):
+            self.tally.fates[made] += 1
+            return
+        self.tally.fates[Fate.STORED] += 1
+        self._add(made.line)
+        self.labeller.offer(made.sample)
+
+    def _keep_label(self, sample: Sample, label: Label) -> None:
+        fate = Fate.LABELLED_MATCH if label.kind == "match" else Fate.LABELLED_JUDGE
+        self.tally.fates[fate] += 1
+        self._spawn(self._add_label(sample, label))
+
+    async def _add_label(self, sample: Sample, label: Label) -> None:
+        stored = self._runtime.feedback.store_answers
+        answer = await self._redact(sample.other_answer) if stored else None
+        self._add(render_label(sample.request_id, label, answer))
+
+    async def _redact(self, text: str | None) -> str | None:
+        """The redacted text; None where there is none, or where it takes too long."""
+        if text is None:
+            return None
+        try:
+            [redacted] = await asyncio.to_thread(self._redactor.redact, [text])
+        except RedactionFailed:
+            self.tally.fates[Fate.NOT_REDACTED] += 1
+            return None
+        return redacted
+
+    def _spawn(self, work: Coroutine[object, object, None]) -> None:
+        # An empty context: Ray would tie the work to the request that happens to begin it.
+        task = asyncio.get_running_loop().create_task(work, context=Context())
+        self._tasks.add(task)
+        task.add_done_callback(self._done)
+
+    def _done(self, task: asyncio.Task[None]) -> None:
+        self._tasks.discard(task)
+        if not task.cancelled() and (error := task.exception()) is not None:
+            logger.error("a sampled call could not be kept", exc_info=error)
+
+    def _add(self, line: bytes) -> None:
+        """Note a line; it is on disk about a second later."""
+        if self._bytes > UNWRITTEN_BYTES_MAX:
+            self.tally.fates[Fate.UNWRITTEN] += 1
+            return
+        self._lines.append(line)
+        self._bytes += len(line)
+        if self._flusher is None:
+            loop = asyncio.get_running_loop()
+            self._flusher = loop.create_task(self._flush_later(), context=Context())
+
+    async def _flush_later(self) -> None:
+        try:
+            while self._lines:
+                await asyncio.sleep(FLUSH_S)
+                await self._flush()
+        finally:
+            self._flusher = None
+
+    async def _flush(self) -> None:
+        async with self._writing:
+            lines, self._lines = self._lines, []
+            if not lines or self._store is None:
+                self._bytes = 0
+                return
+            try:
+                await asyncio.to_thread(self._store.write, lines)
+            except OSError as error:
+                self._lose(lines, self._store, error)
+            else:
+                self._failed = False
+            finally:
+                self._bytes = sum(map(len, self._lines))
+
+    def _lose(self, lines: Sequence[bytes], store: FeedbackStore, error: OSError) -> None:
+        """Go on without them; the log hears of it once, until a write succeeds again."""
+        self.tally.fates[Fate.UNWRITTEN] += len(lines)
+        if not self._failed:
+            self._failed = True
+            logger.error(
+                "feedback.directory %s cannot be written (%s); samples and feedback are lost "
+                "until it can",
+                store.directory,
+                error.strerror or type(error).__name__,
+            )

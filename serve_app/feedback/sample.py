@@ -1,0 +1,46 @@
+"""A kept call on its way to a label."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Literal
+
+from serve_app.core.call import Endpoint, Turn
+
+LabelKind = Literal["match", "judge"]
+
+
+@dataclass(slots=True)
+class Sample:
+    """What the labeller needs; it is only ever in memory, and not redacted.
+
+    `body` asks the tier `other` the same. `other_answer` is there once that has answered. `tries`
+    counts how often a label was begun.
+    """
+
+    request_id: str
+    endpoint: Endpoint
+    turns: tuple[Turn, ...]
+    answer: str
+    other: str
+    other_is_large: bool
+    body: bytes
+    other_answer: str | None = None
+    tries: int = 0
+
+    def answers(self) -> tuple[str, str]:
+        """The weakest tier's answer and the strongest's; both are there."""
+        assert self.other_answer is not None, "the other tier has answered"
+        if self.other_is_large:
+            return self.answer, self.other_answer
+        return self.other_answer, self.answer
+
+
+@dataclass(frozen=True, slots=True)
+class Label:
+    """How right either answer is, 0 to 1, and how that is known."""
+
+    small_score: float
+    large_score: float
+    kind: LabelKind
+    same: bool

@@ -1,0 +1,61 @@
+"""`POST /v1/feedback`: an application says whether an answer was right."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from dataclasses import asdict
+
+import orjson
+from starlette.requests import Request
+from starlette.responses import Response
+
+from serve_app.core.errors import FeedbackOff, InvalidField
+from serve_app.feedback.collector import FeedbackCollector
+from serve_app.feedback.lines import FeedbackReport
+from serve_app.gateway.handlers import REQUEST_ID, RequestHeaders, read_body
+from serve_app.gateway.wire import parse_json
+
+BODY_BYTES_MAX = 64 * 1024
+COMMENT_CHARS_MAX = 2000
+KEYS = ("request_id", "right", "comment")
+
+
+def build_feedback_page(
+    feedback: FeedbackCollector | None,
+) -> Callable[[Request], Awaitable[Response]]:
+    """The endpoint; the id is not looked up, as any Router may have had the call."""
+
+    async def take_feedback(request: Request) -> Response:
+        headers = RequestHeaders(request.scope)
+        headers.check_media_type()
+        body = await read_body(request.receive, headers, BODY_BYTES_MAX)
+        report = parse_report(body)
+        if feedback is None:
+            raise FeedbackOff
+        kept = {"object": "feedback", **asdict(await feedback.report(report))}
+        return Response(orjson.dumps(kept), 202, media_type="application/json")
+
+    return take_feedback
+
+
+def parse_report(body: bytes) -> FeedbackReport:
+    """The feedback in a request's body.
+
+    Raises:
+        BadRequest: it is none; names the field.
+    """
+    document = parse_json(body)
+    for key in document:
+        if key not in KEYS:
+            raise InvalidField(key[:100], f"no such field; there are {', '.join(KEYS)}")
+    request_id, right = document.get("request_id"), document.get("right")
+    if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id.encode()):
+        raise InvalidField(
+            "request_id", "the `x-request-id` of the answer, 1 to 128 of A-Z a-z 0-9 . _ : -"
+        )
+    if not isinstance(right, bool):
+        raise InvalidField("right", "true or false")
+    comment = document.get("comment")
+    if comment is not None and not (isinstance(comment, str) and len(comment) <= COMMENT_CHARS_MAX):
+        raise InvalidField("comment", f"a string of at most {COMMENT_CHARS_MAX} characters")
+    return FeedbackReport(request_id, right, comment)
