@@ -33,6 +33,10 @@ POLL_S = 0.1
 ENGINE_NEWS_S = 2.0
 """How long what an engine has told may still count a label call of ours that has ended."""
 
+BACK_OFF_S_MAX = 60.0
+"""Pauses grow up to here while a tier fails, or has calls of other Routers each time: those show
+only once a label call is under way."""
+
 TRIES_MAX = 3
 
 
@@ -75,7 +79,8 @@ class IdleLabeller:
         self._calls = 0
         self._no_calls = asyncio.Event()
         self._no_calls.set()
-        self._busy_at = float("-inf")
+        self._not_before = float("-inf")
+        self._back_off_s = quiet_s
         self._task: asyncio.Task[None] | None = None
 
     @property
@@ -104,7 +109,7 @@ class IdleLabeller:
         self._calls -= 1
         if not self._calls:
             self._no_calls.set()
-            self._busy_at = asyncio.get_running_loop().time()
+            self._pause(self._quiet_s)
 
     async def close(self) -> None:
         """Stop the label calls, and forget the samples."""
@@ -145,14 +150,23 @@ class IdleLabeller:
         for job, sample in self._jobs.items():
             if not all(map(self._is_free, self._tiers_of(sample))):
                 job.cancel()
-                self._busy_at = asyncio.get_running_loop().time()
+                self._ended.clear()
+                self._back_off()
+
+    def _back_off(self) -> None:
+        self._pause(self._back_off_s)
+        self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S_MAX)
+
+    def _pause(self, seconds: float) -> None:
+        now = asyncio.get_running_loop().time()
+        self._not_before = max(self._not_before, now + seconds)
 
     def _begin_jobs(self) -> None:
         loop = asyncio.get_running_loop()
         while (
             self._samples
             and not self._calls
-            and loop.time() - self._busy_at >= self._quiet_s
+            and loop.time() >= self._not_before
             and len(self._jobs) < self.runtime.feedback.concurrency
             and all(map(self._is_free, self._tiers_of(self._samples[0])))
         ):
@@ -179,19 +193,20 @@ class IdleLabeller:
     def _end(self, sample: Sample, job: asyncio.Task[Label]) -> None:
         """What comes of a job: a label, another try, or nothing."""
         del self._jobs[job]
-        now = asyncio.get_running_loop().time()
-        self._ended.extend((now, tier) for tier in self._tiers_of(sample))
         if job.cancelled():
             self._tally.fates[Fate.YIELDED] += 1
             self._try_again(sample, self._samples.appendleft)
             return
+        now = asyncio.get_running_loop().time()
+        self._ended.extend((now, tier) for tier in self._tiers_of(sample))
         error = job.exception()
         if error is None:
+            self._back_off_s = self._quiet_s
             self._keep(sample, job.result())
         elif isinstance(error, NoLabel):
             self._tally.fates[error.fate] += 1
         elif isinstance(error, GatewayError):
-            self._busy_at = now
+            self._back_off()
             self._try_again(sample, self._samples.append)
         else:
             self._tally.fates[Fate.GIVEN_UP] += 1

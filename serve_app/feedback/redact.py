@@ -12,6 +12,10 @@ REDACT_S_MAX = 2.0
 """How long one call's texts may take together; a pattern of the user's may be a slow one."""
 
 
+PHONE_DIGITS_MIN = 9
+"""A date has eight."""
+
+
 class RedactionFailed(Exception):
     """The patterns took too long on these texts, so nobody knows what is in them."""
 
@@ -19,20 +23,21 @@ class RedactionFailed(Exception):
 class Redactor:
     """The patterns that are in force, built-in ones first."""
 
-    def __init__(self, patterns: Sequence[str]) -> None:
+    def __init__(self, patterns: Sequence[str], *, seconds_max: float = REDACT_S_MAX) -> None:
         """`patterns` are names of built-in ones or regular expressions, as the config has them."""
+        self._seconds_max = seconds_max
         built_in = [name for name in _BUILT_INS if name in patterns]
         own = [pattern for pattern in patterns if pattern not in _BUILT_INS]
         self._rules = [(name, pattern) for name in built_in for pattern in _BUILT_INS[name]]
         self._rules += [("redacted", regex.compile(pattern)) for pattern in own]
 
-    def redact(self, texts: Sequence[str], *, seconds_max: float = REDACT_S_MAX) -> list[str]:
+    def redact(self, texts: Sequence[str]) -> list[str]:
         """The texts without what the patterns match. Blocks; other threads run meanwhile.
 
         Raises:
-            RedactionFailed: it took longer than `seconds_max`.
+            RedactionFailed: it took too long.
         """
-        deadline = time.monotonic() + seconds_max
+        deadline = time.monotonic() + self._seconds_max
         return [self._redact_one(text, deadline) for text in texts]
 
     def _redact_one(self, text: str, deadline: float) -> str:
@@ -41,7 +46,9 @@ class Redactor:
             if left_s <= 0:
                 raise RedactionFailed
             try:
-                text = pattern.sub(_REPLACERS.get(name, f"[{name}]"), text, timeout=left_s)
+                text = pattern.sub(
+                    _REPLACERS.get(name, f"[{name}]"), text, concurrent=True, timeout=left_s
+                )
             except TimeoutError:
                 raise RedactionFailed from None
         return text
@@ -58,21 +65,30 @@ def _replace_card(match: regex.Match[str]) -> str:
     return "[card]" if passes_luhn(match[0]) else match[0]
 
 
-_REPLACERS: Mapping[str, Callable[[regex.Match[str]], str]] = {"card": _replace_card}
+def _replace_phone(match: regex.Match[str]) -> str:
+    digits = sum(character.isdigit() for character in match[0])
+    return "[phone]" if digits >= PHONE_DIGITS_MIN else match[0]
+
+
+_REPLACERS: Mapping[str, Callable[[regex.Match[str]], str]] = {
+    "card": _replace_card,
+    "phone": _replace_phone,
+}
 
 # In the order in which they are applied: what names itself first, bare digits last.
 _SOURCES: Mapping[str, Sequence[str]] = {
     "secret": (
-        r"-----BEGIN [A-Z ]*+PRIVATE KEY-----.*?(?:-----END [A-Z ]*+PRIVATE KEY-----|\Z)",
+        r"-----BEGIN [A-Z ]{0,30}?PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,30}?PRIVATE KEY-----|\Z)",
         r"\beyJ[\w-]{8,}+\.[\w-]{4,}+(?:\.[\w-]*+)?",  # JWT
         r"(?i)\bBearer\s++[\w.~+/-]{12,}+=*+",
         # Keys that say whose they are: OpenAI, GitHub, GitLab, Slack, Hugging Face, AWS, Google.
         r"\b(?:sk|pk|rk)[-_][\w-]{16,}+|\bgh[pousr]_\w{20,}+|\bgithub_pat_\w{20,}+"
         r"|\bglpat-[\w-]{16,}+|\bxox[abeoprs]-[\w-]{10,}+|\bhf_\w{20,}+"
         r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}",
-        # Whatever is called a secret and given a value.
+        r"(?<=://)[^\s/@:]{1,64}+:[^\s/@]{1,128}+@",
+        # Whatever is called a secret and given a value; "the token is expired" gives it none.
         r"(?i)(?:api[ _-]?key|access[ _-]?key|token|secret|password|passwd|pwd|密码|口令|密钥)"
-        r"[\"']?\s*+(?:[:=：]|\bis\b|是)\s*+[\"']?[^\s\"',;，；。]{6,}+",
+        r"[\"']?\s*+(?:[:=：]|(?:\bis\b|是)(?=\s*+[^\s\d]{0,40}+\d))\s*+[\"']?[^\s\"',;，；。]{6,}+",
     ),
     "email": (r"(?<![\w.+%-])[\w.+%-]{1,64}+@[\w-]{1,63}+(?:\.[\w-]{1,63}+)++",),
     "iban": (
@@ -86,8 +102,8 @@ _SOURCES: Mapping[str, Sequence[str]] = {
     # A country's code, a leading 0, North America's 3-3-4, China's 11: not any row of numbers, or
     # every sum would be a telephone.
     "phone": (
-        r"(?<![\w+])(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,5}\)?){2,5}(?!\w)",
-        r"(?<![\w.,-])\(?0\d{1,5}\)?(?:[ ./-]\d{2,8}){1,4}(?![\w.]\d)",
+        r"(?<![\w.+])(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,5}\)?){2,5}(?!\w)",
+        r"(?<![\w.,-])\(?0[1-9]\d{0,4}\)?(?:[ ./-]\d{2,8}){1,4}(?![\w.]\d)",
         r"(?<![\w.,-])(?:\(\d{3}\) ?|\d{3}[-.])\d{3}[-.]\d{4}(?!\w)",
         r"(?<!\d)1[3-9]\d(?:[ -]?\d{4}){2}(?!\d)",
         r"(?<![\d.,])0\d{9,11}(?!\d)",

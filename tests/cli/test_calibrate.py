@@ -155,3 +155,27 @@ def test_a_budget_that_cannot_be_kept(tmp_path: Path) -> None:
     assert "small_score" in run(path, "--quality-min", "0.9").stderr
     prices = ["--fast-price", "1", "--strong-price", "2"]
     assert "cheapest choice costs 1" in run(path, "--cost-max", "0.5", *prices).stderr
+
+
+def test_a_feedback_log_is_calibrated_on(tmp_path: Path) -> None:
+    """A directory of it, joined; calls without a label are left out where others have one."""
+
+    def entry(kind: str, number: int, **fields: object) -> dict[str, object]:
+        return {"kind": kind, "request_id": f"id-{number}", "time": "2026-01-01", **fields}
+
+    calls = [
+        entry("call", number, messages=[{"role": "user", "content": text}], score=0.1)
+        for number, text in enumerate([*EASY_EN[:10], *HARD_EN[:10]])
+    ]
+    labels = [
+        entry("label", n, small_score=int(n < 10), large_score=1, same=n < 10) for n in range(18)
+    ]
+    write(tmp_path / "calls_a.jsonl", *calls)
+    result = run(str(tmp_path), "--strong-ratio", "0.5")
+    assert "20 calls" in result.output
+    assert "left out" not in result.output
+    write(tmp_path / "calls_b.jsonl", *labels, entry("feedback", 3, right=True))
+    result = run(str(tmp_path), "--quality-min", "0.9")
+    assert result.exit_code == 0, result.output
+    assert "18 calls" in result.output
+    assert "2 calls of the feedback log have no label yet; left out." in result.output

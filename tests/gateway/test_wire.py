@@ -341,3 +341,38 @@ def test_policies_are_those_that_exist(endpoint: Endpoint) -> None:
     assert (policy(None), policy("cascade")) == (None, Policy.CASCADE)
     with pytest.raises(InvalidField, match="x-route-policy"):
         policy("CASCADE")
+
+
+@pytest.mark.parametrize(
+    ("body", "sent"),
+    [
+        (
+            {"prompt": "x", "stream": True, "stream_options": {}, "seed": 1},
+            {"prompt": "x", "seed": 1},
+        ),
+        ({"prompt": ["x"], "n": 1, "best_of": None}, {"prompt": ["x"], "n": 1, "best_of": None}),
+        ({"prompt": "x", "n": 2}, None),
+        ({"prompt": "x", "best_of": 3}, None),
+        ({"prompt": ["x", "y"]}, None),
+        ({"prompt": "x", "use_beam_search": True}, None),
+    ],
+)
+def test_the_body_of_a_label_call(body: dict[str, object], sent: dict[str, object] | None) -> None:
+    """The same question for another model, in one piece; where several answers are asked for, two
+    models' cannot be held against each other."""
+    call = parse_call(Endpoint.COMPLETIONS, json.dumps(body).encode(), request_id="r", tier=None)
+    found = call.payload.for_label("m")
+    assert (found and json.loads(found)) == (sent and {**sent, "model": "m", "stream": False})
+
+
+def test_the_label_of_a_response_is_not_stored() -> None:
+    """By the engine, which would keep it for nobody; and one that goes on from another response
+    does not hold the whole question."""
+    body = {"input": "x", "store": True}
+    call = parse_call(Endpoint.RESPONSES, json.dumps(body).encode(), request_id="r", tier=None)
+    found = call.payload.for_label("m")
+    assert found is not None
+    assert json.loads(found) == {"input": "x", "store": False, "model": "m", "stream": False}
+    body = {"input": "x", "previous_response_id": "resp_1"}
+    call = parse_call(Endpoint.RESPONSES, json.dumps(body).encode(), request_id="r", tier=None)
+    assert call.payload.for_label("m") is None
