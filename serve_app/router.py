@@ -116,10 +116,12 @@ class Router:
             client.configure(runtime.leases, watches_load=watches_load)
 
     async def __del__(self) -> None:
-        await self._feedback.close()
-        for client in self._clients.values():
-            client.close()
-        self._recorder.flush()
+        try:
+            await self._feedback.close()
+        finally:
+            for client in self._clients.values():
+                client.close()
+            self._recorder.flush()
 
 
 def read_leases(client: TierClient) -> tuple[int, int]:

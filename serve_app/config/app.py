@@ -83,6 +83,11 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
                 f"routing.{key}: '{name}' is none of the tiers that generate: "
                 f"{', '.join(generating) or 'there are none'}"
             )
+    if runtime.feedback.directory is not None and len(generating) < 2:
+        raise ValueError(
+            "feedback.directory: labels tell two tiers that generate apart, and there is "
+            f"{'one' if generating else 'none'}"
+        )
     low, high = routing.never_below, routing.never_above
     if low and high and generating.index(low) > generating.index(high):
         raise ValueError(f"routing.never_below: '{low}' is stronger than never_above, '{high}'")

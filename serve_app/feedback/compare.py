@@ -138,7 +138,16 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+|[。！？；;]\s*|\n+")
 _WORKING = re.compile(r"=|:\s|：|→|⇒|=>|≈")
 _NUMBER = r"(?<![A-Za-z0-9_.])-?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?%?"
 _ITEM = re.compile(_NUMBER)
-_ROW = re.compile(rf"{_NUMBER}(?:\s*(?:,|，|、|;|；|\s|-(?=[0-9])|\band\b|和)+\s*{_NUMBER})*")
+# "5 hours 30 minutes" is one result, "3 apples cost 12" is not.
+_UNIT = (
+    r"(?:hours?|h|minutes?|mins?|seconds?|s|days?|weeks?|months?|years?|feet|foot|ft|inch(?:es)?|in"
+    r"|pounds?|lbs?|ounces?|oz|km|m|cm|mm|kg|g|dollars?|euros?|cents?"
+    r"|个?小时|分钟?|秒钟?|天|周|个?月|年|米|厘米|公里|公斤|克|元|角)(?![A-Za-z])"
+)
+_ROW = re.compile(
+    rf"{_NUMBER}(?:\s*{_UNIT})?"
+    rf"(?:\s*(?:[,，、;；\s]|[-:/^](?=[0-9])|\band\b|和)*\s*{_NUMBER}(?:\s*{_UNIT})?)*"
+)
 _WORD = re.compile(r"[\u3400-\u9fff]|[^\W_\u3400-\u9fff]+")
 _DENIAL = re.compile(
     r"\b(?:not?|never|cannot|none)\b|n[’']t\b"

@@ -5,7 +5,10 @@ from __future__ import annotations
 import pytest
 from pydantic import ValidationError
 
+from serve_app.config.app import check_runtime
 from serve_app.config.feedback import BUILT_INS, FeedbackConfig
+from serve_app.config.runtime import RuntimeConfig
+from serve_app.config.tiers import TierConfig
 from serve_app.feedback.redact import Redactor
 
 
@@ -45,6 +48,18 @@ def test_what_cannot_be_meant_is_refused(key: str, value: object, words: str) ->
     """With how to mend it."""
     with pytest.raises(ValidationError, match=words):
         FeedbackConfig.model_validate({key: value})
+
+
+@pytest.mark.parametrize(("tiers", "words"), [(("fast",), "there is one"), (("fast", "s"), None)])
+def test_it_takes_two_tiers_to_learn(tiers: tuple[str, ...], words: str | None) -> None:
+    """With one there is nothing to keep calls for."""
+    runtime = RuntimeConfig(feedback=FeedbackConfig(directory="/log"))
+    configs = tuple(TierConfig(name=name, model_id=f"model-{name}") for name in tiers)
+    if words is None:
+        check_runtime(runtime, configs)
+    else:
+        with pytest.raises(ValueError, match=words):
+            check_runtime(runtime, configs)
 
 
 def test_own_patterns_are_taken() -> None:
