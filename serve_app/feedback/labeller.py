@@ -147,11 +147,16 @@ class IdleLabeller:
 
     def _yield_to_others(self) -> None:
         """Let go of tiers that others use: other Routers, whose calls only the engines know."""
-        for job, sample in self._jobs.items():
-            if not all(map(self._is_free, self._tiers_of(sample))):
-                job.cancel()
-                self._ended.clear()
-                self._back_off()
+        crossed = [
+            job
+            for job, sample in self._jobs.items()
+            if not all(map(self._is_free, self._tiers_of(sample)))
+        ]
+        for job in crossed:
+            job.cancel()
+        if crossed:
+            self._ended.clear()
+            self._back_off()
 
     def _back_off(self) -> None:
         self._pause(self._back_off_s)
