@@ -18,6 +18,8 @@ import httpx
 import psutil
 import ray
 import yaml
+from ray import serve
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.state import list_actors
 
 from serve_app.cli import processes
@@ -112,7 +114,27 @@ class Service:
         document["applications"][0]["deployments"][0]["user_config"] = user_config
         path = self.run_dir / "edited.yaml"
         path.write_text(yaml.safe_dump(document))
+        self._deploy(path)
+
+    def restore(self) -> None:
+        """Back to the config that the service was started with, whatever has been deployed."""
+        self._deploy(self.run_dir / "serve.yaml")
+
+    def _deploy(self, path: Path) -> None:
+        before = _application().last_deployed_time_s
         subprocess.run([tool("serve"), "deploy", str(path)], check=True, capture_output=True)
+        wait_for(
+            lambda: (
+                _application().last_deployed_time_s > before
+                and _application().status == ApplicationStatus.RUNNING
+            ),
+            timeout_s=240,
+            what="the config is deployed",
+        )
+
+
+def _application() -> ApplicationStatusOverview:
+    return serve.status().applications["llm"]
 
 
 def _title(process: psutil.Process) -> str:
