@@ -1,0 +1,1 @@
+"""The embedded default, one service for all of it: a package, as pytest scopes fixtures by these."""
