@@ -1,1 +1,1 @@
-"""The embedded default, one service for all of it: a package, as pytest scopes fixtures by these."""
+"""One service for all of this: a package, because pytest scopes fixtures by packages."""
