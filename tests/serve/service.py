@@ -29,7 +29,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 START_S = 300.0
 
-FAST_METRICS = {"RAY_metrics_report_interval_ms": "1000"}
+EXPORT_S = 1.0
+FAST_METRICS = {"RAY_metrics_report_interval_ms": f"{EXPORT_S * 1000:.0f}"}
 """Ray exports every 10 s by default; tests that read counters would wait for that."""
 
 
@@ -41,6 +42,19 @@ def wait_for(condition: Callable[[], T], *, timeout_s: float, what: str) -> T:
             return value
         time.sleep(0.1)
     raise TimeoutError(f"not within {timeout_s:g} s: {what}")
+
+
+def settled(read: Callable[[], T], *, timeout_s: float = 30) -> T:
+    """What an exported metric says, once it has said the same in three exports."""
+    seen: list[T] = []
+
+    def steady() -> bool:
+        time.sleep(EXPORT_S)
+        seen.append(read())
+        return len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]
+
+    wait_for(steady, timeout_s=timeout_s, what="the metric is steady")
+    return seen[-1]
 
 
 def free_port() -> int:

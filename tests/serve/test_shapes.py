@@ -12,7 +12,7 @@ import yaml
 from serve_app import demo
 from serve_app.weights.integrity import make_sums
 from tests.serve.conftest import run_dir
-from tests.serve.service import ROOT, Service, running_service, wait_for
+from tests.serve.service import ROOT, Service, running_service, settled, wait_for
 
 pytestmark = pytest.mark.serve
 
@@ -106,6 +106,8 @@ def ask(service: Service, session: str, calls: int) -> set[str]:
 
 def test_a_conversation_keeps_its_replica(service: Service) -> None:
     """Each conversation has one replica, later too, and together they have both."""
+    # Calls of other tests, to any tier, must not be counted among those of the first session.
+    settled(lambda: answered(service))
     names = [f"conversation-{number}" for number in range(12)]
     first = [ask(service, name, calls=2) for name in names]
     # No lease of the first round is left by now: Ray is asked again, and decides the same.
