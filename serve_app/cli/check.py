@@ -8,6 +8,8 @@ from typing import Annotated
 import typer
 
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
+from serve_app.routing.choice import build_scorer
+from serve_app.routing.weights import WeightsRefused
 
 
 def check(
@@ -28,9 +30,14 @@ def check(
 
 
 def load_or_exit(path: Path) -> ServeConfig:
-    """The config, or one clear message and exit code 2."""
+    """The config, whose files can be read here, or one clear message and exit code 2."""
     try:
-        return load_serve_config(path)
+        config = load_serve_config(path)
+        build_scorer(config.runtime.routing)
     except ConfigError as error:
         typer.echo(f"{path}: {error}", err=True)
-        raise typer.Exit(2) from None
+    except WeightsRefused as error:
+        typer.echo(f"{path}: Router.user_config: routing.weights: {error}", err=True)
+    else:
+        return config
+    raise typer.Exit(2)

@@ -60,6 +60,10 @@ def evaluate(
         int | None, typer.Option(min=1, help="Ask only so many questions, drawn by chance.")
     ] = None,
     seed: Annotated[int, typer.Option(help="Of the drawing, the order and the sampling.")] = 0,
+    logprobs: Annotated[
+        bool,
+        typer.Option("--logprobs", help="Keep the first tokens' log-probabilities, for `learn`."),
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Ask a running endpoint labelled questions, and say who answers them how well."""
@@ -74,7 +78,11 @@ def evaluate(
             _say(f"{len(calls)} calls to make, {len(questions.items) * len(names)} in all.")
             _say(f"If it is interrupted, the same command with --out {directory} goes on.")
             with _progress(len(calls)) as show:
-                asyncio.run(_make_calls(settings, headers, calls, concurrency, [log.add, show]))
+                asyncio.run(
+                    _make_calls(
+                        settings, headers, calls, concurrency, [log.add, show], logprobs=logprobs
+                    )
+                )
     except EvaluationFailed as failure:
         _say(str(failure))
         raise typer.Exit(1) from None
@@ -90,6 +98,8 @@ async def _make_calls(
     calls: Sequence[Call],
     concurrency: int,
     takers: Sequence[Callable[[Answer], None]],
+    *,
+    logprobs: bool,
 ) -> None:
     def take(answer: Answer) -> None:
         for taker in takers:
@@ -99,7 +109,7 @@ async def _make_calls(
     async with httpx.AsyncClient(
         base_url=settings.base_url, headers=headers, timeout=_TIMEOUT, limits=limits
     ) as http:
-        await make_calls(Client(http, settings), calls, concurrency, take)
+        await make_calls(Client(http, settings, logprobs=logprobs), calls, concurrency, take)
 
 
 @contextmanager

@@ -5,6 +5,7 @@ from __future__ import annotations
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
+import orjson
 import typer
 from rich.console import Console
 
@@ -14,7 +15,7 @@ from serve_app.learning.anchors import draw_anchors
 from serve_app.learning.errors import LearningFailed, WouldReplaceBetter
 from serve_app.learning.options import Options
 from serve_app.learning.picture import draw_curves
-from serve_app.learning.records import Pair, load_records
+from serve_app.learning.records import CHECKPOINT_TOKENS, Pair, load_records
 from serve_app.learning.report import print_report, render_json
 from serve_app.routing.weights import (
     SHIPPED_WEIGHTS,
@@ -79,6 +80,13 @@ def learn(
     ] = Options().term_freedom,
     folds: Annotated[int, typer.Option(min=2, max=20, help="Of cross-validation.")] = 5,
     seed: Annotated[int, typer.Option(min=0, help="Of folds and resampling.")] = 0,
+    checkpoint_tokens: Annotated[
+        int, typer.Option(min=1, max=256, help="Tokens of a draft that a cascade judges.")
+    ] = CHECKPOINT_TOKENS,
+    quality_min: Annotated[
+        float,
+        typer.Option(min=0, max=1, help="Share of strong's accuracy that a cascade must keep."),
+    ] = Options().quality_min,
     force: Annotated[bool, typer.Option("--force", help="Replace even better weights.")] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
@@ -93,10 +101,11 @@ def learn(
         anchors=anchors,
         strength=strength,
         term_freedom=term_freedom,
+        quality_min=quality_min,
     )
     paths = _choose_paths(records, evaluate)
     try:
-        found = load_records(paths, _load_dataset(dataset), fast, strong)
+        found = load_records(paths, _load_dataset(dataset), fast, strong, checkpoint_tokens)
         if found.skipped:
             _say(f"{found.skipped} records without a verdict on both models are left out.")
         if evaluate is not None:
@@ -127,6 +136,9 @@ def _write(taught: Lesson, out: Path) -> None:
     draw_curves(taught.report, out.stem, picture)
     _say(f"Wrote {out} ({out.stat().st_size / 1024:.0f} KiB) and {picture}.")
     _say(f"To route by them, set `routing.weights: {out.resolve()}` in the Router's user_config.")
+    if taught.report.cascade is not None:
+        settings = orjson.dumps(taught.report.cascade.settings).decode()
+        _say(f"For a cascade, set there `routing.cascade: {settings}`.")
 
 
 def _print(report: Report, json: bool) -> None:

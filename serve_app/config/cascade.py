@@ -13,15 +13,15 @@ class ConfidenceConfig(Config):
     The defaults were fitted on the demo model `fast` (docs/routing.md); others need their own.
     """
 
-    bias: float = Field(-5.57, ge=-1000, le=1000, description="Log-odds where both are 0.")
+    bias: float = Field(-5.71, ge=-1000, le=1000, description="Log-odds where both are 0.")
     mean_probability_weight: float = Field(
-        1.35,
+        0.72,
         ge=-1000,
         le=1000,
         description="Log-odds per unit of the tokens' geometric mean probability, 0 to 1.",
     )
     min_probability_weight: float = Field(
-        8.36,
+        9.31,
         ge=-1000,
         le=1000,
         description="Log-odds per unit of the least probable token's probability, 0 to 1.",

@@ -63,9 +63,25 @@ def load_serve_config(path: Path) -> ServeConfig:
     return ServeConfig(document, app, _runtime(application, app))
 
 
+class _Loader(yaml.SafeLoader):
+    """YAML without what PyYAML takes silently: of two equal keys it keeps the last."""
+
+    def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
+        node = super().compose_mapping_node(anchor)
+        seen: set[str] = set()
+        for key in (key for key, _ in node.value if isinstance(key, yaml.ScalarNode)):
+            if key.value in seen:
+                raise yaml.composer.ComposerError(
+                    None, None, f"the key '{key.value}' is there twice", key.start_mark
+                )
+            seen.add(key.value)
+        return node
+
+
 def _read(path: Path) -> Any:
     try:
-        return yaml.safe_load(path.read_text(encoding="utf-8"))
+        # A SafeLoader: it makes plain values only.
+        return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(error.strerror or "cannot be read") from None
     except UnicodeDecodeError as error:

@@ -3,15 +3,17 @@
 import argparse
 import json
 import sys
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence, Set
 from pathlib import Path
 from random import Random
 
 from serve_app.demo.skills import GENERATORS
-from serve_app.demo.skills.example import LANGUAGES, Example, Level
+from serve_app.demo.skills.example import LANGUAGES, Example, Level, Message
 
 TESTSET = Path(__file__).parent / "testset.jsonl"
 SEED = 20
+
+Question = tuple[Message, ...]
 
 # How many of a level, half in each language: 200 easy and 200 hard.
 _COUNTS: Mapping[tuple[str, Level], int] = {
@@ -34,17 +36,28 @@ _COUNTS: Mapping[tuple[str, Level], int] = {
 def main(argv: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m serve_app.demo.testset", description=__doc__)
     parser.add_argument("--out", type=Path, default=TESTSET)
-    parser.add_argument("--seed", type=int, default=SEED)
+    parser.add_argument("--seed", type=int, nargs="+", default=[SEED], help="400 questions each")
+    parser.add_argument("--without", type=Path, help="leave the questions of this file out")
     options = parser.parse_args(argv)
-    options.out.write_text(render_testset(options.seed), encoding="utf-8")
+    known = set() if options.without is None else read_questions(options.without)
+    options.out.write_text(render_testset(options.seed, known), encoding="utf-8")
     sys.stdout.write(f"wrote {options.out}\n")
 
 
-def render_testset(seed: int = SEED) -> str:
+def render_testset(seeds: Sequence[int] = (SEED,), known: Set[Question] = frozenset()) -> str:
+    """JSONL; no question twice, and none that is `known`."""
+    examples = {example.messages: example for seed in seeds for example in draw_testset(seed)}
+    chosen = (example for question, example in examples.items() if question not in known)
     return "".join(
         json.dumps(render_line(number, example), ensure_ascii=False) + "\n"
-        for number, example in enumerate(draw_testset(seed), start=1)
+        for number, example in enumerate(chosen, start=1)
     )
+
+
+def read_questions(path: Path) -> Set[Question]:
+    """The questions of a file that this module wrote."""
+    lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
+    return {tuple(Message(m["role"], m["content"]) for m in line["messages"]) for line in lines}
 
 
 def draw_testset(seed: int = SEED, share: float = 1.0) -> Iterator[Example]:

@@ -33,7 +33,8 @@ class Answer:
     """One call and what came of it; a line of the file.
 
     `right` is None where nobody knows, and `error` then says why. `tier`, `reason` and `score` are
-    the Router's decision, where the endpoint tells it.
+    the Router's decision, where the endpoint tells it. `logprobs` are those of the first tokens,
+    where they were asked for.
     """
 
     id: str
@@ -47,6 +48,7 @@ class Answer:
     total_s: float | None = None
     usage: Mapping[str, int] | None = None
     error: str | None = None
+    logprobs: Sequence[float] | None = None
 
 
 class AnswerLog:

@@ -20,6 +20,7 @@ from serve_app.evaluate.errors import CallRefused, EndpointDown
 _BACKOFF_S = 0.5
 _WAIT_S_MAX = 30.0
 _ERROR_TEXT_MAX = 300
+_LOGPROBS_MAX = 64
 _BUSY = (429, 503)
 # No other call with this key or to this model would fare better.
 _REFUSED = (401, 403, 404)
@@ -61,6 +62,7 @@ class Reply:
     ttft_s: float | None = None
     total_s: float | None = None
     usage: dict[str, int] | None = None
+    logprobs: list[float] | None = None
 
     def take(self, event: bytes, at_s: float) -> None:
         """One event of the stream.
@@ -85,23 +87,33 @@ class Reply:
             if piece and isinstance(piece, str):
                 self.pieces.append(piece)
                 self.ttft_s = self.ttft_s or at_s
+            if choice.get("logprobs"):
+                self._take_logprobs(choice["logprobs"]["content"])
         if chunk.get("usage"):
             # Details are objects; the counts are what an evaluation needs.
             self.usage = {k: v for k, v in chunk["usage"].items() if isinstance(v, int)}
 
+    def _take_logprobs(self, tokens: Any) -> None:
+        known = self.logprobs or []
+        found = (round(min(float(token["logprob"]), 0.0), 4) for token in tokens)
+        self.logprobs = [*known, *found][:_LOGPROBS_MAX]
+
 
 class Client:
-    """Asks an endpoint; `http` has its address and key."""
+    """Asks an endpoint; `http` has its address and key. `logprobs` asks for the tokens' as well."""
 
     def __init__(
         self,
         http: httpx.AsyncClient,
         settings: Settings,
         sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+        *,
+        logprobs: bool = False,
     ) -> None:
         self._http = http
         self._settings = settings
         self._sleep = sleep
+        self._logprobs = {"logprobs": True} if logprobs else {}
 
     async def ask(self, model: str, item: Item) -> Answer:
         """What this model says to this question, and whether it is right.
@@ -167,6 +179,7 @@ class Client:
                 "seed": settings.seed,
                 "stream": True,
                 "stream_options": {"include_usage": True},
+                **self._logprobs,
             }
         )
 
@@ -204,6 +217,7 @@ async def _judge(model: str, item: Item, reply: Reply) -> Answer:
         total_s=reply.total_s,
         usage=reply.usage,
         error=error,
+        logprobs=reply.logprobs,
     )
 
 

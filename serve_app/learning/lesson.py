@@ -10,6 +10,12 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.learning.confidence import (
+    CascadeReport,
+    Drafts,
+    learn_confidence,
+    stack_features,
+)
 from serve_app.learning.errors import TooFewRecords
 from serve_app.learning.fit import STRENGTHS, Fit, Sample, fit, stack_ngrams
 from serve_app.learning.groups import group_records
@@ -62,7 +68,7 @@ class TaskMeasures:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What scorers are worth on the same records, each by name."""
+    """What scorers are worth on the same records, each by name, and a cascade's threshold."""
 
     records: int
     groups: int
@@ -71,6 +77,7 @@ class Report:
     scorers: Mapping[str, Measures]
     tasks: Mapping[str, TaskMeasures] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
+    cascade: CascadeReport | None = None
 
     @property
     def apgr(self) -> float | None:
@@ -107,7 +114,10 @@ def learn(
         chances[UNSEEN_TASKS] = unseen.held_out[sample.measured]
     chances[PRIOR] = predict_chances(prior, measured)
     gains = {name: both[:, 1] - both[:, 0] for name, both in chances.items()}
-    report = _report(measured, outcomes, gains, gains, options)
+    report = replace(
+        _report(measured, outcomes, gains, gains, options),
+        cascade=_learn_cascade(measured, outcomes, options),
+    )
     return Lesson(_sign(fitted.weights, records, report), fitted.strength, report)
 
 
@@ -184,6 +194,17 @@ def _check_gap(records: Sequence[Record]) -> None:
             "On these records the strong model is no better than the fast one: "
             "there is nothing to route for. Are small_score and large_score the right way round?"
         )
+
+
+def _learn_cascade(
+    records: Sequence[Record], outcomes: Outcomes, options: Options
+) -> CascadeReport | None:
+    """None where too few records say how sure the fast model was."""
+    rows = np.array([record.draft is not None for record in records], dtype=bool)
+    chosen = outcomes.choose(rows)
+    features = stack_features([record.draft for record in records if record.draft is not None])
+    drafts = Drafts(features, chosen.fast, chosen.strong, chosen.groups)
+    return learn_confidence(drafts, options.quality_min, options.folds) if drafts.enough else None
 
 
 def _fit_by_task(

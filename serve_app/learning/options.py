@@ -15,7 +15,8 @@ class Options:
     `other_pair_weight` when fitting and are not measured; `anchors` prompts made by code count as
     much as a record. `strength` is how far data may move the weights (None: cross-validation
     chooses), `term_freedom` how far the counted terms may move beside the
-    n-grams: with little of it they stay the heuristic's.
+    n-grams: with little of it they stay the heuristic's. `quality_min` is the share of the strong
+    model's accuracy that a cascade's threshold must keep.
     """
 
     folds: int = 5
@@ -26,3 +27,4 @@ class Options:
     anchors: int = 600
     strength: float | None = None
     term_freedom: float = 0.1
+    quality_min: float = 0.98

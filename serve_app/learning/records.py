@@ -10,11 +10,15 @@ from pathlib import Path
 
 import orjson
 
+from serve_app.config.cascade import CascadeConfig
 from serve_app.core.call import Prompt, Turn
 from serve_app.evaluate.answers import ANSWERS_FILE
 from serve_app.evaluate.dataset import Dataset
 from serve_app.learning.errors import InvalidRecords
 from serve_app.learning.feedback_log import FeedbackLog, InvalidEntry, find_logs, is_entry
+from serve_app.routing.confidence import DraftFeatures, draft_features
+
+CHECKPOINT_TOKENS = CascadeConfig().checkpoint_tokens
 
 Document = Mapping[str, object]
 Numbered = tuple[int, Document]
@@ -33,7 +37,8 @@ class Record:
     """One labelled call; the scores are 0 (wrong) to 1 (right).
 
     `task` names its kind, `group` what it must not be parted from (a conversation, a template).
-    `pair` are the models that were asked, where the record says so.
+    `pair` are the models that were asked, where the record says so, and `draft` is how sure the
+    fast model was of the beginning of its answer.
     """
 
     prompt: Prompt
@@ -42,6 +47,7 @@ class Record:
     task: str = ""
     group: str = ""
     pair: Pair | None = None
+    draft: DraftFeatures | None = None
 
     @property
     def text(self) -> str:
@@ -64,12 +70,14 @@ def load_records(
     dataset: Dataset | None = None,
     fast: str = "fast",
     strong: str = "strong",
+    checkpoint_tokens: int = CHECKPOINT_TOKENS,
 ) -> Records:
     """Every labelled line of JSONL files; empty lines mean nothing.
 
     The lines of feedback logs are joined by request id over all files; a directory stands for the
     logs in it. A file (or directory) of `serve-app evaluate` holds answers and no questions: these
     come from `dataset`, and the verdicts on the models `fast` and `strong` are joined by question.
+    `checkpoint_tokens` of an answer's log-probabilities are its draft.
 
     Raises:
         InvalidRecords: there is no such file, or a line cannot be used.
@@ -83,11 +91,14 @@ def load_records(
         digest.update(content)
         lines = list(_parse_lines(path, content))
         if lines and all({"id", "model", "right"} <= line.keys() for _, line in lines):
-            found = _join_answers(path, (line for _, line in lines), dataset, fast, strong)
+            answers = [line for _, line in lines]
+            found = _join_answers(path, answers, dataset, (fast, strong), checkpoint_tokens)
         else:
             entries, others = _part(lines)
             _add_entries(log, path, entries)
-            found = [_parse_numbered(path, number, line) for number, line in others]
+            found = [
+                _parse_numbered(path, number, line, checkpoint_tokens) for number, line in others
+            ]
         skipped += found.count(None)
         items += [record for record in found if record is not None]
     joined = log.join()
@@ -96,7 +107,7 @@ def load_records(
     return Records(items, digest.hexdigest(), skipped + found.count(None) + joined.skipped)
 
 
-def parse_record(document: Document) -> Record | None:
+def parse_record(document: Document, checkpoint_tokens: int = CHECKPOINT_TOKENS) -> Record | None:
     """One labelled call; None where a model's verdict is missing, as in a log that is not ready.
 
     Raises:
@@ -114,6 +125,7 @@ def parse_record(document: Document) -> Record | None:
         task=_parse_name(document, "task"),
         group=_parse_name(document, "group"),
         pair=_parse_pair(document),
+        draft=_parse_draft(document, checkpoint_tokens),
     )
 
 
@@ -158,25 +170,36 @@ def _parse_lines(path: Path, content: bytes) -> Iterable[Numbered]:
         yield number, document
 
 
-def _parse_numbered(path: Path, number: int, document: Document) -> Record | None:
+def _parse_numbered(
+    path: Path, number: int, document: Document, checkpoint_tokens: int
+) -> Record | None:
     try:
-        return parse_record(document)
+        return parse_record(document, checkpoint_tokens)
     except InvalidRecord as error:
         raise InvalidRecords(path, number, str(error)) from None
 
 
 def _join_answers(
-    path: Path, answers: Iterable[Document], dataset: Dataset | None, fast: str, strong: str
+    path: Path,
+    answers: Sequence[Document],
+    dataset: Dataset | None,
+    models: Pair,
+    checkpoint_tokens: int,
 ) -> list[Record | None]:
     """None for a question that not both models have a verdict on."""
+    fast, strong = models
     if dataset is None:
         raise InvalidRecords(
             path, None, "holds answers without their questions; name these with --dataset"
         )
     verdicts: dict[tuple[str, str], bool] = {}
+    drafts: dict[str, DraftFeatures | None] = {}
     for answer in answers:
+        question, model = str(answer["id"]), str(answer["model"])
         if isinstance(answer["right"], bool):
-            verdicts[str(answer["id"]), str(answer["model"])] = answer["right"]
+            verdicts[question, model] = answer["right"]
+        if model == fast:
+            drafts[question] = _read_logprobs(answer.get("logprobs"), checkpoint_tokens)
     if not verdicts.keys() & {
         (item.id, model) for item in dataset.items for model in (fast, strong)
     }:
@@ -192,8 +215,15 @@ def _join_answers(
         if ours is None or theirs is None:
             found.append(None)
             continue
-        prompt = Prompt(turns=_parse_messages(item.messages))
-        found.append(Record(prompt, float(ours), float(theirs), group=item.tags.get("group", "")))
+        found.append(
+            Record(
+                Prompt(turns=_parse_messages(item.messages)),
+                float(ours),
+                float(theirs),
+                group=item.tags.get("group", ""),
+                draft=drafts.get(item.id),
+            )
+        )
     return found
 
 
@@ -206,6 +236,29 @@ def _parse_score(document: Document, key: str) -> float | None:
     if not isinstance(score, int | float) or not 0 <= score <= 1:
         raise InvalidRecord(key, "a number from 0 (wrong) to 1 (right), or null")
     return float(score)
+
+
+def _parse_draft(document: Document, checkpoint_tokens: int) -> DraftFeatures | None:
+    """From `draft`, the two features, or `small_logprobs`, those of the fast model's tokens."""
+    draft, logprobs = document.get("draft"), document.get("small_logprobs")
+    if draft is None:
+        found = _read_logprobs(logprobs, checkpoint_tokens)
+        if logprobs is not None and found is None:
+            raise InvalidRecord("small_logprobs", "a list of numbers, none above 0")
+        return found
+    names = ("mean_probability", "min_probability")
+    values = [draft.get(name) if isinstance(draft, dict) else None for name in names]
+    if not all(isinstance(value, int | float) and 0 <= value <= 1 for value in values):
+        raise InvalidRecord("draft", f"an object with {' and '.join(names)}, 0 to 1")
+    return DraftFeatures(*(float(value) for value in values if value is not None))
+
+
+def _read_logprobs(logprobs: object, checkpoint_tokens: int) -> DraftFeatures | None:
+    if not isinstance(logprobs, list) or not all(
+        isinstance(logprob, int | float) and logprob <= 0 for logprob in logprobs
+    ):
+        return None
+    return draft_features(logprobs[:checkpoint_tokens])
 
 
 def _parse_prompt(document: Document) -> Prompt:

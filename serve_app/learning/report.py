@@ -11,9 +11,11 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from serve_app.config.base import Config
 from serve_app.learning.metrics import Estimate
 
-if TYPE_CHECKING:  # it brings scikit-learn along
+if TYPE_CHECKING:  # they bring scikit-learn along
+    from serve_app.learning.confidence import CascadeReport, ThresholdReport
     from serve_app.learning.lesson import Report
 
 
@@ -21,7 +23,9 @@ def render_json(report: Report) -> bytes:
     """Every number but the curves."""
     document = asdict(report)
     del document["curves"]
-    return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)
+    return orjson.dumps(
+        document, Config.model_dump, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    )
 
 
 def print_report(console: Console, report: Report) -> None:
@@ -36,7 +40,7 @@ def print_report(console: Console, report: Report) -> None:
 
 
 def build_tables(report: Report) -> Iterator[Table]:
-    """The scorers; then, where tasks are named, each task."""
+    """The scorers; each task, where tasks are named; a cascade, where drafts are known."""
     header = ("scorer", "APGR", "CPT50, % strong", "CPT80, % strong", "gain off by, points")
     table = _begin_table("How well each orders the calls (95 % intervals)", *header)
     for name, m in report.scorers.items():
@@ -54,6 +58,28 @@ def build_tables(report: Report) -> Iterator[Table]:
             fast, strong = f"{100 * t.fast_right:.1f}", f"{100 * t.strong_right:.1f}"
             table.add_row(task, str(t.records), fast, strong, within)
         yield table
+    if report.cascade is not None:
+        yield _build_cascade_table(report.cascade)
+
+
+def _build_cascade_table(cascade: CascadeReport) -> Table:
+    title = (
+        f"A cascade, by {cascade.drafts} held-out drafts: P(right) has AUC {cascade.auc:.3f} and is"
+        f" off by {100 * cascade.ece:.1f} points"
+    )
+    header = ("strong calls %", "released right %", "right in all %", "of strong's %")
+    table = _begin_table(title, "confidence_min", *header)
+    for threshold in cascade.thresholds:
+        table.add_row(f"{threshold.confidence_min:g}", *_render_threshold(threshold))
+    table.add_section()
+    name = f"{cascade.chosen.confidence_min:g}, keeps {cascade.quality_min:.0%} of strong's"
+    table.add_row(name, *_render_threshold(cascade.chosen))
+    return table
+
+
+def _render_threshold(report: ThresholdReport) -> Iterator[str]:
+    for share in (report.escalated_ratio, report.released_right, report.right, report.of_strong):
+        yield "-" if share is None else f"{100 * share:.1f}"
 
 
 def _begin_table(title: str, first: str, *others: str) -> Table:

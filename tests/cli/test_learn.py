@@ -10,6 +10,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
+from serve_app.config.cascade import ConfidenceConfig
 from serve_app.routing.weights import load_weights
 
 
@@ -30,6 +31,7 @@ def records(tmp_path_factory: pytest.TempPathFactory) -> Path:
                 "prompt": f"{words} {'copper' if copper else 'silver'} {number}",
                 "small_score": 0 if copper else rng.randrange(2),
                 "large_score": 1 if copper else rng.randrange(2),
+                "small_logprobs": [-2.0 * rng.random()],
             }
         )
     path = tmp_path_factory.mktemp("records") / "mine.jsonl"
@@ -45,6 +47,8 @@ def test_a_whole_lesson(records: Path, tmp_path: Path) -> None:
     for words in ("learned, cross-validated", "prompt length", "random", "heuristic", "CPT80"):
         assert words in result.stdout
     assert "routing.weights" in result.stderr
+    assert "confidence_min" in result.stdout
+    assert '`routing.cascade: {"confidence_min":' in result.stderr
     assert load_weights(out).provenance.records == 150
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
@@ -52,6 +56,8 @@ def test_a_whole_lesson(records: Path, tmp_path: Path) -> None:
     assert measured.exit_code == 0, measured.stderr
     [name, *_] = orjson.loads(measured.stdout)["scorers"]
     assert name == f"weights: {out}"
+    cascade = orjson.loads(run(records, "--out", tmp_path / "o", "--folds", 3, "--json").stdout)
+    assert cascade["cascade"]["confidence"].keys() == ConfidenceConfig.model_fields.keys()
 
     before = out.read_bytes()
     worse = records.with_name("few.jsonl")

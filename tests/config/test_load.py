@@ -175,6 +175,7 @@ def test_a_wrong_user_config(load: Load, path: str, value: object, words: list[s
     [
         ("applications: [", "not valid YAML"),
         ("a: b: c", "not valid YAML"),
+        ("a: {b: 1, c: 2, b: 3}", "the key 'b' is there twice"),
         ("name: café".encode("latin-1"), "not UTF-8 from byte 9 on; save it as UTF-8"),
         ("", "the whole config: expected a map, not null"),
         ("just text", "the whole config: expected a map, not 'just text'"),

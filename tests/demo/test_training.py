@@ -8,12 +8,18 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
+from serve_app.demo import testset
 from serve_app.demo.architecture import ARCHITECTURES
 from serve_app.demo.batches import IGNORED, Batches, Position
 from serve_app.demo.checkpoint import write_checkpoint
 from serve_app.demo.diet import DIETS
 from serve_app.demo.probe import accuracy, load_questions, probe, render_table, to_question
-from serve_app.demo.testset import TESTSET, draw_testset, render_testset
+from serve_app.demo.testset import (
+    TESTSET,
+    draw_testset,
+    read_questions,
+    render_testset,
+)
 from serve_app.demo.train import main
 from serve_app.demo.training import RECIPES, Review, Trainer, choose_rate
 
@@ -99,6 +105,16 @@ def test_the_committed_set_is_the_drawn_one() -> None:
     assert TESTSET.read_text(encoding="utf-8") == render_testset()
     levels = [question.tags["level"] for question in load_questions(TESTSET)]
     assert (levels.count("easy"), levels.count("hard")) == (200, 200)
+
+
+def test_other_questions_of_the_same_kinds(tmp_path: Path) -> None:
+    """Of any number of seeds, each question once, and none of the held-out ones."""
+    path = tmp_path / "traffic.jsonl"
+    testset.main(["--seed", "23", "20", "23", "--without", str(TESTSET), "--out", str(path)])
+    lines = path.read_text(encoding="utf-8").splitlines()
+    assert 380 <= len(lines) < 400
+    assert read_questions(path).isdisjoint(read_questions(TESTSET))
+    assert len(read_questions(path)) == len(lines)
 
 
 def test_written_weights_are_halved(tokenizer: Tokenizer, tmp_path: Path) -> None:

@@ -75,13 +75,17 @@ class FakeEndpoint:
     async def sleep(self, seconds: float) -> None:
         self.waits_s.append(seconds)
 
-    def client(self) -> Client:
+    def client(self, *, logprobs: bool = False) -> Client:
         """A client of this endpoint that waits for nothing."""
-        return build_client(httpx.MockTransport(self), self.sleep)
+        return build_client(httpx.MockTransport(self), self.sleep, logprobs=logprobs)
 
 
 def build_client(
-    transport: httpx.MockTransport, sleep: Callable[[float], Awaitable[None]] = asyncio.sleep
+    transport: httpx.MockTransport,
+    sleep: Callable[[float], Awaitable[None]] = asyncio.sleep,
+    *,
+    logprobs: bool = False,
 ) -> Client:
     """A client of whatever answers there."""
-    return Client(httpx.AsyncClient(transport=transport, base_url=BASE_URL), SETTINGS, sleep)
+    http = httpx.AsyncClient(transport=transport, base_url=BASE_URL)
+    return Client(http, SETTINGS, sleep, logprobs=logprobs)

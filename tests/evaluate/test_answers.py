@@ -35,7 +35,7 @@ def test_answers_are_kept(tmp_path: Path) -> None:
     """One line a call, with every field; they are there again the next time."""
     content = fill(tmp_path / "new" / "place", RIGHT, WRONG)
     first = orjson.loads(content.splitlines()[0])
-    fields = "id model answer right tier reason score ttft_s total_s usage error"
+    fields = "id model answer right tier reason score ttft_s total_s usage error logprobs"
     assert list(first) == fields.split()
     assert first["answer"] == "七"
     assert reopen(tmp_path / "new" / "place") == [RIGHT, WRONG]

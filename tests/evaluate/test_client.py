@@ -202,3 +202,19 @@ async def test_chunk_borders_mean_nothing(chunk_bytes: int) -> None:
     chunks = [body[at : at + chunk_bytes] for at in range(0, len(body), chunk_bytes)]
     events = [event async for event in read_events(send(chunks))]
     assert events == ['{"a": "\u2028北"}'.encode(), b"[DONE]"]
+
+
+async def test_log_probabilities_are_kept_where_they_are_asked_for() -> None:
+    """Those of the tokens in their order."""
+    tokens = [
+        {
+            "choices": [
+                {"index": 0, "delta": {"content": c}, "logprobs": {"content": [{"logprob": p}]}}
+            ]
+        }
+        for c, p in (("7", -0.25), (".", 0.0))
+    ]
+    endpoint = FakeEndpoint([stream([*map(render_event, tokens), b"data: [DONE]\n\n"])])
+    answer = await endpoint.client(logprobs=True).ask("fast", SEVEN)
+    assert answer.logprobs == [-0.25, 0.0]
+    assert orjson.loads(endpoint.requests[0].content)["logprobs"] is True

@@ -25,6 +25,7 @@ from serve_app.learning.lesson import (
 )
 from serve_app.learning.options import Options
 from serve_app.learning.records import Records
+from serve_app.routing.confidence import DraftFeatures
 from serve_app.routing.learned import LearnedScorer
 from tests.learning.fakes import draw_records
 
@@ -155,3 +156,18 @@ def test_log_odds_are_those_of_the_scorer(lesson: Lesson) -> None:
     for record, (fast, strong) in zip(records.items[:5], chances[:5], strict=True):
         score = LearnedScorer(weights).score(record.prompt)
         assert score == pytest.approx(weights.map_gain(strong - fast), abs=1e-4)
+
+
+def test_a_cascade_is_learnt_where_drafts_are_known(lesson: Lesson) -> None:
+    """From the same records, beside the scorer; without drafts there is no such report."""
+    assert lesson.report.cascade is None
+    rng = np.random.default_rng(0)
+    items = [
+        replace(r, draft=DraftFeatures(sure, sure))
+        for r in draw_records(200).items
+        for sure in [float(np.clip(0.2 + 0.6 * r.fast + rng.normal(0, 0.1), 0, 1))]
+    ]
+    cascade = learn(Records(items, "0"), [], BEGIN, OPTIONS).report.cascade
+    assert cascade is not None
+    assert cascade.drafts == 200
+    assert cascade.auc > 0.9

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 from typing import Any
 
@@ -131,3 +132,49 @@ def test_answers_need_their_questions(tmp_path: Path) -> None:
     dataset = load_dataset(questions(tmp_path / "questions.jsonl"))
     with pytest.raises(InvalidRecords, match="as 'small' or 'strong2'"):
         load_records([path], dataset, fast="small", strong="strong2")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"draft": {"mean_probability": 0.5, "min_probability": 0.25}},
+        {"small_logprobs": [math.log(1.0), math.log(0.25), math.log(0.001)]},
+    ],
+)
+def test_a_record_may_say_how_sure_the_fast_model_was(path: Path, line: dict[str, Any]) -> None:
+    """By the features, or by the tokens' log-probabilities up to the checkpoint."""
+    [record] = load_records([write(path, GOOD | line)], checkpoint_tokens=2).items
+    assert record.draft is not None
+    assert record.draft.mean_probability == pytest.approx(0.5)
+    assert record.draft.min_probability == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"draft": {"mean_probability": 2, "min_probability": 0}}, "draft: expected an object"),
+        ({"draft": [0.5, 0.5]}, "draft: expected an object"),
+        ({"small_logprobs": [0.5]}, "small_logprobs: expected a list"),
+        ({"small_logprobs": "no"}, "small_logprobs: expected a list"),
+    ],
+)
+def test_a_draft_that_cannot_be_is_refused(path: Path, line: dict[str, Any], words: str) -> None:
+    """With the key, and what belongs there."""
+    with pytest.raises(InvalidRecords, match=words):
+        load_records([write(path, GOOD | line)])
+
+
+def test_drafts_of_an_evaluation(tmp_path: Path) -> None:
+    """The fast model's log-probabilities become the record's draft."""
+    dataset = write(
+        tmp_path / "set.jsonl",
+        {"id": "a", "prompt": "x", "check": {"type": "exact", "value": "1"}},
+    )
+    answers = write(
+        tmp_path / "answers.jsonl",
+        {"id": "a", "model": "fast", "right": True, "logprobs": [math.log(0.5)]},
+        {"id": "a", "model": "strong", "right": True, "logprobs": [math.log(0.1)]},
+    )
+    [record] = load_records([answers], load_dataset(dataset)).items
+    assert record.draft is not None
+    assert record.draft.mean_probability == pytest.approx(0.5)

@@ -18,6 +18,8 @@ import httpx
 import psutil
 import ray
 import yaml
+from ray import serve
+from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.state import list_actors
 
 from serve_app.cli import processes
@@ -27,7 +29,8 @@ T = TypeVar("T")
 ROOT = Path(__file__).parents[2]
 START_S = 300.0
 
-FAST_METRICS = {"RAY_metrics_report_interval_ms": "1000"}
+EXPORT_S = 1.0
+FAST_METRICS = {"RAY_metrics_report_interval_ms": f"{EXPORT_S * 1000:.0f}"}
 """Ray exports every 10 s by default; tests that read counters would wait for that."""
 
 
@@ -39,6 +42,19 @@ def wait_for(condition: Callable[[], T], *, timeout_s: float, what: str) -> T:
             return value
         time.sleep(0.1)
     raise TimeoutError(f"not within {timeout_s:g} s: {what}")
+
+
+def settled(read: Callable[[], T], *, timeout_s: float = 30) -> T:
+    """What an exported metric says, once it has said the same in three exports."""
+    seen: list[T] = []
+
+    def steady() -> bool:
+        time.sleep(EXPORT_S)
+        seen.append(read())
+        return len(seen) >= 3 and seen[-1] == seen[-2] == seen[-3]
+
+    wait_for(steady, timeout_s=timeout_s, what="the metric is steady")
+    return seen[-1]
 
 
 def free_port() -> int:
@@ -112,7 +128,27 @@ class Service:
         document["applications"][0]["deployments"][0]["user_config"] = user_config
         path = self.run_dir / "edited.yaml"
         path.write_text(yaml.safe_dump(document))
+        self._deploy(path)
+
+    def restore(self) -> None:
+        """Back to the config that the service was started with, whatever has been deployed."""
+        self._deploy(self.run_dir / "serve.yaml")
+
+    def _deploy(self, path: Path) -> None:
+        before = _application().last_deployed_time_s
         subprocess.run([tool("serve"), "deploy", str(path)], check=True, capture_output=True)
+        wait_for(
+            lambda: (
+                _application().last_deployed_time_s > before
+                and _application().status == ApplicationStatus.RUNNING
+            ),
+            timeout_s=240,
+            what="the config is deployed",
+        )
+
+
+def _application() -> ApplicationStatusOverview:
+    return serve.status().applications["llm"]
 
 
 def _title(process: psutil.Process) -> str:

@@ -13,15 +13,13 @@ from typing import Any
 import httpx
 import pytest
 
-from tests.serve.service import Service, wait_for
+from tests.serve.service import Service, settled, wait_for
 
 pytestmark = pytest.mark.serve
 
 CASCADE = {"x-route-policy": "cascade"}
 QUESTION = "What is the capital of France?"
 CHAT = {"messages": [{"role": "user", "content": QUESTION}], "max_tokens": 32, "temperature": 0}
-EXPORT_S = 1.0
-"""How often Ray exports metrics in the tests (service.FAST_METRICS)."""
 
 LONG = {**CHAT, "max_tokens": 7000, "ignore_eos": True, "stream": True}
 SCHEMA = {
@@ -186,15 +184,9 @@ def test_an_unsure_draft_leaves_no_byte(escalated: Service, name: str, stream: b
 
 def fast_tokens(service: Service) -> float:
     """Tokens that the fast engine has generated, once it has generated none for three exports."""
-    counts: list[float] = []
-
-    def settled() -> bool:
-        time.sleep(EXPORT_S)
-        counts.append(service.metric("ray_vllm_generation_tokens_total", model_name="demo-fast"))
-        return len(counts) >= 3 and len(set(counts[-3:])) == 1
-
-    wait_for(settled, timeout_s=30, what="the fast engine generates nothing")
-    return counts[-1]
+    return settled(
+        lambda: service.metric("ray_vllm_generation_tokens_total", model_name="demo-fast")
+    )
 
 
 def test_an_escalated_draft_is_stopped(escalated: Service) -> None:

@@ -1,9 +1,10 @@
-"""Tensor parallelism and a third tier that embeds, on the CPU."""
+"""Other shapes on the CPU: two replicas placed by session, tensor parallelism, embeddings."""
 
 from __future__ import annotations
 
 from collections.abc import Iterator
 
+import httpx
 import openai
 import pytest
 import yaml
@@ -11,7 +12,7 @@ import yaml
 from serve_app import demo
 from serve_app.weights.integrity import make_sums
 from tests.serve.conftest import run_dir
-from tests.serve.service import ROOT, Service, running_service
+from tests.serve.service import ROOT, Service, running_service, settled, wait_for
 
 pytestmark = pytest.mark.serve
 
@@ -20,7 +21,7 @@ PROMPTS = ["Hello", "What is the capital of France?", "1 2 3 4", "你好", "def 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """configs/local-tp2.yaml, with the strong model at TP 1 (pinned) and a tier that embeds."""
+    """configs/local-tp2.yaml, with the strong model twice at TP 1, and a tier that embeds."""
     document = yaml.safe_load((ROOT / "configs" / "local-tp2.yaml").read_text())
     args = document["applications"][0]["args"]
     fast, strong = args["tiers"]
@@ -30,6 +31,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "model_id": "demo-single",
         "sha256sums": make_sums(demo.locate("strong")),
         "engine": {**strong["engine"], "tensor_parallel_size": 1},
+        "replicas": {"min": 2, "max": 2, "target_ongoing_calls": 32},
+        "replica_choice": "session",
     }
     embed = {
         **fast,
@@ -59,10 +62,10 @@ def test_tensor_parallel_answers_are_the_same(service: Service) -> None:
 
 
 def test_tensor_parallel_is_real(service: Service) -> None:
-    """The strong tier has two workers: five engine cores and workers more than replicas."""
+    """The strong tier has two workers, every other replica has one."""
     titles = [" ".join(process.cmdline()) for process in service.processes()]
     workers = [title for title in titles if "VLLM::Worker" in title]
-    assert len(workers) == 4
+    assert len(workers) == 5
     assert any("TP1" in title for title in workers)
 
 
@@ -78,3 +81,37 @@ def test_embeddings(service: Service) -> None:
                 model="embed", messages=[{"role": "user", "content": "Hello"}]
             )
     assert service.chat(model="auto").headers["x-route-tier"] == "single"
+
+
+def answered(service: Service) -> dict[str, float]:
+    """How many calls each replica's engine has answered."""
+    return service.metric_by("ray_vllm_request_success_total", "ReplicaId")
+
+
+def ask(service: Service, session: str, calls: int) -> set[str]:
+    """The replicas that answered so many calls of a session."""
+    before = answered(service)
+    url = f"{service.base_url}/v1/chat/completions"
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    for _ in range(calls):
+        answer = httpx.post(url, json=body, headers={"x-session-id": session}, timeout=60)
+        assert answer.status_code == 200, answer.text
+
+    def grown() -> dict[str, float]:
+        return {name: n - before.get(name, 0.0) for name, n in answered(service).items()}
+
+    wait_for(lambda: sum(grown().values()) >= calls, timeout_s=20, what="all calls are counted")
+    return {name for name, count in grown().items() if count}
+
+
+def test_a_conversation_keeps_its_replica(service: Service) -> None:
+    """Each conversation has one replica, later too, and together they have both."""
+    # Calls of other tests, to any tier, must not be counted among those of the first session.
+    settled(lambda: answered(service))
+    names = [f"conversation-{number}" for number in range(12)]
+    first = [ask(service, name, calls=2) for name in names]
+    # No lease of the first round is left by now: Ray is asked again, and decides the same.
+    later = [ask(service, name, calls=1) for name in names]
+    assert first == later
+    assert all(len(served) == 1 for served in first)
+    assert len(set.union(*first)) == 2

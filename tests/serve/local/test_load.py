@@ -13,7 +13,7 @@ import httpx
 import pytest
 from ray import serve
 
-from tests.serve.service import Service, wait_for
+from tests.serve.service import EXPORT_S, Service, wait_for
 
 pytestmark = pytest.mark.serve
 
@@ -23,8 +23,6 @@ LONG = {
     "ignore_eos": True,
     "messages": [{"role": "user", "content": "Hello"}],
 }
-EXPORT_S = 1.0
-"""How often Ray exports metrics in the tests (service.FAST_METRICS)."""
 
 
 async def until(condition: Callable[[], bool], *, timeout_s: float, what: str) -> None:
