@@ -21,7 +21,11 @@ def build(config: AppConfig) -> Application:
     Raises:
         ValueError: names the key that is wrong and what to write instead.
     """
-    tiers = {tier.name: build_tier(tier) for tier in config.tiers}
+    return compose(config, {tier.name: build_tier(tier) for tier in config.tiers})
+
+
+def compose(config: AppConfig, tiers: dict[str, Application]) -> Application:
+    """The Router over these tiers, each by its name."""
     router = config.router
     deployment: Deployment = serve.deployment(
         name=ROUTER_NAME,
@@ -29,6 +33,7 @@ def build(config: AppConfig) -> Application:
         graceful_shutdown_timeout_s=router.drain_timeout_s,
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         autoscaling_config=plan_autoscaling(router.replicas),
+        max_replicas_per_node=router.max_replicas_per_node,
         logging_config=LOGGING,
         ray_actor_options={"num_cpus": router.cpus, "runtime_env": {"env_vars": dict(router.env)}},
     )(Router)

@@ -31,6 +31,13 @@ class RouterConfig(Config):
     cpus: float = Field(
         1.0, ge=0, le=1024, description="CPUs that Ray sets aside for one Router replica."
     )
+    max_replicas_per_node: int | None = Field(
+        None,
+        ge=1,
+        le=100,
+        description="Router replicas that one node may hold. 1: each on a node of its own, so that "
+        "a lost node takes one Router at most, and there are never more than nodes. None: any.",
+    )
     max_ongoing_calls: int = Field(
         2048,
         ge=1,

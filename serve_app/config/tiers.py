@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from typing import Annotated, Literal
 
 from pydantic import Field, JsonValue, field_validator, model_validator
@@ -16,6 +17,12 @@ DEMO_PREFIX = "demo:"
 DEPLOYMENT_PREFIX = "tier-"
 """Before a tier's name, in the name of its deployment."""
 
+LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,250}")
+LABEL_SELECTOR = re.compile(
+    r"!?(?:in\([A-Za-z0-9._-]+(?:,\s*[A-Za-z0-9._-]+)*\)|[A-Za-z0-9][A-Za-z0-9._-]{0,62})"
+)
+ResourceAmount = Annotated[float, Field(ge=0, le=1e6)]
+
 HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 
@@ -23,10 +30,23 @@ DAY_S = 24 * HOUR_S
 class PlacementConfig(Config):
     """Where the workers of one replica go, as one Ray placement group."""
 
-    strategy: Literal["PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = Field(
-        "STRICT_PACK",
-        description="Ray's placement strategy for the workers of one replica. STRICT_PACK keeps a "
-        "tensor-parallel model within one node, which its all-reduce traffic needs.",
+    strategy: Literal["auto", "PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = Field(
+        "auto",
+        description="Ray's placement strategy for the workers of one replica. auto: STRICT_PACK, "
+        "all on one node, where `gpus_per_node` are enough for them; PACK otherwise, and a replica "
+        "then starts only if each of its tensor-parallel groups came to lie within one node.",
+    )
+    gpus_per_node: int = Field(
+        8,
+        ge=1,
+        le=1024,
+        description="GPUs of the nodes that this tier is for. A tensor-parallel group must fit: "
+        "its all-reduce traffic needs the links within a node.",
+    )
+    node_labels: dict[str, str] = Field(
+        default_factory=dict,
+        description="Labels that a node must have to get a replica (`ray start --labels`), for "
+        "example `{pool: strong}`. A value may be Ray's `!value`, `in(a,b)` or `!in(a,b)`.",
     )
     cpus_per_worker: float = Field(
         1.0, ge=0, le=1024, description="CPUs that Ray sets aside for each engine worker."
@@ -37,10 +57,27 @@ class PlacementConfig(Config):
         le=1024,
         description="CPUs that Ray sets aside for the replica's API server process.",
     )
-    resources_per_worker: dict[str, Annotated[float, Field(ge=0, le=1e6)]] = Field(
+    resources_per_worker: dict[str, ResourceAmount] = Field(
         default_factory=dict,
         description="Custom Ray resources of each worker, for example `{fast_pool: 0.001}`.",
     )
+    resources_per_replica: dict[str, ResourceAmount] = Field(
+        default_factory=dict,
+        description="Custom Ray resources of the whole replica, taken where its first worker is. "
+        "Nodes that were started with `--resources '{\"strong_slot\": 1}'` hold at most one "
+        "replica that takes `{strong_slot: 1}`.",
+    )
+
+    @field_validator("node_labels")
+    @classmethod
+    def _selectors(cls, labels: dict[str, str]) -> dict[str, str]:
+        for key, value in labels.items():
+            if not LABEL_KEY.fullmatch(key) or not LABEL_SELECTOR.fullmatch(value):
+                raise ValueError(
+                    f"'{key}: {value}' is no label selector; write a label's name and a value, "
+                    "`!value`, `in(a,b)` or `!in(a,b)`"
+                )
+        return labels
 
 
 class ReplicasConfig(Config):
@@ -167,6 +204,7 @@ class TierConfig(Config):
             )
         if self.accelerator == "cpu" and self.accelerator_type is not None:
             raise ValueError("accelerator_type names a GPU, but accelerator is cpu")
+        self._check_placement()
         if self.max_ongoing_calls < self.replicas.target_ongoing_calls:
             raise ValueError(
                 f"max_ongoing_calls ({self.max_ongoing_calls}) is below "
@@ -174,6 +212,36 @@ class TierConfig(Config):
                 "autoscaling would never fire"
             )
         return self
+
+    def _check_placement(self) -> None:
+        tensor, strategy = self.tensor_parallel_size, self.placement.strategy
+        if self.accelerator == "cpu":
+            return
+        if tensor > self.placement.gpus_per_node:
+            raise ValueError(
+                f"engine.tensor_parallel_size ({tensor}) is above placement.gpus_per_node "
+                f"({self.placement.gpus_per_node}), so its groups would span nodes: use "
+                "pipeline_parallel_size for the part that does not fit, or correct gpus_per_node"
+            )
+        if tensor > 1 and strategy in ("SPREAD", "STRICT_SPREAD"):
+            raise ValueError(
+                f"placement.strategy: {strategy} would spread the {tensor} GPUs of a "
+                "tensor-parallel group over nodes; leave it at `auto`"
+            )
+
+    @property
+    def tensor_parallel_size(self) -> int:
+        """GPUs (or CPU workers) that share each layer."""
+        return self._engine_size("tensor_parallel_size")
+
+    @property
+    def workers(self) -> int:
+        """Engine workers of one replica: tensor times pipeline parallel size."""
+        return self.tensor_parallel_size * self._engine_size("pipeline_parallel_size")
+
+    def _engine_size(self, key: str) -> int:
+        value = self.engine.get(key)
+        return value if isinstance(value, int) and value > 0 else 1
 
     @property
     def source(self) -> str:

@@ -219,10 +219,14 @@ class Record:
 
 @dataclass(frozen=True, slots=True)
 class TierState:
-    """One tier as `/ready` shows it; `replicas` counts those that can answer."""
+    """One tier as `/ready` shows it; `replicas` counts those that can answer.
+
+    `message` says why others cannot, None where nothing is known of any.
+    """
 
     name: str
     model_id: str
     ready: bool
     replicas: int
     status: str
+    message: str | None = None

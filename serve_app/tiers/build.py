@@ -11,8 +11,8 @@ from serve_app.tiers.plan import plan_llm_config
 from serve_app.tiers.server import TierServer
 
 
-def build_tier(tier: TierConfig) -> Application:
-    """The tier as a node of the composition graph.
+def build_tier(tier: TierConfig, deployment_cls: type[TierServer] = TierServer) -> Application:
+    """The tier as a node of the composition graph; the class is another one in simulations.
 
     Raises:
         ValueError: the config names an engine argument that vLLM does not have.
@@ -23,5 +23,5 @@ def build_tier(tier: TierConfig) -> Application:
         config,
         name_prefix=DEPLOYMENT_PREFIX,
         bind_kwargs={"sha256sums": tier.sha256sums},
-        deployment_cls=TierServer,
+        deployment_cls=deployment_cls,
     )

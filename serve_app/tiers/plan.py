@@ -6,6 +6,7 @@ from typing import Any
 
 from serve_app import demo
 from serve_app.config.tiers import DEMO_PREFIX, DEPLOYMENT_PREFIX, ReplicasConfig, TierConfig
+from serve_app.tiers.fit import Need
 
 ROUTING_BACKOFF_S = {"initial_backoff_s": 0.01, "backoff_multiplier": 2, "max_backoff_s": 0.03}
 """How long Ray's request router waits between two looks at full replicas. Where calls wait, it
@@ -54,28 +55,36 @@ def resolve_source(tier: TierConfig) -> str:
     return tier.source
 
 
-def count_workers(tier: TierConfig) -> int:
-    """Engine workers of one replica: tensor times pipeline parallel size."""
-    return _size(tier, "tensor_parallel_size") * _size(tier, "pipeline_parallel_size")
-
-
-def _size(tier: TierConfig, key: str) -> int:
-    value = tier.engine.get(key)
-    return value if isinstance(value, int) else 1
-
-
 def plan_placement(tier: TierConfig) -> dict[str, Any]:
     """One bundle a worker; ray.serve.llm adds the server process to the first one."""
-    bundle: dict[str, float] = {"CPU": tier.placement.cpus_per_worker}
+    placement = tier.placement
+    bundle: dict[str, float] = {"CPU": placement.cpus_per_worker}
     if tier.accelerator == "gpu":
         bundle["GPU"] = 1
-    bundle.update(tier.placement.resources_per_worker)
+    bundle.update(placement.resources_per_worker)
     if tier.accelerator_type is not None:
         bundle[f"accelerator_type:{tier.accelerator_type}"] = 0.001
-    return {
-        "bundles": [dict(bundle) for _ in range(count_workers(tier))],
-        "strategy": tier.placement.strategy,
-    }
+    bundles = [dict(bundle) for _ in range(tier.workers)]
+    for name, amount in placement.resources_per_replica.items():
+        bundles[0][name] = bundles[0].get(name, 0.0) + amount
+    return {"bundles": bundles, "strategy": plan_strategy(tier)}
+
+
+def plan_strategy(tier: TierConfig) -> str:
+    """Ray's placement strategy for one replica."""
+    strategy = tier.placement.strategy
+    if strategy != "auto":
+        return strategy
+    fits = tier.accelerator == "cpu" or tier.workers <= tier.placement.gpus_per_node
+    return "STRICT_PACK" if fits else "PACK"
+
+
+def plan_need(tier: TierConfig) -> Need:
+    """What one replica needs of the cluster, its server process included."""
+    placement = plan_placement(tier)
+    first, *others = placement["bundles"]
+    first["CPU"] += tier.placement.cpus_per_server
+    return Need((first, *others), placement["strategy"], tier.placement.node_labels)
 
 
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
@@ -100,7 +109,14 @@ def plan_deployment(tier: TierConfig) -> dict[str, Any]:
         "ray_actor_options": {"num_cpus": tier.placement.cpus_per_server},
         "autoscaling_config": plan_autoscaling(tier.replicas),
         "logging_config": dict(LOGGING),
+        **plan_labels(tier),
     }
+
+
+def plan_labels(tier: TierConfig) -> dict[str, Any]:
+    """Serve's label selector for the bundles; one for all of them."""
+    labels = tier.placement.node_labels
+    return {"placement_group_bundle_label_selector": [dict(labels)]} if labels else {}
 
 
 def plan_request_router(tier: TierConfig) -> dict[str, Any]:

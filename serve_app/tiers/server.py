@@ -13,15 +13,28 @@ import ray
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
+from serve_app.tiers.cluster_nodes import own_workers_by_node
 from serve_app.tiers.draft_gate import DraftApp
 from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, warm_up
 from serve_app.tiers.engine_stats import watch_engine
 from serve_app.tiers.engine_watch import watch_drafts
+from serve_app.tiers.fit import count_torn_groups
 from serve_app.tiers.http1 import Address
 from serve_app.tiers.lease_table import LeaseTable
 from serve_app.weights.pinned import check_pinned, default_stamps
 
 logger = logging.getLogger("ray.serve")
+
+
+class TensorGroupTorn(Exception):
+    """Tensor-parallel groups of this replica span nodes, whose network would slow every token."""
+
+    def __init__(self, size: int, torn: int, nodes: int) -> None:
+        super().__init__(
+            f"{torn} of {nodes} nodes hold part of a group of {size} GPUs; free whole groups of "
+            "GPUs on the nodes, or set placement.strategy to STRICT_PACK and gpus_per_node to "
+            "what a node has"
+        )
 
 
 class TierServer(LLMServer):
@@ -37,11 +50,13 @@ class TierServer(LLMServer):
         await super().__init__(llm_config)
 
     async def start(self) -> None:
-        """Check the weights, where the config pins them; start the engine, then its HTTP server.
+        """Check place and weights; start the engine, then its HTTP server.
 
         Raises:
             WeightsRefused: a file of the model is not the one that the config pins.
+            TensorGroupTorn: the GPUs of a tensor-parallel group lie on several nodes.
         """
+        self._check_place()
         if self._sha256sums is not None:
             await self._check_weights(self._sha256sums)
         self._skip_download_of_local_model()
@@ -56,6 +71,12 @@ class TierServer(LLMServer):
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address())
         await self._http.wait_started()
         logger.info("engine app open to lease holders on port %d", self._http.address[1])
+
+    def _check_place(self) -> None:
+        size = int(self._llm_config.engine_kwargs.get("tensor_parallel_size") or 1)
+        workers = own_workers_by_node()
+        if torn := count_torn_groups(workers, size):
+            raise TensorGroupTorn(size, torn, len(workers))
 
     async def _check_weights(self, sums: str | dict[str, str]) -> None:
         directory = Path(str(self._model_source))

@@ -11,7 +11,9 @@ from ray.serve.schema import DeploymentStatusOverview
 
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import TierState
-from serve_app.tiers.plan import deployment_name
+from serve_app.tiers.cluster_nodes import Groups, count_waiting, read_groups, read_rooms
+from serve_app.tiers.fit import explain_misfit
+from serve_app.tiers.plan import deployment_name, plan_need
 
 FRESH_S = 1.0
 
@@ -40,13 +42,37 @@ class ServeReadiness:
 
     def _ask(self) -> tuple[TierState, ...]:
         application = serve.status().applications[self._app_name]
-        return tuple(self._state(tier, application.deployments) for tier in self._configs)
+        overviews = [application.deployments[deployment_name(tier)] for tier in self._configs]
+        # Every group of the cluster is asked for only while something starts.
+        settled = all(overview.replica_states.keys() <= {RUNNING} for overview in overviews)
+        groups = {} if settled else read_groups()
+        return tuple(
+            self._state(tier, overview, groups)
+            for tier, overview in zip(self._configs, overviews, strict=True)
+        )
 
     def _state(
-        self, tier: TierConfig, deployments: dict[str, DeploymentStatusOverview]
+        self, tier: TierConfig, overview: DeploymentStatusOverview, groups: Groups
     ) -> TierState:
-        overview = deployments[deployment_name(tier)]
         replicas = sum(
             count for state, count in overview.replica_states.items() if state == RUNNING
         )
-        return TierState(tier.name, tier.model_id, replicas > 0, replicas, overview.status.value)
+        return TierState(
+            tier.name,
+            tier.model_id,
+            replicas > 0,
+            replicas,
+            overview.status.value,
+            self._explain(tier, groups),
+        )
+
+    def _explain(self, tier: TierConfig, groups: Groups) -> str | None:
+        """Why replicas have no place, None if all of them have one."""
+        waiting = count_waiting(groups, self._app_name, deployment_name(tier))
+        if not waiting:
+            return None
+        misfit = explain_misfit(plan_need(tier), read_rooms(groups))
+        if misfit is None:
+            return None
+        which = "a replica has" if waiting == 1 else f"{waiting} replicas have"
+        return f"{which} no place: {misfit}"

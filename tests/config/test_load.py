@@ -130,6 +130,28 @@ def test_base_url(load: Load, options: dict[str, Any], url: str) -> None:
             [{"name": "a", "model_id": "m", "accelerator": "cpu", "accelerator_type": "H100"}],
             ["tiers.0", "accelerator_type"],
         ),
+        (
+            "args.tiers",
+            [{"name": "a", "model_id": "m", "engine": {"tensor_parallel_size": 16}}],
+            ["tensor_parallel_size (16)", "gpus_per_node (8)", "pipeline_parallel_size"],
+        ),
+        (
+            "args.tiers",
+            [
+                {
+                    "name": "a",
+                    "model_id": "m",
+                    "engine": {"tensor_parallel_size": 2},
+                    "placement": {"strategy": "SPREAD"},
+                }
+            ],
+            ["SPREAD would spread the 2 GPUs"],
+        ),
+        (
+            "args.tiers",
+            [{"name": "a", "model_id": "m", "placement": {"node_labels": {"pool": "in(a"}}}],
+            ["'pool: in(a' is no label selector", "`in(a,b)`"],
+        ),
     ],
 )
 def test_a_wrong_topology(load: Load, path: str, value: object, words: list[str]) -> None:

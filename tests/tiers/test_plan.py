@@ -10,10 +10,11 @@ import pytest
 from serve_app.config.tiers import PlacementConfig, ReplicasConfig, TierConfig
 from serve_app.demo import CheckpointMissing
 from serve_app.tiers.plan import (
-    count_workers,
     deployment_name,
     plan_autoscaling,
+    plan_deployment,
     plan_llm_config,
+    plan_need,
     plan_placement,
     plan_request_router,
     resolve_source,
@@ -112,7 +113,7 @@ def test_one_bundle_a_worker(fields: dict[str, Any], bundles: list[dict[str, flo
     """Each engine worker gets its own CPUs, GPU and custom resources."""
     config = tier(**fields)
     assert plan_placement(config)["bundles"] == bundles
-    assert count_workers(config) == len(bundles)
+    assert config.workers == len(bundles)
 
 
 def test_bundles_are_separate_objects() -> None:
@@ -127,6 +128,42 @@ def test_the_strategy_is_the_configs(strategy: str) -> None:
     """Ray's four strategies pass through by name."""
     config = tier(placement={"strategy": strategy})
     assert plan_placement(config)["strategy"] == strategy
+
+
+@pytest.mark.parametrize(
+    ("tensor", "pipeline", "gpus_per_node", "strategy"),
+    [
+        (4, 1, 8, "STRICT_PACK"),
+        (4, 2, 8, "STRICT_PACK"),
+        (8, 2, 8, "PACK"),
+        (1, 1, 1, "STRICT_PACK"),
+    ],
+)
+def test_a_replica_stays_on_one_node_where_it_fits(
+    tensor: int, pipeline: int, gpus_per_node: int, strategy: str
+) -> None:
+    """Pipeline stages go to other nodes only when they must."""
+    engine = {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline}
+    config = tier(engine=engine, placement=PlacementConfig(gpus_per_node=gpus_per_node))
+    assert plan_placement(config)["strategy"] == strategy
+
+
+def test_a_replica_may_take_a_slot_and_a_pool() -> None:
+    """A resource once for the whole replica, labels for every bundle, the server in the first."""
+    placement = PlacementConfig(
+        resources_per_replica={"strong_slot": 1}, node_labels={"pool": "in(a,b)"}
+    )
+    config = tier(engine={"tensor_parallel_size": 2}, placement=placement)
+    assert plan_placement(config)["bundles"] == [
+        {"CPU": 1.0, "GPU": 1, "strong_slot": 1},
+        {"CPU": 1.0, "GPU": 1},
+    ]
+    selector = plan_deployment(config)["placement_group_bundle_label_selector"]
+    assert selector == [{"pool": "in(a,b)"}]
+    need = plan_need(config)
+    assert [bundle["CPU"] for bundle in need.bundles] == [2.0, 1.0]
+    assert need.labels == {"pool": "in(a,b)"}
+    assert "placement_group_bundle_label_selector" not in plan_deployment(tier())
 
 
 def test_autoscaling_has_both_ends() -> None:

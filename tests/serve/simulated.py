@@ -1,0 +1,116 @@
+"""A GPU cluster without GPUs: real Ray nodes that claim to have them, and engines that only wait.
+
+What is real: Ray's scheduler, Serve's controller and autoscaler, our Router, leases and HTTP.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import orjson
+import ray
+from ray import serve
+from ray.cluster_utils import Cluster
+from ray.serve import Application
+from starlette.applications import Starlette
+from starlette.requests import Request
+from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.routing import Route
+
+from serve_app.app import compose
+from serve_app.config.app import AppConfig
+from serve_app.tiers.build import build_tier
+from serve_app.tiers.server import TierServer
+
+PREFILL_TOKENS_PER_S = 20_000.0
+STEP_S = 0.02
+"""Assumed: what a token takes, whatever the batch. The tests look at places, not at times."""
+
+
+class SimulatedClient:
+    """What TierServer wants of vLLM's client."""
+
+    def generate(self, *args: object, **kwargs: object) -> None:
+        raise NotImplementedError("the simulated engine answers over HTTP only")
+
+    def shutdown(self) -> None:
+        """Nothing runs."""
+
+
+class SimulatedEngine:
+    """An engine of the `LLMServer` seam that takes the time of one and writes nonsense."""
+
+    def __init__(self, llm_config: object) -> None:
+        self._engine_client = SimulatedClient()
+
+    async def start(self) -> None:
+        """Nothing to load."""
+
+    async def check_health(self) -> None:
+        """Always well."""
+
+    async def shutdown(self) -> None:
+        """Nothing runs."""
+
+    async def build_asgi_app(self) -> Starlette:
+        return Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
+
+    async def _chat(self, request: Request) -> Response:
+        body = orjson.loads(await request.body())
+        tokens = body.get("max_tokens", 16)
+        await asyncio.sleep(len(str(body["messages"])) / 4 / PREFILL_TOKENS_PER_S)
+        if body.get("stream"):
+            return StreamingResponse(_stream(tokens), media_type="text/event-stream")
+        await asyncio.sleep(tokens * STEP_S)
+        message = {"role": "assistant", "content": "a " * tokens}
+        return JSONResponse({"choices": [{"index": 0, "message": message}]})
+
+
+async def _stream(tokens: int) -> AsyncIterator[bytes]:
+    for _ in range(tokens):
+        await asyncio.sleep(STEP_S)
+        chunk = {"choices": [{"index": 0, "delta": {"content": "a "}}]}
+        yield b"data: " + orjson.dumps(chunk) + b"\n\n"
+    yield b"data: [DONE]\n\n"
+
+
+class SimulatedTierServer(TierServer):
+    """A replica as it is, but for its engine."""
+
+    _default_engine_cls = SimulatedEngine
+
+
+def build_simulated(config: AppConfig) -> Application:
+    """The application with simulated engines in every tier."""
+    tiers = {tier.name: build_tier(tier, SimulatedTierServer) for tier in config.tiers}
+    return compose(config, tiers)
+
+
+@contextmanager
+def gpu_cluster(*nodes: dict[str, Any]) -> Iterator[Cluster]:
+    """A head without GPUs and these nodes; all of it ends with the block."""
+    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
+    try:
+        for node in nodes:
+            cluster.add_node(**node)
+        cluster.wait_for_nodes()
+        ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
+        yield cluster
+    finally:
+        if ray.is_initialized():
+            serve.shutdown()
+            ray.shutdown()
+        cluster.shutdown()
+
+
+def gpu_node(gpus: int, kind: str = "H100", **labels: str) -> dict[str, Any]:
+    """The arguments of `Cluster.add_node` for a node that claims so many GPUs."""
+    return {
+        "num_cpus": 16,
+        "num_gpus": gpus,
+        "resources": {f"accelerator_type:{kind}": 1},
+        "labels": labels,
+    }

@@ -1,0 +1,204 @@
+"""Where replicas land on a cluster of simulated GPU nodes, and what is said where they cannot."""
+
+from __future__ import annotations
+
+import os
+from collections import Counter
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import pytest
+from ray import serve
+from ray.cluster_utils import Cluster
+from ray.util import placement_group, placement_group_table, remove_placement_group
+
+from serve_app.config.app import AppConfig
+from serve_app.config.environment import ray_environment
+from serve_app.config.tiers import PlacementConfig, TierConfig
+from serve_app.tiers.cluster_nodes import read_groups, read_rooms
+from serve_app.tiers.fit import explain_misfit
+from serve_app.tiers.plan import plan_need
+from tests.serve.service import free_port, wait_for
+from tests.serve.simulated import build_simulated, gpu_cluster, gpu_node
+
+pytestmark = pytest.mark.serve
+
+SMALL = {"cpus_per_worker": 0.1, "cpus_per_server": 0.1}
+
+
+@pytest.fixture(scope="module", autouse=True)
+def environment() -> Iterator[None]:
+    """What `serve-app env` sets on every node."""
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in ray_environment(haproxy=False).items():
+            patch.setenv(name, value)
+        yield
+
+
+@pytest.fixture(scope="module")
+def cluster(environment: None) -> Iterator[Cluster]:
+    """Two nodes of four H100."""
+    assert os.environ["RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY"] == "1"
+    with gpu_cluster(
+        gpu_node(4, zone="a"), gpu_node(4, zone="b"), gpu_node(2, kind="L4", zone="b")
+    ) as found:
+        yield found
+
+
+def tier(name: str, tensor: int = 1, pipeline: int = 1, **fields: Any) -> TierConfig:
+    """A tier of the demo model on H100."""
+    return TierConfig.model_validate(
+        {
+            "name": name,
+            "model_id": f"sim-{name}",
+            "model_source": "demo:fast",
+            "accelerator_type": "H100",
+            "engine": {"tensor_parallel_size": tensor, "pipeline_parallel_size": pipeline},
+            "placement": SMALL,
+            **fields,
+        }
+    )
+
+
+def place(config: TierConfig) -> list[str] | None:
+    """The nodes of a replica's workers in their order, None if Ray finds no room within 2 s."""
+    need = plan_need(config)
+    selector = [dict(need.labels)] * len(need.bundles) if need.labels else None
+    group = placement_group(
+        [dict(bundle) for bundle in need.bundles],
+        strategy=need.strategy,
+        bundle_label_selector=selector,
+    )
+    try:
+        if not group.wait(2):
+            return None
+        nodes = placement_group_table(group)["bundles_to_node_id"]
+        return [nodes[index] for index in sorted(nodes)]
+    finally:
+        remove_placement_group(group)
+        wait_for(
+            lambda: placement_group_table(group)["state"] == "REMOVED",
+            timeout_s=10,
+            what="the group is removed",
+        )
+
+
+PLACEABLE = {
+    "TP 4": (tier("a", 4), [4]),
+    "TP 2, PP 2, one node": (tier("a", 2, 2), [4]),
+    "TP 4, PP 2, two nodes": (
+        tier("a", 4, 2, placement=PlacementConfig(gpus_per_node=4, **SMALL)),
+        [4, 4],
+    ),
+    "L4": (tier("a", 2, accelerator_type="L4"), [2]),
+    "zone b": (tier("a", 4, placement=PlacementConfig(node_labels={"zone": "b"}, **SMALL)), [4]),
+}
+UNPLACEABLE = {
+    "TP 8": (tier("a", 8), "it needs 8 GPU on one node, and the largest of 4 nodes has 4"),
+    "TP 4 on L4": (
+        tier("a", 4, accelerator_type="L4"),
+        "it needs 4 GPU on one node",
+    ),
+    "B200": (tier("a", accelerator_type="B200"), "has GPUs of the type B200; there are H100, L4"),
+    "zone c": (
+        tier("a", placement=PlacementConfig(node_labels={"zone": "c"}, **SMALL)),
+        "no node has the labels zone=c; there are zone=a (1 node), zone=b (2 nodes)",
+    ),
+    "PP 3": (
+        tier("a", 4, 3, placement=PlacementConfig(gpus_per_node=4, **SMALL)),
+        "it needs 12 GPU together",
+    ),
+}
+
+
+@pytest.mark.parametrize(("config", "by_node"), PLACEABLE.values(), ids=PLACEABLE)
+def test_where_workers_land(cluster: Cluster, config: TierConfig, by_node: list[int]) -> None:
+    """Every tensor-parallel group lies on one node, and stages go to others only if they must."""
+    nodes = place(config)
+    assert nodes is not None
+    assert sorted(Counter(nodes).values()) == by_node
+    assert explain_misfit(plan_need(config), read_rooms(read_groups())) is None
+
+
+@pytest.mark.parametrize(("config", "words"), UNPLACEABLE.values(), ids=UNPLACEABLE)
+def test_what_cannot_be_placed(cluster: Cluster, config: TierConfig, words: str) -> None:
+    """Ray waits without a word; we say what is missing, and agree with it."""
+    assert place(config) is None
+    said = explain_misfit(plan_need(config), read_rooms(read_groups()))
+    assert said is not None
+    assert words in said
+
+
+def gpus_of(deployment: str) -> list[dict[str, int]]:
+    """For each replica of a deployment, its GPUs by node."""
+    return [
+        dict(
+            Counter(
+                group["bundles_to_node_id"][index]
+                for index, bundle in group["bundles"].items()
+                if "GPU" in bundle
+            )
+        )
+        for group in read_groups().values()
+        if f"#{deployment}#" in group["name"] and group["state"] == "CREATED"
+    ]
+
+
+@pytest.fixture(scope="module")
+def base_url(cluster: Cluster) -> Iterator[str]:
+    """Where the application answers."""
+    port = free_port()
+    serve.start(http_options={"host": "127.0.0.1", "port": port, "location": "HeadOnly"})
+    yield f"http://127.0.0.1:{port}"
+    serve.shutdown()
+
+
+def config_with(strong: int) -> AppConfig:
+    """Two small replicas, and so many that need a whole node each."""
+    replicas = {"min": strong, "max": strong}
+    tiers = [
+        tier("fast", replicas={"min": 2, "max": 2}),
+        tier("strong", 4, replicas=replicas),
+    ]
+    router = {"cpus": 0.1, "replicas": {"min": 1, "max": 1}}
+    return AppConfig.model_validate({"tiers": tiers, "router": router})
+
+
+def tiers_of(base_url: str) -> dict[str, dict[str, Any]]:
+    """What `/ready` says, by tier."""
+    body = httpx.get(f"{base_url}/ready", timeout=10).json()
+    return {tier["name"]: tier for tier in body["tiers"]}
+
+
+def test_small_replicas_leave_room_for_a_large_one(base_url: str) -> None:
+    """Two replicas of one GPU share a node, so that the other one takes four together."""
+    serve.run(build_simulated(config_with(strong=1)), name="llm")
+    [strong] = gpus_of("tier-strong")
+    fast = gpus_of("tier-fast")
+    assert list(strong.values()) == [4]
+    assert [list(replica.values()) for replica in fast] == [[1], [1]]
+    assert len({node for replica in fast for node in replica}) == 1
+    answer = httpx.post(
+        f"{base_url}/v1/chat/completions",
+        json={"model": "strong", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
+    )
+    assert answer.json()["choices"][0]["message"]["content"] == "a a "
+
+
+def test_a_replica_without_a_place_is_explained(cluster: Cluster, base_url: str) -> None:
+    """`/ready` says within 30 s what is missing; with one more node it is placed."""
+    target = serve.RunTarget(build_simulated(config_with(strong=2)), name="llm")
+    serve.run_many([target], wait_for_applications_running=False)
+    said = wait_for(
+        lambda: tiers_of(base_url)["strong"]["message"], timeout_s=30, what="/ready explains"
+    )
+    assert said.startswith("a replica has no place: it needs 4 GPU free on one node")
+    assert "has 2 of 4 (GPUs held there: tier-fast 2)" in said
+    assert tiers_of(base_url)["strong"]["ready"] is True
+    cluster.add_node(**gpu_node(4, zone="c"))
+    wait_for(
+        lambda: tiers_of(base_url)["strong"]["replicas"] == 2, timeout_s=120, what="it is placed"
+    )
+    assert tiers_of(base_url)["strong"]["message"] is None
+    assert [list(replica.values()) for replica in gpus_of("tier-strong")] == [[4], [4]]
