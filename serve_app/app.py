@@ -5,6 +5,8 @@ Router (ingress) ──► one TierServer deployment a tier, weakest first.
 
 # No `from __future__ import annotations` here: Serve validates a builder's config only if the
 # annotation of its parameter is the class itself.
+from typing import Any
+
 from ray import serve
 from ray.serve import Application, Deployment
 
@@ -27,14 +29,17 @@ def build(config: AppConfig) -> Application:
 def compose(config: AppConfig, tiers: dict[str, Application]) -> Application:
     """The Router over these tiers, each by its name."""
     router = config.router
+    spread: dict[str, Any] = {}
+    if router.max_replicas_per_node is not None:
+        spread = {"max_replicas_per_node": router.max_replicas_per_node}
     deployment: Deployment = serve.deployment(
         name=ROUTER_NAME,
         max_ongoing_requests=router.max_ongoing_calls,
         graceful_shutdown_timeout_s=router.drain_timeout_s,
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
         autoscaling_config=plan_autoscaling(router.replicas),
-        max_replicas_per_node=router.max_replicas_per_node,
         logging_config=LOGGING,
         ray_actor_options={"num_cpus": router.cpus, "runtime_env": {"env_vars": dict(router.env)}},
+        **spread,
     )(Router)
     return deployment.bind(config, tiers)
