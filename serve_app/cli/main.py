@@ -10,6 +10,7 @@ from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
 from serve_app.cli.config_docs import config_docs
 from serve_app.cli.convert import convert
+from serve_app.cli.doctor import doctor
 from serve_app.cli.down import down
 from serve_app.cli.environment import environment
 from serve_app.cli.evaluate import evaluate
@@ -26,6 +27,7 @@ app = typer.Typer(
 app.command()(up)
 app.command()(down)
 app.command()(check)
+app.command()(doctor)
 app.command()(verify)
 app.command()(convert)
 app.command("env")(environment)

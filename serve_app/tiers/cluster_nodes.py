@@ -62,6 +62,13 @@ def count_waiting(groups: Groups, app: str, deployment: str) -> int:
     return found
 
 
+def count_placed(groups: Groups, deployment: str) -> int:
+    """Replicas of a deployment of any application that have their place."""
+    placed = (group["name"] for group in groups.values() if group["state"] in _PLACED)
+    matches = map(_REPLICA.match, placed)
+    return sum(match is not None and match["deployment"] == deployment for match in matches)
+
+
 def own_workers_by_node() -> Mapping[str, int]:
     """How many bundles of the placement group of this process each node holds."""
     group = ray.util.get_current_placement_group()

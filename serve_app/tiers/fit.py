@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 Amounts = Mapping[str, float]
 
@@ -50,6 +50,45 @@ def explain_misfit(need: Need, rooms: Sequence[Room]) -> str | None:
     if need.strategy == "STRICT_PACK":
         return _explain_one_node(need, chosen)
     return _explain_several(need, chosen)
+
+
+def fit_all(needs: Sequence[tuple[str, Need, int]], rooms: Sequence[Room]) -> dict[str, str]:
+    """Place so many replicas of each named need, as Serve packs them; what those lack that do not
+    fit, by name. The largest are placed first, each where least is left over.
+    """
+    left = list(rooms)
+    lacking: dict[str, str] = {}
+    for name, need, count in sorted(needs, key=lambda wanted: -_gpus(wanted[1])):
+        for number in range(1, count + 1):
+            misfit = explain_misfit(need, left)
+            if misfit is not None:
+                lacking[name] = f"replica {number} of {count} has no place: {misfit}"
+                break
+            left = _take(need, left)
+    return lacking
+
+
+def _gpus(need: Need) -> float:
+    return _sum(need.bundles).get("GPU", 0)
+
+
+def _take(need: Need, rooms: Sequence[Room]) -> list[Room]:
+    """The rooms once the replica is there; it fits."""
+    parts = [_sum(need.bundles)] if need.strategy == "STRICT_PACK" else list(need.bundles)
+    left = sorted(rooms, key=lambda room: room.free.get("GPU", 0))
+    used: set[int] = set()
+    for part in parts:
+        index = next(
+            index
+            for index, room in enumerate(left)
+            if has_labels(room, need.labels)
+            and _holds(room.free, part)
+            and not (need.strategy == "STRICT_SPREAD" and index in used)
+        )
+        used.add(index)
+        free = {name: n - part.get(name, 0) for name, n in left[index].free.items()}
+        left[index] = replace(left[index], free=free)
+    return left
 
 
 def has_labels(room: Room, labels: Mapping[str, str]) -> bool:

@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import json
 import os
+import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import yaml
 from ray import serve
 from ray.cluster_utils import Cluster
 from ray.util import placement_group, placement_group_table, remove_placement_group
@@ -19,7 +23,7 @@ from serve_app.config.tiers import PlacementConfig, TierConfig
 from serve_app.tiers.cluster_nodes import read_groups, read_rooms
 from serve_app.tiers.fit import explain_misfit
 from serve_app.tiers.plan import plan_need
-from tests.serve.service import free_port, wait_for
+from tests.serve.service import free_port, tool, wait_for
 from tests.serve.simulated import build_simulated, gpu_cluster, gpu_node
 
 pytestmark = pytest.mark.serve
@@ -202,3 +206,28 @@ def test_a_replica_without_a_place_is_explained(cluster: Cluster, base_url: str)
     )
     assert tiers_of(base_url)["strong"]["message"] is None
     assert [list(replica.values()) for replica in gpus_of("tier-strong")] == [[4], [4]]
+
+
+def test_the_doctor_looks_at_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+    """Every node is asked, and a tier without room is an error that says what is missing."""
+    tiers = [tier("fast"), tier("huge", 8), tier("medium", 4)]
+    document = {
+        "applications": [
+            {
+                "import_path": "serve_app.app:build",
+                "args": {"tiers": [config.model_dump(mode="json") for config in tiers]},
+            }
+        ]
+    }
+    path = tmp_path / "config.yaml"
+    path.write_text(yaml.safe_dump(document))
+    asked = [tool("serve-app"), "doctor", str(path), "--address", cluster.address, "--json"]
+    done = subprocess.run(asked, capture_output=True, text=True, timeout=180, check=False)
+    assert done.returncode == 1, done.stderr
+    findings = {
+        (found["check"], found["level"]): found["what"] for found in json.loads(done.stdout)
+    }
+    assert ("nodes", "ok") in findings
+    assert "8 GPU on one node" in findings["placement of huge", "error"]
+    assert ("placement of fast", "note") in findings
+    assert not [check for check, level in findings if check.startswith("node ") and level != "ok"]

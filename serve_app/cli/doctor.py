@@ -1,0 +1,171 @@
+"""`serve-app doctor`: this machine, and its cluster, against a config."""
+
+from __future__ import annotations
+
+from collections import Counter
+from collections.abc import Iterator
+from dataclasses import asdict
+from pathlib import Path
+from typing import Annotated
+
+import orjson
+import typer
+
+from serve_app import demo
+from serve_app.cli.check import load_or_exit
+from serve_app.config.environment import ray_environment
+from serve_app.config.load import ServeConfig, process_environment
+from serve_app.config.serve_file import ServeFile
+from serve_app.doctor.finding import Finding, Level, note, ok
+from serve_app.doctor.gpus import check_gpus
+from serve_app.doctor.machine import (
+    PINS,
+    check_environment,
+    check_limits,
+    check_ports,
+    check_shared_memory,
+    check_token,
+    check_versions,
+)
+from serve_app.doctor.models import check_model_of
+
+CLOCK_S_MAX = 1.0
+"""Tokens and certificates have times; logs of several nodes are read side by side."""
+
+_MARKS = {
+    Level.OK: "ok     ",
+    Level.NOTE: "note   ",
+    Level.WARNING: "WARNING",
+    Level.ERROR: "ERROR  ",
+}
+
+
+def doctor(
+    config: Annotated[Path, typer.Argument(help="A Serve config file, as configs/prod.yaml.")],
+    address: Annotated[
+        str | None,
+        typer.Option(help="Look at the whole cluster, too: `auto`, or its GCS address."),
+    ] = None,
+    strict: Annotated[bool, typer.Option("--strict", help="Warnings, too, exit with 1.")] = False,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
+) -> None:
+    """Say what keeps a config from running well here: what, why it matters, how to mend it.
+
+    Exit code 0: nothing does. 1: something does. 2: the config itself is wrong.
+    """
+    serve_config = load_or_exit(config)
+    findings = list(_look_here(serve_config))
+    if address is not None:
+        findings += _look_at_cluster(serve_config, address)
+    if json:
+        options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+        typer.echo(orjson.dumps([asdict(found) for found in findings], option=options), nl=False)
+    else:
+        typer.echo("\n".join(line for found in findings for line in _render(found)))
+    levels = Counter(found.level for found in findings)
+    if not json:
+        typer.echo(f"\n{levels[Level.ERROR]} errors, {levels[Level.WARNING]} warnings")
+    bad = levels[Level.ERROR] + (levels[Level.WARNING] if strict else 0)
+    raise typer.Exit(1 if bad else 0)
+
+
+def _render(found: Finding) -> Iterator[str]:
+    yield f"{_MARKS[found.level]} {found.check}: {found.what}"
+    if found.why:
+        yield f"          why:  {found.why}"
+    if found.mend:
+        yield f"          mend: {found.mend}"
+
+
+def _look_here(config: ServeConfig) -> Iterator[Finding]:
+    environment = process_environment()
+    tiers = config.app.tiers
+    gpu = any(tier.accelerator == "gpu" for tier in tiers)
+    yield from check_versions("gpu" if gpu else "cpu")
+    yield check_limits()
+    yield check_shared_memory()
+    yield from check_environment(environment, ray_environment())
+    yield check_token(environment, Path.home())
+    http = ServeFile.model_validate(config.document).http_options
+    yield from check_ports({http.port: "public", 9101: "HAProxy metrics", 6379: "Ray"}, http.host)
+    yield from check_gpus(tiers)
+    for tier in tiers:
+        yield from check_model_of(tier, demo.locate)
+
+
+def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
+    # Here, because Ray takes seconds to import, and most looks need none.
+    from serve_app.tiers.cluster_facts import ClusterUnreachable, connected
+
+    try:
+        with connected(address):
+            yield from _check_cluster(config)
+    except ClusterUnreachable as error:
+        yield Finding(
+            Level.ERROR,
+            "cluster",
+            f"no cluster at {address}: {error}",
+            "Nothing can be placed.",
+            "Start Ray (README, Production); export RAY_AUTH_MODE=token if it asks for a token.",
+        )
+
+
+def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
+    from serve_app.tiers.cluster_facts import gather_facts
+    from serve_app.tiers.cluster_nodes import count_placed, read_groups, read_rooms
+    from serve_app.tiers.fit import fit_all
+    from serve_app.tiers.plan import deployment_name, plan_need
+
+    gpu = any(tier.accelerator == "gpu" for tier in config.app.tiers)
+    wanted = ray_environment()
+    facts = gather_facts(list(PINS["gpu" if gpu else "cpu"]), list(wanted))
+    for node in facts:
+        if node.versions is None or node.environment is None:
+            yield Finding(
+                Level.ERROR,
+                f"node {node.address}",
+                "it does not answer",
+                "Replicas that are placed there do not start.",
+                "Look at its raylet's log.",
+            )
+            continue
+        for found in check_environment(node.environment, wanted):
+            yield Finding(found.level, f"node {node.address}", found.what, found.why, found.mend)
+        if abs(node.ahead_s) > CLOCK_S_MAX:
+            yield Finding(
+                Level.WARNING,
+                f"node {node.address}",
+                f"its clock is {node.ahead_s:+.1f} s off this machine's",
+                "Tokens and certificates are judged by it, and logs do not fit together.",
+                "Run chrony or systemd-timesyncd on every node.",
+            )
+    kinds = {(node.python, *sorted((node.versions or {}).items())) for node in facts}
+    if len(kinds) > 1:
+        yield Finding(
+            Level.ERROR,
+            "nodes",
+            "; ".join(sorted(str(kind) for kind in kinds)),
+            "Ray wants the same Python and the same packages on every node.",
+            "Install the same environment everywhere.",
+        )
+    else:
+        yield ok("nodes", f"{len(facts)} with the same Python and packages")
+    groups = read_groups()
+    needs = []
+    for tier in config.app.tiers:
+        missing = tier.replicas.min - count_placed(groups, deployment_name(tier))
+        needs.append((tier.name, plan_need(tier), max(0, missing)))
+    lacking = fit_all(needs, read_rooms(groups))
+    for name, _, count in needs:
+        if name in lacking:
+            yield Finding(
+                Level.ERROR,
+                f"placement of {name}",
+                lacking[name],
+                "The tier waits for it.",
+                "Add or free nodes; `serve-app plan` says what fits.",
+            )
+        elif count:
+            yield ok(f"placement of {name}", f"there is room for {count} more, its replicas.min")
+        else:
+            yield note(f"placement of {name}", "its replicas.min have their places")

@@ -1,0 +1,1 @@
+"""`serve-app doctor`: this machine, and the cluster it belongs to, against a config."""

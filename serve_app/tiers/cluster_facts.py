@@ -1,0 +1,100 @@
+"""What each node of a running cluster says of itself, asked by a task on it."""
+
+from __future__ import annotations
+
+import logging
+import sys
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass
+from importlib.metadata import PackageNotFoundError, version
+
+import ray
+from ray.exceptions import RayError
+from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
+
+from serve_app.config.load import process_environment
+
+TASK_S_MAX = 60.0
+"""A node that has no worker yet starts one, which may take long on a busy machine."""
+
+
+class ClusterUnreachable(Exception):
+    """There is no cluster, or it does not let us in."""
+
+
+@dataclass(frozen=True, slots=True)
+class NodeFacts:
+    """One node: its address, or None for the facts where it did not answer.
+
+    `environment` is that of its Ray workers, `ahead_s` how far its clock is ahead of ours.
+    """
+
+    address: str
+    python: str | None = None
+    versions: dict[str, str] | None = None
+    environment: dict[str, str] | None = None
+    ahead_s: float = 0.0
+
+
+@contextmanager
+def connected(address: str) -> Iterator[None]:
+    """A connection to a running cluster, as a driver that starts nothing.
+
+    Raises:
+        ClusterUnreachable: there is none.
+    """
+    try:
+        ray.init(
+            address=address, namespace="serve", log_to_driver=False, logging_level=logging.ERROR
+        )
+    except (OSError, RuntimeError, ValueError, RayError) as error:
+        first = next(iter(str(error).splitlines()), type(error).__name__)
+        raise ClusterUnreachable(first) from None
+    try:
+        yield
+    finally:
+        ray.shutdown()
+
+
+def gather_facts(packages: Sequence[str], variables: Sequence[str]) -> list[NodeFacts]:
+    """The facts of every living node, with the versions and environment variables of interest."""
+    nodes = [node for node in ray.nodes() if node["Alive"]]
+    asked = {}
+    for node in nodes:
+        affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+        task = ray.remote(num_cpus=0)(_look).options(scheduling_strategy=affinity)
+        asked[task.remote(list(packages), list(variables))] = node
+    ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=TASK_S_MAX)
+    facts = [NodeFacts(asked[ref]["NodeManagerAddress"]) for ref in late]
+    for ref in ready:
+        python, versions, environment = ray.get(ref)
+        address = asked[ref]["NodeManagerAddress"]
+        facts.append(NodeFacts(address, python, versions, environment, _measure_clock(asked[ref])))
+    return facts
+
+
+def _look(packages: list[str], variables: list[str]) -> tuple[str, dict[str, str], dict[str, str]]:
+    versions = {}
+    for name in packages:
+        try:
+            versions[name] = version(name)
+        except PackageNotFoundError:
+            continue
+    known = process_environment()
+    environment = {name: known[name] for name in variables if name in known}
+    return ".".join(map(str, sys.version_info[:2])), versions, environment
+
+
+def _measure_clock(node: dict[str, str]) -> float:
+    """Of several readings the quickest, whose error is half its own time at most."""
+    affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
+    task = ray.remote(num_cpus=0)(time.time).options(scheduling_strategy=affinity)
+    readings = []
+    for _ in range(3):
+        sent = time.time()
+        there = ray.get(task.remote())
+        back = time.time()
+        readings.append((back - sent, there - (sent + back) / 2))
+    return float(min(readings)[1])
