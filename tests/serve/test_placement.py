@@ -229,5 +229,5 @@ def test_the_doctor_looks_at_the_cluster(cluster: Cluster, tmp_path: Path) -> No
     }
     assert ("nodes", "ok") in findings
     assert "8 GPU on one node" in findings["placement of huge", "error"]
-    assert ("placement of fast", "note") in findings
+    assert ("placement of fast", "error") not in findings
     assert not [check for check, level in findings if check.startswith("node ") and level != "ok"]
