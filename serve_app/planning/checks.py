@@ -4,11 +4,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from serve_app.planning.cards import Card
+from serve_app.planning.cards import GIB, Card
 from serve_app.planning.engine import Engine
+from serve_app.planning.memory import Memory, padded_vocabulary
 from serve_app.planning.models import ModelFacts
 from serve_app.planning.quantization import Scheme
 from serve_app.weights.finding import Finding
+
+DOUBT_BYTES = 1.0 * GIB
+"""By how much the plan is trusted for a dense model: its errors against logs are below it."""
+
+MIXTURE_DOUBT_BYTES = 4.5 * GIB
+"""What is missing in the one log of a mixture of experts in FP8 (vLLM issue 21348)."""
 
 FP8_CACHE = 1
 """Bytes of a cached element in FP8."""
@@ -36,7 +43,10 @@ def check_division(
         )
         mend = f"take {facts.kv_heads} and more replicas, if the weights leave enough room"
         yield Finding(key, what, mend, fatal=False)
-    yield from _check_groups(key, facts, scheme, engine)
+    if padded_vocabulary(facts) % tensor:
+        what = f"{padded_vocabulary(facts)} rows of the vocabulary cannot be divided by {tensor}"
+        yield Finding(key, what, f"take one of {sizes}")
+    yield from _check_columns(key, facts, scheme, engine)
     if parallel.pipeline > facts.layers:
         what = f"{parallel.pipeline} stages for {facts.layers} layers"
         yield Finding(f"{where}.engine.pipeline_parallel_size", what, "take fewer stages")
@@ -49,29 +59,35 @@ def check_division(
         yield Finding(f"{where}.engine.enable_expert_parallel", what, "leave it out", fatal=False)
 
 
-def _check_groups(key: str, facts: ModelFacts, scheme: Scheme, engine: Engine) -> Iterator[Finding]:
-    """A scale belongs to a whole group of weights, and a group to one GPU."""
+def _check_columns(
+    key: str, facts: ModelFacts, scheme: Scheme, engine: Engine
+) -> Iterator[Finding]:
+    """A GPU has whole columns of an MLP, and whole groups of those that share a scale."""
     parallel = engine.parallel
-    if not scheme.group or (facts.experts and parallel.expert):
+    if facts.experts and parallel.expert:
         return
     shards = parallel.tensor * (parallel.data if facts.experts else 1)
     width = facts.expert_intermediate if facts.experts else facts.intermediate
     share, rest = divmod(width, shards)
-    if rest or share % scheme.group:
+    if rest or share % (scheme.group or 1):
+        groups = f"a multiple of {scheme.name}'s groups of {scheme.group}"
         what = (
             f"the MLPs' {width} columns over {shards} GPUs are {width / shards:g} each, "
-            f"not a multiple of {scheme.name}'s groups of {scheme.group}"
+            f"not {groups if scheme.group else 'whole'}"
         )
         experts = " or enable_expert_parallel: true" if facts.experts else ""
-        yield Finding(key, what, f"take fewer GPUs{experts}, or another quantisation")
+        other = ", or another quantisation" if scheme.group else ""
+        yield Finding(key, what, f"take fewer GPUs{experts}{other}")
 
 
 def tensor_sizes(facts: ModelFacts, most: int = 64) -> list[int]:
-    """Sizes that vLLM's attention layers accept."""
+    """Sizes that heads and vocabulary can be divided by, as vLLM's layers demand."""
     return [
         size
         for size in range(1, most + 1)
-        if facts.heads % size == 0 and max(facts.kv_heads, size) % min(facts.kv_heads, size) == 0
+        if facts.heads % size == 0
+        and padded_vocabulary(facts) % size == 0
+        and max(facts.kv_heads, size) % min(facts.kv_heads, size) == 0
     ]
 
 
@@ -99,6 +115,21 @@ def check_card(where: str, scheme: Scheme, engine: Engine, card: Card) -> Iterat
         what = f"{card.name} has no FP8: not every attention backend of vLLM takes such a cache"
         mend = "leave kv_cache_dtype out, or try it before you count on it"
         yield Finding(f"{where}.engine.kv_cache_dtype", what, mend, fatal=False)
+
+
+def check_margin(
+    where: str, facts: ModelFacts, scheme: Scheme, memory: Memory
+) -> Iterator[Finding]:
+    """Whether it fits by more than the plan may be wrong."""
+    spare = memory.kv_bytes - memory.max_model_len * memory.kv_bytes_a_token
+    doubt = MIXTURE_DOUBT_BYTES if facts.experts and scheme.compute == "fp8" else DOUBT_BYTES
+    if memory.fits and spare < doubt:
+        what = (
+            f"fits by {spare / GIB:.1f} GiB a GPU, and such a plan has been wrong by "
+            f"{doubt / GIB:g} (docs/planning.md)"
+        )
+        mend = "leave more room, or try it before you count on it"
+        yield Finding(f"{where}.engine", what, mend, fatal=False)
 
 
 def check_node(where: str, strategy: str, engine: Engine, gpus_per_node: int) -> Iterator[Finding]:

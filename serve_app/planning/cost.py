@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections import Counter
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
@@ -70,17 +71,18 @@ def count_nodes(needs: Sequence[Need], replicas: Mapping[str, int], gpus_per_nod
 
     That is what is needed if Ray never leaves a hole; infinite if a group is larger than a node.
     """
-    free: list[int] = []
+    nodes: Counter[int] = Counter()
+    """Nodes by the GPUs that are free on them."""
     for need in sorted(needs, key=lambda need: -need.group_gpus):
         if need.group_gpus > gpus_per_node:
             return math.inf
         for _ in range(need.groups * replicas[need.tier]):
-            fitting = [room for room in free if room >= need.group_gpus]
-            room = min(fitting) if fitting else gpus_per_node
+            fitting = [free for free, count in nodes.items() if count and free >= need.group_gpus]
+            free = min(fitting, default=gpus_per_node)
             if fitting:
-                free.remove(room)
-            free.append(room - need.group_gpus)
-    return len(free)
+                nodes[free] -= 1
+            nodes[free - need.group_gpus] += 1
+    return nodes.total()
 
 
 def _find_most(

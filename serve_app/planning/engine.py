@@ -71,6 +71,11 @@ class Engine:
     cpu_cache_bytes: float | None
     """What a tier on CPU sets aside for keys and values; None where vLLM chooses."""
 
+    @property
+    def fixed_cache(self) -> bool:
+        """Whether the config sets the size of the cache, rather than what is left."""
+        return self.kv_cache_memory_bytes is not None or self.num_gpu_blocks_override is not None
+
 
 def read_engine(tier: TierConfig, card: Card | None) -> Engine:
     """Read a tier's engine arguments; the defaults of the batch sizes depend on the card.

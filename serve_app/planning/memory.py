@@ -77,7 +77,7 @@ def weigh(facts: ModelFacts, parallel: Parallel, stage: Stage) -> Weights:
     bias = (heads + 2 * kv_heads) * facts.head_dim if facts.qkv_bias else 0.0
     norms = 2 * facts.hidden + (2 * facts.head_dim if facts.qk_norm else 0)
     small = bias + norms + facts.hidden * facts.experts
-    vocabulary = math.ceil(facts.vocabulary / _PAD) * _PAD / tensor * facts.hidden
+    vocabulary = padded_vocabulary(facts) / tensor * facts.hidden
     head = vocabulary + facts.hidden if stage.last else 0.0
     shared = facts.tied and stage.first and stage.last
     embedding = vocabulary if stage.first and not shared else 0.0
@@ -87,6 +87,11 @@ def weigh(facts: ModelFacts, parallel: Parallel, stage: Stage) -> Weights:
         read_plain=stage.layers * small + head,
         experts=stage.layers * experts,
     )
+
+
+def padded_vocabulary(facts: ModelFacts) -> int:
+    """Rows of the embedding and of the head in vLLM."""
+    return math.ceil(facts.vocabulary / _PAD) * _PAD
 
 
 def kv_heads_of_gpu(facts: ModelFacts, parallel: Parallel) -> int:

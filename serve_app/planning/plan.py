@@ -8,7 +8,13 @@ from dataclasses import dataclass, field
 
 from serve_app.config.tiers import TierConfig
 from serve_app.planning.cards import Card, parse_card
-from serve_app.planning.checks import check_card, check_division, check_length, check_node
+from serve_app.planning.checks import (
+    check_card,
+    check_division,
+    check_length,
+    check_margin,
+    check_node,
+)
 from serve_app.planning.cost import Cost, Need, Pool, plan_pool, price_tier
 from serve_app.planning.engine import Engine, read_engine
 from serve_app.planning.errors import PlanningFailed
@@ -248,6 +254,8 @@ def _check(
     if card is not None:
         yield from check_card(where, scheme, engine, card)
         yield from check_node(where, tier.placement.strategy, engine, options.gpus_per_node)
+        if not engine.fixed_cache:
+            yield from check_margin(where, facts, scheme, memory)
     if card is None and engine.cpu_cache_bytes is None and engine.num_gpu_blocks_override is None:
         return  # vLLM takes what it finds of the machine's memory.
     if not memory.fits:

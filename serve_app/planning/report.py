@@ -8,6 +8,7 @@ from dataclasses import asdict
 import orjson
 from rich import box
 from rich.console import Console
+from rich.markup import escape
 from rich.table import Table
 
 from serve_app.planning.cards import GIB
@@ -56,7 +57,7 @@ def _build_tier_table(plan: Plan, tier: TierPlan) -> Table:
     if tier.active_parameters != tier.parameters:
         size += f", {_parameters(tier.active_parameters)} active"
     on = f"{tier.gpus} x {tier.card.name}" if tier.card else "CPU"
-    title = printable(f"{tier.tier}: {tier.model} ({size}) on {on}, {tier.parallel}")
+    title = escape(printable(f"{tier.tier}: {tier.model} ({size}) on {on}, {tier.parallel}"))
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("", no_wrap=True)
     for variant in tier.variants:
@@ -131,7 +132,7 @@ def _build_pool_table(pools: list[Pool]) -> Table:
     for pool in pools:
         most = ", ".join(f"{tier} {count}" for tier, count in pool.most.items())
         table.add_row(
-            f"{pool.nodes} of {pool.gpus_per_node} x {pool.card}",
+            escape(printable(f"{pool.nodes} of {pool.gpus_per_node} x {pool.card}")),
             str(pool.nodes * pool.gpus_per_node),
             _render_need(pool.gpus_min, pool.min_fits),
             _render_need(pool.gpus_max, pool.max_fits),

@@ -54,12 +54,14 @@ def test_two_changes_where_one_is_not_enough() -> None:
     [
         (B72, {"tensor_parallel_size": 3}, "64 attention heads cannot be divided by 3"),
         ("Qwen/Qwen3-14B", {"tensor_parallel_size": 5}, "8 KV heads can neither be divided"),
-        ("Qwen/Qwen2.5-7B", {"tensor_parallel_size": 8}, "take one of 1, 2, 4, 28"),
+        ("Qwen/Qwen2.5-7B", {"tensor_parallel_size": 8}, "take one of 1, 2, 4"),
         (
             "Qwen/Qwen3-235B-A22B-FP8",
             {"tensor_parallel_size": 8},
             "1536 columns over 8 GPUs are 192 each, not a multiple of fp8-block's groups of 128",
         ),
+        ("Qwen/Qwen2.5-7B", {"tensor_parallel_size": 28}, "152064 rows of the vocabulary cannot"),
+        ("Qwen/Qwen2.5-7B", {"tensor_parallel_size": 28}, "are 676.571 each, not whole"),
         ("Qwen/Qwen3-0.6B", {"pipeline_parallel_size": 29}, "29 stages for 28 layers"),
         ("Qwen/Qwen3-8B", {"max_model_len": 50000}, "50000 tokens, but Qwen3-8B has 40960"),
     ],
@@ -77,7 +79,14 @@ def test_what_cannot_work(model: str, arguments: dict[str, Any], words: str) -> 
         ("Qwen/Qwen3-32B", "H100", {"pipeline_parallel_size": 3}, "do not divide evenly"),
         ("Qwen/Qwen3-8B", "H100", {"enable_expert_parallel": True}, "has no experts"),
         ("Qwen/Qwen3-8B-FP8", "A100-80G", {}, "does not compute in FP8"),
-        ("Qwen/Qwen3-8B", "A10", {"kv_cache_dtype": "fp8"}, "has no FP8"),
+        ("Qwen/Qwen3-8B", "A10", {"kv_cache_dtype": "fp8", "max_model_len": 4096}, "has no FP8"),
+        ("Qwen/Qwen3-8B", "A10", {"max_model_len": 16384}, "fits by 0."),
+        (
+            "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8",
+            "H100",
+            {"tensor_parallel_size": 4, "max_model_len": 262144},
+            "has been wrong by 4.5",
+        ),
         (
             "Qwen/Qwen3-8B",
             "H100",
@@ -113,8 +122,9 @@ def test_a_replica_must_fit_its_node() -> None:
 
 
 def test_sizes_are_those_that_vllm_takes() -> None:
-    """Heads are divided, KV heads are divided or copied evenly."""
-    assert tensor_sizes(facts("Qwen2.5-7B")) == [1, 2, 4, 28]
+    """Heads and vocabulary are divided, KV heads are divided or copied evenly."""
+    assert tensor_sizes(facts("Qwen2.5-7B")) == [1, 2, 4]
+    assert tensor_sizes(facts("Qwen2.5-0.5B")) == [1, 2]
     assert tensor_sizes(facts("Qwen2.5-72B")) == [1, 2, 4, 8, 16, 32, 64]
 
 

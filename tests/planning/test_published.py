@@ -117,20 +117,40 @@ def test_the_cache_in_a_startup_log() -> None:
     assert logged.kv_tokens == pytest.approx(3947 * 16, abs=16)
 
 
-@pytest.mark.parametrize(("steps", "gib"), [(20000, 1.72), (29000, 2.64)])
-def test_activations_are_not_less_than_logged(steps: int, gib: float) -> None:
-    """vLLM issue 10517: Llama 3.1 8B on an RTX 3090; up to 30 % more here than there."""
+@pytest.mark.parametrize(("steps", "gib", "blocks"), [(20000, 1.72, 1952), (29000, 2.64, 1478)])
+def test_activations_are_not_less_than_logged(steps: int, gib: float, blocks: int) -> None:
+    """vLLM issue 10517: Llama 3.1 8B on an RTX 3090; up to 30 % more here, and 10 % less cache."""
     found = parse_config(LLAMA_8B, "Llama-3.1-8B")
     assert found.parameters == 8_030_261_248  # of its model.safetensors.index.json
     card = Card("RTX 3090", memory_gib=23.58, bandwidth_gb_s=936, bf16_tflops=71)
     memory = measure(
         found,
         SCHEMES["bf16"],
-        engine(card, max_num_batched_tokens=steps, max_model_len=steps, max_num_seqs=256),
+        engine(
+            card,
+            max_num_batched_tokens=steps,
+            max_model_len=steps,
+            max_num_seqs=256,
+            gpu_memory_utilization=0.9,
+            enforce_eager=True,
+        ),
         card,
     )
     assert memory.weights_bytes / GIB == pytest.approx(14.9888, rel=0.01)
     assert gib <= memory.activation_bytes / GIB <= 1.3 * gib
+    assert 0.9 * blocks * 16 <= memory.kv_tokens <= blocks * 16
+
+
+def test_a_mixture_in_fp8_leaves_less_than_planned() -> None:
+    """vLLM issue 21348: 8.11 GiB for keys and values on each of four H100, where 12.6 are planned.
+
+    What vLLM keeps there beside the weights is not known to the plan; docs/planning.md says so.
+    """
+    memory = fill(
+        "Qwen3-235B-A22B", "fp8-block", tensor_parallel_size=4, gpu_memory_utilization=0.9
+    )
+    assert memory.kv_bytes / GIB == pytest.approx(12.6, abs=0.1)
+    assert 178880 * memory.kv_bytes_a_token / GIB == pytest.approx(8.11, rel=0.02)
 
 
 # Qwen's own table for Qwen2.5 (docs/source/benchmark/speed_benchmark.rst at QwenLM/Qwen2.5):
