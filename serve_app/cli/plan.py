@@ -26,8 +26,8 @@ def plan(
     card: Annotated[
         list[str] | None,
         typer.Option(
-            help="The GPU, if not accelerator_type: H100, or a description: NAME,memory_gib=94,"
-            "bandwidth_gb_s=3900,bf16_tflops=800. TIER=H100 for one tier. May be repeated."
+            help="The GPU, if not accelerator_type: H100, or one described as in docs/planning.md. "
+            "TIER=H100 for one tier; may be repeated."
         ),
     ] = None,
     quantization: Annotated[

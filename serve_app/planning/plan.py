@@ -251,6 +251,10 @@ def _check(
     where = f"tiers.{tier.name}"
     yield from check_division(where, pad(facts, scheme), scheme, engine)
     yield from check_length(where, facts, engine)
+    if options.load.tokens > memory.max_model_len:
+        what = f"typical calls of {options.load.tokens} tokens are longer than max_model_len"
+        mend = f"{memory.max_model_len} at most: --prompt-tokens and --output-tokens together"
+        yield Finding(f"{where}.engine.max_model_len", what, mend, fatal=False)
     if card is not None:
         yield from check_card(where, scheme, engine, card)
         yield from check_node(where, tier.placement.strategy, engine, options.gpus_per_node)

@@ -130,7 +130,9 @@ class Roofline:
         weights = weigh(facts, self._engine.parallel, stage)
         met = 1.0
         if facts.experts:
-            met = 1 - (1 - facts.active_experts / facts.experts) ** max(1.0, tokens)
+            # The tokens of all data parallel engines meet in the same experts.
+            tokens = max(1.0, tokens) * self._engine.parallel.data
+            met = 1 - (1 - facts.active_experts / facts.experts) ** tokens
         packed = weights.packed - weights.experts * (1 - met)
         return packed * packed_bytes(self._scheme, size) + weights.read_plain * size
 

@@ -56,6 +56,20 @@ def test_tables_for_people() -> None:
         assert words in result.stdout
 
 
+def test_the_docs_show_what_is_printed(tmp_path: Path) -> None:
+    """The tables of docs/planning.md are those of today, and so is the message of a shortage."""
+    text = (CONFIGS.parent / "docs" / "planning.md").read_text(encoding="utf-8")
+    [_, shown] = text.split("$ serve-app plan configs/prod.yaml ", 1)
+    options, _, shown = shown.partition("\n")
+    result = run(CONFIGS / "prod.yaml", *options.split())
+    printed = "\n".join(line.rstrip() for line in result.stdout.splitlines())
+    assert shown.partition("```")[0].strip() == printed.strip()
+    path = tmp_path / "big.yaml"
+    path.write_text(TOO_BIG)
+    [_, error] = run(path).stdout.split("error: ")
+    assert "error: " + error.partition("Speeds")[0] in text
+
+
 def test_no_speed_is_claimed_for_a_cpu() -> None:
     """It says so in place of the rows."""
     result = run(CONFIGS / "local.yaml")

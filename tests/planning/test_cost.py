@@ -5,12 +5,13 @@ from __future__ import annotations
 import math
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.planning.cost import Need, count_nodes, plan_pool, price_tier
 from serve_app.planning.roofline import Speed
 
+untimed = settings(deadline=None)  # the machine may be busy
 FAST = Need("fast", group_gpus=1, groups=1, replicas_min=2, replicas_max=8)
 STRONG = Need("strong", group_gpus=4, groups=1, replicas_min=1, replicas_max=4)
 SPEED = Speed(0.1, 50, 10, 40, 400, 2)
@@ -53,6 +54,7 @@ needs = st.lists(
 )
 
 
+@untimed
 @given(needs, st.integers(1, 6))
 def test_what_is_said_to_fit_has_the_gpus(tiers: list[Need], nodes: int) -> None:
     """Never more GPUs than there are, and more nodes never hold less."""

@@ -6,7 +6,7 @@ from dataclasses import replace
 from itertools import pairwise
 
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from serve_app.planning.cards import GIB, load_cards
@@ -24,11 +24,13 @@ from serve_app.planning.models import list_models
 from serve_app.planning.quantization import SCHEMES
 from tests.planning.tiers import engine, facts, fill
 
+untimed = settings(deadline=None)  # the machine may be busy
 models = st.sampled_from(list_models())
 cards = st.sampled_from(list(load_cards()))
 schemes = st.sampled_from(list(SCHEMES))
 
 
+@untimed
 @given(models, schemes, st.booleans())
 def test_more_gpus_never_hold_more_each(name: str, scheme: str, expert: bool) -> None:
     """Neither weights, nor activations, nor keys and values, at any size that vLLM takes."""
@@ -45,6 +47,7 @@ def test_more_gpus_never_hold_more_each(name: str, scheme: str, expert: bool) ->
         assert all(a >= b for a, b in zip(more, fewer, strict=True))
 
 
+@untimed
 @given(models, cards, schemes, schemes)
 def test_fewer_bits_never_weigh_more(name: str, card: str, one: str, other: str) -> None:
     """And so never leave less for keys and values."""
@@ -54,6 +57,7 @@ def test_fewer_bits_never_weigh_more(name: str, card: str, one: str, other: str)
     assert small.kv_tokens >= large.kv_tokens
 
 
+@untimed
 @given(models, cards, st.integers(1, 200_000), st.integers(1, 200_000))
 def test_longer_calls_are_fewer(name: str, card: str, one: int, other: int) -> None:
     """The cache holds the same tokens, whatever the longest call; what fits longer fits shorter."""
@@ -66,6 +70,7 @@ def test_longer_calls_are_fewer(name: str, card: str, one: int, other: int) -> N
     assert few.missing_bytes >= many.missing_bytes
 
 
+@untimed
 @given(models, st.integers(1, 8))
 def test_stages_share_the_whole(name: str, stages: int) -> None:
     """Every layer is in one stage; a tied head is there twice where the ends are apart."""

@@ -81,6 +81,7 @@ def test_what_cannot_work(model: str, arguments: dict[str, Any], words: str) -> 
         ("Qwen/Qwen3-8B-FP8", "A100-80G", {}, "does not compute in FP8"),
         ("Qwen/Qwen3-8B", "A10", {"kv_cache_dtype": "fp8", "max_model_len": 4096}, "has no FP8"),
         ("Qwen/Qwen3-8B", "A10", {"max_model_len": 16384}, "fits by 0."),
+        ("Qwen/Qwen3-8B", "H100", {"max_model_len": 1000}, "1280 tokens are longer than"),
         (
             "Qwen/Qwen3-235B-A22B-Instruct-2507-FP8",
             "H100",
