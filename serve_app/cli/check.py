@@ -17,16 +17,21 @@ def check(
 ) -> None:
     """Validate a config: every key, every engine argument of the pinned vLLM."""
     serve_config = load_or_exit(config)
+    check_engines(config, serve_config)
+    names = ", ".join(tier.name for tier in serve_config.app.tiers)
+    typer.echo(f"{config}: valid; tiers: {names}")
+
+
+def check_engines(path: Path, config: ServeConfig) -> None:
+    """Every tier's engine arguments by the pinned vLLM, or one clear message and exit code 2."""
     from serve_app.tiers.engine_args import check_engine_args
 
-    for tier in serve_config.app.tiers:
+    for tier in config.app.tiers:
         try:
             check_engine_args(tier.name, tier.engine)
         except ValueError as error:
-            typer.echo(f"{config}: {error}", err=True)
+            typer.echo(f"{path}: {error}", err=True)
             raise typer.Exit(2) from None
-    names = ", ".join(tier.name for tier in serve_config.app.tiers)
-    typer.echo(f"{config}: valid; tiers: {names}")
 
 
 def load_or_exit(path: Path) -> ServeConfig:

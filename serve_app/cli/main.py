@@ -15,6 +15,7 @@ from serve_app.cli.down import down
 from serve_app.cli.environment import environment
 from serve_app.cli.evaluate import evaluate
 from serve_app.cli.learn import learn
+from serve_app.cli.plan import plan
 from serve_app.cli.up import up
 from serve_app.cli.verify import verify
 
@@ -28,6 +29,7 @@ app.command()(up)
 app.command()(down)
 app.command()(check)
 app.command()(doctor)
+app.command()(plan)
 app.command()(verify)
 app.command()(convert)
 app.command("env")(environment)

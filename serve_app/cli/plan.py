@@ -1,0 +1,104 @@
+"""`serve-app plan`: does a config fit, how fast could it be, and what does it take?"""
+
+from __future__ import annotations
+
+import contextlib
+import importlib.util
+import sys
+from pathlib import Path
+from typing import Annotated
+
+import typer
+from rich.console import Console
+
+from serve_app.cli.check import check_engines, load_or_exit
+from serve_app.planning.cards import Card, parse_card
+from serve_app.planning.errors import PlanningFailed
+from serve_app.planning.plan import Options, make_plan
+from serve_app.planning.report import print_plan, render_json
+from serve_app.planning.roofline import Workload
+
+_WIDTH_MIN = 110
+
+
+def plan(
+    config: Annotated[Path, typer.Argument(help="A Serve config file, as configs/prod.yaml.")],
+    card: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="The GPU, if not accelerator_type: H100, or one described as in docs/planning.md. "
+            "TIER=H100 for one tier; may be repeated."
+        ),
+    ] = None,
+    quantization: Annotated[
+        str | None,
+        typer.Option(help="Compare with these, side by side: bf16,fp8,int8,awq,gptq."),
+    ] = None,
+    prompt_tokens: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Of a typical call.")
+    ] = Workload().prompt_tokens,
+    output_tokens: Annotated[
+        int, typer.Option(min=1, max=10_000_000, help="Of a typical call.")
+    ] = Workload().output_tokens,
+    nodes: Annotated[
+        int | None, typer.Option(min=1, max=1024, help="Of the cluster; of each kind of GPU.")
+    ] = None,
+    gpus_per_node: Annotated[int, typer.Option(min=1, max=72)] = Options().gpus_per_node,
+    disk_gb_s: Annotated[
+        float, typer.Option(min=0.001, max=1000, help="At which a node reads the model.")
+    ] = Options().disk_gb_s,
+    utilization: Annotated[
+        float, typer.Option(min=0.01, max=1, help="Share of the replicas' capacity that is used.")
+    ] = Options().utilization,
+    price_per_gpu_hour: Annotated[
+        float | None, typer.Option(min=0, max=1000, help="In any currency; none is assumed.")
+    ] = None,
+    json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
+) -> None:
+    """Say before anything starts whether a config fits, how fast it could be, and what it takes.
+
+    Exit code 0: the config as it stands fits. 1: it does not. 2: it could not be planned.
+    """
+    serve_config = load_or_exit(config)
+    if importlib.util.find_spec("vllm") is None:
+        typer.echo("vLLM is not installed here: the engine's keys are not checked.", err=True)
+    else:
+        with contextlib.redirect_stdout(sys.stderr):  # vLLM logs while it is imported
+            check_engines(config, serve_config)
+    try:
+        made = make_plan(
+            serve_config.app.tiers,
+            Options(
+                cards=_parse_cards(card or []),
+                quantizations=tuple(
+                    part.strip() for part in (quantization or "").split(",") if part
+                ),
+                load=Workload(prompt_tokens, output_tokens),
+                nodes=nodes,
+                gpus_per_node=gpus_per_node,
+                disk_gb_s=disk_gb_s,
+                utilization=utilization,
+                price_per_gpu_hour=price_per_gpu_hour,
+            ),
+        )
+    except PlanningFailed as failure:
+        typer.echo(f"{config}: {failure}", err=True)
+        raise typer.Exit(2) from None
+    if json:
+        typer.echo(render_json(made), nl=False)
+    else:
+        print_plan(Console(width=max(_WIDTH_MIN, Console().width)), made)
+    raise typer.Exit(0 if made.ok else 1)
+
+
+def _parse_cards(texts: list[str]) -> dict[str, Card]:
+    """`H100`, or `strong=H100` for one tier; by tier, under the empty name that of all others."""
+    cards: dict[str, Card] = {}
+    for text in texts:
+        tier, equals, rest = text.partition("=")
+        named = bool(equals) and "," not in tier
+        key = tier.strip() if named else ""
+        if key in cards:
+            raise PlanningFailed(f"--card: two cards for {key or 'all tiers'}")
+        cards[key] = parse_card(rest if named else text)
+    return cards

@@ -1,0 +1,7 @@
+"""Why a plan cannot be made."""
+
+from __future__ import annotations
+
+
+class PlanningFailed(Exception):
+    """Something that the plan needs is not known; the message says what, and how to give it."""

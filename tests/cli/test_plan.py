@@ -1,0 +1,115 @@
+"""`serve-app plan` as a user meets it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import orjson
+import pytest
+from typer.testing import CliRunner, Result
+
+from serve_app.cli.main import app
+
+CONFIGS = Path(__file__).parents[2] / "configs"
+TOO_BIG = """
+applications:
+  - name: llm
+    import_path: serve_app.app:build
+    args:
+      tiers:
+        - name: strong
+          model_id: Qwen/Qwen2.5-72B-Instruct
+          accelerator_type: H100
+          engine: {tensor_parallel_size: 2, max_model_len: 32768}
+"""
+
+
+def run(*arguments: object) -> Result:
+    """The command in this process."""
+    return CliRunner().invoke(app, ["plan", *map(str, arguments)])
+
+
+@pytest.mark.parametrize("path", sorted(CONFIGS.glob("*.yaml")), ids=lambda path: path.stem)
+def test_the_shipped_configs_fit(path: Path) -> None:
+    """On the GPUs that they name, or on CPU; nothing is only a warning."""
+    result = run(path, "--json")
+    assert result.exit_code == 0, result.output
+    plan = orjson.loads(result.stdout)
+    assert (plan["ok"], plan["findings"]) == (True, [])
+    assert [tier["tier"] for tier in plan["tiers"]] == ["fast", "strong"]
+
+
+def test_tables_for_people() -> None:
+    """A table a tier with a column a quantisation, the cluster, and what the numbers are."""
+    options = ("--quantization", "fp8,awq", "--nodes", 2, "--price-per-gpu-hour", 3)
+    result = run(CONFIGS / "prod.yaml", *options)
+    assert result.exit_code == 0, result.output
+    for words in (
+        "fast: Qwen2.5-7B (7.62 B parameters) on 1 x H100, TP 1",
+        "strong: Qwen2.5-72B (72.7 B parameters) on 4 x H100, TP 4",
+        "awq-int4",
+        "price a month, most replicas",
+        "fast 12, strong 3",
+        "replicas.max of all tiers need 24 GPUs",
+        "estimates from peak rates, not measurements",
+    ):
+        assert words in result.stdout
+
+
+def test_the_docs_show_what_is_printed(tmp_path: Path) -> None:
+    """The tables of docs/planning.md are those of today, and so is the message of a shortage."""
+    text = (CONFIGS.parent / "docs" / "planning.md").read_text(encoding="utf-8")
+    [_, shown] = text.split("$ serve-app plan configs/prod.yaml ", 1)
+    options, _, shown = shown.partition("\n")
+    result = run(CONFIGS / "prod.yaml", *options.split())
+    printed = "\n".join(line.rstrip() for line in result.stdout.splitlines())
+    assert shown.partition("```")[0].strip() == printed.strip()
+    path = tmp_path / "big.yaml"
+    path.write_text(TOO_BIG)
+    [_, error] = run(path).stdout.split("error: ")
+    assert "error: " + error.partition("Speeds")[0] in text
+
+
+def test_no_speed_is_claimed_for_a_cpu() -> None:
+    """It says so in place of the rows."""
+    result = run(CONFIGS / "local.yaml")
+    assert result.exit_code == 0, result.output
+    assert result.stdout.count("No speed is estimated for a CPU.") == 2
+    assert "TTFT" not in result.stdout
+
+
+def test_a_config_that_does_not_fit_fails(tmp_path: Path) -> None:
+    """Exit code 1, what is missing, and what would fit; a card that is large enough passes."""
+    path = tmp_path / "big.yaml"
+    path.write_text(TOO_BIG)
+    result = run(path)
+    assert result.exit_code == 1
+    assert "mend: tensor_parallel_size: 4; or quantization fp8" in result.stdout
+    assert run(path, "--card", "H200").exit_code == 0
+    assert run(path, "--card", "strong=B200").exit_code == 0
+    assert run(path, "--quantization", "fp8").exit_code == 1, "the config stands as it is"
+
+
+@pytest.mark.parametrize(
+    ("options", "words"),
+    [
+        (("--card", "H"), "card 'H' may be H20 or H100 or H200"),
+        (("--card", "H100", "--card", "L4"), "two cards for all tiers"),
+        (("--card", "slow=L4"), "there is no tier 'slow'"),
+        (("--quantization", "int3"), "quantisation 'int3' is not known"),
+    ],
+)
+def test_options_that_make_no_sense(options: tuple[str, ...], words: str) -> None:
+    """Exit code 2 and one line."""
+    result = run(CONFIGS / "prod.yaml", *options)
+    assert result.exit_code == 2
+    assert words in result.stderr
+
+
+def test_a_wrong_engine_key_is_found_first(tmp_path: Path) -> None:
+    """A plan that passed over a typing error would plan something else."""
+    path = tmp_path / "typo.yaml"
+    path.write_text(TOO_BIG.replace("tensor_parallel_size", "tensor_paralel_size"))
+    result = run(path)
+    assert result.exit_code == 2
+    assert "did you mean 'tensor_parallel_size'" in result.stderr
