@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import logging
+import socket
 import sys
 import time
 from collections.abc import Iterator, Sequence
@@ -18,6 +19,9 @@ from serve_app.config.load import process_environment
 
 TASK_S_MAX = 60.0
 """A node that has no worker yet starts one, which may take long on a busy machine."""
+
+
+KNOCK_S_MAX = 5.0
 
 
 class ClusterUnreachable(Exception):
@@ -45,6 +49,7 @@ def connected(address: str) -> Iterator[None]:
     Raises:
         ClusterUnreachable: there is none.
     """
+    _knock(address)
     try:
         ray.init(
             address=address, namespace="serve", log_to_driver=False, logging_level=logging.ERROR
@@ -56,6 +61,17 @@ def connected(address: str) -> Iterator[None]:
         yield
     finally:
         ray.shutdown()
+
+
+def _knock(address: str) -> None:
+    """Ray itself would try for minutes."""
+    host, colon, port = address.rpartition(":")
+    if not colon or not port.isdecimal():
+        return
+    try:
+        socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S_MAX).close()
+    except (OSError, OverflowError):
+        raise ClusterUnreachable("nobody answers there") from None
 
 
 def gather_facts(packages: Sequence[str], variables: Sequence[str]) -> list[NodeFacts]:
@@ -87,10 +103,14 @@ def _look(packages: list[str], variables: list[str]) -> tuple[str, dict[str, str
     return ".".join(map(str, sys.version_info[:2])), versions, environment
 
 
+def _read_clock() -> float:
+    return time.time()
+
+
 def _measure_clock(node: dict[str, str]) -> float:
     """Of several readings the quickest, whose error is half its own time at most."""
     affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
-    task = ray.remote(num_cpus=0)(time.time).options(scheduling_strategy=affinity)
+    task = ray.remote(num_cpus=0)(_read_clock).options(scheduling_strategy=affinity)
     readings = []
     for _ in range(3):
         sent = time.time()
