@@ -67,7 +67,9 @@ class AppConfig(Config):
 
     @model_validator(mode="after")
     def _distinct(self) -> AppConfig:
-        names = [name for tier in self.tiers for name in {tier.name, tier.model_id}]
+        names = [
+            name for tier in self.tiers for name in (*{tier.name, tier.model_id}, *tier.adapters)
+        ]
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"tiers: '{name}' names more than one tier")

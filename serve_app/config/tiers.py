@@ -145,6 +145,12 @@ class TierConfig(Config):
         description="Engine arguments, by the names of vLLM's `AsyncEngineArgs` and server "
         "arguments; each key and value is checked against the pinned vLLM.",
     )
+    adapters: dict[str, str] = Field(
+        default_factory=dict,
+        description="LoRA adapters that are loaded with the model: the `model` that callers ask "
+        "for, and its directory on every node. They are chosen by name only, never by `auto`. "
+        "`engine` may bound them (`max_loras`, `max_lora_rank`).",
+    )
     env: dict[str, str] = Field(
         default_factory=dict, description="Environment of the replica and its engine workers."
     )
@@ -188,6 +194,16 @@ class TierConfig(Config):
             raise ValueError(f"'{name}' is reserved; it means that the router chooses")
         return name
 
+    @field_validator("adapters")
+    @classmethod
+    def _usable(cls, adapters: dict[str, str]) -> dict[str, str]:
+        for name, path in adapters.items():
+            if not name or len(name) > 200 or name in RESERVED_NAMES:
+                raise ValueError(f"'{name}' is no name for an adapter: 1 to 200 characters")
+            if not path.startswith("/"):
+                raise ValueError(f"{name}: '{path}' is no absolute directory")
+        return adapters
+
     @field_validator("sha256sums")
     @classmethod
     def _complete(cls, sums: str | dict[str, str] | None) -> str | dict[str, str] | None:
@@ -205,6 +221,8 @@ class TierConfig(Config):
         if self.accelerator == "cpu" and self.accelerator_type is not None:
             raise ValueError("accelerator_type names a GPU, but accelerator is cpu")
         self._check_placement()
+        if self.adapters and "generate" not in self.tasks:
+            raise ValueError("adapters are for models that generate; see tasks")
         if self.max_ongoing_calls < self.replicas.target_ongoing_calls:
             raise ValueError(
                 f"max_ongoing_calls ({self.max_ongoing_calls}) is below "
@@ -242,6 +260,17 @@ class TierConfig(Config):
     def _engine_size(self, key: str) -> int:
         value = self.engine.get(key)
         return value if isinstance(value, int) and value > 0 else 1
+
+    @property
+    def model_ids(self) -> tuple[str, ...]:
+        """What callers may ask for here besides the tier's name, the model itself first."""
+        return (self.model_id, *self.adapters)
+
+    def find_model(self, name: str) -> str | None:
+        """The model id that answers for a name of this tier, None if it is none."""
+        if name == self.name:
+            return self.model_id
+        return name if name in self.model_ids else None
 
     @property
     def source(self) -> str:

@@ -111,8 +111,8 @@ class Pages:
     def __init__(
         self, configs: Sequence[TierConfig], pipeline: Pipeline, readiness: Readiness
     ) -> None:
-        self._model_ids = [AUTO, *(tier.model_id for tier in configs)]
-        self._names = {name for tier in configs for name in (tier.name, tier.model_id)} | {AUTO}
+        self._model_ids = [AUTO, *(name for tier in configs for name in tier.model_ids)]
+        self._names = {AUTO, *self._model_ids, *(tier.name for tier in configs)}
         self._pipeline = pipeline
         self._readiness = readiness
         self._created = int(time.time())

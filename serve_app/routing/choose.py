@@ -53,12 +53,12 @@ def resolve_model(requested: str, tiers: Sequence[TierConfig]) -> TierConfig | N
     """Find the tier that a model name stands for; None where the router is to choose.
 
     Raises:
-        ModelNotFound: it is neither `auto`, nor a tier's name, nor a model id.
+        ModelNotFound: it is neither `auto`, nor a tier's name, nor the id of a model or adapter.
     """
     if requested == AUTO:
         return None
     for tier in tiers:
-        if requested in (tier.name, tier.model_id):
+        if tier.find_model(requested) is not None:
             return tier
     raise ModelNotFound(requested)
 
@@ -83,7 +83,9 @@ def choose_tier(
     if named is not None:
         tier, reason = named
         _able([tier], task)
-        return _decision(tier, reason)
+        requested = call.model if call.tier is None else call.tier
+        model_id = tier.find_model(requested) or tier.model_id
+        return replace(_decision(tier, reason), model_id=model_id)
     if live is None:
         live = Live(config.strong_score_min)
     candidates = _able(tiers, task)

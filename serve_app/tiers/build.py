@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from ray.serve import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
+from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from serve_app.config.tiers import DEPLOYMENT_PREFIX, TierConfig
 from serve_app.tiers.engine_args import check_engine_args
@@ -18,7 +19,13 @@ def build_tier(tier: TierConfig, deployment_cls: type[TierServer] = TierServer) 
         ValueError: the config names an engine argument that vLLM does not have.
     """
     check_engine_args(tier.name, tier.engine)
-    config = LLMConfig(**plan_llm_config(tier))
+    plan = plan_llm_config(tier)
+    if tier.adapters:
+        # vLLM's own type, which its server wants; its command line would make it from a string.
+        plan["engine_kwargs"]["lora_modules"] = [
+            LoRAModulePath(name, path) for name, path in tier.adapters.items()
+        ]
+    config = LLMConfig(**plan)
     return build_llm_deployment(
         config,
         name_prefix=DEPLOYMENT_PREFIX,

@@ -21,6 +21,7 @@ from serve_app.config.explain import describe
 OURS = {
     "model": "tiers[].model_source",
     "served_model_name": "tiers[].model_id",
+    "lora_modules": "tiers[].adapters",
     "distributed_executor_backend": "tiers[].accelerator",
     "host": "nothing: the engine listens on its node's address, to lease holders only",
     "port": "nothing: the engine listens on a free port",

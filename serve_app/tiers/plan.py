@@ -34,13 +34,18 @@ def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
         },
         "accelerator_type": tier.accelerator_type,
         "accelerator_config": {"kind": tier.accelerator},
-        "engine_kwargs": dict(tier.engine),
+        "engine_kwargs": plan_engine(tier),
         "placement_group_config": plan_placement(tier),
         "deployment_config": plan_deployment(tier),
         "experimental_configs": dict(STREAM_BATCHING),
         "runtime_env": {"env_vars": dict(tier.env)},
         "log_engine_metrics": True,
     }
+
+
+def plan_engine(tier: TierConfig) -> dict[str, Any]:
+    """vLLM's engine and server arguments."""
+    return {**tier.engine, "enable_lora": True} if tier.adapters else dict(tier.engine)
 
 
 def deployment_name(tier: TierConfig) -> str:

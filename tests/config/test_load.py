@@ -132,6 +132,21 @@ def test_base_url(load: Load, options: dict[str, Any], url: str) -> None:
         ),
         (
             "args.tiers",
+            [{"name": "a", "model_id": "m", "adapters": {"legal": "legal"}}],
+            ["legal: 'legal' is no absolute directory"],
+        ),
+        (
+            "args.tiers",
+            [{"name": "a", "model_id": "m", "adapters": {"auto": "/x"}}],
+            ["'auto' is no name for an adapter"],
+        ),
+        (
+            "args.tiers",
+            [{"name": "a", "model_id": "m", "adapters": {"m": "/x"}}],
+            ["'m' names more than one tier"],
+        ),
+        (
+            "args.tiers",
             [{"name": "a", "model_id": "m", "engine": {"tensor_parallel_size": 16}}],
             ["tensor_parallel_size (16)", "gpus_per_node (8)", "pipeline_parallel_size"],
         ),

@@ -107,6 +107,15 @@ def test_an_unknown_tier_in_the_header_is_named() -> None:
     assert "fast" in refusal.value.message
 
 
+@pytest.mark.parametrize(("model", "header"), [("legal", None), ("auto", "legal")])
+def test_an_adapter_is_asked_for_by_name(model: str, header: str | None) -> None:
+    """Its tier answers, and the body goes out under the adapter's name; `auto` never takes it."""
+    adapted = STRONG.model_copy(update={"adapters": {"legal": "/adapters/legal"}})
+    decision = choose(call(model, header), (FAST, adapted))
+    assert (decision.tier, decision.model_id) == ("strong", "legal")
+    assert choose(call("strong"), (FAST, adapted)).model_id == "Qwen/strong"
+
+
 def test_an_unknown_model_is_refused() -> None:
     """Without a header the model must be known."""
     with pytest.raises(ModelNotFound):

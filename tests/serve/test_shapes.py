@@ -1,13 +1,18 @@
-"""Other shapes on the CPU: two replicas placed by session, tensor parallelism, embeddings."""
+"""Other shapes on the CPU: two replicas placed by session, tensor parallelism, an adapter,
+speculative decoding, embeddings."""
 
 from __future__ import annotations
 
+import json
 from collections.abc import Iterator
+from pathlib import Path
 
 import httpx
+import numpy as np
 import openai
 import pytest
 import yaml
+from safetensors.numpy import save_file
 
 from serve_app import demo
 from serve_app.weights.integrity import make_sums
@@ -16,12 +21,16 @@ from tests.serve.service import ROOT, Service, running_service, settled, wait_fo
 
 pytestmark = pytest.mark.serve
 
+RANK = 4
 PROMPTS = ["Hello", "What is the capital of France?", "1 2 3 4", "你好", "def main():"]
 
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
-    """configs/local-tp2.yaml, with the strong model twice at TP 1, and a tier that embeds."""
+    """configs/local-tp2.yaml, with the strong model twice at TP 1, and a tier that embeds.
+
+    At TP 1 it has an adapter, at TP 2 it speculates.
+    """
     document = yaml.safe_load((ROOT / "configs" / "local-tp2.yaml").read_text())
     args = document["applications"][0]["args"]
     fast, strong = args["tiers"]
@@ -33,6 +42,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "engine": {**strong["engine"], "tensor_parallel_size": 1},
         "replicas": {"min": 2, "max": 2, "target_ongoing_calls": 32},
         "replica_choice": "session",
+        "adapters": {"adapted": str(write_adapter(tmp_path_factory.mktemp("adapter")))},
+    }
+    strong["engine"]["speculative_config"] = {
+        "method": "ngram",
+        "num_speculative_tokens": 3,
+        "prompt_lookup_max": 3,
     }
     embed = {
         **fast,
@@ -49,8 +64,47 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         yield running
 
 
+def write_adapter(directory: Path) -> Path:
+    """A LoRA adapter of the strong demo model that turns its answers into others."""
+    config = json.loads((demo.locate("strong") / "config.json").read_text())
+    rng = np.random.default_rng(0)
+    tensors = {}
+    for layer in range(config["num_hidden_layers"]):
+        name = f"base_model.model.model.layers.{layer}.mlp.down_proj"
+        a = rng.normal(size=(RANK, config["intermediate_size"]))
+        b = rng.normal(size=(config["hidden_size"], RANK))
+        tensors[f"{name}.lora_A.weight"] = a.astype(np.float32)
+        tensors[f"{name}.lora_B.weight"] = b.astype(np.float32)
+    save_file(tensors, directory / "adapter_model.safetensors")
+    settings = {
+        "peft_type": "LORA",
+        "task_type": "CAUSAL_LM",
+        "r": RANK,
+        "lora_alpha": RANK,
+        "target_modules": ["down_proj"],
+        "bias": "none",
+    }
+    (directory / "adapter_config.json").write_text(json.dumps(settings))
+    return directory
+
+
+def test_an_adapter_is_addressed_as_a_model(service: Service) -> None:
+    """It is listed, answers under its name on its tier, and differently; `auto` never takes it."""
+    messages = [{"role": "user", "content": PROMPTS[1]}]
+    own = service.chat(model="single", messages=messages, temperature=0)
+    adapted = service.chat(model="adapted", messages=messages, temperature=0)
+    assert adapted.status_code == 200, adapted.text
+    assert adapted.json()["model"] == "adapted"
+    assert adapted.headers["x-route-tier"] == "single"
+    assert adapted.headers["x-route-model"] == "adapted"
+    texts = [answer.json()["choices"][0]["message"]["content"] for answer in (own, adapted)]
+    assert texts[0] != texts[1]
+    listed = httpx.get(f"{service.base_url}/v1/models", timeout=10).json()["data"]
+    assert "adapted" in [model["id"] for model in listed]
+
+
 def test_tensor_parallel_answers_are_the_same(service: Service) -> None:
-    """Two workers give the text that one gives."""
+    """Two workers that speculate give the text that one gives that does not."""
 
     def ask(model: str, prompt: str) -> str:
         messages = [{"role": "user", "content": prompt}]
