@@ -257,6 +257,15 @@ class TierConfig(Config):
         """Engine workers of one replica: tensor times pipeline parallel size."""
         return self.tensor_parallel_size * self._engine_size("pipeline_parallel_size")
 
+    @property
+    def placement_strategy(self) -> str:
+        """Ray's placement strategy for the workers of one replica."""
+        strategy = self.placement.strategy
+        if strategy != "auto":
+            return strategy
+        fits = self.accelerator == "cpu" or self.workers <= self.placement.gpus_per_node
+        return "STRICT_PACK" if fits else "PACK"
+
     def _engine_size(self, key: str) -> int:
         value = self.engine.get(key)
         return value if isinstance(value, int) and value > 0 else 1

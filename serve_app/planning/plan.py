@@ -257,7 +257,7 @@ def _check(
         yield Finding(f"{where}.engine.max_model_len", what, mend, fatal=False)
     if card is not None:
         yield from check_card(where, scheme, engine, card)
-        yield from check_node(where, tier.placement.strategy, engine, options.gpus_per_node)
+        yield from check_node(where, tier.placement_strategy, engine, options.gpus_per_node)
         if not engine.fixed_cache:
             yield from check_margin(where, facts, scheme, memory)
     if card is None and engine.cpu_cache_bytes is None and engine.num_gpu_blocks_override is None:
@@ -302,7 +302,7 @@ def _choose_calls(tier: TierConfig, engine: Engine, typical: float) -> tuple[flo
 
 def _need(tier: TierConfig, engine: Engine) -> Need:
     parallel = engine.parallel
-    whole = tier.placement.strategy == "STRICT_PACK"
+    whole = tier.placement_strategy == "STRICT_PACK"
     return Need(
         tier=tier.name,
         group_gpus=parallel.gpus if whole else parallel.tensor,

@@ -15,6 +15,7 @@ from pydantic.fields import FieldInfo
 from vllm import config as vllm_config
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
+from vllm.model_executor.layers.quantization import QUANTIZATION_METHODS
 
 from serve_app.config.explain import describe
 
@@ -80,6 +81,10 @@ def _hint(hint: Any, config: FieldInfo | None) -> Any:
 def _problem(known: Mapping[str, Any], key: str, value: JsonValue) -> str | None:
     if key in OURS:
         return f"set here by us; use {OURS[key]}"
+    if key == "data_parallel_size" and value != 1:
+        return "a replica would get the GPUs of one engine only; use replicas.min and replicas.max"
+    if key == "quantization" and isinstance(value, str) and value not in QUANTIZATION_METHODS:
+        return f"not a method of this vLLM, which has {', '.join(QUANTIZATION_METHODS)}"
     if key not in known:
         near = difflib.get_close_matches(key, known, n=1)
         return "not an argument of this vLLM" + (f"; did you mean '{near[0]}'?" if near else "")

@@ -72,16 +72,7 @@ def plan_placement(tier: TierConfig) -> dict[str, Any]:
     bundles = [dict(bundle) for _ in range(tier.workers)]
     for name, amount in placement.resources_per_replica.items():
         bundles[0][name] = bundles[0].get(name, 0.0) + amount
-    return {"bundles": bundles, "strategy": plan_strategy(tier)}
-
-
-def plan_strategy(tier: TierConfig) -> str:
-    """Ray's placement strategy for one replica."""
-    strategy = tier.placement.strategy
-    if strategy != "auto":
-        return strategy
-    fits = tier.accelerator == "cpu" or tier.workers <= tier.placement.gpus_per_node
-    return "STRICT_PACK" if fits else "PACK"
+    return {"bundles": bundles, "strategy": tier.placement_strategy}
 
 
 def plan_need(tier: TierConfig) -> Need:

@@ -114,8 +114,10 @@ def test_whole_experts_need_no_whole_groups() -> None:
 def test_a_replica_must_fit_its_node() -> None:
     """STRICT_PACK needs all GPUs on one node; PACK lets stages go apart, but not TP."""
     wide = {"tensor_parallel_size": 8, "pipeline_parallel_size": 2}
-    assert "needs 16 GPUs on one node, which has 8" in texts(plan_one(B72, engine=wide))
-    pack = {"strategy": "PACK"}
+    strict = {"strategy": "STRICT_PACK"}
+    text = texts(plan_one(B72, engine=wide, placement=strict))
+    assert "needs 16 GPUs on one node, which has 8" in text
+    pack = {"gpus_per_node": 8}
     assert plan_one(B72, engine=wide, placement=pack).variants[0].ok
     small = Options(gpus_per_node=4)
     text = texts(plan_one(B72, small, engine=wide, placement=pack))

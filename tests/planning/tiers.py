@@ -13,7 +13,9 @@ from serve_app.planning.quantization import SCHEMES
 
 
 def tier(model: str = "Qwen/Qwen2.5-7B-Instruct", **fields: Any) -> TierConfig:
-    return TierConfig(**{"name": "fast", "model_id": model, "accelerator_type": "H100", **fields})
+    """A tier of nodes that are large enough for anything."""
+    given = {"name": "fast", "model_id": model, "accelerator_type": "H100", **fields}
+    return TierConfig.model_validate({"placement": {"gpus_per_node": 1024}, **given})
 
 
 def facts(model: str) -> ModelFacts:

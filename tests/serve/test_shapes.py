@@ -44,11 +44,8 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "replica_choice": "session",
         "adapters": {"adapted": str(write_adapter(tmp_path_factory.mktemp("adapter")))},
     }
-    strong["engine"]["speculative_config"] = {
-        "method": "ngram",
-        "num_speculative_tokens": 3,
-        "prompt_lookup_max": 3,
-    }
+    speculative = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
+    strong["engine"] = {**strong["engine"], "speculative_config": speculative}
     embed = {
         **fast,
         "name": "embed",
