@@ -1,4 +1,4 @@
-"""A config as it is deployed elsewhere: the few values that belong to the place, not to the file."""
+"""A config as it is deployed elsewhere: the few values that belong to the place, not to it."""
 
 from __future__ import annotations
 
