@@ -2,9 +2,12 @@
 
 from __future__ import annotations
 
+import os
 import re
 import shlex
+import shutil
 import subprocess
+import sys
 from pathlib import Path
 from typing import Any
 
@@ -180,7 +183,9 @@ def test_compose_prometheus_asks_where_ray_answers(compose: dict[str, Any]) -> N
 
 def run_models(*arguments: str | Path) -> subprocess.CompletedProcess[str]:
     command = ["sh", str(DOCKER / "models.sh"), *map(str, arguments)]
-    return subprocess.run(command, capture_output=True, text=True, check=False)
+    programs = f"{Path(sys.executable).parent}:{os.environ['PATH']}"
+    environment = {**os.environ, "PATH": programs}
+    return subprocess.run(command, capture_output=True, text=True, check=False, env=environment)
 
 
 @pytest.fixture
@@ -203,6 +208,23 @@ def test_a_model_that_is_missing_is_named(models: Path) -> None:
     )
     (models.parent / "two/SHA256SUMS").touch()
     assert run_models("check", models).returncode == 0
+
+
+def test_a_model_is_verified_once_and_compared_ever_after(tmp_path: Path) -> None:
+    """The first look writes the sums; a file that changes after it is found."""
+    model = tmp_path / "model"
+    shutil.copytree(ROOT / "serve_app/demo/checkpoints/fast", model)
+    (model / "SHA256SUMS").unlink()
+    (model / ".cache").mkdir()
+    path = tmp_path / "models.txt"
+    path.write_text(f"hub/model {model}\n")
+    first = run_models("verify", path)
+    assert (first.returncode, f"{model}: good" in first.stdout) == (0, True), first.stderr
+    assert run_models("check", path).returncode == 0
+    (model / "config.json").write_text("{}")
+    again = run_models("verify", path)
+    assert again.returncode == 1
+    assert f"{model}: NOT to be served" in again.stdout
 
 
 def test_a_wrong_use_is_explained() -> None:

@@ -147,6 +147,7 @@ def test_units_call_programs_of_the_project(name: str) -> None:
         value for key in settings if key.startswith("Service.Exec") for value in settings[key]
     ]
     for command in commands:
+        command = command.removeprefix("-")
         assert "/opt/serve-app/.venv/bin/" in command
         assert command.startswith(("/opt/serve-app/.venv/bin/", "/bin/sh -c "))
         subprocess.run(["bash", "-n", "-c", command], check=True)
