@@ -12,9 +12,11 @@ from serve_app.cli.config_docs import config_docs
 from serve_app.cli.convert import convert
 from serve_app.cli.doctor import doctor
 from serve_app.cli.down import down
+from serve_app.cli.drain_node import drain_node
 from serve_app.cli.environment import environment
 from serve_app.cli.evaluate import evaluate
 from serve_app.cli.learn import learn
+from serve_app.cli.manifests import manifests
 from serve_app.cli.plan import plan
 from serve_app.cli.up import up
 from serve_app.cli.verify import verify
@@ -33,10 +35,12 @@ app.command()(plan)
 app.command()(verify)
 app.command()(convert)
 app.command("env")(environment)
+app.command("drain-node")(drain_node)
 app.command()(evaluate)
 app.command()(calibrate)
 app.command()(learn)
 app.command("config-docs")(config_docs)
+app.command()(manifests)
 
 bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
 bench.command("overhead")(overhead)

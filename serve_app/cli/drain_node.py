@@ -1,0 +1,82 @@
+"""`serve-app drain-node`: let the streams of this Ray node end before it stops."""
+
+from __future__ import annotations
+
+import subprocess
+import sys
+import time
+from collections.abc import Callable, Iterable
+from pathlib import Path
+from typing import Annotated
+
+import psutil
+import typer
+
+POLL_S = 2.0
+REASON = "DRAIN_NODE_REASON_PREEMPTION"
+"""Ray refuses the other one, "idle", for a node that has work."""
+REPLICA = "ray::ServeReplica:"
+"""How Ray titles the processes of Serve's replicas."""
+NODE_ID = "--node_id="
+"""In the command line of a raylet."""
+
+Commands = Callable[[], Iterable[list[str]]]
+
+
+def drain_node(
+    wait_s: Annotated[
+        float, typer.Option(help="How long to wait; longer than the longest drain_timeout_s.")
+    ] = 1800.0,
+) -> None:
+    """Ask Ray to move this node's replicas elsewhere, and wait until they have ended here.
+
+    For a pod's preStop hook or a unit's ExecStop. Exit code 0: nothing runs here any more. 1:
+    something still does, or Ray does not take the request.
+    """
+    node = find_node_id(running_commands())
+    if node is None:
+        typer.echo("No raylet runs here: there is nothing to drain.")
+        return
+    command = _ray(
+        "drain-node",
+        f"--node-id={node}",
+        f"--reason={REASON}",
+        "--reason-message=the node is about to stop",
+        f"--deadline-remaining-seconds={int(wait_s)}",
+    )
+    if subprocess.run(command, check=False).returncode != 0:
+        typer.echo("Ray did not take the request to drain this node; see above.", err=True)
+        raise typer.Exit(1)
+    if not wait_for_replicas(running_commands, wait_s):
+        typer.echo(f"Replicas still run here after {wait_s:g} s.", err=True)
+        raise typer.Exit(1)
+
+
+def find_node_id(commands: Iterable[list[str]]) -> str | None:
+    """The id of this machine's Ray node, from the command line of its raylet."""
+    for command in commands:
+        if command and Path(command[0]).name == "raylet":
+            for argument in command:
+                if argument.startswith(NODE_ID):
+                    return argument.removeprefix(NODE_ID)
+    return None
+
+
+def wait_for_replicas(commands: Commands, wait_s: float, poll_s: float = POLL_S) -> bool:
+    """Whether the last replica ended within `wait_s`."""
+    deadline = time.monotonic() + wait_s
+    while any(command and command[0].startswith(REPLICA) for command in commands()):
+        if time.monotonic() >= deadline:
+            return False
+        time.sleep(poll_s)
+    return True
+
+
+def running_commands() -> list[list[str]]:
+    """The command line of every process that this user may see."""
+    found = (process.info["cmdline"] for process in psutil.process_iter(["cmdline"]))
+    return [command for command in found if command]
+
+
+def _ray(*arguments: str) -> list[str]:
+    return [str(Path(sys.executable).with_name("ray")), *arguments]

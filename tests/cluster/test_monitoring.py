@@ -1,0 +1,108 @@
+"""Dashboard and alerts: they ask for metrics, labels and pages that exist."""
+
+from __future__ import annotations
+
+import ast
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.core.call import Outcome
+
+ROOT = Path(__file__).parents[2]
+MONITORING = ROOT / "cluster/monitoring"
+DASHBOARD = json.loads((MONITORING / "grafana/dashboards/serve-app.json").read_text())
+RULES = yaml.safe_load((MONITORING / "alerts.yaml").read_text())["groups"][0]["rules"]
+SUFFIXES = {
+    "Counter": ["_total"],
+    "Gauge": [""],
+    "Histogram": ["_bucket", "_sum", "_count"],
+}
+
+
+def exported() -> dict[str, set[str]]:
+    """The names under which Prometheus sees our metrics, with their labels, from the source."""
+    found: dict[str, set[str]] = {}
+    for path in (ROOT / "serve_app/observe").glob("*.py"):
+        for node in ast.walk(ast.parse(path.read_text())):
+            if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
+                for suffix in SUFFIXES.get(node.func.id, []):
+                    name = ast.literal_eval(node.args[0])
+                    found[f"ray_{name}{suffix}"] = labels(node)
+    return found
+
+
+def labels(call: ast.Call) -> set[str]:
+    tuples = [item for item in call.args[1:] if isinstance(item, ast.Tuple)]
+    return {ast.literal_eval(element) for item in tuples for element in item.elts}
+
+
+def expressions() -> list[str]:
+    asked = [target["expr"] for panel in DASHBOARD["panels"] for target in panel["targets"]]
+    return asked + [rule["expr"] for rule in RULES]
+
+
+def test_the_metrics_of_the_source_are_found() -> None:
+    """The tests below compare with something."""
+    assert exported()["ray_serve_app_calls_total"] == {"endpoint", "tier", "outcome"}
+    assert len(exported()) > 20
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_every_metric_exists_with_its_labels(expression: str) -> None:
+    """A name that nobody exports shows an empty panel, and an alert that never comes."""
+    names = set(re.findall(r"\bray_\w+", expression))
+    assert names or expression.startswith("up{")
+    assert names <= set(exported())
+    grouped = {
+        label.strip()
+        for group in re.findall(r"\bby \(([^)]*)\)", expression)
+        for label in group.split(",")
+    }
+    selected = set(re.findall(r"[{,]\s*(\w+)\s*=~?\"", expression)) - {"job"}
+    for name in names:
+        assert (grouped - {"le"}) | selected <= exported()[name]
+    if "histogram_quantile" in expression:
+        assert "le" in grouped
+
+
+@pytest.mark.parametrize("expression", expressions())
+def test_outcomes_are_ours(expression: str) -> None:
+    """An outcome that calls cannot have is never counted."""
+    for values in re.findall(r"outcome=~?\"([^\"]*)\"", expression):
+        assert set(values.split("|")) <= set(Outcome)
+
+
+def test_the_dashboard_is_whole() -> None:
+    """Panels have distinct ids and places, units, and the data source that is provisioned."""
+    path = MONITORING / "grafana/provisioning/datasources/prometheus.yaml"
+    (source,) = yaml.safe_load(path.read_text())["datasources"]
+    panels: list[dict[str, Any]] = DASHBOARD["panels"]
+    assert len({panel["id"] for panel in panels}) == len(panels)
+    assert len({(p["gridPos"]["x"], p["gridPos"]["y"]) for p in panels}) == len(panels)
+    for panel in panels:
+        assert panel["datasource"]["uid"] == source["uid"]
+        assert panel["fieldConfig"]["defaults"]["unit"]
+        assert all(target["legendFormat"] for target in panel["targets"])
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_an_alert_says_what_to_do(rule: dict[str, Any]) -> None:
+    """A severity, a sentence, and a page with the words that it is said to have."""
+    assert rule["labels"]["severity"] in ("critical", "warning", "info")
+    assert rule["annotations"]["summary"].endswith(".")
+    page, _, words = rule["annotations"]["runbook"].partition(", ")
+    text = (ROOT / page).read_text().replace("`", "")
+    assert words.strip('"') in text
+
+
+def test_alerts_are_tried_by_promtool() -> None:
+    """alerts.test.yaml speaks of alerts that are there."""
+    trials = yaml.safe_load((MONITORING / "alerts.test.yaml").read_text())["tests"]
+    tried = {case["alertname"] for trial in trials for case in trial["alert_rule_test"]}
+    assert tried <= {rule["alert"] for rule in RULES}
+    assert len(tried) >= 5
