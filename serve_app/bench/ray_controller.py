@@ -18,6 +18,7 @@ from ray.serve.autoscaling_policy import (
 )
 from ray.serve.config import AutoscalingConfig, AutoscalingContext
 
+from serve_app.bench.errors import BenchFailed
 from serve_app.simulation.cluster import TierView
 from serve_app.tiers.autoscaling import (
     ENGINE_METRICS,
@@ -63,6 +64,8 @@ class RayJointController:
         wanted = {tier.name: view for tier, view in pairs if view.samples}
         contexts[self._router.id] = self._router.router_context(wanted, now_s)
         decided, _ = self._policy(contexts)
+        if self._policy.failed:
+            raise BenchFailed("the joint policy failed; see the traceback above")
         return [
             tier.settle(
                 contexts[tier.id],

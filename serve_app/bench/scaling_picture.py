@@ -27,13 +27,13 @@ def draw_runs(title: str, trace: Trace, runs: Mapping[str, Run], path: Path) -> 
     draw = ImageDraw.Draw(image)
     font = ImageFont.load_default(14)
     draw.text((_LEFT, 8), title, fill=_INK, font=font)
-    top = max(shown[1] for run in runs.values() for shown in run.state.picture)
+    top = max(shown[1] for run in runs.values() for shown in run.picture)
     rates = _rates(trace)
     _draw_panel(draw, 0, "calls a second", [(rates, _INK, 2)], trace.length_s)
     for index, (name, run) in enumerate(runs.items()):
         colour = COLOURS[index % len(COLOURS)]
-        ordered = [(shown[0], float(shown[1])) for shown in run.state.picture]
-        ready = [(shown[0], float(shown[2])) for shown in run.state.picture]
+        ordered = [(shown[0], float(shown[1])) for shown in run.picture]
+        ready = [(shown[0], float(shown[2])) for shown in run.picture]
         outcome = run.outcome
         text = (
             f"{name}: replicas ordered (grey) and ready; "

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
+from concurrent.futures import ProcessPoolExecutor
+from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
@@ -13,7 +15,7 @@ from serve_app.bench.scaling_runs import (
     SPILLS,
     TUNED,
     TUNING_SEEDS,
-    Case,
+    JointRun,
     Run,
     all_tiers,
     build_case,
@@ -23,8 +25,9 @@ from serve_app.bench.scaling_runs import (
     run_joint,
     tune,
 )
+from serve_app.simulation.cluster import SimTier
 from serve_app.simulation.outcome import Outcome
-from serve_app.simulation.trace import all_shapes
+from serve_app.simulation.trace import Trace, all_shapes
 
 _SHOWN = 3
 _DRAWN = ("10x step", "diurnal")
@@ -41,58 +44,86 @@ HEADER = (
 )
 
 
+@dataclass(frozen=True, slots=True)
+class Compared:
+    """All policies on one trace of one tier."""
+
+    tier: str
+    trace: Trace
+    runs: Mapping[str, Run]
+
+
 def compare_all(*, quick: bool, pictures: Path | None) -> list[Grid]:
-    """A table for each tier, and one for both together; pictures of two traces, where wanted."""
+    """A table for each tier, and one for both together; pictures of two traces, where wanted.
+
+    One process for each core: a run is bound to one.
+    """
     seeds = JUDGING_SEEDS[:1] if quick else JUDGING_SEEDS
-    grids = []
-    for tier in all_tiers():
-        runs = {
-            shape.name: [
-                (case, _run_all(case)) for case in (build_case(tier, shape, seed) for seed in seeds)
-            ]
-            for shape in all_shapes()
-        }
-        grids.append(_tier_grid(f"{tier.name}: a replica starts in {tier.start_s:.0f} s", runs))
-        for name in _DRAWN if pictures else ():
-            case, drawn = runs[name][0]
-            assert pictures is not None
-            path = pictures / f"autoscaling-{tier.name}-{name.replace(' ', '-')}.png"
-            draw_runs(f"{tier.name}, {name}", case.trace, drawn, path)
-    return [*grids, _joint_grid(seeds)]
+    wanted = [
+        (tier.name, shape.name, seed)
+        for seed in seeds
+        for shape in all_shapes()
+        for tier in all_tiers()
+    ]
+    with ProcessPoolExecutor() as pool:
+        compared = list(pool.map(_compare, *zip(*wanted, strict=True)))
+        both = {name: list(pool.map(run_joint, seeds, [name] * len(seeds))) for name in SPILLS}
+    if pictures is not None:
+        _draw(compared, pictures)
+    grids = [
+        _tier_grid(tier, [one for one in compared if one.tier == tier.name], len(seeds))
+        for tier in all_tiers()
+    ]
+    return [*grids, _joint_grid(both)]
 
 
-def _run_all(case: Case) -> Mapping[str, Run]:
-    runs = {name: case.run(setting) for name, setting in TUNED[case.tier.name].items()}
-    return {**runs, "perfect reaction": case.reaction, "oracle": case.oracle}
+def _compare(tier_name: str, shape_name: str, seed: int) -> Compared:
+    tier = next(tier for tier in all_tiers() if tier.name == tier_name)
+    shape = next(shape for shape in all_shapes() if shape.name == shape_name)
+    case = build_case(tier, shape, seed)
+    runs = {name: case.run(setting) for name, setting in TUNED[tier.name].items()}
+    runs |= {"perfect reaction": case.reaction, "oracle": case.oracle}
+    return Compared(tier.name, case.trace, runs)
 
 
-def _tier_grid(title: str, runs: Mapping[str, Sequence[tuple[Case, Mapping[str, Run]]]]) -> Grid:
-    rows = []
-    for trace, seeded in runs.items():
-        oracle = [case.oracle.outcome.gpu_hours for case, _ in seeded]
-        for policy in seeded[0][1]:
-            outcomes = [of[policy].outcome for _, of in seeded]
-            rows.append((trace, policy, *_cells(outcomes, oracle)))
-    return Grid(f"{title}; mean and standard deviation over {len(oracle)} seeds", HEADER, rows)
+def _draw(compared: Sequence[Compared], directory: Path) -> None:
+    """Of every tier and of some traces the first seed."""
+    drawn = set()
+    for one in compared:
+        name = f"autoscaling-{one.tier}-{one.trace.name.replace(' ', '-')}.png"
+        if one.trace.name in _DRAWN and name not in drawn:
+            drawn.add(name)
+            draw_runs(f"{one.tier}, {one.trace.name}", one.trace, one.runs, directory / name)
 
 
-def _joint_grid(seeds: Sequence[int]) -> Grid:
-    rows = []
-    for name in SPILLS:
-        pairs = [run_joint(seed, name) for seed in seeds]
-        strong = [pair[1] for pair in pairs]
-        gpu_hours = [sum(outcome.gpu_hours for outcome in pair) for pair in pairs]
-        rows.append(
-            (
-                name,
-                _spread(100 * outcome.missed_ratio for outcome in strong),
-                _spread(100 * pair[0].missed_ratio for pair in pairs),
-                _spread(100 * outcome.spilled / outcome.calls for outcome in strong),
-                _spread(gpu_hours),
-            )
+def _tier_grid(tier: SimTier, compared: Sequence[Compared], seeds: int) -> Grid:
+    rows: list[Sequence[str]] = []
+    for shape in all_shapes():
+        runs = [one.runs for one in compared if one.trace.name == shape.name]
+        oracle = [of["oracle"].outcome.gpu_hours for of in runs]
+        rows += [
+            (shape.name, policy, *_cells([of[policy].outcome for of in runs], oracle))
+            for policy in runs[0]
+        ]
+    title = f"{tier.name}: a replica has {tier.gpus:g} GPUs and starts in {tier.start_s:.0f} s"
+    return Grid(f"{title}; mean and standard deviation over {seeds} seeds", HEADER, rows)
+
+
+def _joint_grid(both: Mapping[str, Sequence[JointRun]]) -> Grid:
+    oracle = [run.gpu_hours for run in both["oracle"]]
+    rows = [
+        (
+            name,
+            _spread(100 * run.strong.missed_ratio for run in runs),
+            _spread(100 * run.fast.missed_ratio for run in runs),
+            _spread(100 * run.strong.spilled / run.strong.calls for run in runs),
+            _spread(run.gpu_hours for run in runs),
+            _spread(run.gpu_hours / hours for run, hours in zip(runs, oracle, strict=True)),
         )
-    header = ("policy", "strong missed %", "fast missed %", "spilled %", "GPU-h, both")
-    return Grid("Both tiers, the 10x step on strong, a steady load on fast", header, rows)
+        for name, runs in both.items()
+    ]
+    header = ("policy", "strong missed %", "fast missed %", "spilled %", "GPU-h", "x oracle")
+    return Grid("Both tiers: the 10x step on strong, the base load on fast", header, rows)
 
 
 def _cells(outcomes: Sequence[Outcome], oracle: Sequence[float]) -> Sequence[str]:

@@ -16,8 +16,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 
 from serve_app.bench.errors import BenchFailed
 from serve_app.bench.ray_controller import Policy, RayController, RayJointController
-from serve_app.simulation.cluster import Cluster, Controller, News, SimTier, TierState
-from serve_app.simulation.engine import SimCall
+from serve_app.simulation.cluster import Cluster, Controller, News, SimTier
 from serve_app.simulation.hardware import fast_tier, strong_tier, token_rates
 from serve_app.simulation.outcome import Outcome, sum_up
 from serve_app.simulation.reference import (
@@ -31,7 +30,7 @@ from serve_app.tiers.autoscaling import JointPolicy, LLMPolicy, Scaled
 from serve_app.tiers.plan import LLM_LOOK_BACK_S, LLM_METRICS_INTERVAL_S, LLM_POLICY
 
 TUNING_SEEDS = (1, 2)
-JUDGING_SEEDS = (101, 102, 103, 104, 105)
+JUDGING_SEEDS = (101, 102, 103)
 BASE_FILL = 0.6
 """The base load, as a part of what one replica carries."""
 MISSED_MAX = 0.01
@@ -54,7 +53,12 @@ class RaySetting:
 
     def build(self, tier: SimTier) -> tuple[Controller, News]:
         """The controller of one tier, and how old its news are."""
-        return RayController([self.part(tier)]), News(self.look_back_s, self.metrics_interval_s)
+        return RayController([self.part(tier)]), self.news
+
+    @property
+    def news(self) -> News:
+        """How old what it is told may be."""
+        return News(self.look_back_s, self.metrics_interval_s)
 
     def part(self, tier: SimTier) -> tuple[str, AutoscalingConfig, Policy]:
         """What a controller of several tiers takes."""
@@ -79,7 +83,12 @@ class LLMSetting:
 
     def build(self, tier: SimTier) -> tuple[Controller, News]:
         """The controller of one tier, and how old its news are."""
-        return RayController([self.part(tier)]), LLM_NEWS
+        return RayController([self.part(tier)]), self.news
+
+    @property
+    def news(self) -> News:
+        """How old what it is told may be."""
+        return LLM_NEWS
 
     def part(self, tier: SimTier) -> tuple[str, AutoscalingConfig, Policy]:
         """What a controller of several tiers takes."""
@@ -151,12 +160,13 @@ def _mean_context() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of one tier: what came of it, and what a picture needs."""
+    """One run of one tier: what came of it, and what a picture shows.
+
+    `picture` holds seconds, replicas ordered, replicas ready, and calls that waited.
+    """
 
     outcome: Outcome
-    state: TierState
-    calls: Sequence[SimCall]
-    length_s: float
+    picture: Sequence[tuple[float, int, int, int]]
 
 
 def run_one(
@@ -167,7 +177,7 @@ def run_one(
     calls = cluster.run([trace])[0]
     state = cluster.states[0]
     outcome = sum_up(state, calls, trace.length_s, tier.first_token_target_s)
-    return Run(outcome, state, calls, trace.length_s)
+    return Run(outcome, state.picture)
 
 
 @cache
@@ -205,9 +215,16 @@ class Case:
 
 
 def build_case(tier: SimTier, shape: Shape, seed: int) -> Case:
-    """Draws the trace, and finds the smallest plan that meets the service level."""
-    base = BASE_FILL * find_capacity(tier, *DOCUMENTS)
-    trace = draw_trace(shape, base, seed)
+    """Draws the trace, and finds both references for it."""
+    trace = draw_trace(shape, BASE_FILL * find_capacity(tier, *DOCUMENTS), seed)
+    needed, oracle = find_oracle(tier, shape, trace, seed)
+    planned = PlannedController([plan_reaction(needed)])
+    reaction = run_one(tier, trace, planned, LLM_NEWS, needed[0], seed)
+    return Case(tier, shape, trace, seed, oracle, reaction, needed[0])
+
+
+def find_oracle(tier: SimTier, shape: Shape, trace: Trace, seed: int) -> tuple[list[int], Run]:
+    """The smallest plan that meets the service level, and what comes of it."""
     capacity = find_capacity(tier, shape.prompt, shape.output)
     for fill in FILLS:
         needed = count_needed(trace, capacity, fill, tier.start_s)
@@ -215,9 +232,7 @@ def build_case(tier: SimTier, shape: Shape, seed: int) -> Case:
         oracle = run_one(tier, trace, plan, LLM_NEWS, needed[0], seed)
         if oracle.outcome.missed_ratio <= MISSED_MAX:
             break
-    planned = PlannedController([plan_reaction(needed)])
-    reaction = run_one(tier, trace, planned, LLM_NEWS, needed[0], seed)
-    return Case(tier, shape, trace, seed, oracle, reaction, needed[0])
+    return needed, oracle
 
 
 def weigh(case: Case, run: Run) -> float:
@@ -275,39 +290,57 @@ TUNED: Mapping[str, Mapping[str, Setting]] = {
 }
 """What tuning has found; `--tune` finds it again."""
 
-SPILLS = ("Ray", "Ray, spill", "llm", "llm, spill", "joint, spill")
+SPILLS = ("Ray", "Ray, spill", "llm", "llm, spill", "joint, spill", "oracle")
 
 
-def run_joint(seed: int, name: str) -> tuple[Outcome, Outcome]:
-    """Both tiers, with the step on the strong one: fast, strong; spilled calls count as strong."""
-    fast, strong = fast_tier(), strong_tier()
+@dataclass(frozen=True, slots=True)
+class JointRun:
+    """Both tiers in one run; spilled calls count where they were meant for."""
+
+    fast: Outcome
+    strong: Outcome
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of both tiers."""
+        return self.fast.gpu_hours + self.strong.gpu_hours
+
+
+def draw_joint(seed: int) -> list[tuple[SimTier, Shape, Trace]]:
+    """The step on the strong tier, the base load on the fast one."""
     step = next(shape for shape in all_shapes() if shape.name == "10x step")
     flat = replace(step, name="flat", peak=1.0, rate=np.ones_like)
-    traces = [
-        draw_trace(shape, BASE_FILL * find_capacity(tier, *DOCUMENTS), seed + index * 1000)
-        for index, (tier, shape) in enumerate(((fast, flat), (strong, step)))
+    return [
+        (tier, shape, draw_trace(shape, BASE_FILL * find_capacity(tier, *DOCUMENTS), number))
+        for tier, shape, number in ((fast_tier(), flat, seed), (strong_tier(), step, 1000 + seed))
     ]
+
+
+def run_joint(seed: int, name: str) -> JointRun:
+    """What one of `SPILLS` makes of both tiers' traces."""
+    drawn = draw_joint(seed)
+    tiers, traces = [item[0] for item in drawn], [item[2] for item in drawn]
     policy, _, spills = name.partition(", ")
-    controller: Controller
-    if policy == "joint":
-        settings = [TUNED[tier.name]["llm"] for tier in (fast, strong)]
-        configs = [
-            (tier.name, setting.config(tier))
-            for tier, setting in zip((fast, strong), settings, strict=True)
-            if isinstance(setting, LLMSetting)
-        ]
-        joint = JointPolicy(["fast", "strong"])
-        controller, news = RayJointController(configs, joint), LLM_NEWS
-    else:
-        parts = [TUNED[tier.name][policy].part(tier) for tier in (fast, strong)]
-        controller = RayController(parts)
-        news = LLM_NEWS if policy == "llm" else News(30.0, 10.0)
-    cluster = Cluster(
-        [fast, strong], controller, news, [1, 1], spill={1: 0} if spills else None, seed=seed
-    )
+    if policy == "oracle":
+        oracles = [find_oracle(*item, seed)[1].outcome for item in drawn]
+        return JointRun(*oracles)
+    controller, news = _build_joint(policy, tiers)
+    cluster = Cluster(tiers, controller, news, [1, 1], spill={1: 0} if spills else None, seed=seed)
     calls = cluster.run(traces)
     outcomes = [
-        sum_up(state, sent, step.length_s, state.tier.first_token_target_s)
-        for state, sent in zip(cluster.states, calls, strict=True)
+        sum_up(state, sent, trace.length_s, state.tier.first_token_target_s)
+        for state, sent, trace in zip(cluster.states, calls, traces, strict=True)
     ]
-    return outcomes[0], outcomes[1]
+    return JointRun(*outcomes)
+
+
+def _build_joint(policy: str, tiers: Sequence[SimTier]) -> tuple[Controller, News]:
+    settings = [TUNED[tier.name]["llm" if policy == "joint" else policy] for tier in tiers]
+    if policy != "joint":
+        parts = [setting.part(tier) for setting, tier in zip(settings, tiers, strict=True)]
+        return RayController(parts), settings[0].news
+    configs = [
+        (tier.name, setting.part(tier)[1]) for setting, tier in zip(settings, tiers, strict=True)
+    ]
+    joint = JointPolicy([tier.name for tier in tiers])
+    return RayJointController(configs, joint), LLM_NEWS
