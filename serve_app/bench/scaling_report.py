@@ -150,7 +150,7 @@ def tune_all() -> Iterator[Grid]:
         rows = []
         for name, settings in (
             ("Ray", ray_settings(tier)),
-            ("Ray, all tuned", quick_ray_settings(tier)),
+            ("Ray, fresh news", quick_ray_settings(tier)),
             ("llm", llm_settings(tier)),
         ):
             for weight, setting in tune(cases, list(settings))[:_SHOWN]:

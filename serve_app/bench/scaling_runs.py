@@ -278,14 +278,14 @@ def all_tiers() -> tuple[SimTier, ...]:
 
 TUNED: Mapping[str, Mapping[str, Setting]] = {
     "fast": {
-        "Ray": RaySetting(64.0),
-        "Ray, all tuned": RaySetting(64.0, 0.0, 300.0, 4.0, 2.0),
-        "llm": LLMSetting(0.9, 120.0),
+        "Ray": RaySetting(51.2),
+        "Ray, fresh news": RaySetting(51.2, 10.0, 600.0, 15.0, LLM_METRICS_INTERVAL_S),
+        "llm": LLMSetting(1.0, 120.0),
     },
     "strong": {
-        "Ray": RaySetting(40.0),
-        "Ray, all tuned": RaySetting(40.0, 0.0, 300.0, 4.0, 2.0),
-        "llm": LLMSetting(0.9, 300.0),
+        "Ray": RaySetting(38.4),
+        "Ray, fresh news": RaySetting(38.4, 10.0, 600.0, 15.0, LLM_METRICS_INTERVAL_S),
+        "llm": LLMSetting(0.9, 120.0),
     },
 }
 """What tuning has found; `--tune` finds it again."""

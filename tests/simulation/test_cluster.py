@@ -17,7 +17,7 @@ from serve_app.simulation.reference import (
     plan_oracle,
     plan_reaction,
 )
-from serve_app.simulation.trace import Trace, all_shapes, draw_trace
+from serve_app.simulation.trace import Shape, Trace, all_shapes, draw_trace
 
 # 100 ms for a prompt of 100, and nothing for an answer of one token.
 TIMING = EngineTiming(0.0, 0.001, 0.0, 0.0, 1000, 10**6, 100)
@@ -142,12 +142,12 @@ def test_the_same_seed_is_the_same_run() -> None:
 
 
 @pytest.mark.parametrize("shape", all_shapes(), ids=lambda shape: shape.name)
-def test_a_trace_has_as_many_calls_as_its_rate_says(shape: object) -> None:
+def test_a_trace_has_as_many_calls_as_its_rate_says(shape: Shape) -> None:
     """Within what chance allows, and never more often than its peak."""
     base = 2.0
-    trace = draw_trace(shape, base, 3)  # type: ignore[arg-type]
+    trace = draw_trace(shape, base, 3)
     at_s = np.linspace(0, trace.length_s, 10_000)
-    expected = base * trace.length_s * float(np.mean(shape.rate(at_s)))  # type: ignore[attr-defined]
+    expected = base * trace.length_s * float(np.mean(shape.rate(at_s)))
     assert abs(len(trace) - expected) < 5 * expected**0.5
     assert np.all(np.diff(trace.arrived_s) >= 0)
     assert trace.prompt.min() >= 1
