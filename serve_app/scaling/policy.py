@@ -6,8 +6,8 @@ engine has, the faster it answers each, so a tier that has just grown seems to n
 has, and one that lacks replicas, twice as many.
 
 Up at once and by as much as is needed, for a replica takes minutes to start; down when the demand
-of the whole last `quiet_s` would have been carried by fewer. Between both lies no threshold that a
-steady demand could cross to and fro.
+of the whole last `quiet_s` would have been carried by fewer with a fifth of a replica to spare. A
+steady demand has no threshold that it could cross to and fro.
 """
 
 from __future__ import annotations
@@ -32,6 +32,8 @@ CALM_S = 40.0
 being served."""
 SLACK = 0.05
 """The part of a replica that may be missing: 3.04 replicas are 3."""
+SPARE = 0.2
+"""The part of a replica that must be to spare before one goes: at 2.9 the fourth stays."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -119,7 +121,9 @@ class TierPolicy:
         coming = max(coming, self._own + spilled)
         steady = self._steady.hold(now_s, coming)
         backlog = self._backlog.hold(now_s, self._measure_backlog(signals))
-        replicas = max(round_up(steady + backlog), self._floor(signals))
+        wanted = steady + backlog
+        kept = min(signals.target, math.ceil(wanted + SPARE)) if wanted else 0
+        replicas = max(round_up(wanted), kept, self._floor(signals))
         self._last = Decision(min(self.rules.max, replicas), coming)
         return self._last
 
