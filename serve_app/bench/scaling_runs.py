@@ -288,7 +288,7 @@ TUNED: Mapping[str, Mapping[str, Setting]] = {
         "llm": LLMSetting(0.9, 120.0),
     },
 }
-"""What tuning has found; `--tune` finds it again."""
+"""What tuning has found, but that on the 72B a `busy_ratio` of 1.0 weighs a little less."""
 
 SPILLS = ("Ray", "Ray, spill", "llm", "llm, spill", "joint, spill", "oracle")
 
