@@ -14,7 +14,7 @@ from serve_app.config.app import AppConfig
 from serve_app.config.load import ROUTER_NAME
 from serve_app.router import Router
 from serve_app.tiers.build import build_tier
-from serve_app.tiers.plan import DRAIN_POLL_S, LOGGING, plan_autoscaling
+from serve_app.tiers.plan import DRAIN_POLL_S, LOGGING, plan_router_autoscaling
 
 
 def build(config: AppConfig) -> Application:
@@ -37,7 +37,7 @@ def compose(config: AppConfig, tiers: dict[str, Application]) -> Application:
         max_ongoing_requests=router.max_ongoing_calls,
         graceful_shutdown_timeout_s=router.drain_timeout_s,
         graceful_shutdown_wait_loop_s=DRAIN_POLL_S,
-        autoscaling_config=plan_autoscaling(router.replicas),
+        autoscaling_config=plan_router_autoscaling(router.replicas, config.tiers),
         logging_config=LOGGING,
         ray_actor_options={"num_cpus": router.cpus, "runtime_env": {"env_vars": dict(router.env)}},
         **spread,

@@ -54,6 +54,8 @@ class Pipeline:
         self._idle_work = idle_work
         self._in_flight = 0
         self._control = ThresholdControl()
+        self.wanted = dict.fromkeys(tiers, 0)
+        """Calls by the tier that was meant for them, whether it had a place for them or not."""
 
     def decide(self, call: Call) -> Decision:
         """Choose the tier: without any effect, and cheap enough for every call.
@@ -94,6 +96,8 @@ class Pipeline:
         try:
             decision = record.decision = self.decide(call)
             self._control.note(decision, runtime.routing, self._configs[-1].name)
+            busy = decision.reason is Reason.STRONG_BUSY
+            self.wanted[self._configs[-1].name if busy else decision.tier] += 1
             async with self._open(call, decision, record, runtime) as answer:
                 yield answer
         finally:

@@ -27,6 +27,7 @@ from serve_app.observe.routing import ControlMetrics, LoadMetrics
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
+from serve_app.tiers.autoscaling import WANTED_PREFIX
 from serve_app.tiers.client import TierClient
 from serve_app.tiers.ray_leases import build_opener
 from serve_app.tiers.status import ServeReadiness
@@ -84,6 +85,10 @@ class Router:
             feedback=self._feedback,
             echo_request_id=False,
         )
+
+    def record_autoscaling_stats(self) -> dict[str, float]:
+        """How many calls were meant for each tier, which Ray takes to its controller."""
+        return {WANTED_PREFIX + name: float(n) for name, n in self._pipeline.wanted.items()}
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config`; calls in flight keep what they began with.

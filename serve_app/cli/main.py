@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from serve_app.bench.command import overhead
+from serve_app.bench.scaling import scaling
 from serve_app.bench.scorer import scorer
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
@@ -45,6 +46,7 @@ app.command()(manifests)
 bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
 bench.command("overhead")(overhead)
 bench.command("scorer")(scorer)
+bench.command("scaling")(scaling)
 app.add_typer(bench, name="bench")
 
 

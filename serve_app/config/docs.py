@@ -43,7 +43,7 @@ def _sections(title: str, model: type[BaseModel], prefix: str) -> Iterator[str]:
 def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
     for name, field in model.model_fields.items():
         nested, suffix = _nested(field.annotation)
-        path = f"{prefix}{name}{suffix}"
+        path = f"{prefix}{field.alias or name}{suffix}"
         if nested is RuntimeConfig:
             yield f"| `{path}` | section | see below | {field.description} |"
         elif nested is not None:

@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import re
+from datetime import time
 from typing import Annotated, Literal
+from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
 from serve_app.config.base import Config
+from serve_app.scaling.schedule import parse_days
 from serve_app.weights.sums import check_sums_mapping
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
@@ -108,6 +111,140 @@ class ReplicasConfig(Config):
         return self
 
 
+class FloorConfig(Config):
+    """Replicas that are there at some hours of the week."""
+
+    days: tuple[str, ...] = Field(
+        ("mon-sun",),
+        min_length=1,
+        max_length=7,
+        description="Weekdays, or ranges of them: `[mon-fri]`, `[sat, sun]`.",
+    )
+    begin: str = Field(
+        alias="from", description="When they are ready, by the clock on the wall: `08:00`."
+    )
+    end: str = Field(
+        alias="to",
+        description="Until when they are kept. At or before `from`: on the next day.",
+    )
+    timezone: str = Field(
+        "UTC", description="Whose clock, as an IANA name such as `Europe/Berlin`."
+    )
+    min: int = Field(ge=1, le=1024, description="Replicas that are there in these hours.")
+
+    @field_validator("days")
+    @classmethod
+    def _weekdays(cls, days: tuple[str, ...]) -> tuple[str, ...]:
+        for day in days:
+            parse_days(day)
+        return days
+
+    @field_validator("begin", "end")
+    @classmethod
+    def _times(cls, text: str) -> str:
+        try:
+            parsed = time.fromisoformat(text)
+        except ValueError:
+            parsed = None
+        if parsed is None or parsed.tzinfo is not None:
+            raise ValueError(f"'{text}' is no time of day; write it in quotes, as \"08:00\"")
+        return text
+
+    @field_validator("timezone")
+    @classmethod
+    def _zone(cls, name: str) -> str:
+        try:
+            ZoneInfo(name)
+        except (ZoneInfoNotFoundError, ValueError, OSError):
+            raise ValueError(
+                f"'{name}' is no time zone of this machine; write one such as Europe/Berlin"
+            ) from None
+        return name
+
+
+class TierReplicasConfig(ReplicasConfig):
+    """How many replicas a tier has; its replicas take minutes to start."""
+
+    min: int = Field(
+        1,
+        ge=0,
+        le=1024,
+        description="Replicas that are always there. 0 only with `idle_s`.",
+    )
+    policy: Literal["ongoing_calls", "llm"] = Field(
+        "ongoing_calls",
+        description="What decides how many replicas there are. ongoing_calls: Ray's own policy, by "
+        "`target_ongoing_calls` and the delays. llm: by the work that comes, with a start ahead; "
+        "`upscale_delay_s` does not count then, and `target_ongoing_calls` only where the rates "
+        "are not told ([autoscaling.md](autoscaling.md)).",
+    )
+    start_s: float = Field(
+        300.0,
+        ge=0,
+        le=HOUR_S,
+        description="llm: how long a replica takes to start. So far ahead it looks.",
+    )
+    first_token_target_s: float = Field(
+        5.0,
+        gt=0,
+        le=HOUR_S,
+        description="llm: within what time calls should get their first token.",
+    )
+    kv_used_ratio_max: float = Field(
+        0.9, gt=0, le=1, description="llm: up to where a replica's KV cache may be used."
+    )
+    prompt_tokens_per_s: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="llm: prompt tokens that a replica reads in a second if it does nothing else.",
+    )
+    output_tokens_per_s: float | None = Field(
+        None,
+        gt=0,
+        le=1e9,
+        description="llm: answer tokens that a replica writes in a second with as many calls at a "
+        "time as it takes. Without both rates demand is counted in calls at a time.",
+    )
+    busy_ratio: float = Field(
+        0.9,
+        gt=0,
+        le=1,
+        description="llm: the part of these rates that is planned with; the rest is for chance.",
+    )
+    floors: tuple[FloorConfig, ...] = Field(
+        (),
+        max_length=32,
+        description="llm: more replicas at some hours of the week; the most that holds counts.",
+    )
+    idle_s: float | None = Field(
+        None,
+        gt=0,
+        le=DAY_S,
+        description="llm: after how long without any call the last replica goes. None: never.",
+    )
+
+    @model_validator(mode="after")
+    def _llm_only(self) -> TierReplicasConfig:
+        if self.policy != "llm":
+            ours = set(TierReplicasConfig.model_fields) - set(ReplicasConfig.model_fields)
+            for key in sorted((ours - {"policy"}) & self.model_fields_set):
+                raise ValueError(f"{key} has no effect without `policy: llm`")
+        if (self.prompt_tokens_per_s is None) != (self.output_tokens_per_s is None):
+            raise ValueError("prompt_tokens_per_s and output_tokens_per_s only tell together")
+        if self.min == 0 and self.idle_s is None:
+            raise ValueError(
+                "min is 0, but nothing lets the last replica go: set `policy: llm` and `idle_s`, "
+                "or min to 1"
+            )
+        if self.idle_s is not None and self.min > 0:
+            raise ValueError(f"idle_s lets the last replica go, but min is {self.min}: set it to 0")
+        for window in self.floors:
+            if window.min > self.max:
+                raise ValueError(f"floors: min ({window.min}) is above replicas.max ({self.max})")
+        return self
+
+
 class TierConfig(Config):
     """One model with its replicas."""
 
@@ -155,7 +292,7 @@ class TierConfig(Config):
         default_factory=dict, description="Environment of the replica and its engine workers."
     )
     placement: PlacementConfig = Field(default_factory=PlacementConfig)
-    replicas: ReplicasConfig = Field(default_factory=ReplicasConfig)
+    replicas: TierReplicasConfig = Field(default_factory=TierReplicasConfig)
     max_ongoing_calls: int = Field(
         64, ge=1, le=4096, description="Calls that one replica holds at a time."
     )

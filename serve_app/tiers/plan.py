@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
 from serve_app import demo
@@ -103,7 +104,7 @@ def plan_deployment(tier: TierConfig) -> dict[str, Any]:
         "health_check_period_s": tier.health_check_period_s,
         "health_check_timeout_s": tier.health_check_timeout_s,
         "ray_actor_options": {"num_cpus": tier.placement.cpus_per_server},
-        "autoscaling_config": plan_autoscaling(tier.replicas),
+        "autoscaling_config": plan_tier_autoscaling(tier),
         "logging_config": dict(LOGGING),
         **plan_labels(tier),
     }
@@ -130,4 +131,68 @@ def plan_autoscaling(replicas: ReplicasConfig) -> dict[str, Any]:
         "target_ongoing_requests": replicas.target_ongoing_calls,
         "upscale_delay_s": replicas.upscale_delay_s,
         "downscale_delay_s": replicas.downscale_delay_s,
+    }
+
+
+LLM_POLICY = "serve_app.tiers.autoscaling:LLMPolicy"
+
+LLM_LOOK_BACK_S = 4.0
+"""Over what Ray averages the calls. Its default of 30 s hides a surge for half a minute; the policy
+itself tells growth from chance."""
+ROUTER_LOOK_BACK_S = 10.0
+"""The same for Routers, which start in seconds and scale by Ray's own policy. They look at
+themselves in a fifth of it."""
+LLM_METRICS_INTERVAL_S = 2.0
+"""How often Routers and replicas report to the controller; by default every 10 s. Ray calls the key
+deprecated, in favour of environment variables that ray 2.60 does not read."""
+
+
+def plan_tier_autoscaling(tier: TierConfig) -> dict[str, Any]:
+    """Serve's `autoscaling_config` for a tier: Ray's own policy, or ours.
+
+    Around any policy Ray puts its delays. Ours has its own, so Ray's are off.
+    """
+    replicas = tier.replicas
+    planned = plan_autoscaling(replicas)
+    if replicas.policy == "ongoing_calls":
+        return planned
+    return planned | {
+        "upscale_delay_s": 0.0,
+        "downscale_delay_s": 0.0,
+        "look_back_period_s": LLM_LOOK_BACK_S,
+        "metrics_interval_s": LLM_METRICS_INTERVAL_S,
+        "policy": {"policy_function": LLM_POLICY, "policy_kwargs": plan_policy(tier)},
+    }
+
+
+def plan_router_autoscaling(
+    replicas: ReplicasConfig, tiers: Sequence[TierConfig]
+) -> dict[str, Any]:
+    """Serve's `autoscaling_config` for the Router, which counts calls for a policy of all tiers."""
+    planned = plan_autoscaling(replicas)
+    if any(tier.replicas.policy == "llm" for tier in tiers):
+        planned["metrics_interval_s"] = LLM_METRICS_INTERVAL_S
+        planned["look_back_period_s"] = ROUTER_LOOK_BACK_S
+    return planned
+
+
+def plan_policy(tier: TierConfig) -> dict[str, Any]:
+    """The rules of `tiers.autoscaling.LLMPolicy`, as JSON: so they pass through Ray."""
+    replicas = tier.replicas
+    return {
+        "gpus": tier.workers if tier.accelerator == "gpu" else 0,
+        "min": replicas.min,
+        "max": replicas.max,
+        "capacity": {
+            "calls": replicas.target_ongoing_calls,
+            "first_token_target_s": replicas.first_token_target_s,
+            "kv_used_ratio": replicas.kv_used_ratio_max,
+            "busy_ratio": replicas.busy_ratio,
+            "prompt_tokens_per_s": replicas.prompt_tokens_per_s,
+            "output_tokens_per_s": replicas.output_tokens_per_s,
+        },
+        "start_s": replicas.start_s,
+        "quiet_s": replicas.downscale_delay_s,
+        "idle_s": replicas.idle_s,
+        "schedule": [window.model_dump(by_alias=True) for window in replicas.floors],
     }

@@ -13,10 +13,11 @@ import ray
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import LLMServer
 
+from serve_app.tiers.autoscaling import render_signals
 from serve_app.tiers.cluster_nodes import own_workers_by_node
 from serve_app.tiers.draft_gate import DraftApp
 from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, warm_up
-from serve_app.tiers.engine_stats import watch_engine
+from serve_app.tiers.engine_stats import EngineStats, watch_engine
 from serve_app.tiers.engine_watch import watch_drafts
 from serve_app.tiers.fit import count_torn_groups
 from serve_app.tiers.http1 import Address
@@ -42,6 +43,7 @@ class TierServer(LLMServer):
 
     _http: EngineHTTPServer | None = None
     _sha256sums: str | dict[str, str] | None = None
+    _stats: EngineStats | None = None
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, *, sha256sums: str | dict[str, str] | None = None
@@ -66,8 +68,8 @@ class TierServer(LLMServer):
         engine_app = await self.engine.build_asgi_app()
         await warm_up(engine_app, self._llm_config.model_id)
         watch_drafts(self._engine_client)
-        stats = watch_engine(self._engine_client)
-        app = LeasedApp(DraftApp(engine_app), self._leases, stats)
+        self._stats = watch_engine(self._engine_client)
+        app = LeasedApp(DraftApp(engine_app), self._leases, self._stats)
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address())
         await self._http.wait_started()
         logger.info("engine app open to lease holders on port %d", self._http.address[1])
@@ -111,6 +113,10 @@ class TierServer(LLMServer):
         with self._leases.open(lease_id) as lease:
             yield self._http.address
             await lease.wait_ended()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """The engine's numbers for `LLMPolicy`, which Ray takes to its controller."""
+        return render_signals(None if self._stats is None else self._stats.signals())
 
     async def check_health(self) -> None:
         """Ask the engine, and look whether its HTTP server still runs.

@@ -19,6 +19,8 @@ FRESH_S = 1.0
 
 RUNNING = "RUNNING"
 """Serve's name for replicas that take calls; the enum of these names is private."""
+HEALTHY = "HEALTHY"
+"""Serve's name for a deployment that has as many replicas as it should."""
 
 
 class ServeReadiness:
@@ -57,10 +59,12 @@ class ServeReadiness:
         replicas = sum(
             count for state, count in overview.replica_states.items() if state == RUNNING
         )
+        # Of a tier that may have no replica the next call starts one.
+        ready = replicas > 0 or (tier.replicas.min == 0 and overview.status.value == HEALTHY)
         return TierState(
             tier.name,
             tier.model_id,
-            replicas > 0,
+            ready,
             replicas,
             overview.status.value,
             self._explain(tier, groups),

@@ -141,6 +141,7 @@ async def test_a_busy_tier_sheds_borderline_calls(gateway: Gateway) -> None:
     gateway.pipeline.runtime = routing(load={"first_token_target_s": 1, "busy_score_band": 1})
     response = await gateway.chat(messages=HARD)
     assert response.headers["x-route-reason"] == "strong_busy"
+    assert gateway.pipeline.wanted == {"fast": 0, "strong": 2}
     assert response.headers["x-route-tier"] == "fast"
 
 
@@ -168,3 +169,11 @@ async def test_a_session_id_goes_no_further(gateway: Gateway) -> None:
     await ask(gateway, {"x-session-id": "alice-and-bob"})
     (request,) = gateway.strong.requests
     assert "alice" not in repr((request._body, gateway.recorder.records))
+
+
+async def test_calls_are_counted_by_the_tier_that_was_meant_for_them(gateway: Gateway) -> None:
+    """Wherever they are answered: autoscaling must know what a tier lacks."""
+    await gateway.chat()
+    gateway.strong.answer = TierOverloaded(5)
+    await gateway.chat(messages=HARD)
+    assert gateway.pipeline.wanted == {"fast": 1, "strong": 1}

@@ -7,7 +7,12 @@ from typing import Any
 
 import pytest
 
-from serve_app.config.tiers import PlacementConfig, ReplicasConfig, TierConfig
+from serve_app.config.tiers import (
+    PlacementConfig,
+    ReplicasConfig,
+    TierConfig,
+    TierReplicasConfig,
+)
 from serve_app.demo import CheckpointMissing
 from serve_app.tiers.plan import (
     deployment_name,
@@ -33,7 +38,7 @@ def test_the_whole_plan() -> None:
             accelerator_type="H100",
             engine={"max_model_len": 4096},
             env={"A": "1"},
-            replicas=ReplicasConfig(min=2, max=4, target_ongoing_calls=8.0),
+            replicas=TierReplicasConfig(min=2, max=4, target_ongoing_calls=8.0),
             max_ongoing_calls=32,
             max_queued_calls=64,
             drain_timeout_s=60.0,

@@ -1,0 +1,1 @@
+"""How many replicas a tier needs: pure decisions, without Ray and without a clock."""

@@ -1,0 +1,165 @@
+"""The policy of one tier: how many replicas it should have now.
+
+Demand is work that comes in, in replicas: calls a second times the seconds of a replica that a call
+takes. Calls at a time, which Ray's own policy divides, are no measure of it: the fewer calls an
+engine has, the faster it answers each, so a tier that has just grown seems to need half of what it
+has, and one that lacks replicas, twice as many.
+
+Up at once and by as much as is needed, for a replica takes minutes to start; down when the demand
+of the whole last `quiet_s` would have been carried by fewer with a fifth of a replica to spare. A
+steady demand has no threshold that it could cross to and fro.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from serve_app.scaling.demand import Capacity, TierSignals, measure_kv
+from serve_app.scaling.history import RATE_S, History
+from serve_app.scaling.schedule import Window, choose_floor
+
+LOOK_S = 1.0
+"""How often a tier is looked at; Ray asks ten times a second, and knows news less often."""
+HISTORY_S_MIN = 120.0
+DRAIN_S = 60.0
+"""Within what time calls that wait for a place shall be gone once the new replicas are there."""
+TREND_GROWTH_MAX = 1.5
+"""What a trend may make of the demand of now: it is a guess, and a wrong one is idle GPUs."""
+CALM_S = 40.0
+"""How long after new replicas came waits, KV caches and sudden growth say nothing: the backlog is
+being served."""
+SLACK = 0.05
+"""The part of a replica that may be missing: 3.04 replicas are 3."""
+SPARE = 0.2
+"""The part of a replica that must be to spare before one goes: at 2.9 the fourth stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierRules:
+    """What a tier's config says of its replicas. `idle_s` None: never to zero."""
+
+    min: int
+    max: int
+    capacity: Capacity
+    start_s: float
+    quiet_s: float
+    idle_s: float | None = None
+    schedule: tuple[Window, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many replicas; `needed` is what the demand asks for now, without bounds or memory."""
+
+    replicas: int
+    needed: float
+
+
+@dataclass(slots=True)
+class PeakHold:
+    """The largest of the values of the last `keep_s` seconds."""
+
+    keep_s: float
+    _peaks: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def hold(self, now_s: float, value: float) -> float:
+        """Another value; gives the largest."""
+        peaks = self._peaks
+        while peaks and peaks[-1][1] <= value:
+            peaks.pop()
+        peaks.append((now_s, value))
+        while peaks[0][0] < now_s - self.keep_s:
+            peaks.popleft()
+        return peaks[0][1]
+
+
+class TierPolicy:
+    """Decides for one tier, look by look, and remembers what it has seen."""
+
+    def __init__(self, rules: TierRules) -> None:
+        self.rules = rules
+        self._forget()
+
+    def _forget(self) -> None:
+        rules = self.rules
+        self._history = History(keep_s=max(HISTORY_S_MIN, 2 * rules.start_s))
+        # Calls that are turned away while replicas start are seen nowhere: what was seen before
+        # must last until those are there, and for a while after.
+        self._steady = PeakHold(max(rules.quiet_s, rules.start_s + CALM_S))
+        self._backlog = PeakHold(DRAIN_S)
+        self._looked_s: float | None = None
+        self._busy_s: float | None = None
+        self._ready = 0
+        self._grown_s = float("-inf")
+        self._own = 0.0
+        self._last = Decision(rules.min, 0.0)
+
+    def decide(self, signals: TierSignals, *, spilled: float = 0.0) -> Decision:
+        """The replicas from now on, within the rules' bounds.
+
+        `spilled` are replicas that another tier's calls need here, on top of the tier's own.
+        """
+        now_s = signals.now_s
+        if self._looked_s is not None and now_s < self._looked_s:
+            self._forget()  # The clock was set back: what was seen has no time any more.
+        if self._looked_s is None:
+            # What is there was asked for by somebody who knew why; it goes once it is not needed.
+            self._ready = signals.ready
+            self._steady.hold(now_s, float(signals.target))
+        elif now_s - self._looked_s < LOOK_S:
+            return self._last
+        self._looked_s = now_s
+        self._history.note(signals)
+        if signals.ready > self._ready:
+            self._grown_s = now_s
+        self._ready = signals.ready
+        coming = self._measure_coming(signals)
+        if signals.wanted or not spilled:
+            self._own = coming  # Else the calls that spilled are among those that came.
+        coming = max(coming, self._own + spilled)
+        steady = self._steady.hold(now_s, coming)
+        backlog = self._backlog.hold(now_s, self._measure_backlog(signals))
+        wanted = steady + backlog
+        kept = min(signals.target, math.ceil(wanted + SPARE)) if wanted else 0
+        replicas = max(round_up(wanted), kept, self._floor(signals))
+        self._last = Decision(min(self.rules.max, replicas), coming)
+        return self._last
+
+    def _measure_coming(self, signals: TierSignals) -> float:
+        """Replicas for the calls that come, now and by the time that one ordered now is there."""
+        rules, capacity, history = self.rules, self.rules.capacity, self._history
+        work_s = history.work_s(capacity)
+        calm = signals.now_s - self._grown_s > CALM_S
+        if work_s is None:
+            needed = history.calls / capacity.calls
+        else:
+            per_s = history.count_arrivals(0.0 if calm else RATE_S[0])
+            trend_per_s = min(history.project_trend(rules.start_s), per_s * TREND_GROWTH_MAX)
+            needed = max(per_s, trend_per_s) * work_s / capacity.busy_ratio
+        if not calm or not signals.calls or not 0 < signals.target <= signals.ready:
+            return needed
+        # What follows says that those are too few which are there, not how many it takes.
+        late_s = history.first_token_s
+        late = late_s is not None and late_s > capacity.first_token_target_s
+        return max(needed, measure_kv(signals, capacity), signals.target + 1.0 if late else 0.0)
+
+    def _measure_backlog(self, signals: TierSignals) -> float:
+        """Replicas on top, so that those who wait are served soon after the start."""
+        work_s = self._history.work_s(self.rules.capacity)
+        return 0.0 if work_s is None else signals.waiting * work_s / DRAIN_S
+
+    def _floor(self, signals: TierSignals) -> int:
+        rules = self.rules
+        floor = max(rules.min, choose_floor(rules.schedule, signals.now_s, rules.start_s))
+        if rules.idle_s is None:
+            return max(1, floor)
+        if signals.calls > 0 or self._busy_s is None:
+            self._busy_s = signals.now_s
+        return max(1 if signals.now_s - self._busy_s < rules.idle_s else 0, floor)
+
+
+def round_up(needed: float) -> int:
+    """Whole replicas, with a little slack."""
+    return max(0, math.ceil(needed - SLACK))

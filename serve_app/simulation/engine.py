@@ -1,0 +1,198 @@
+"""One replica: continuous batching with the timing of a roofline.
+
+Between two events the engine's rate is constant. All running calls get one token a step, so a
+single counter of steps tells when each of them ends; nothing is done for a step itself.
+"""
+
+from __future__ import annotations
+
+import heapq
+from collections import deque
+from dataclasses import dataclass
+
+NEVER = float("inf")
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTiming:
+    """What a replica of a model takes for a step.
+
+    A step reads all weights (`weights_s`) or computes on every token in it (`token_s` each),
+    whichever takes longer, reads the keys and values of the context (`context_token_s` for each
+    token of it), and costs `overhead_s`. Prompts are read in chunks of `chunk_tokens`, while which
+    the running calls get one token a chunk.
+    """
+
+    weights_s: float
+    token_s: float
+    context_token_s: float
+    overhead_s: float
+    chunk_tokens: int
+    kv_tokens: int
+    sequences_max: int
+
+    def step_s(self, sequences: int, context_tokens: float) -> float:
+        """Seconds of one step without prompts."""
+        work_s = max(self.weights_s, sequences * self.token_s)
+        return work_s + context_tokens * self.context_token_s + self.overhead_s
+
+
+class SimCall:
+    """One call on its way: when it came, its lengths in tokens, when its first token came."""
+
+    __slots__ = ("arrived_s", "first_token_s", "output", "placed_s", "prompt", "spilled")
+
+    def __init__(self, arrived_s: float, prompt: int, output: int) -> None:
+        self.arrived_s = arrived_s
+        self.prompt = prompt
+        self.output = output
+        self.placed_s = NEVER
+        self.first_token_s = NEVER
+        self.spilled = False
+
+
+class SimEngine:
+    """The engine of one replica. Times are seconds of the simulation's clock and never go back."""
+
+    __slots__ = (
+        "_context",
+        "_left_s",
+        "_reserved",
+        "_running",
+        "_serial",
+        "_steps",
+        "_timing",
+        "_told_s",
+        "finished",
+        "first_token_waits_s",
+        "first_tokens",
+        "output_tokens",
+        "prefilling",
+        "prompt_tokens",
+        "waiting",
+    )
+
+    def __init__(self, timing: EngineTiming, now_s: float) -> None:
+        self._timing = timing
+        self._told_s = now_s
+        self._steps = 0.0
+        self._running: list[tuple[float, int, SimCall]] = []
+        self._serial = 0
+        self._reserved = 0
+        self._context = 0.0
+        self._left_s = 0.0
+        self.prefilling: deque[SimCall] = deque()
+        self.waiting: deque[SimCall] = deque()
+        self.first_tokens = 0
+        self.first_token_waits_s = 0.0
+        self.prompt_tokens = 0
+        self.output_tokens = 0
+        self.finished = 0
+
+    @property
+    def calls(self) -> int:
+        """All that are here."""
+        return len(self._running) + len(self.prefilling) + len(self.waiting)
+
+    @property
+    def running(self) -> int:
+        """Those that the engine works on."""
+        return len(self._running) + len(self.prefilling)
+
+    @property
+    def kv_used_ratio(self) -> float:
+        """The used part of the KV cache."""
+        return min(1.0, self._reserved / self._timing.kv_tokens)
+
+    def add(self, call: SimCall, now_s: float) -> None:
+        """A call comes."""
+        self._advance(now_s)
+        call.placed_s = now_s
+        self.waiting.append(call)
+        self._admit()
+
+    def next_event_s(self) -> float:
+        """When something happens next, if nothing comes."""
+        if self.prefilling:
+            prefilled_s = self._told_s + self._left_s
+            if not self._running:
+                return prefilled_s
+            return min(prefilled_s, self._next_end_s())
+        return self._next_end_s() if self._running else NEVER
+
+    def run(self, now_s: float) -> list[SimCall]:
+        """Let happen what happens at this time; gives the calls that have ended."""
+        self._advance(now_s)
+        ended = []
+        while self._running and self._running[0][0] <= self._steps + 1e-9:
+            ended.append(self._end(heapq.heappop(self._running)[2]))
+        if self.prefilling and self._left_s <= 1e-9:
+            call = self.prefilling.popleft()
+            call.first_token_s = now_s
+            self.first_tokens += 1
+            self.first_token_waits_s += now_s - call.placed_s
+            if call.output <= 1:
+                ended.append(self._end(call))
+            else:
+                self._serial += 1
+                item = (self._steps + call.output - 1, self._serial, call)
+                heapq.heappush(self._running, item)
+            self._begin_prefill()
+        self._admit()
+        return ended
+
+    def _end(self, call: SimCall) -> SimCall:
+        self._reserved -= call.prompt + call.output
+        self._context -= call.prompt + call.output / 2
+        self.finished += 1
+        self.prompt_tokens += call.prompt
+        self.output_tokens += call.output
+        return call
+
+    def _next_end_s(self) -> float:
+        return self._told_s + (self._running[0][0] - self._steps) * self._step_s()
+
+    def _step_s(self) -> float:
+        timing = self._timing
+        step_s = timing.step_s(len(self._running), self._context)
+        if self.prefilling:
+            step_s += timing.token_s * min(timing.chunk_tokens, self.prefilling[0].prompt)
+        return step_s
+
+    def _advance(self, now_s: float) -> None:
+        passed_s = now_s - self._told_s
+        if passed_s <= 0:
+            return
+        if self._running:
+            self._steps += passed_s / self._step_s()
+        if self.prefilling:
+            self._left_s = max(0.0, self._left_s - passed_s)
+        self._told_s = now_s
+
+    def _admit(self) -> None:
+        """First come, first served, as sequences and KV cache allow.
+
+        A call reserves its whole length at once, which vLLM cannot know; that stands in for the
+        calls that it interrupts when the cache runs full.
+        """
+        timing = self._timing
+        while self.waiting and self.running < timing.sequences_max:
+            call = self.waiting[0]
+            length = call.prompt + call.output
+            if self._reserved + length > timing.kv_tokens and self.running:
+                return
+            self._reserved += length
+            self._context += call.prompt + call.output / 2
+            self.prefilling.append(self.waiting.popleft())
+            if len(self.prefilling) == 1:
+                self._begin_prefill()
+
+    def _begin_prefill(self) -> None:
+        """The time that the first prompt takes: its tokens, and the steps that it rides in."""
+        if not self.prefilling:
+            return
+        timing = self._timing
+        prompt = self.prefilling[0].prompt
+        steps = -(-prompt // timing.chunk_tokens)
+        step_s = timing.step_s(len(self._running), self._context)
+        self._left_s = prompt * timing.token_s + steps * step_s
