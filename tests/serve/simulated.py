@@ -6,8 +6,9 @@ What is real: Ray's scheduler, Serve's controller and autoscaler, our Router, le
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
+from types import SimpleNamespace
 from typing import Any
 
 import orjson
@@ -17,7 +18,7 @@ from ray.cluster_utils import Cluster
 from ray.serve import Application
 from starlette.applications import Starlette
 from starlette.requests import Request
-from starlette.responses import JSONResponse, Response, StreamingResponse
+from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serve_app.app import compose
@@ -27,11 +28,39 @@ from serve_app.tiers.server import TierServer
 
 PREFILL_TOKENS_PER_S = 20_000.0
 STEP_S = 0.02
-"""Assumed: what a token takes, whatever the batch. The tests look at places, not at times."""
+CALLS_MAX = 64
+"""Assumed: a token takes a step, whatever the batch, and so many calls fill the KV cache. The tests
+look at where replicas are and how many, not at times."""
 
 
 class SimulatedClient:
     """What TierServer wants of vLLM's client."""
+
+    def __init__(self) -> None:
+        self.logger_manager = SimpleNamespace(stat_loggers=[])
+        self._running = 0
+
+    def begin(self) -> None:
+        """A call has come."""
+        self._running += 1
+        self._tell()
+
+    def end(self, prompt_tokens: int, output_tokens: int) -> None:
+        """It has been answered, or has left."""
+        self._running -= 1
+        ended = SimpleNamespace(
+            num_prompt_tokens=prompt_tokens, num_generation_tokens=output_tokens
+        )
+        self._tell(SimpleNamespace(time_to_first_tokens_iter=[0.0], finished_requests=[ended]))
+
+    def _tell(self, iteration: object = None) -> None:
+        scheduler = SimpleNamespace(
+            num_running_reqs=self._running,
+            num_waiting_reqs=0,
+            kv_cache_usage=self._running / CALLS_MAX,
+        )
+        for stat_logger in self.logger_manager.stat_loggers:
+            stat_logger.record(scheduler, iteration)
 
     def generate(self, *args: object, **kwargs: object) -> None:
         raise NotImplementedError("the simulated engine answers over HTTP only")
@@ -61,20 +90,14 @@ class SimulatedEngine:
     async def _chat(self, request: Request) -> Response:
         body = orjson.loads(await request.body())
         tokens = body.get("max_tokens", 16)
-        await asyncio.sleep(len(str(body["messages"])) / 4 / PREFILL_TOKENS_PER_S)
-        if body.get("stream"):
-            return StreamingResponse(_stream(tokens), media_type="text/event-stream")
-        await asyncio.sleep(tokens * STEP_S)
+        prompt_tokens = len(str(body["messages"])) // 4
+        self._engine_client.begin()
+        try:
+            await asyncio.sleep(prompt_tokens / PREFILL_TOKENS_PER_S + tokens * STEP_S)
+        finally:
+            self._engine_client.end(prompt_tokens, tokens)
         message = {"role": "assistant", "content": "a " * tokens}
         return JSONResponse({"choices": [{"index": 0, "message": message}]})
-
-
-async def _stream(tokens: int) -> AsyncIterator[bytes]:
-    for _ in range(tokens):
-        await asyncio.sleep(STEP_S)
-        chunk = {"choices": [{"index": 0, "delta": {"content": "a "}}]}
-        yield b"data: " + orjson.dumps(chunk) + b"\n\n"
-    yield b"data: [DONE]\n\n"
 
 
 class SimulatedTierServer(TierServer):
