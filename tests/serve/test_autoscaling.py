@@ -14,7 +14,11 @@ from serve_app.config.environment import ray_environment
 from tests.serve.service import free_port, wait_for
 from tests.serve.simulated import STEP_S, build_simulated, gpu_cluster, gpu_node
 
-pytestmark = pytest.mark.serve
+pytestmark = [
+    pytest.mark.serve,
+    # The variable that Ray names instead has no effect in ray 2.60 (docs/autoscaling.md).
+    pytest.mark.filterwarnings("ignore:.*metrics_interval_s:DeprecationWarning"),
+]
 
 CALLS = 8
 TOKENS = 100
