@@ -12,6 +12,7 @@ from types import SimpleNamespace
 from typing import Any
 
 import orjson
+import pytest
 import ray
 from ray import serve
 from ray.cluster_utils import Cluster
@@ -23,6 +24,7 @@ from starlette.routing import Route
 
 from serve_app.app import compose
 from serve_app.config.app import AppConfig
+from serve_app.config.environment import ray_environment
 from serve_app.tiers.build import build_tier
 from serve_app.tiers.server import TierServer
 
@@ -110,6 +112,18 @@ def build_simulated(config: AppConfig) -> Application:
     """The application with simulated engines in every tier."""
     tiers = {tier.name: build_tier(tier, SimulatedTierServer) for tier in config.tiers}
     return compose(config, tiers)
+
+
+@contextmanager
+def ray_variables() -> Iterator[None]:
+    """What `serve-app env` sets on every node, as far as a test's own process bears it."""
+    variables = ray_environment(haproxy=False)
+    # With it the driver, which is this process, waits for all children: exit codes would be lost.
+    del variables["RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"]
+    with pytest.MonkeyPatch.context() as patch:
+        for name, value in variables.items():
+            patch.setenv(name, value)
+        yield
 
 
 @contextmanager

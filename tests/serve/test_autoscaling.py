@@ -10,7 +10,6 @@ import pytest
 from ray import serve
 
 from serve_app.config.app import AppConfig
-from serve_app.config.environment import ray_environment
 from tests.serve.service import free_port, wait_for
 from tests.serve.simulated import STEP_S, build_simulated, gpu_cluster, gpu_node
 
@@ -44,15 +43,12 @@ ROUTER = {"cpus": 0.1, "replicas": {"min": 1, "max": 1}}
 @pytest.fixture(scope="module")
 def base_url() -> Iterator[str]:
     """One tier with room for four replicas."""
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in ray_environment(haproxy=False).items():
-            patch.setenv(name, value)
-        with gpu_cluster(gpu_node(4)):
-            port = free_port()
-            serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-            config = AppConfig.model_validate({"tiers": [TIER], "router": ROUTER})
-            serve.run(build_simulated(config), name="llm")
-            yield f"http://127.0.0.1:{port}"
+    with ray_variables(), gpu_cluster(gpu_node(4)):
+        port = free_port()
+        serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
+        config = AppConfig.model_validate({"tiers": [TIER], "router": ROUTER})
+        serve.run(build_simulated(config), name="llm")
+        yield f"http://127.0.0.1:{port}"
 
 
 def running() -> int:
