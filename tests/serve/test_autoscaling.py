@@ -11,7 +11,7 @@ from ray import serve
 
 from serve_app.config.app import AppConfig
 from tests.serve.service import free_port, wait_for
-from tests.serve.simulated import STEP_S, build_simulated, gpu_cluster, gpu_node
+from tests.serve.simulated import STEP_S, build_simulated, gpu_cluster, gpu_node, ray_variables
 
 pytestmark = [
     pytest.mark.serve,
