@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from serve_app.core.call import Prompt, Turn
+
 EASY_EN = (
     "Hi!",
     "Good morning, how are you today?",
@@ -153,3 +155,14 @@ HARD_ZH = (
     "从下列条款中找出相互矛盾之处，逐条分析法律风险，并起草同时满足三方要求的修订条款。",
     "为跨境支付系统设计数据库分库分表方案，要求支持幂等、对账和不停机扩容。",
 )
+
+DO_IT = Turn("user", "Do it")
+AROUND = {
+    "tools": Prompt((DO_IT,), tools=4),
+    "schema": Prompt((DO_IT,), schema=True),
+    "images": Prompt((DO_IT,), images=1),
+    "reasoning": Prompt((DO_IT,), reasoning=True),
+    "tool turn": Prompt((DO_IT, Turn("tool", "ok"))),
+    "assistant code": Prompt((Turn("assistant", "```"), DO_IT)),
+}
+"""One ask in calls that make it a harder one."""

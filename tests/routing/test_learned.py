@@ -18,7 +18,7 @@ from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.scorer import HeuristicScorer
 from serve_app.routing.vector import weigh_terms
 from serve_app.routing.weights import RoutingWeights, WeightsRefused, load_weights, save_weights
-from tests.routing.prompts import EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
+from tests.routing.prompts import AROUND, DO_IT, EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
 from tests.routing.strategies import PROMPTS
 
 THRESHOLD = RoutingConfig().strong_score_min
@@ -134,20 +134,7 @@ def test_the_heuristic_can_be_expressed() -> None:
     assert (np.diff(np.array(ours)[np.argsort(theirs)]) >= -1e-6).all()
 
 
-DO_IT = Turn("user", "Do it")
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        pytest.param(Prompt((DO_IT,), tools=4), id="tools"),
-        pytest.param(Prompt((DO_IT,), schema=True), id="schema"),
-        pytest.param(Prompt((DO_IT,), images=1), id="images"),
-        pytest.param(Prompt((DO_IT,), reasoning=True), id="reasoning"),
-        pytest.param(Prompt((DO_IT, Turn("tool", "ok"))), id="tool turn"),
-        pytest.param(Prompt((Turn("assistant", "```"), DO_IT)), id="assistant code"),
-    ],
-)
+@pytest.mark.parametrize("prompt", AROUND.values(), ids=AROUND)
 def test_the_call_around_the_text_raises_the_score(prompt: Prompt) -> None:
     """Tools, form, images, asked-for reasoning and an agent's depth each count."""
     assert SHIPPED.score(prompt) > SHIPPED.score(Prompt((DO_IT,)))

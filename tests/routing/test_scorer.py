@@ -12,7 +12,7 @@ from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Prompt, Turn
 from serve_app.routing.features import RECENT_ASKS_MAX
 from serve_app.routing.scorer import WEIGHTS, HeuristicScorer, HeuristicWeights
-from tests.routing.prompts import EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
+from tests.routing.prompts import AROUND, DO_IT, EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
 from tests.routing.strategies import PROMPTS
 
 THRESHOLD = RoutingConfig().strong_score_min
@@ -95,20 +95,7 @@ def test_a_long_chat_without_rules_stays_easy() -> None:
     assert score(*["And what about dogs?"] * 12, system="You are a helpful assistant.") < THRESHOLD
 
 
-DO_IT = Turn("user", "Do it")
-
-
-@pytest.mark.parametrize(
-    "prompt",
-    [
-        pytest.param(Prompt((DO_IT,), tools=4), id="tools"),
-        pytest.param(Prompt((DO_IT,), schema=True), id="schema"),
-        pytest.param(Prompt((DO_IT,), images=1), id="images"),
-        pytest.param(Prompt((DO_IT,), reasoning=True), id="reasoning"),
-        pytest.param(Prompt((DO_IT, Turn("tool", "ok"))), id="tool turn"),
-        pytest.param(Prompt((Turn("assistant", "```"), DO_IT)), id="assistant code"),
-    ],
-)
+@pytest.mark.parametrize("prompt", AROUND.values(), ids=AROUND)
 def test_the_call_around_the_text_raises_the_score(prompt: Prompt) -> None:
     """Tools, form, images, asked-for reasoning and an agent's depth each count."""
     scorer = HeuristicScorer()
