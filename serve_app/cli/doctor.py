@@ -14,7 +14,7 @@ import typer
 from serve_app import demo
 from serve_app.cli.check import load_or_exit
 from serve_app.config.environment import ray_environment
-from serve_app.config.load import ServeConfig, process_environment
+from serve_app.config.load import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
 from serve_app.doctor.finding import Finding, Level, note, ok
 from serve_app.doctor.gpus import check_gpus
@@ -113,7 +113,7 @@ def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
 def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
     from serve_app.tiers.cluster_facts import gather_facts
     from serve_app.tiers.cluster_nodes import count_placed, read_groups, read_rooms
-    from serve_app.tiers.fit import fit_all
+    from serve_app.tiers.fit import Need, fit_all
     from serve_app.tiers.plan import deployment_name, plan_need
 
     gpu = any(tier.accelerator == "gpu" for tier in config.app.tiers)
@@ -155,6 +155,9 @@ def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
     for tier in config.app.tiers:
         missing = tier.replicas.min - count_placed(groups, deployment_name(tier))
         needs.append((tier.name, plan_need(tier), max(0, missing)))
+    # Routers are in no placement group: what those hold that run counts as free.
+    router = config.app.router
+    needs.append((ROUTER_NAME, Need(({"CPU": router.cpus},), "PACK", {}), router.replicas.min))
     lacking = fit_all(needs, read_rooms(groups))
     for name, _, count in needs:
         if name in lacking:
@@ -162,10 +165,10 @@ def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
                 Level.ERROR,
                 f"placement of {name}",
                 lacking[name],
-                "The tier waits for it.",
+                "It waits until there is room.",
                 "Add or free nodes; `serve-app plan` says what fits.",
             )
         elif count:
-            yield ok(f"placement of {name}", f"there is room for {count} more, its replicas.min")
+            yield ok(f"placement of {name}", f"there is room for {count} of its replicas.min")
         else:
             yield note(f"placement of {name}", "its replicas.min have their places")

@@ -34,26 +34,28 @@ def ray_environment(*, haproxy: bool = True) -> dict[str, str]:
 
 
 def socket_dir(run_dir: Path) -> Path:
-    """Where HAProxy's sockets go: a short path, for a Unix socket's has 107 bytes at most."""
+    """Where sockets go that nobody else removes: a short path, for it has 107 bytes at most."""
     digest = hashlib.sha256(str(run_dir).encode()).hexdigest()[:10]
     return Path(tempfile.gettempdir()) / f"serve-app-{digest}"
 
 
 def local_environment(run_dir: Path) -> dict[str, str]:
-    """What one machine needs on top: its own files for HAProxy, and a quick shutdown.
+    """What one machine needs on top: a place for the sockets of HAProxy and vLLM, which leaves
+    them behind when an engine is killed, and a quick shutdown.
 
     The drain period gives load balancers on other nodes time to notice; here there are none. The
     controller looks around twice a second instead of ten times: it shares the models' cores.
     """
-    haproxy = socket_dir(run_dir)
+    sockets = socket_dir(run_dir)
     return {
         RUN_MARKER: str(run_dir),
         "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
-        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(haproxy / "haproxy.cfg"),
-        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(haproxy / "admin.sock"),
-        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(haproxy / "metrics.sock"),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(haproxy),
-        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(haproxy / "server-state"),
+        "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),
+        "RAY_SERVE_HAPROXY_SOCKET_PATH": str(sockets / "admin.sock"),
+        "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "metrics.sock"),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_BASE": str(sockets),
+        "RAY_SERVE_HAPROXY_SERVER_STATE_FILE": str(sockets / "server-state"),
+        "VLLM_RPC_BASE_PATH": str(sockets),
         "RAY_SERVE_CONTROL_LOOP_INTERVAL_S": "0.5",
         "OMP_NUM_THREADS": "1",
     }

@@ -357,7 +357,12 @@ class TierConfig(Config):
             )
         if self.accelerator == "cpu" and self.accelerator_type is not None:
             raise ValueError("accelerator_type names a GPU, but accelerator is cpu")
-        self._check_placement()
+        if self.accelerator == "cpu":
+            self._check_cpu()
+        else:
+            self._check_placement()
+        if self.data_parallel_size > 1:
+            self._check_data_parallel()
         if self.adapters and "generate" not in self.tasks:
             raise ValueError("adapters are for models that generate; see tasks")
         if self.max_ongoing_calls < self.replicas.target_ongoing_calls:
@@ -368,10 +373,22 @@ class TierConfig(Config):
             )
         return self
 
+    def _check_cpu(self) -> None:
+        """What vLLM would accept, and then fail over with its first call or its first weight."""
+        for key in ("pipeline_parallel_size", "data_parallel_size"):
+            if self._engine_size(key) > 1:
+                raise ValueError(
+                    f"engine.{key}: vLLM's CPU engine has none; use tensor_parallel_size, or more "
+                    "replicas"
+                )
+        if self.engine.get("quantization") == "fp8":
+            raise ValueError(
+                "engine.quantization: vLLM's CPU engine cannot convert to fp8; use "
+                "int8_per_channel_weight_only"
+            )
+
     def _check_placement(self) -> None:
         tensor, strategy = self.tensor_parallel_size, self.placement.strategy
-        if self.accelerator == "cpu":
-            return
         if tensor > self.placement.gpus_per_node:
             raise ValueError(
                 f"engine.tensor_parallel_size ({tensor}) is above placement.gpus_per_node "
@@ -384,6 +401,28 @@ class TierConfig(Config):
                 "tensor-parallel group over nodes; leave it at `auto`"
             )
 
+    def _check_data_parallel(self) -> None:
+        if self.replicas.policy != "ongoing_calls":
+            raise ValueError(
+                f"replicas.policy: {self.replicas.policy} does not know groups of "
+                "engine.data_parallel_size engines; use ongoing_calls"
+            )
+        if self.placement.strategy not in ("auto", "PACK"):
+            raise ValueError(
+                f"placement.strategy: {self.placement.strategy} is not possible with "
+                "engine.data_parallel_size, whose engines Ray packs; leave it at `auto`"
+            )
+        if self.placement.resources_per_replica:
+            raise ValueError(
+                "placement.resources_per_replica is not possible with engine.data_parallel_size; "
+                "use resources_per_worker"
+            )
+
+    @property
+    def data_parallel_size(self) -> int:
+        """Engines that share the experts of a mixture, and start and end together."""
+        return self._engine_size("data_parallel_size")
+
     @property
     def tensor_parallel_size(self) -> int:
         """GPUs (or CPU workers) that share each layer."""
@@ -391,7 +430,7 @@ class TierConfig(Config):
 
     @property
     def workers(self) -> int:
-        """Engine workers of one replica: tensor times pipeline parallel size."""
+        """Workers of one engine: tensor times pipeline parallel size."""
         return self.tensor_parallel_size * self._engine_size("pipeline_parallel_size")
 
     @property
@@ -400,6 +439,8 @@ class TierConfig(Config):
         strategy = self.placement.strategy
         if strategy != "auto":
             return strategy
+        if self.data_parallel_size > 1:
+            return "PACK"  # ray.serve.llm knows no other for them.
         fits = self.accelerator == "cpu" or self.workers <= self.placement.gpus_per_node
         return "STRICT_PACK" if fits else "PACK"
 

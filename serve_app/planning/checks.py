@@ -54,6 +54,10 @@ def check_division(
         what = f"{facts.layers} layers do not divide evenly: the fullest stage decides"
         mend = "take a divisor of the layers, if there is one to hand"
         yield Finding(f"{where}.engine.pipeline_parallel_size", what, mend, fatal=False)
+    if parallel.data > 1 and not facts.experts:
+        what = f"{facts.name} has no experts to share, and vLLM refuses the key for such models"
+        mend = "leave it out, and take more replicas"
+        yield Finding(f"{where}.engine.data_parallel_size", what, mend)
     if parallel.expert and not facts.experts:
         what = f"{facts.name} has no experts; vLLM ignores the key"
         yield Finding(f"{where}.engine.enable_expert_parallel", what, "leave it out", fatal=False)

@@ -10,10 +10,12 @@ from serve_app.scaling.demand import Capacity
 
 @dataclass(frozen=True, slots=True)
 class TierWish:
-    """What one tier asks for: `floor` comes before anybody's `wanted`."""
+    """What one tier asks for: everybody's `floor` comes first, then what each one's `own` calls
+    need, then what it is `wanted` for on top, in place of others."""
 
     name: str
     floor: int
+    own: int
     wanted: int
     gpus: float
 
@@ -31,21 +33,34 @@ def count_spilled(needed: float, ready: int, strong: Capacity, fast: Capacity) -
 
 
 def share_gpus(wishes: Sequence[TierWish], gpus_max: float | None) -> Mapping[str, int]:
-    """Replicas for each tier, within the GPUs: floors first, then who is furthest from its wish.
+    """Replicas for each tier, within the GPUs.
 
-    Floors are granted even where they exceed the bound: they are what was promised.
+    Floors are granted even where they exceed the bound: they are what was promised. What is wanted
+    in place of another tier comes last: before that tier's own it would keep it short, and so go on
+    being wanted.
     """
     granted = {wish.name: wish.floor for wish in wishes}
     if gpus_max is None:
         return {wish.name: max(wish.floor, wish.wanted) for wish in wishes}
+    _grant(wishes, {wish.name: wish.own for wish in wishes}, granted, gpus_max)
+    _grant(wishes, {wish.name: wish.wanted for wish in wishes}, granted, gpus_max)
+    return granted
+
+
+def _grant(
+    wishes: Sequence[TierWish], wanted: Mapping[str, int], granted: dict[str, int], gpus_max: float
+) -> None:
+    """One replica after another to whoever is furthest from what it wants, while GPUs are left."""
     free = gpus_max - sum(granted[wish.name] * wish.gpus for wish in wishes)
     while True:
         open_ = [
-            wish for wish in wishes if granted[wish.name] < wish.wanted and wish.gpus <= free + 1e-9
+            wish
+            for wish in wishes
+            if granted[wish.name] < wanted[wish.name] and wish.gpus <= free + 1e-9
         ]
         if not open_:
-            return granted
+            return
         # Of equal shares the first, which is the weakest tier: it is what the others spill to.
-        chosen = min(open_, key=lambda wish: granted[wish.name] / wish.wanted)
+        chosen = min(open_, key=lambda wish: granted[wish.name] / wanted[wish.name])
         granted[chosen.name] += 1
         free -= chosen.gpus

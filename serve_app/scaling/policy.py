@@ -51,9 +51,15 @@ class TierRules:
 
 @dataclass(frozen=True, slots=True)
 class Decision:
-    """How many replicas; `needed` is what the demand asks for now, without bounds or memory."""
+    """How many replicas, and what of them for what.
+
+    `floor` are there whatever comes, `own` are for the tier's own calls. `needed` is what the
+    demand asks for now, without bounds or memory.
+    """
 
     replicas: int
+    own: int
+    floor: int
     needed: float
 
 
@@ -87,14 +93,16 @@ class TierPolicy:
         self._history = History(keep_s=max(HISTORY_S_MIN, 2 * rules.start_s))
         # Calls that are turned away while replicas start are seen nowhere: what was seen before
         # must last until those are there, and for a while after.
-        self._steady = PeakHold(max(rules.quiet_s, rules.start_s + CALM_S))
+        memory_s = max(rules.quiet_s, rules.start_s + CALM_S)
+        self._steady = PeakHold(memory_s)
+        self._steady_own = PeakHold(memory_s)
         self._backlog = PeakHold(DRAIN_S)
         self._looked_s: float | None = None
-        self._busy_s: float | None = None
+        self._busy_s = float("-inf")
         self._ready = 0
         self._grown_s = float("-inf")
         self._own = 0.0
-        self._last = Decision(rules.min, 0.0)
+        self._last = Decision(rules.min, rules.min, rules.min, 0.0)
 
     def decide(self, signals: TierSignals, *, spilled: float = 0.0) -> Decision:
         """The replicas from now on, within the rules' bounds.
@@ -108,6 +116,8 @@ class TierPolicy:
             # What is there was asked for by somebody who knew why; it goes once it is not needed.
             self._ready = signals.ready
             self._steady.hold(now_s, float(signals.target))
+            self._steady_own.hold(now_s, float(signals.target))
+            self._busy_s = now_s if signals.target else float("-inf")
         elif now_s - self._looked_s < LOOK_S:
             return self._last
         self._looked_s = now_s
@@ -115,35 +125,53 @@ class TierPolicy:
         if signals.ready > self._ready:
             self._grown_s = now_s
         self._ready = signals.ready
-        coming = self._measure_coming(signals)
-        if signals.wanted or not spilled:
-            self._own = coming  # Else the calls that spilled are among those that came.
-        coming = max(coming, self._own + spilled)
+        arriving, short = self._measure_arriving(signals), self._measure_short(signals)
+        if not spilled:
+            self._own = max(arriving, short)
+        elif signals.wanted:
+            # What arrives is told apart; what is short may be so by the calls that spilled.
+            self._own = arriving
+        coming = max(arriving, short, self._own + spilled)
         steady = self._steady.hold(now_s, coming)
+        steady_own = self._steady_own.hold(now_s, self._own)
         backlog = self._backlog.hold(now_s, self._measure_backlog(signals))
-        wanted = steady + backlog
-        kept = min(signals.target, math.ceil(wanted + SPARE)) if wanted else 0
-        replicas = max(round_up(wanted), kept, self._floor(signals))
-        self._last = Decision(min(self.rules.max, replicas), coming)
+        floor = min(self.rules.max, self._floor(signals))
+        self._last = Decision(
+            replicas=self._count(steady + backlog, floor, signals.target),
+            own=self._count(steady_own + backlog, floor, signals.target),
+            floor=floor,
+            needed=coming,
+        )
         return self._last
 
-    def _measure_coming(self, signals: TierSignals) -> float:
+    def _count(self, wanted: float, floor: int, target: int) -> int:
+        """Whole replicas within the bounds; of those that are there one goes only with spare."""
+        kept = min(target, math.ceil(wanted + SPARE)) if wanted else 0
+        return min(self.rules.max, max(round_up(wanted), kept, floor))
+
+    def _measure_arriving(self, signals: TierSignals) -> float:
         """Replicas for the calls that come, now and by the time that one ordered now is there."""
         rules, capacity, history = self.rules, self.rules.capacity, self._history
         work_s = history.work_s(capacity)
-        calm = signals.now_s - self._grown_s > CALM_S
         if work_s is None:
-            needed = history.calls / capacity.calls
-        else:
-            per_s = history.count_arrivals(0.0 if calm else RATE_S[0])
-            trend_per_s = min(history.project_trend(rules.start_s), per_s * TREND_GROWTH_MAX)
-            needed = max(per_s, trend_per_s) * work_s / capacity.busy_ratio
-        if not calm or not signals.calls or not 0 < signals.target <= signals.ready:
-            return needed
-        # What follows says that those are too few which are there, not how many it takes.
-        late_s = history.first_token_s
+            return history.calls / capacity.calls
+        per_s = history.count_arrivals(0.0 if self._is_calm(signals) else RATE_S[0])
+        trend_per_s = min(history.project_trend(rules.start_s), per_s * TREND_GROWTH_MAX)
+        return max(per_s, trend_per_s) * work_s / capacity.busy_ratio
+
+    def _measure_short(self, signals: TierSignals) -> float:
+        """Replicas that the engines ask for; that says of those there are that they are too few,
+        not how many it takes."""
+        capacity = self.rules.capacity
+        all_there = 0 < signals.target <= signals.ready
+        if not self._is_calm(signals) or not signals.calls or not all_there:
+            return 0.0
+        late_s = self._history.first_token_s
         late = late_s is not None and late_s > capacity.first_token_target_s
-        return max(needed, measure_kv(signals, capacity), signals.target + 1.0 if late else 0.0)
+        return max(measure_kv(signals, capacity), signals.target + 1.0 if late else 0.0)
+
+    def _is_calm(self, signals: TierSignals) -> bool:
+        return signals.now_s - self._grown_s > CALM_S
 
     def _measure_backlog(self, signals: TierSignals) -> float:
         """Replicas on top, so that those who wait are served soon after the start."""
@@ -155,7 +183,7 @@ class TierPolicy:
         floor = max(rules.min, choose_floor(rules.schedule, signals.now_s, rules.start_s))
         if rules.idle_s is None:
             return max(1, floor)
-        if signals.calls > 0 or self._busy_s is None:
+        if signals.calls > 0:
             self._busy_s = signals.now_s
         return max(1 if signals.now_s - self._busy_s < rules.idle_s else 0, floor)
 

@@ -101,7 +101,10 @@ class JointPolicy:
             policy = self._policy(name, ctx)
             signals = read_signals(ctx, read_wanted(name, contexts.values()))
             decision = policy.decide(signals, spilled=spilled)
-            wishes.insert(0, TierWish(name, policy.rules.min, decision.replicas, self._gpus[name]))
+            wishes.insert(
+                0,
+                TierWish(name, decision.floor, decision.own, decision.replicas, self._gpus[name]),
+            )
             index = self._names.index(name)
             if index:
                 weaker = self._names[index - 1]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+
 from ray.serve import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 from vllm.entrypoints.openai.models.protocol import LoRAModulePath
@@ -9,11 +11,18 @@ from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 from serve_app.config.tiers import DEPLOYMENT_PREFIX, TierConfig
 from serve_app.tiers.engine_args import check_engine_args
 from serve_app.tiers.plan import plan_llm_config
-from serve_app.tiers.server import TierServer
+from serve_app.tiers.server import DataParallelTierServer, TierServer
 
 
-def build_tier(tier: TierConfig, deployment_cls: type[TierServer] = TierServer) -> Application:
-    """The tier as a node of the composition graph; the class is another one in simulations.
+def choose_server(tier: TierConfig) -> type[TierServer]:
+    """The deployment's class: engines that share experts come in groups."""
+    return DataParallelTierServer if tier.data_parallel_size > 1 else TierServer
+
+
+def build_tier(
+    tier: TierConfig, deployment_cls: Callable[[TierConfig], type[TierServer]] = choose_server
+) -> Application:
+    """The tier as a node of the composition graph; its class is another one in simulations.
 
     Raises:
         ValueError: the config names an engine argument that vLLM does not have.
@@ -30,5 +39,5 @@ def build_tier(tier: TierConfig, deployment_cls: type[TierServer] = TierServer) 
         config,
         name_prefix=DEPLOYMENT_PREFIX,
         bind_kwargs={"sha256sums": tier.sha256sums},
-        deployment_cls=deployment_cls,
+        deployment_cls=deployment_cls(tier),
     )

@@ -10,10 +10,15 @@ from typing import Any
 import ray
 from ray.util import placement_group_table
 
+from serve_app.config.tiers import DEPLOYMENT_PREFIX
 from serve_app.tiers.fit import Room
 
-_REPLICA = re.compile(r"SERVE_REPLICA::(?P<app>[^#]+)#(?P<deployment>[^#]+)#")
-"""How Serve names the placement group of a replica. Private, and so watched by a test."""
+_REPLICA = re.compile(
+    r"SERVE_REPLICA::(?P<app>[^#]+)#(?P<deployment>[^#]+)#"
+    rf"|SERVE_GANG::(?P<gang_app>.+)_(?P<gang>{DEPLOYMENT_PREFIX}.+)_\d+_[0-9a-f]+$"
+)
+"""How Serve names the placement group of a replica, and that of a group of data-parallel engines.
+Private, and so watched by a test."""
 
 _PLACED = frozenset({"CREATED", "RESCHEDULING"})
 _WAITING = frozenset({"PENDING"})
@@ -54,19 +59,14 @@ def read_rooms(groups: Groups) -> list[Room]:
 
 def count_waiting(groups: Groups, app: str, deployment: str) -> int:
     """Replicas of a deployment that have no place yet."""
-    found = 0
-    for group in groups.values():
-        match = _REPLICA.match(group["name"])
-        if match is not None and group["state"] in _WAITING:
-            found += (match["app"], match["deployment"]) == (app, deployment)
-    return found
+    waiting = (group["name"] for group in groups.values() if group["state"] in _WAITING)
+    return sum(_owner(name) == (app, deployment) for name in waiting)
 
 
 def count_placed(groups: Groups, deployment: str) -> int:
     """Replicas of a deployment of any application that have their place."""
     placed = (group["name"] for group in groups.values() if group["state"] in _PLACED)
-    matches = map(_REPLICA.match, placed)
-    return sum(match is not None and match["deployment"] == deployment for match in matches)
+    return sum(_owner(name)[1] == deployment for name in placed)
 
 
 def own_workers_by_node() -> Mapping[str, int]:
@@ -77,6 +77,13 @@ def own_workers_by_node() -> Mapping[str, int]:
     return Counter(placement_group_table(group)["bundles_to_node_id"].values())
 
 
+def _owner(name: str) -> tuple[str, str]:
+    """The application and the deployment of a placement group, empty if it is not Serve's."""
+    match = _REPLICA.match(name)
+    if match is None:
+        return "", ""
+    return match["app"] or match["gang_app"], match["deployment"] or match["gang"]
+
+
 def _deployment(group: Mapping[str, Any]) -> str:
-    match = _REPLICA.match(group["name"])
-    return match["deployment"] if match else group["name"] or "another job"
+    return _owner(group["name"])[1] or group["name"] or "another job"

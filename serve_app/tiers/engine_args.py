@@ -27,6 +27,19 @@ OURS = {
     "host": "nothing: the engine listens on its node's address, to lease holders only",
     "port": "nothing: the engine listens on a free port",
     "api_key": "nothing: the engine answers lease holders only",
+    **{
+        f"data_parallel_{key}": "nothing: Ray places the engines of a group and numbers them"
+        for key in (
+            "address",
+            "backend",
+            "external_lb",
+            "hybrid_lb",
+            "rank",
+            "rpc_port",
+            "size_local",
+            "start_rank",
+        )
+    },
 }
 """Engine arguments that the application sets itself, and the key that takes their place."""
 
@@ -81,8 +94,6 @@ def _hint(hint: Any, config: FieldInfo | None) -> Any:
 def _problem(known: Mapping[str, Any], key: str, value: JsonValue) -> str | None:
     if key in OURS:
         return f"set here by us; use {OURS[key]}"
-    if key == "data_parallel_size" and value != 1:
-        return "a replica would get the GPUs of one engine only; use replicas.min and replicas.max"
     if key == "quantization" and isinstance(value, str) and value not in QUANTIZATION_METHODS:
         return f"not a method of this vLLM, which has {', '.join(QUANTIZATION_METHODS)}"
     if key not in known:

@@ -62,7 +62,7 @@ def resolve_source(tier: TierConfig) -> str:
 
 
 def plan_placement(tier: TierConfig) -> dict[str, Any]:
-    """One bundle a worker; ray.serve.llm adds the server process to the first one."""
+    """One bundle a worker of one engine; ray.serve.llm adds the server process to the first one."""
     placement = tier.placement
     bundle: dict[str, float] = {"CPU": placement.cpus_per_worker}
     if tier.accelerator == "gpu":
@@ -77,11 +77,12 @@ def plan_placement(tier: TierConfig) -> dict[str, Any]:
 
 
 def plan_need(tier: TierConfig) -> Need:
-    """What one replica needs of the cluster, its server process included."""
+    """What one replica needs of the cluster, its server processes included: one an engine."""
     placement = plan_placement(tier)
     first, *others = placement["bundles"]
     first["CPU"] += tier.placement.cpus_per_server
-    return Need((first, *others), placement["strategy"], tier.placement.node_labels)
+    bundles = (first, *others) * tier.data_parallel_size
+    return Need(bundles, placement["strategy"], tier.placement.node_labels)
 
 
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
@@ -111,9 +112,13 @@ def plan_deployment(tier: TierConfig) -> dict[str, Any]:
 
 
 def plan_labels(tier: TierConfig) -> dict[str, Any]:
-    """Serve's label selector for the bundles; one for all of them."""
+    """Serve's label selector for the bundles."""
     labels = tier.placement.node_labels
-    return {"placement_group_bundle_label_selector": [dict(labels)]} if labels else {}
+    if not labels:
+        return {}
+    # One is for all bundles, but Serve repeats it as it is for each engine of a group.
+    times = tier.workers if tier.data_parallel_size > 1 else 1
+    return {"placement_group_bundle_label_selector": [dict(labels) for _ in range(times)]}
 
 
 def plan_request_router(tier: TierConfig) -> dict[str, Any]:

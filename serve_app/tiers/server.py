@@ -11,7 +11,7 @@ from typing import Any
 
 import ray
 from ray.serve.llm import LLMConfig
-from ray.serve.llm.deployment import LLMServer
+from ray.serve.llm.deployment import DPServer, LLMServer
 
 from serve_app.tiers.autoscaling import render_signals
 from serve_app.tiers.cluster_nodes import own_workers_by_node
@@ -137,3 +137,10 @@ class TierServer(LLMServer):
             # process.
             client.shutdown()
         await super().__del__()
+
+
+class DataParallelTierServer(TierServer, DPServer):
+    """One engine of a group that shares the experts of a mixture; Ray starts and ends the group.
+
+    Serve counts and routes to each engine as a replica.
+    """

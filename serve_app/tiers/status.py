@@ -19,6 +19,8 @@ FRESH_S = 1.0
 
 RUNNING = "RUNNING"
 """Serve's name for replicas that take calls; the enum of these names is private."""
+UNKNOWN = "UNKNOWN"
+"""Ours, for a tier of which Serve says nothing yet."""
 HEALTHY = "HEALTHY"
 """Serve's name for a deployment that has as many replicas as it should."""
 
@@ -43,8 +45,17 @@ class ServeReadiness:
         return self._states
 
     def _ask(self) -> tuple[TierState, ...]:
-        application = serve.status().applications[self._app_name]
-        overviews = [application.deployments[deployment_name(tier)] for tier in self._configs]
+        application = serve.status().applications.get(self._app_name)
+        deployments = {} if application is None else application.deployments
+        names = [deployment_name(tier) for tier in self._configs]
+        if any(name not in deployments for name in names):
+            # While Serve builds a new version of the application, seconds long, it tells of no
+            # deployment, and the old ones go on.
+            return self._states or tuple(
+                TierState(tier.name, tier.model_id, ready=False, replicas=0, status=UNKNOWN)
+                for tier in self._configs
+            )
+        overviews = [deployments[name] for name in names]
         # Every group of the cluster is asked for only while something starts.
         settled = all(overview.replica_states.keys() <= {RUNNING} for overview in overviews)
         groups = {} if settled else read_groups()

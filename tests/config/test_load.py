@@ -21,6 +21,9 @@ from serve_app.config.tiers import TierConfig
 
 DOCS = Path(__file__).parents[2] / "docs/config.md"
 FAST = {"name": "fast", "model_id": "m"}
+PIPELINE = {"pipeline_parallel_size": 2}
+GROUP = {"data_parallel_size": 2}
+FP8 = {"quantization": "fp8"}
 VALID: dict[str, Any] = {
     "http_options": {"host": "0.0.0.0", "port": 9000},
     "applications": [
@@ -129,6 +132,45 @@ def test_base_url(load: Load, options: dict[str, Any], url: str) -> None:
             "args.tiers",
             [{"name": "a", "model_id": "m", "accelerator": "cpu", "accelerator_type": "H100"}],
             ["tiers.0", "accelerator_type"],
+        ),
+        (
+            "args.tiers",
+            [{"name": "a", "model_id": "m", "accelerator": "cpu", "engine": PIPELINE}],
+            ["tiers.0", "engine.pipeline_parallel_size", "tensor_parallel_size"],
+        ),
+        (
+            "args.tiers",
+            [{"name": "a", "model_id": "m", "accelerator": "cpu", "engine": FP8}],
+            ["tiers.0", "engine.quantization", "int8_per_channel_weight_only"],
+        ),
+        (
+            "args.tiers",
+            [{"name": "a", "model_id": "m", "engine": GROUP, "replicas": {"policy": "llm"}}],
+            ["replicas.policy: llm", "data_parallel_size", "ongoing_calls"],
+        ),
+        (
+            "args.tiers",
+            [
+                {
+                    "name": "a",
+                    "model_id": "m",
+                    "engine": GROUP,
+                    "placement": {"strategy": "STRICT_PACK"},
+                }
+            ],
+            ["placement.strategy: STRICT_PACK", "data_parallel_size", "`auto`"],
+        ),
+        (
+            "args.tiers",
+            [
+                {
+                    "name": "a",
+                    "model_id": "m",
+                    "engine": GROUP,
+                    "placement": {"resources_per_replica": {"slot": 1}},
+                }
+            ],
+            ["resources_per_replica", "data_parallel_size", "resources_per_worker"],
         ),
         (
             "args.tiers",

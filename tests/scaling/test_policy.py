@@ -204,6 +204,14 @@ def test_to_zero_after_an_idle_time_and_back() -> None:
     assert tier.target >= 1
 
 
+def test_nothing_starts_before_the_first_call() -> None:
+    """A tier that may go to zero begins there, and one that has a replica keeps it for a while."""
+    rules = replace(RULES, min=0, idle_s=300.0)
+    signals = TierSignals(now_s=FakeTier().now_s, ready=0, target=0, calls=0.0, waiting=0.0)
+    assert TierPolicy(rules).decide(signals).replicas == 0
+    assert TierPolicy(rules).decide(replace(signals, ready=1, target=1)).replicas == 1
+
+
 def test_a_clock_that_goes_back_is_survived() -> None:
     """What was seen has no time any more; the replicas that are there stay for a quiet time."""
     tier = FakeTier()

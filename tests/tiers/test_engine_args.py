@@ -50,7 +50,7 @@ def test_valid_arguments_pass(engine: dict[str, Any]) -> None:
         ({"tensor_parallel_size": "2"}, "expected a whole number, not '2'$"),
         ({"tensor_parallel_size": 0}, "expected greater than or equal to 1, not 0$"),
         ({"max_model_len": -2}, "expected greater than or equal to -1, not -2$"),
-        ({"data_parallel_size": 2}, "use replicas.min and replicas.max$"),
+        ({"data_parallel_rank": 0}, "Ray places the engines of a group and numbers them$"),
         ({"max_num_batched_tokens": 0}, "expected greater than or equal to 1, not 0$"),
         ({"mm_processor_cache_gb": -1}, "expected greater than or equal to 0, not -1$"),
         ({"max_model_len": None}, "null is no value here; leave the key out for vLLM's default$"),

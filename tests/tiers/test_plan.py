@@ -153,6 +153,19 @@ def test_a_replica_stays_on_one_node_where_it_fits(
     assert plan_placement(config)["strategy"] == strategy
 
 
+def test_a_group_of_engines_is_placed_as_one() -> None:
+    """The bundles of one engine again and again, a server for each, and labels for them all."""
+    config = tier(
+        engine={"tensor_parallel_size": 2, "data_parallel_size": 3},
+        placement=PlacementConfig(node_labels={"pool": "a"}, cpus_per_server=0.5),
+    )
+    need = plan_need(config)
+    assert need.strategy == "PACK"
+    assert [bundle["CPU"] for bundle in need.bundles] == [1.5, 1.0] * 3
+    selector = plan_deployment(config)["placement_group_bundle_label_selector"]
+    assert selector == [{"pool": "a"}] * 2
+
+
 def test_a_replica_may_take_a_slot_and_a_pool() -> None:
     """A resource once for the whole replica, labels for every bundle, the server in the first."""
     placement = PlacementConfig(

@@ -39,3 +39,24 @@ async def test_a_tier_that_may_have_no_replica_is_ready_without(
     monkeypatch.setattr(status_module, "read_groups", dict)
     (state,) = await ServeReadiness("llm", [tier]).tiers()
     assert (state.ready, state.replicas) == (ready, running)
+
+
+async def test_while_serve_builds_a_new_version_the_old_state_holds(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """Serve tells of no deployment then; a Router that knows nothing yet says so."""
+    overview = SimpleNamespace(
+        replica_states={"RUNNING": 2}, status=SimpleNamespace(value="HEALTHY")
+    )
+    application = SimpleNamespace(deployments={"tier-fast": overview})
+    applications = {"llm": application}
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=applications))
+    monkeypatch.setattr(status_module, "FRESH_S", -1.0)
+    readiness = ServeReadiness("llm", [ALWAYS])
+    before = await readiness.tiers()
+    application.deployments = {}
+    assert await readiness.tiers() == before
+    applications.clear()
+    assert await readiness.tiers() == before
+    (unknown,) = await ServeReadiness("llm", [ALWAYS]).tiers()
+    assert (unknown.ready, unknown.status) == (False, "UNKNOWN")

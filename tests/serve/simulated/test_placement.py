@@ -3,48 +3,31 @@
 from __future__ import annotations
 
 import json
-import os
 import subprocess
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
 
 import httpx
 import pytest
+import ray
 import yaml
-from ray import serve
-from ray.cluster_utils import Cluster
 from ray.util import placement_group, placement_group_table, remove_placement_group
 
 from serve_app.config.app import AppConfig
 from serve_app.config.tiers import PlacementConfig, TierConfig
-from serve_app.tiers.cluster_nodes import read_groups, read_rooms
+from serve_app.tiers.cluster_nodes import count_placed, read_groups, read_rooms
 from serve_app.tiers.fit import explain_misfit
 from serve_app.tiers.plan import plan_need
-from tests.serve.service import free_port, tool, wait_for
-from tests.serve.simulated import build_simulated, gpu_cluster, gpu_node, ray_variables
+from tests.serve.service import tool, wait_for
+from tests.serve.simulated.cluster import SimulatedCluster, gpu_node
 
 pytestmark = pytest.mark.serve
 
+ROUTER = {"cpus": 0.1, "replicas": {"min": 1, "max": 1}}
 SMALL = {"cpus_per_worker": 0.1, "cpus_per_server": 0.1}
-
-
-@pytest.fixture(scope="module", autouse=True)
-def environment() -> Iterator[None]:
-    """What `serve-app env` sets on every node."""
-    with ray_variables():
-        yield
-
-
-@pytest.fixture(scope="module")
-def cluster(environment: None) -> Iterator[Cluster]:
-    """Two nodes of four H100."""
-    assert os.environ["RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY"] == "1"
-    with gpu_cluster(
-        gpu_node(4, zone="a"), gpu_node(4, zone="b"), gpu_node(2, kind="L4", zone="b")
-    ) as found:
-        yield found
 
 
 def tier(name: str, tensor: int = 1, pipeline: int = 1, **fields: Any) -> TierConfig:
@@ -62,7 +45,8 @@ def tier(name: str, tensor: int = 1, pipeline: int = 1, **fields: Any) -> TierCo
     )
 
 
-def place(config: TierConfig) -> list[str] | None:
+@contextmanager
+def placed(config: TierConfig) -> Iterator[list[str] | None]:
     """The nodes of a replica's workers in their order, None if Ray finds no room within 2 s."""
     need = plan_need(config)
     selector = [dict(need.labels)] * len(need.bundles) if need.labels else None
@@ -72,10 +56,8 @@ def place(config: TierConfig) -> list[str] | None:
         bundle_label_selector=selector,
     )
     try:
-        if not group.wait(2):
-            return None
-        nodes = placement_group_table(group)["bundles_to_node_id"]
-        return [nodes[index] for index in sorted(nodes)]
+        nodes = placement_group_table(group)["bundles_to_node_id"] if group.wait(2) else None
+        yield nodes and [nodes[index] for index in sorted(nodes)]
     finally:
         remove_placement_group(group)
         wait_for(
@@ -114,21 +96,38 @@ UNPLACEABLE = {
 
 
 @pytest.mark.parametrize(("config", "by_node"), PLACEABLE.values(), ids=PLACEABLE)
-def test_where_workers_land(cluster: Cluster, config: TierConfig, by_node: list[int]) -> None:
+def test_where_workers_land(
+    cluster: SimulatedCluster, config: TierConfig, by_node: list[int]
+) -> None:
     """Every tensor-parallel group lies on one node, and stages go to others only if they must."""
-    nodes = place(config)
-    assert nodes is not None
-    assert sorted(Counter(nodes).values()) == by_node
+    with placed(config) as nodes:
+        assert nodes is not None
+        assert sorted(Counter(nodes).values()) == by_node
     assert explain_misfit(plan_need(config), read_rooms(read_groups())) is None
 
 
 @pytest.mark.parametrize(("config", "words"), UNPLACEABLE.values(), ids=UNPLACEABLE)
-def test_what_cannot_be_placed(cluster: Cluster, config: TierConfig, words: str) -> None:
+def test_what_cannot_be_placed(cluster: SimulatedCluster, config: TierConfig, words: str) -> None:
     """Ray waits without a word; we say what is missing, and agree with it."""
-    assert place(config) is None
+    with placed(config) as nodes:
+        assert nodes is None
     said = explain_misfit(plan_need(config), read_rooms(read_groups()))
     assert said is not None
     assert words in said
+
+
+def test_slots_spread_replicas_over_zones(cluster: SimulatedCluster) -> None:
+    """With one slot in each of two zones, two replicas lie in different ones; a third waits."""
+    zones = {node["NodeID"]: node["Labels"].get("zone") for node in ray.nodes()}
+    config = tier("a", placement=PlacementConfig(resources_per_replica={"zone_slot": 1}, **SMALL))
+    with placed(config) as first, placed(config) as second, placed(config) as third:
+        assert first is not None
+        assert second is not None
+        assert {zones[first[0]], zones[second[0]]} == {"a", "b"}
+        assert third is None
+        said = explain_misfit(plan_need(config), read_rooms(read_groups()))
+        assert said is not None
+        assert "zone_slot" in said
 
 
 def gpus_of(deployment: str) -> list[dict[str, int]]:
@@ -142,69 +141,67 @@ def gpus_of(deployment: str) -> list[dict[str, int]]:
             )
         )
         for group in read_groups().values()
-        if f"#{deployment}#" in group["name"] and group["state"] == "CREATED"
+        if deployment in group["name"] and group["state"] == "CREATED"
     ]
 
 
-@pytest.fixture(scope="module")
-def base_url(cluster: Cluster) -> str:
-    """Where the application answers."""
-    port = free_port()
-    serve.start(proxy_location="HeadOnly", http_options={"host": "127.0.0.1", "port": port})
-    return f"http://127.0.0.1:{port}"
+def ask(cluster: SimulatedCluster, model: str) -> str:
+    """What a tier answers."""
+    answer = httpx.post(
+        f"{cluster.base_url}/v1/chat/completions",
+        json={"model": model, "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
+    )
+    content: str = answer.json()["choices"][0]["message"]["content"]
+    return content
 
 
-def config_with(strong: int) -> AppConfig:
-    """Two small replicas, and so many that need a whole node each."""
-    replicas = {"min": strong, "max": strong}
-    tiers = [
-        tier("fast", replicas={"min": 2, "max": 2}),
-        tier("strong", 4, replicas=replicas),
-    ]
-    router = {"cpus": 0.1, "replicas": {"min": 1, "max": 1}}
-    return AppConfig.model_validate({"tiers": tiers, "router": router})
+CONFIG = AppConfig.model_validate(
+    {
+        "tiers": [
+            tier("fast", replicas={"min": 2, "max": 2}),
+            tier("strong", 4, replicas={"min": 1, "max": 1}),
+        ],
+        "router": ROUTER,
+    }
+)
 
 
-def tiers_of(base_url: str) -> dict[str, dict[str, Any]]:
-    """What `/ready` says, by tier."""
-    body = httpx.get(f"{base_url}/ready", timeout=10).json()
-    return {tier["name"]: tier for tier in body["tiers"]}
+def tiers_of(cluster: SimulatedCluster) -> dict[str, dict[str, Any]]:
+    """What `/ready` says, by tier; nothing while there is no Router."""
+    body = httpx.get(f"{cluster.base_url}/ready", timeout=10).json()
+    return {tier["name"]: tier for tier in body.get("tiers", [])}
 
 
-def test_small_replicas_leave_room_for_a_large_one(base_url: str) -> None:
+def test_small_replicas_leave_room_for_a_large_one(cluster: SimulatedCluster) -> None:
     """Two replicas of one GPU share a node, so that the other one takes four together."""
-    serve.run(build_simulated(config_with(strong=1)), name="llm")
+    cluster.deploy(CONFIG, replicas={"strong": 1})
+    cluster.wait_running()
     [strong] = gpus_of("tier-strong")
     fast = gpus_of("tier-fast")
     assert list(strong.values()) == [4]
     assert [list(replica.values()) for replica in fast] == [[1], [1]]
     assert len({node for replica in fast for node in replica}) == 1
-    answer = httpx.post(
-        f"{base_url}/v1/chat/completions",
-        json={"model": "strong", "messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2},
-    )
-    assert answer.json()["choices"][0]["message"]["content"] == "a a "
+    assert ask(cluster, "strong") == "a a "
 
 
-def test_a_replica_without_a_place_is_explained(cluster: Cluster, base_url: str) -> None:
+def test_a_replica_without_a_place_is_explained(cluster: SimulatedCluster) -> None:
     """`/ready` says within 30 s what is missing; with one more node it is placed."""
-    target = serve.RunTarget(build_simulated(config_with(strong=2)), name="llm")
-    serve.run_many([target], wait_for_applications_running=False)
+    cluster.deploy(CONFIG, replicas={"strong": 2})
     said = wait_for(
-        lambda: tiers_of(base_url)["strong"]["message"], timeout_s=30, what="/ready explains"
+        lambda: tiers_of(cluster)["strong"]["message"], timeout_s=30, what="/ready explains"
     )
     assert said.startswith("a replica has no place: it needs 4 GPU free on one node")
     assert "has 2 of 4 (GPUs held there: tier-fast 2)" in said
-    assert tiers_of(base_url)["strong"]["ready"] is True
-    cluster.add_node(**gpu_node(4, zone="c"))
+    assert tiers_of(cluster)["strong"]["ready"] is True
+    cluster.nodes.add_node(**gpu_node(4, zone="c"))
     wait_for(
-        lambda: tiers_of(base_url)["strong"]["replicas"] == 2, timeout_s=120, what="it is placed"
+        lambda: tiers_of(cluster)["strong"]["replicas"] == 2, timeout_s=120, what="it is placed"
     )
-    assert tiers_of(base_url)["strong"]["message"] is None
+    assert tiers_of(cluster)["strong"]["message"] is None
     assert [list(replica.values()) for replica in gpus_of("tier-strong")] == [[4], [4]]
 
 
-def test_the_doctor_looks_at_the_cluster(cluster: Cluster, tmp_path: Path) -> None:
+def test_the_doctor_looks_at_the_cluster(cluster: SimulatedCluster, tmp_path: Path) -> None:
     """Every node is asked, and a tier without room is an error that says what is missing."""
     tiers = [tier("fast"), tier("huge", 8), tier("medium", 4)]
     document = {
@@ -221,7 +218,7 @@ def test_the_doctor_looks_at_the_cluster(cluster: Cluster, tmp_path: Path) -> No
     }
     path = tmp_path / "config.yaml"
     path.write_text(yaml.safe_dump(document))
-    asked = [tool("serve-app"), "doctor", str(path), "--address", cluster.address, "--json"]
+    asked = [tool("serve-app"), "doctor", str(path), "--address", cluster.nodes.address, "--json"]
     done = subprocess.run(asked, capture_output=True, text=True, timeout=180, check=False)
     assert done.returncode == 1, done.stdout + done.stderr
     findings = {
@@ -230,5 +227,20 @@ def test_the_doctor_looks_at_the_cluster(cluster: Cluster, tmp_path: Path) -> No
     assert ("nodes", "ok") in findings
     assert "8 GPU on one node" in findings["placement of huge", "error"]
     assert ("placement of fast", "error") not in findings
+    assert ("placement of Router", "ok") in findings
     asked = {level for check, level in findings if check.startswith("node ")}
     assert asked == {"warning"}, "the variables that `ray_variables` leaves out, and no more"
+
+
+def test_engines_that_share_experts_come_as_one_group(cluster: SimulatedCluster) -> None:
+    """Serve counts two replicas, and Ray has placed both with one placement group."""
+    engine = {"data_parallel_size": 2}
+    mixture = tier("mixture", accelerator_type="L4", engine=engine, replicas={"min": 1, "max": 1})
+    cluster.deploy(AppConfig.model_validate({"tiers": [mixture], "router": ROUTER}))
+    wait_for(lambda: cluster.running("mixture") == 2, timeout_s=120, what="the group runs")
+    [group] = gpus_of("tier-mixture")
+    assert list(group.values()) == [2]
+    assert count_placed(read_groups(), "tier-mixture") == 1
+    wait_for(lambda: "mixture" in tiers_of(cluster), timeout_s=60, what="the new Router answers")
+    assert tiers_of(cluster)["mixture"]["replicas"] == 2
+    assert ask(cluster, "mixture") == "a a "

@@ -1,32 +1,18 @@
-"""A GPU cluster without GPUs: real Ray nodes that claim to have them, and engines that only wait.
-
-What is real: Ray's scheduler, Serve's controller and autoscaler, our Router, leases and HTTP.
-"""
+"""An engine that only waits, behind the seam of ray.serve.llm."""
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Iterator
-from contextlib import contextmanager
 from types import SimpleNamespace
-from typing import Any
 
 import orjson
-import pytest
-import ray
-from ray import serve
-from ray.cluster_utils import Cluster
-from ray.serve import Application
 from starlette.applications import Starlette
 from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
-from serve_app.app import compose
-from serve_app.config.app import AppConfig
-from serve_app.config.environment import ray_environment
-from serve_app.tiers.build import build_tier
-from serve_app.tiers.server import TierServer
+from serve_app.config.tiers import TierConfig
+from serve_app.tiers.server import DataParallelTierServer, TierServer
 
 PREFILL_TOKENS_PER_S = 20_000.0
 STEP_S = 0.02
@@ -86,6 +72,10 @@ class SimulatedEngine:
     async def shutdown(self) -> None:
         """Nothing runs."""
 
+    def routing_stats(self) -> dict[str, object]:
+        """Nothing to route by."""
+        return {}
+
     async def build_asgi_app(self) -> Starlette:
         return Starlette(routes=[Route("/v1/chat/completions", self._chat, methods=["POST"])])
 
@@ -108,46 +98,12 @@ class SimulatedTierServer(TierServer):
     _default_engine_cls = SimulatedEngine
 
 
-def build_simulated(config: AppConfig) -> Application:
-    """The application with simulated engines in every tier."""
-    tiers = {tier.name: build_tier(tier, SimulatedTierServer) for tier in config.tiers}
-    return compose(config, tiers)
+class SimulatedDataParallelTierServer(DataParallelTierServer):
+    """The same for an engine of a group."""
+
+    _default_engine_cls = SimulatedEngine
 
 
-@contextmanager
-def ray_variables() -> Iterator[None]:
-    """What `serve-app env` sets on every node, as far as a test's own process bears it."""
-    variables = ray_environment(haproxy=False)
-    # With it the driver, which is this process, waits for all children: exit codes would be lost.
-    del variables["RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"]
-    with pytest.MonkeyPatch.context() as patch:
-        for name, value in variables.items():
-            patch.setenv(name, value)
-        yield
-
-
-@contextmanager
-def gpu_cluster(*nodes: dict[str, Any]) -> Iterator[Cluster]:
-    """A head without GPUs and these nodes; all of it ends with the block."""
-    cluster = Cluster(initialize_head=True, head_node_args={"num_cpus": 4})
-    try:
-        for node in nodes:
-            cluster.add_node(**node)
-        cluster.wait_for_nodes()
-        ray.init(address=cluster.address, namespace="serve", log_to_driver=False)
-        yield cluster
-    finally:
-        if ray.is_initialized():
-            serve.shutdown()
-            ray.shutdown()
-        cluster.shutdown()
-
-
-def gpu_node(gpus: int, kind: str = "H100", **labels: str) -> dict[str, Any]:
-    """The arguments of `Cluster.add_node` for a node that claims so many GPUs."""
-    return {
-        "num_cpus": 16,
-        "num_gpus": gpus,
-        "resources": {f"accelerator_type:{kind}": 1},
-        "labels": labels,
-    }
+def choose_simulated(tier: TierConfig) -> type[TierServer]:
+    """As `serve_app.tiers.build.choose_server`."""
+    return SimulatedDataParallelTierServer if tier.data_parallel_size > 1 else SimulatedTierServer

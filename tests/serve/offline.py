@@ -1,0 +1,29 @@
+"""One engine in a process of its own: `python -m tests.serve.offline MODEL ENGINE PROMPT...`.
+
+ENGINE is JSON, as under `engine` of a tier. Prints the answers as JSON in a line that begins with `ANSWERS`, and ends with its process.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+
+ANSWERS = "answers: "
+"""Before the answers, since vLLM and its libraries write to stdout too."""
+
+
+def main() -> None:
+    """Answer every prompt, at temperature 0."""
+    # Here, because whoever wants `ANSWERS` would wait ten seconds for it.
+    from vllm import LLM, SamplingParams
+
+    model, engine, *prompts = sys.argv[1:]
+    llm = LLM(model, **json.loads(engine))
+    sampling = SamplingParams(temperature=0, max_tokens=24)
+    chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
+    answers = llm.chat(chats, sampling, use_tqdm=False)  # type: ignore[arg-type]  # TypedDicts
+    print("\n" + ANSWERS + json.dumps([answer.outputs[0].text for answer in answers]))
+
+
+if __name__ == "__main__":
+    main()

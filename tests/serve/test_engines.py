@@ -1,0 +1,60 @@
+"""Engine keys of docs/engines.md that need no service around them, on the CPU engine."""
+
+from __future__ import annotations
+
+import json
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from serve_app import demo
+from serve_app.tiers.engine_args import check_engine_args
+from tests.serve.offline import ANSWERS
+from tests.serve.quantised import write_awq
+from tests.serve.service import ROOT
+
+pytestmark = pytest.mark.serve
+
+CPU = {
+    "VLLM_CPU_KVCACHE_SPACE": "1",
+    "VLLM_CPU_OMP_THREADS_BIND": "nobind",
+    "HF_HUB_OFFLINE": "1",
+}
+QUESTIONS = {"What is the capital of France?": "Paris", "What is 17 + 25?": "42"}
+
+
+def answer(model: Path, engine: dict[str, Any]) -> list[str]:
+    """What the model answers to the questions."""
+    check_engine_args("tested", engine)
+    command = [sys.executable, "-m", "tests.serve.offline", str(model), json.dumps(engine)]
+    done = subprocess.run(
+        [*command, *QUESTIONS],
+        cwd=ROOT,
+        env={**os.environ, **CPU},
+        capture_output=True,
+        text=True,
+        timeout=300,
+        check=False,
+    )
+    assert done.returncode == 0, done.stderr[-4000:]
+    (line,) = (line for line in done.stdout.splitlines() if line.startswith(ANSWERS))
+    answers: list[str] = json.loads(line.removeprefix(ANSWERS))
+    return answers
+
+
+def test_fewer_bits_still_know(tmp_path: Path) -> None:
+    """4-bit weights, an FP8 KV cache and the small model as a draft, all at once."""
+    draft = {"model": str(demo.locate("fast")), "num_speculative_tokens": 3}
+    engine = {
+        "enforce_eager": True,
+        "max_model_len": 1024,
+        "kv_cache_dtype": "fp8",
+        "speculative_config": draft,
+    }
+    answers = answer(write_awq("strong", tmp_path / "awq"), engine)
+    for text, wanted in zip(answers, QUESTIONS.values(), strict=True):
+        assert wanted in text
