@@ -1,6 +1,7 @@
 """One engine in a process of its own: `python -m tests.serve.offline MODEL ENGINE PROMPT...`.
 
-ENGINE is JSON, as under `engine` of a tier. Prints the answers as JSON in a line that begins with `ANSWERS`, and ends with its process.
+ENGINE is JSON, as under `engine` of a tier. Prints the answers as JSON in a line that begins with
+`ANSWERS`; the engine ends with the process.
 """
 
 from __future__ import annotations
