@@ -11,6 +11,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from serve_app.config.app import AppConfig
+from serve_app.config.joint import JointPolicyConfig
 from serve_app.config.runtime import RuntimeConfig
 
 EXPECTED = {
@@ -70,7 +71,8 @@ def _hint(item: ErrorDetails) -> str:
 
 def known_keys() -> set[str]:
     """The name of every key of every config model."""
-    return set(_keys(AppConfig)) | set(_keys(RuntimeConfig))
+    models = (AppConfig, RuntimeConfig, JointPolicyConfig)
+    return {name for model in models for name in _keys(model)}
 
 
 def _keys(model: type[BaseModel]) -> Iterator[str]:

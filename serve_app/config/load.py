@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 
 from serve_app.config.app import AppConfig, check_runtime
 from serve_app.config.explain import explain_validation
+from serve_app.config.joint import JOINT_POLICY, JointPolicyConfig, check_joint
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.serve_file import ApplicationSection, ServeFile
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
@@ -60,6 +61,7 @@ def load_serve_config(path: Path) -> ServeConfig:
     application = _find_ours(file)
     app = _validate(AppConfig, application.args, "applications[].args")
     _check_deployments(application, app)
+    _check_policy(application, app)
     return ServeConfig(document, app, _runtime(application, app))
 
 
@@ -111,6 +113,18 @@ def _check_deployments(application: ApplicationSection, app: AppConfig) -> None:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"
             raise ConfigError(f"applications[].deployments: no deployment '{name}'; {hint}")
+
+
+def _check_policy(application: ApplicationSection, app: AppConfig) -> None:
+    policy = application.autoscaling_policy
+    if policy is None or policy.policy_function != JOINT_POLICY:
+        return
+    where = "applications[].autoscaling_policy.policy_kwargs"
+    joint = _validate(JointPolicyConfig, policy.policy_kwargs, where)
+    try:
+        check_joint(joint, app.tiers)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
 
 
 def _runtime(application: ApplicationSection, app: AppConfig) -> RuntimeConfig:

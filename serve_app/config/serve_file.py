@@ -33,12 +33,20 @@ class DeploymentSection(Section):
     user_config: dict[str, Any] | None = None
 
 
+class PolicySection(Section):
+    """An autoscaling policy for all deployments of an application."""
+
+    policy_function: str | None = None
+    policy_kwargs: dict[str, Any] = Field(default_factory=dict)
+
+
 class ApplicationSection(Section):
     """One application, which need not be ours."""
 
     import_path: str
     args: dict[str, Any] = Field(default_factory=dict)
     deployments: tuple[DeploymentSection, ...] = ()
+    autoscaling_policy: PolicySection | None = None
 
 
 class ServeFile(Section):

@@ -20,7 +20,7 @@ STOP_MARGIN_S = 60
 class NodePool:
     """Alike nodes for one tier: what each offers to Ray, and how many there are.
 
-    `cpus` holds as many replicas as the node's GPUs do, and the Routers that may come on top.
+    `cpus` holds as many engines as the node's GPUs do, and the Routers that may come on top.
     """
 
     name: str
@@ -44,10 +44,10 @@ def plan_pools(app: AppConfig) -> tuple[NodePool, ...]:
 
 def _plan_pool(tier: TierConfig, app: AppConfig) -> NodePool:
     gpus = tier.placement.gpus_per_node
-    replicas_per_node = max(gpus // tier.workers, 1)
-    workers_per_node = min(replicas_per_node * tier.workers, gpus)
+    engines_per_node = max(gpus // tier.workers, 1)
+    workers_per_node = min(engines_per_node * tier.workers, gpus)
     cpus = (
-        replicas_per_node * tier.placement.cpus_per_server
+        engines_per_node * tier.placement.cpus_per_server
         + workers_per_node * tier.placement.cpus_per_worker
         + _routers_per_node(app) * app.router.cpus
     )
@@ -56,16 +56,16 @@ def _plan_pool(tier: TierConfig, app: AppConfig) -> NodePool:
         cpus=math.ceil(cpus),
         gpus=gpus,
         accelerator_type=tier.accelerator_type,
-        nodes_min=_nodes(tier, tier.replicas.min),
-        nodes_max=_nodes(tier, tier.replicas.max),
+        nodes_min=_nodes(tier, tier.replicas.min * tier.data_parallel_size),
+        nodes_max=_nodes(tier, tier.replicas.max * tier.data_parallel_size),
     )
 
 
-def _nodes(tier: TierConfig, replicas: int) -> int:
+def _nodes(tier: TierConfig, engines: int) -> int:
     gpus = tier.placement.gpus_per_node
     if tier.workers > gpus:
-        return replicas * math.ceil(tier.workers / gpus)
-    return math.ceil(replicas / (gpus // tier.workers))
+        return engines * math.ceil(tier.workers / gpus)
+    return math.ceil(engines / (gpus // tier.workers))
 
 
 def _routers_per_node(app: AppConfig) -> int:

@@ -55,6 +55,7 @@ def test_pools_of_the_production_config() -> None:
         ({"tensor_parallel_size": 4}, 8, 3, 2),
         ({"tensor_parallel_size": 3}, 8, 3, 2),
         ({"tensor_parallel_size": 8, "pipeline_parallel_size": 2}, 8, 3, 6),
+        ({"tensor_parallel_size": 2, "data_parallel_size": 4}, 8, 3, 3),
     ],
 )
 def test_nodes_for_replicas(

@@ -1,0 +1,44 @@
+"""What `JointPolicy` is told in the Serve file, checked before Ray's controller loads it."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Annotated
+
+from pydantic import Field
+
+from serve_app.config.base import Config
+from serve_app.config.tiers import NAME_PATTERN, TierConfig
+
+JOINT_POLICY = "serve_app.tiers.autoscaling:JointPolicy"
+
+
+class JointPolicyConfig(Config):
+    """The `policy_kwargs` of `JointPolicy`."""
+
+    tiers: tuple[Annotated[str, Field(pattern=NAME_PATTERN)], ...] = Field(min_length=1)
+    gpus_max: float | None = Field(None, gt=0, le=1e6)
+
+
+def check_joint(joint: JointPolicyConfig, tiers: Sequence[TierConfig]) -> None:
+    """Whether the policy can scale these tiers.
+
+    Raises:
+        ValueError: it names a tier that is not there or has another policy, in another order, or
+            there is one that it would tear.
+    """
+    policies = {tier.name: tier.replicas.policy for tier in tiers}
+    for name in joint.tiers:
+        if name not in policies:
+            raise ValueError(f"tiers: no tier '{name}'; there are {', '.join(policies)}")
+        if policies[name] != "llm":
+            raise ValueError(f"tiers: {name} needs replicas.policy: llm")
+    ordered = [name for name in policies if name in joint.tiers]
+    if list(joint.tiers) != ordered:
+        raise ValueError(f"tiers: weakest first and each once, [{', '.join(ordered)}]")
+    for tier in tiers:
+        if tier.data_parallel_size > 1:
+            raise ValueError(
+                f"{tier.name} has engine.data_parallel_size, whose groups Ray keeps whole only "
+                "without a policy for the whole application"
+            )

@@ -1,0 +1,72 @@
+"""A policy for all tiers together, as the Serve file names it."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import pytest
+import yaml
+
+from serve_app.config.joint import JOINT_POLICY
+from serve_app.config.load import ConfigError, load_serve_config
+from serve_app.tiers.autoscaling import JointPolicy
+
+LLM = {"policy": "llm"}
+TIERS = [
+    {"name": "fast", "model_id": "f", "replicas": LLM},
+    {"name": "strong", "model_id": "s", "replicas": LLM},
+    {"name": "other", "model_id": "o"},
+]
+MIXTURE = {"name": "mixture", "model_id": "m", "engine": {"data_parallel_size": 2}}
+
+
+def load(tmp_path: Path, kwargs: dict[str, Any], *more: dict[str, Any]) -> None:
+    """Load a file with these tiers and more, whose policy has these arguments."""
+    application = {
+        "import_path": "serve_app.app:build",
+        "args": {"tiers": [*TIERS, *more]},
+        "autoscaling_policy": {"policy_function": JOINT_POLICY, "policy_kwargs": kwargs},
+    }
+    path = tmp_path / "serve.yaml"
+    path.write_text(yaml.safe_dump({"applications": [application]}))
+    load_serve_config(path)
+
+
+def test_the_name_is_that_of_the_class() -> None:
+    """What is checked is what Ray loads."""
+    assert f"{JointPolicy.__module__}:{JointPolicy.__qualname__}" == JOINT_POLICY
+
+
+@pytest.mark.parametrize(
+    "kwargs", [{"tiers": ["fast", "strong"], "gpus_max": 8}, {"tiers": ["strong"]}]
+)
+def test_what_the_policy_takes(tmp_path: Path, kwargs: dict[str, Any]) -> None:
+    """Tiers weakest first, some or all; anything that the check lets pass, the policy takes."""
+    load(tmp_path, kwargs)
+    JointPolicy(**kwargs)
+
+
+@pytest.mark.parametrize(
+    ("kwargs", "words"),
+    [
+        ({}, "tiers: required"),
+        ({"tiers": []}, "tiers: .*at least 1"),
+        ({"tiers": ["fast", "srtong"]}, "no tier 'srtong'; there are fast, strong, other"),
+        ({"tiers": ["fast", "other"]}, "other needs replicas.policy: llm"),
+        ({"tiers": ["strong", "fast"]}, r"weakest first and each once, \[fast, strong\]"),
+        ({"tiers": ["fast", "fast"]}, r"weakest first and each once, \[fast\]"),
+        ({"tiers": ["fast"], "gpus_max": 0}, "gpus_max: .*greater than 0"),
+        ({"tiers": ["fast"], "gpu_max": 8}, "did you mean 'gpus_max'"),
+    ],
+)
+def test_what_it_would_fail_over(tmp_path: Path, kwargs: dict[str, Any], words: str) -> None:
+    """Refused with the key, before the controller falls back to Ray's policy."""
+    with pytest.raises(ConfigError, match=words):
+        load(tmp_path, kwargs)
+
+
+def test_no_group_of_engines_beside_it(tmp_path: Path) -> None:
+    """Ray rounds to whole groups only where each deployment has its own policy."""
+    with pytest.raises(ConfigError, match="mixture has engine"):
+        load(tmp_path, {"tiers": ["fast"]}, MIXTURE)
