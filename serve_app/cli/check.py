@@ -7,7 +7,10 @@ from typing import Annotated
 
 import typer
 
+from serve_app import demo
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
+from serve_app.config.tiers import DEMO_PREFIX
+from serve_app.demo import CheckpointMissing
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
 
@@ -39,10 +42,19 @@ def load_or_exit(path: Path) -> ServeConfig:
     try:
         config = load_serve_config(path)
         build_scorer(config.runtime.routing)
+        _find_demo_models(config)
     except ConfigError as error:
         typer.echo(f"{path}: {error}", err=True)
+    except CheckpointMissing as error:
+        typer.echo(f"{path}: tiers[].model_source: {error}", err=True)
     except WeightsRefused as error:
         typer.echo(f"{path}: Router.user_config: routing.weights: {error}", err=True)
     else:
         return config
     raise typer.Exit(2)
+
+
+def _find_demo_models(config: ServeConfig) -> None:
+    for tier in config.app.tiers:
+        if tier.source.startswith(DEMO_PREFIX):
+            demo.locate(tier.source.removeprefix(DEMO_PREFIX))

@@ -12,7 +12,7 @@ import orjson
 import typer
 
 from serve_app import demo
-from serve_app.cli.check import load_or_exit
+from serve_app.cli.check import check_engines, load_or_exit
 from serve_app.config.environment import ray_environment
 from serve_app.config.load import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
@@ -54,6 +54,7 @@ def doctor(
     Exit code 0: nothing does. 1: something does. 2: the config itself is wrong.
     """
     serve_config = load_or_exit(config)
+    check_engines(config, serve_config)
     findings = list(_look_here(serve_config))
     if address is not None:
         findings += _look_at_cluster(serve_config, address)

@@ -25,8 +25,11 @@ Commands = Callable[[], Iterable[list[str]]]
 
 def drain_node(
     wait_s: Annotated[
-        float, typer.Option(help="How long to wait; longer than the longest drain_timeout_s.")
-    ] = 1800.0,
+        float,
+        typer.Option(
+            min=0, max=86_400, help="How long to wait: a start and the longest drain_timeout_s."
+        ),
+    ] = 2400.0,
 ) -> None:
     """Ask Ray to move this node's replicas elsewhere, and wait until they have ended here.
 
@@ -37,12 +40,13 @@ def drain_node(
     if node is None:
         typer.echo("No raylet runs here: there is nothing to drain.")
         return
+    # Without a deadline: Serve would stop replicas a drain_timeout_s before it, at once if that is
+    # as long, whether those in their place run or not.
     command = _ray(
         "drain-node",
         f"--node-id={node}",
         f"--reason={REASON}",
         "--reason-message=the node is about to stop",
-        f"--deadline-remaining-seconds={int(wait_s)}",
     )
     if subprocess.run(command, check=False).returncode != 0:
         typer.echo("Ray did not take the request to drain this node; see above.", err=True)

@@ -25,7 +25,7 @@ def check_joint(joint: JointPolicyConfig, tiers: Sequence[TierConfig]) -> None:
 
     Raises:
         ValueError: it names a tier that is not there or has another policy, in another order, or
-            there is one that it would tear.
+            leaves one out.
     """
     policies = {tier.name: tier.replicas.policy for tier in tiers}
     for name in joint.tiers:
@@ -36,6 +36,21 @@ def check_joint(joint: JointPolicyConfig, tiers: Sequence[TierConfig]) -> None:
     ordered = [name for name in policies if name in joint.tiers]
     if list(joint.tiers) != ordered:
         raise ValueError(f"tiers: weakest first and each once, [{', '.join(ordered)}]")
+    for name, policy in policies.items():
+        if policy == "llm" and name not in joint.tiers:
+            raise ValueError(
+                f"tiers: {name} has replicas.policy: llm, which Ray does not ask beside a policy "
+                "for the whole application; name it too"
+            )
+
+
+def check_groups(tiers: Sequence[TierConfig]) -> None:
+    """Whether a policy for the whole application, whichever it is, leaves every group whole.
+
+    Raises:
+        ValueError: a tier's engines come in groups; Ray rounds to whole ones only where each
+            deployment has a policy of its own.
+    """
     for tier in tiers:
         if tier.data_parallel_size > 1:
             raise ValueError(

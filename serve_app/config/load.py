@@ -14,12 +14,13 @@ from pydantic import BaseModel, ValidationError
 
 from serve_app.config.app import AppConfig, check_runtime
 from serve_app.config.explain import explain_validation
-from serve_app.config.joint import JOINT_POLICY, JointPolicyConfig, check_joint
+from serve_app.config.joint import JOINT_POLICY, JointPolicyConfig, check_groups, check_joint
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.serve_file import ApplicationSection, ServeFile
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
 
 IMPORT_PATH = "serve_app.app:build"
+OUR_PACKAGE = "serve_app."
 ROUTER_NAME = "Router"
 RUN_DIR_VARIABLE = "SERVE_APP_RUN"
 
@@ -117,9 +118,19 @@ def _check_deployments(application: ApplicationSection, app: AppConfig) -> None:
 
 def _check_policy(application: ApplicationSection, app: AppConfig) -> None:
     policy = application.autoscaling_policy
-    if policy is None or policy.policy_function != JOINT_POLICY:
+    if policy is None:
         return
-    where = "applications[].autoscaling_policy.policy_kwargs"
+    where = "applications[].autoscaling_policy"
+    named = policy.policy_function or ""
+    if named != JOINT_POLICY and named.startswith(OUR_PACKAGE):
+        raise ConfigError(f"{where}.policy_function: '{named}'; did you mean '{JOINT_POLICY}'?")
+    try:
+        check_groups(app.tiers)
+    except ValueError as error:
+        raise ConfigError(f"{where}: {error}") from None
+    if named != JOINT_POLICY:
+        return
+    where = f"{where}.policy_kwargs"
     joint = _validate(JointPolicyConfig, policy.policy_kwargs, where)
     try:
         check_joint(joint, app.tiers)

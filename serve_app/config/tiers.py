@@ -30,6 +30,9 @@ HOUR_S = 3600.0
 DAY_S = 24 * HOUR_S
 
 
+RAY_RESOURCES = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
+
+
 class PlacementConfig(Config):
     """Where the workers of one replica go, as one Ray placement group."""
 
@@ -70,6 +73,17 @@ class PlacementConfig(Config):
         "Nodes that were started with `--resources '{\"strong_slot\": 1}'` hold at most one "
         "replica that takes `{strong_slot: 1}`.",
     )
+
+    @field_validator("resources_per_worker", "resources_per_replica")
+    @classmethod
+    def _custom(cls, resources: dict[str, float]) -> dict[str, float]:
+        for name in resources:
+            if name in RAY_RESOURCES or name.startswith("accelerator_type:"):
+                raise ValueError(
+                    f"'{name}' is Ray's own, and set from `cpus_per_worker`, `cpus_per_server` and "
+                    "`accelerator_type`; only names of yours go here"
+                )
+        return resources
 
     @field_validator("node_labels")
     @classmethod

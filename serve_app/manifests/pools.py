@@ -84,8 +84,9 @@ def head_cpus(app: AppConfig) -> int:
 
 
 def drain_s(app: AppConfig) -> int:
-    """Seconds after which the last stream of anything that is being replaced has ended."""
-    return math.ceil(max(app.router.drain_timeout_s, *(t.drain_timeout_s for t in app.tiers)))
+    """Seconds after which what is being replaced is there anew and its last stream has ended."""
+    drains = [app.router.drain_timeout_s, *(tier.drain_timeout_s for tier in app.tiers)]
+    return math.ceil(max(drains) + max(tier.replicas.start_s for tier in app.tiers))
 
 
 def stop_s(app: AppConfig) -> int:

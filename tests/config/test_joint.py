@@ -21,12 +21,14 @@ TIERS = [
 MIXTURE = {"name": "mixture", "model_id": "m", "engine": {"data_parallel_size": 2}}
 
 
-def load(tmp_path: Path, kwargs: dict[str, Any], *more: dict[str, Any]) -> None:
+def load(
+    tmp_path: Path, kwargs: dict[str, Any], *more: dict[str, Any], policy: str = JOINT_POLICY
+) -> None:
     """Load a file with these tiers and more, whose policy has these arguments."""
     application = {
         "import_path": "serve_app.app:build",
         "args": {"tiers": [*TIERS, *more]},
-        "autoscaling_policy": {"policy_function": JOINT_POLICY, "policy_kwargs": kwargs},
+        "autoscaling_policy": {"policy_function": policy, "policy_kwargs": kwargs},
     }
     path = tmp_path / "serve.yaml"
     path.write_text(yaml.safe_dump({"applications": [application]}))
@@ -39,7 +41,7 @@ def test_the_name_is_that_of_the_class() -> None:
 
 
 @pytest.mark.parametrize(
-    "kwargs", [{"tiers": ["fast", "strong"], "gpus_max": 8}, {"tiers": ["strong"]}]
+    "kwargs", [{"tiers": ["fast", "strong"], "gpus_max": 8}, {"tiers": ["fast", "strong"]}]
 )
 def test_what_the_policy_takes(tmp_path: Path, kwargs: dict[str, Any]) -> None:
     """Tiers weakest first, some or all; anything that the check lets pass, the policy takes."""
@@ -56,6 +58,7 @@ def test_what_the_policy_takes(tmp_path: Path, kwargs: dict[str, Any]) -> None:
         ({"tiers": ["fast", "other"]}, "other needs replicas.policy: llm"),
         ({"tiers": ["strong", "fast"]}, r"weakest first and each once, \[fast, strong\]"),
         ({"tiers": ["fast", "fast"]}, r"weakest first and each once, \[fast\]"),
+        ({"tiers": ["fast"]}, "strong has replicas.policy: llm.*name it too"),
         ({"tiers": ["fast"], "gpus_max": 0}, "gpus_max: .*greater than 0"),
         ({"tiers": ["fast"], "gpu_max": 8}, "did you mean 'gpus_max'"),
     ],
@@ -69,4 +72,13 @@ def test_what_it_would_fail_over(tmp_path: Path, kwargs: dict[str, Any], words: 
 def test_no_group_of_engines_beside_it(tmp_path: Path) -> None:
     """Ray rounds to whole groups only where each deployment has its own policy."""
     with pytest.raises(ConfigError, match="mixture has engine"):
-        load(tmp_path, {"tiers": ["fast"]}, MIXTURE)
+        load(tmp_path, {"tiers": ["fast", "strong"]}, MIXTURE)
+    with pytest.raises(ConfigError, match="mixture has engine"):
+        load(tmp_path, {}, MIXTURE, policy="theirs:Policy")
+
+
+def test_another_name_in_our_package_is_a_slip(tmp_path: Path) -> None:
+    """Ray would find nothing there; a policy of somebody else's is not ours to check."""
+    with pytest.raises(ConfigError, match=f"did you mean '{JOINT_POLICY}'"):
+        load(tmp_path, {}, policy=JOINT_POLICY.replace(":", "."))
+    load(tmp_path, {"tiers": 5}, policy="theirs:Policy")

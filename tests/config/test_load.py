@@ -209,6 +209,17 @@ def test_base_url(load: Load, options: dict[str, Any], url: str) -> None:
             [{"name": "a", "model_id": "m", "placement": {"node_labels": {"pool": "in(a"}}}],
             ["'pool: in(a' is no label selector", "`in(a,b)`"],
         ),
+        ("args.tiers.0.placement", {"resources_per_worker": {"GPU": 2}}, ["'GPU' is Ray's own"]),
+        (
+            "args.tiers.0.placement",
+            {"resources_per_replica": {"accelerator_type:H100": 1}},
+            ["'accelerator_type:H100' is Ray's own", "`accelerator_type`"],
+        ),
+        (
+            "args.tiers.0.replicas",
+            {"policy": "llm", "floors": [{"frm": "08:00"}]},
+            ["floors.0.frm: unknown key; did you mean 'from'"],
+        ),
     ],
 )
 def test_a_wrong_topology(load: Load, path: str, value: object, words: list[str]) -> None:

@@ -84,10 +84,10 @@ def test_the_head_computes_only_where_nobody_else_does() -> None:
 
 
 def test_the_longest_drain_counts() -> None:
-    """A Router's streams are as long as its tiers'."""
-    tier = gpu_tier(drain_timeout_s=100)
-    assert drain_s(app_of(tier, drain_timeout_s=50)) == 100
-    assert drain_s(app_of(tier, drain_timeout_s=200.5)) == 201
+    """A Router's streams are as long as its tiers', and a replica has to start elsewhere first."""
+    tier = gpu_tier(drain_timeout_s=100, replicas={"policy": "llm", "start_s": 30})
+    assert drain_s(app_of(tier, drain_timeout_s=50)) == 130
+    assert drain_s(app_of(tier, drain_timeout_s=200.5)) == 231
 
 
 def test_a_deployed_config_is_open_and_needs_no_hub() -> None:

@@ -12,6 +12,7 @@ import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
+from serve_app.cli.up import AUTH_TOKEN
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import ray_environment
 from serve_app.tiers.cluster_nodes import read_groups
@@ -29,7 +30,11 @@ class SimulatedCluster:
         self.nodes = nodes
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
-        self._dashboard = httpx.Client(base_url=dashboard_url, timeout=30)
+        # Ray asks for the token as soon as there is one on this machine, and else not.
+        headers = {}
+        if AUTH_TOKEN.exists():
+            headers["Authorization"] = f"Bearer {AUTH_TOKEN.read_text().strip()}"
+        self._dashboard = httpx.Client(base_url=dashboard_url, headers=headers, timeout=30)
 
     def deploy(
         self,
