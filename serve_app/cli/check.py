@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -27,7 +29,8 @@ def check(
 
 def check_engines(path: Path, config: ServeConfig) -> None:
     """Every tier's engine arguments by the pinned vLLM, or one clear message and exit code 2."""
-    from serve_app.tiers.engine_args import check_engine_args
+    with contextlib.redirect_stdout(sys.stderr):  # vLLM logs while it is imported
+        from serve_app.tiers.engine_args import check_engine_args
 
     for tier in config.app.tiers:
         try:

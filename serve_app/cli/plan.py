@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import contextlib
 import importlib.util
-import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -63,8 +61,7 @@ def plan(
     if importlib.util.find_spec("vllm") is None:
         typer.echo("vLLM is not installed here: the engine's keys are not checked.", err=True)
     else:
-        with contextlib.redirect_stdout(sys.stderr):  # vLLM logs while it is imported
-            check_engines(config, serve_config)
+        check_engines(config, serve_config)
     try:
         made = make_plan(
             serve_config.app.tiers,
