@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import importlib.util
 import sys
 from pathlib import Path
 from typing import Annotated
@@ -28,7 +29,13 @@ def check(
 
 
 def check_engines(path: Path, config: ServeConfig) -> None:
-    """Every tier's engine arguments by the pinned vLLM, or one clear message and exit code 2."""
+    """Every tier's engine arguments by the pinned vLLM, or one clear message and exit code 2.
+
+    Without vLLM, as on a machine that only plans, they are not checked, and that is said.
+    """
+    if importlib.util.find_spec("vllm") is None:
+        typer.echo("vLLM is not installed here: the engine's keys are not checked.", err=True)
+        return
     with contextlib.redirect_stdout(sys.stderr):  # vLLM logs while it is imported
         from serve_app.tiers.engine_args import check_engine_args
 

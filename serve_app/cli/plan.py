@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import importlib.util
 from pathlib import Path
 from typing import Annotated
 
@@ -58,10 +57,7 @@ def plan(
     Exit code 0: the config as it stands fits. 1: it does not. 2: it could not be planned.
     """
     serve_config = load_or_exit(config)
-    if importlib.util.find_spec("vllm") is None:
-        typer.echo("vLLM is not installed here: the engine's keys are not checked.", err=True)
-    else:
-        check_engines(config, serve_config)
+    check_engines(config, serve_config)
     try:
         made = make_plan(
             serve_config.app.tiers,
