@@ -15,8 +15,10 @@ import typer
 POLL_S = 2.0
 REASON = "DRAIN_NODE_REASON_PREEMPTION"
 """Ray refuses the other one, "idle", for a node that has work."""
-REPLICA = "ray::ServeReplica:"
-"""How Ray titles the processes of Serve's replicas."""
+ACTORS = ("ray::ServeReplica:", "ray::HAProxyManager", "ray::ProxyActor")
+"""How Ray titles what calls pass on a node: Serve's replicas, and the proxies, which carry streams
+of Routers on other nodes too. Ray ends each on a draining node when its last call has ended."""
+HAPROXY = "haproxy"
 NODE_ID = "--node_id="
 """In the command line of a raylet."""
 
@@ -31,7 +33,7 @@ def drain_node(
         ),
     ] = 2400.0,
 ) -> None:
-    """Ask Ray to move this node's replicas elsewhere, and wait until they have ended here.
+    """Ask Ray to move this node's replicas elsewhere, and wait until they and its proxy have ended.
 
     For a pod's preStop hook or a unit's ExecStop. Exit code 0: nothing runs here any more. 1:
     something still does, or Ray does not take the request.
@@ -51,8 +53,8 @@ def drain_node(
     if subprocess.run(command, check=False).returncode != 0:
         typer.echo("Ray did not take the request to drain this node; see above.", err=True)
         raise typer.Exit(1)
-    if not wait_for_replicas(running_commands, wait_s):
-        typer.echo(f"Replicas still run here after {wait_s:g} s.", err=True)
+    if not wait_until_idle(running_commands, wait_s):
+        typer.echo(f"Replicas or a proxy still run here after {wait_s:g} s.", err=True)
         raise typer.Exit(1)
 
 
@@ -66,14 +68,20 @@ def find_node_id(commands: Iterable[list[str]]) -> str | None:
     return None
 
 
-def wait_for_replicas(commands: Commands, wait_s: float, poll_s: float = POLL_S) -> bool:
-    """Whether the last replica ended within `wait_s`."""
+def wait_until_idle(commands: Commands, wait_s: float, poll_s: float = POLL_S) -> bool:
+    """Whether the last replica and the proxy ended within `wait_s`."""
     deadline = time.monotonic() + wait_s
-    while any(command and command[0].startswith(REPLICA) for command in commands()):
+    while any(map(_carries_calls, commands())):
         if time.monotonic() >= deadline:
             return False
         time.sleep(poll_s)
     return True
+
+
+def _carries_calls(command: list[str]) -> bool:
+    return bool(command) and (
+        command[0].startswith(ACTORS) or Path(command[0]).name.startswith(HAPROXY)
+    )
 
 
 def running_commands() -> list[list[str]]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import copy
 import difflib
 import os
+from collections.abc import Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, TypeVar
@@ -16,7 +17,13 @@ from serve_app.config.app import AppConfig, check_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.joint import JOINT_POLICY, JointPolicyConfig, check_groups, check_joint
 from serve_app.config.runtime import RuntimeConfig
-from serve_app.config.serve_file import ApplicationSection, ServeFile
+from serve_app.config.serve_file import (
+    APPLICATION_KEYS,
+    DEPLOYMENT_KEYS,
+    FILE_KEYS,
+    ApplicationSection,
+    ServeFile,
+)
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
 
 IMPORT_PATH = "serve_app.app:build"
@@ -61,6 +68,7 @@ def load_serve_config(path: Path) -> ServeConfig:
     file = _validate(ServeFile, document, "not a Serve config file")
     application = _find_ours(file)
     app = _validate(AppConfig, application.args, "applications[].args")
+    _check_keys(file.other_keys, "", FILE_KEYS)
     _check_deployments(application, app)
     _check_policy(application, app)
     return ServeConfig(document, app, _runtime(application, app))
@@ -107,9 +115,25 @@ def _find_ours(file: ServeFile) -> ApplicationSection:
     raise ConfigError(f"applications: none with import_path {IMPORT_PATH}")
 
 
+def _check_keys(found: Iterable[str], where: str, known: frozenset[str]) -> None:
+    for key in found:
+        if key not in known:
+            near = difflib.get_close_matches(str(key), sorted(known), n=1)
+            hint = f"; did you mean '{near[0]}'?" if near else ""
+            raise ConfigError(f"{where}{key}: unknown key{hint}")
+
+
 def _check_deployments(application: ApplicationSection, app: AppConfig) -> None:
+    where = "applications[]."
+    _check_keys(application.other_keys, where, APPLICATION_KEYS)
     known = [ROUTER_NAME, *(DEPLOYMENT_PREFIX + tier.name for tier in app.tiers)]
-    for name in (deployment.name for deployment in application.deployments):
+    seen: set[str] = set()
+    for deployment in application.deployments:
+        name = deployment.name
+        _check_keys(deployment.other_keys, f"{where}deployments.{name}.", DEPLOYMENT_KEYS)
+        if name in seen:
+            raise ConfigError(f"{where}deployments: '{name}' is there twice; write one")
+        seen.add(name)
         if name not in known:
             near = difflib.get_close_matches(name, known, n=1)
             hint = f"did you mean '{near[0]}'?" if near else f"there are {', '.join(known)}"

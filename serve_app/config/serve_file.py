@@ -2,15 +2,77 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+FILE_KEYS = frozenset(
+    {
+        "applications",
+        "controller_options",
+        "grpc_options",
+        "http_options",
+        "logging_config",
+        "proxy_location",
+        "target_capacity",
+        "tracing_config",
+    }
+)
+APPLICATION_KEYS = frozenset(
+    {
+        "args",
+        "autoscaling_policy",
+        "deployments",
+        "external_scaler_enabled",
+        "host",
+        "import_path",
+        "logging_config",
+        "name",
+        "port",
+        "route_prefix",
+        "runtime_env",
+    }
+)
+DEPLOYMENT_KEYS = frozenset(
+    {
+        "autoscaling_config",
+        "backpressure_config",
+        "deployment_actors",
+        "gang_scheduling_config",
+        "graceful_shutdown_timeout_s",
+        "graceful_shutdown_wait_loop_s",
+        "health_check_period_s",
+        "health_check_timeout_s",
+        "logging_config",
+        "max_ongoing_requests",
+        "max_queued_requests",
+        "max_replicas_per_node",
+        "max_surge_percent",
+        "name",
+        "num_replicas",
+        "placement_group_bundle_label_selector",
+        "placement_group_bundles",
+        "placement_group_strategy",
+        "ray_actor_options",
+        "request_router_config",
+        "rolling_update_percentage",
+        "user_config",
+    }
+)
+"""What Serve knows; a test compares. It drops other keys without a word, and with a slip in
+`user_config` the whole run-time config."""
+
 
 class Section(BaseModel):
-    """A part of Serve's own file; the keys that are not ours are Serve's to check."""
+    """A part of Serve's own file; what its other keys hold is Serve's to check."""
 
-    model_config = ConfigDict(extra="ignore", frozen=True)
+    model_config = ConfigDict(extra="allow", frozen=True)
+
+    @property
+    def other_keys(self) -> Iterable[str]:
+        """The keys of the file that this model does not read."""
+        return (self.model_extra or {}).keys()
 
 
 class HTTPOptions(Section):

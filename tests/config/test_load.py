@@ -12,11 +12,13 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
 
 from serve_app.config.app import AppConfig, RouterConfig, RouterReplicasConfig, check_runtime
 from serve_app.config.docs import render_config_docs
 from serve_app.config.load import ConfigError, load_serve_config
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
+from serve_app.config.serve_file import APPLICATION_KEYS, DEPLOYMENT_KEYS, FILE_KEYS
 from serve_app.config.tiers import TierConfig
 
 DOCS = Path(__file__).parents[2] / "docs/config.md"
@@ -306,6 +308,34 @@ def test_a_misspelt_deployment(load: Load, name: str, words: str) -> None:
     """What is meant for a deployment that does not exist is refused, not dropped."""
     with pytest.raises(ConfigError, match=words):
         load(valid_with("deployments.0.name", name))
+
+
+@pytest.mark.parametrize(
+    ("document", "words"),
+    [
+        ({**VALID, "http_option": {}}, "http_option: unknown key; did you mean 'http_options'"),
+        (valid_with("deploymnets", []), "deploymnets: unknown key; did you mean 'deployments'"),
+        (
+            valid_with("deployments.0.user_confg", {}),
+            r"deployments.Router.user_confg: unknown key; did you mean 'user_config'",
+        ),
+        (
+            valid_with("deployments", [{"name": "Router"}, {"name": "Router"}]),
+            "'Router' is there twice",
+        ),
+    ],
+)
+def test_a_slip_in_serves_own_keys(load: Load, document: object, words: str) -> None:
+    """Serve would drop it without a word, and with it the config below."""
+    with pytest.raises(ConfigError, match=words):
+        load(document)
+
+
+def test_serves_own_keys_are_what_ray_has() -> None:
+    """Another Ray may have others."""
+    assert set(ServeDeploySchema.model_fields) == FILE_KEYS
+    assert set(ServeApplicationSchema.model_fields) == APPLICATION_KEYS
+    assert set(DeploymentSchema.model_fields) == DEPLOYMENT_KEYS
 
 
 def test_a_tier_may_be_named_among_the_deployments(load: Load) -> None:
