@@ -291,13 +291,14 @@ def _mend_alone(memory: Memory, card: Card | None) -> str:
 
 def _choose_calls(tier: TierConfig, engine: Engine, typical: float) -> tuple[float, str]:
     """Calls in flight that a replica should work at, and what keeps them from being more."""
+    engines = engine.parallel.data
     bounds = {
         "KV cache": math.floor(typical),
-        "max_num_seqs": engine.max_num_seqs * engine.parallel.data,
-        "target_ongoing_calls": tier.replicas.target_ongoing_calls,
+        "max_num_seqs": engine.max_num_seqs * engines,
+        "target_ongoing_calls": tier.replicas.target_ongoing_calls * engines,
     }
     limit = min(bounds, key=lambda name: bounds[name])
-    return max(1.0, bounds[limit]), limit
+    return max(float(engines), bounds[limit]), limit
 
 
 def _need(tier: TierConfig, engine: Engine) -> Need:

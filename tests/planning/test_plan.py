@@ -41,6 +41,14 @@ def test_what_does_not_fit_says_what_would() -> None:
     assert fill(B72, "fp8", tensor_parallel_size=2, max_model_len=32768).fits
 
 
+def test_a_group_takes_the_target_of_each_of_its_engines() -> None:
+    """`target_ongoing_calls` is of one engine, so twice as many are in flight on two."""
+    replicas = {"target_ongoing_calls": 16}
+    engines = {"data_parallel_size": 2, "enable_expert_parallel": True}
+    [variant] = plan_one("Qwen/Qwen3-30B-A3B", engine=engines, replicas=replicas).variants
+    assert (variant.calls, variant.limited_by) == (32, "target_ongoing_calls")
+
+
 def test_two_changes_where_one_is_not_enough() -> None:
     """72B on nodes of four A10: fewer bits and more GPUs; 235B: nothing helps."""
     small = plan_one(B72, Options(gpus_per_node=4), accelerator_type="A10")
