@@ -273,6 +273,10 @@ def test_a_client_that_leaves_while_its_draft_is_held(released: Service, cascade
     url = f"{released.base_url}/v1/chat/completions"
     with pytest.raises(httpx.ReadTimeout):
         httpx.post(url, json=LONG, headers=CASCADE, timeout=httpx.Timeout(10, read=0.15))
-    wait_for(lambda: released.ongoing("tier-fast") == 0, timeout_s=5, what="the lease is free")
-    assert released.ongoing("tier-strong") == 0
+    # On a busy machine the draft may have reached its checkpoint before the going is noticed.
+    wait_for(
+        lambda: released.ongoing("tier-fast") == released.ongoing("tier-strong") == 0,
+        timeout_s=5,
+        what="both leases are free",
+    )
     assert fast_tokens(released) - before < 1000
