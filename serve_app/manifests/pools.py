@@ -84,11 +84,15 @@ def head_cpus(app: AppConfig) -> int:
 
 
 def drain_s(app: AppConfig) -> int:
-    """Seconds after which what is being replaced is there anew and its last stream has ended."""
-    drains = [app.router.drain_timeout_s, *(tier.drain_timeout_s for tier in app.tiers)]
-    return math.ceil(max(drains) + max(tier.replicas.start_s for tier in app.tiers))
+    """Seconds after which the last stream of anything that is being replaced has ended."""
+    return math.ceil(max(app.router.drain_timeout_s, *(t.drain_timeout_s for t in app.tiers)))
+
+
+def move_s(app: AppConfig) -> int:
+    """Seconds after which a node's replicas run elsewhere and its last stream has ended."""
+    return drain_s(app) + math.ceil(max(tier.replicas.start_s for tier in app.tiers))
 
 
 def stop_s(app: AppConfig) -> int:
-    """Seconds that a node or the application may take to stop."""
-    return drain_s(app) + STOP_MARGIN_S
+    """Seconds that a node may take to stop."""
+    return move_s(app) + STOP_MARGIN_S

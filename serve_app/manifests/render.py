@@ -15,6 +15,7 @@ from serve_app.manifests.pools import (
     NodePool,
     drain_s,
     head_cpus,
+    move_s,
     plan_pools,
     stop_s,
 )
@@ -62,7 +63,7 @@ def render_models(app: AppConfig, source: str) -> str:
 
 def render_drain(app: AppConfig, source: str) -> str:
     """A systemd drop-in for workers: how long a node that stops may let streams finish."""
-    lines = f"[Service]\nEnvironment=DRAIN_S={drain_s(app)}\nTimeoutStopSec={stop_s(app)}\n"
+    lines = f"[Service]\nEnvironment=DRAIN_S={move_s(app)}\nTimeoutStopSec={stop_s(app)}\n"
     return HEADER.format(source=source) + lines
 
 
@@ -82,7 +83,7 @@ def render_patch(config: ServeConfig, source: str) -> str:
 
 def _patch_group(path: str, pool: NodePool, app: AppConfig) -> list[Operation]:
     container = f"{path}/template/spec/containers/0"
-    drain = ["serve-app", "drain-node", "--wait-s", str(drain_s(app))]
+    drain = ["serve-app", "drain-node", "--wait-s", str(move_s(app))]
     return [
         {"op": "test", "path": f"{path}/groupName", "value": pool.name},
         _add(f"{path}/minReplicas", pool.nodes_min),

@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from serve_app.config.load import load_serve_config
-from serve_app.manifests.pools import drain_s, plan_pools
+from serve_app.manifests.pools import move_s, plan_pools
 
 ROOT = Path(__file__).parents[2]
 RAY_UP = ROOT / "cluster/ray-up"
@@ -172,9 +172,9 @@ def test_nothing_of_ray_outlives_its_unit(name: str) -> None:
 
 
 def test_a_worker_drains_before_it_stops() -> None:
-    """For as long as the config's longest drain, and systemd waits for that."""
+    """For a start and the config's longest drain, and systemd waits for that."""
     settings = unit("ray-worker")
     (stop,) = settings["Service.ExecStop"]
     assert stop.endswith("serve-app drain-node --wait-s ${DRAIN_S}")
-    assert f"DRAIN_S={drain_s(PROD)}" in settings["Service.Environment"]
-    assert int(settings["Service.TimeoutStopSec"][0]) > drain_s(PROD)
+    assert f"DRAIN_S={move_s(PROD)}" in settings["Service.Environment"]
+    assert int(settings["Service.TimeoutStopSec"][0]) > move_s(PROD)

@@ -16,7 +16,7 @@ from serve_app.config.environment import ray_environment
 from serve_app.config.load import ServeConfig, load_serve_config
 from serve_app.manifests.deployed import deploy_document
 from serve_app.manifests.files import find_drift, render_manifests, write_manifests
-from serve_app.manifests.pools import drain_s, head_cpus, plan_pools
+from serve_app.manifests.pools import drain_s, head_cpus, move_s, plan_pools
 from serve_app.manifests.render import render_patch
 
 ROOT = Path(__file__).parents[2]
@@ -84,10 +84,11 @@ def test_the_head_computes_only_where_nobody_else_does() -> None:
 
 
 def test_the_longest_drain_counts() -> None:
-    """A Router's streams are as long as its tiers', and a replica has to start elsewhere first."""
+    """A Router's streams are as long as its tiers'; on a node replicas start elsewhere first."""
     tier = gpu_tier(drain_timeout_s=100, replicas={"policy": "llm", "start_s": 30})
-    assert drain_s(app_of(tier, drain_timeout_s=50)) == 130
-    assert drain_s(app_of(tier, drain_timeout_s=200.5)) == 231
+    assert drain_s(app_of(tier, drain_timeout_s=50)) == 100
+    assert drain_s(app_of(tier, drain_timeout_s=200.5)) == 201
+    assert move_s(app_of(tier, drain_timeout_s=50)) == 130
 
 
 def test_a_deployed_config_is_open_and_needs_no_hub() -> None:
