@@ -46,7 +46,11 @@ class RouterConfig(Config):
         "`limits.calls_max`, so that callers get our 429 and not Ray's.",
     )
     drain_timeout_s: float = Field(
-        600.0, gt=0, le=DAY_S, description="How long a Router replica may finish its streams."
+        3600.0,
+        gt=0,
+        le=DAY_S,
+        description="How long a Router replica may finish its streams. At least "
+        "`deadlines.total_s`.",
     )
     env: dict[str, str] = Field(
         default_factory=dict, description="Environment of the Router's processes."
@@ -100,3 +104,23 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
     low, high = routing.never_below, routing.never_above
     if low and high and generating.index(low) > generating.index(high):
         raise ValueError(f"routing.never_below: '{low}' is stronger than never_above, '{high}'")
+
+
+def check_drains(config: AppConfig, runtime: RuntimeConfig) -> None:
+    """Hold that no drain cuts a call that may still go on.
+
+    Raises:
+        ValueError: names the key that is too short.
+    """
+    total_s = runtime.deadlines.total_s
+    drains = {
+        "router.drain_timeout_s": config.router.drain_timeout_s,
+        **{f"tiers[{tier.name}].drain_timeout_s": tier.drain_timeout_s for tier in config.tiers},
+    }
+    for key, drain_s in drains.items():
+        if drain_s < total_s:
+            raise ValueError(
+                f"{key}: {drain_s:g} is less than deadlines.total_s, {total_s:g}: each update "
+                f"would cut calls that may go on; set it to {total_s:g} or more, or lower "
+                "deadlines.total_s"
+            )

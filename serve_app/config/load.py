@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.config.app import AppConfig, check_runtime
+from serve_app.config.app import AppConfig, check_drains, check_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.joint import JOINT_POLICY, JointPolicyConfig, check_groups, check_joint
 from serve_app.config.runtime import RuntimeConfig
@@ -71,7 +71,12 @@ def load_serve_config(path: Path) -> ServeConfig:
     _check_keys(file.other_keys, "", FILE_KEYS)
     _check_deployments(application, app)
     _check_policy(application, app)
-    return ServeConfig(document, app, _runtime(application, app))
+    runtime = _runtime(application, app)
+    try:
+        check_drains(app, runtime)
+    except ValueError as error:
+        raise ConfigError(f"applications[].args.{error}") from None
+    return ServeConfig(document, app, runtime)
 
 
 class _Loader(yaml.SafeLoader):

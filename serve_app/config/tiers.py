@@ -323,10 +323,11 @@ class TierConfig(Config):
         "spread evenly, whatever the load (Ray's experimental ConsistentHashRouter).",
     )
     drain_timeout_s: float = Field(
-        600.0,
+        3600.0,
         gt=0,
         le=DAY_S,
-        description="How long a replica that is being removed may finish its streams.",
+        description="How long a replica that is being removed may finish its streams. At least "
+        "`deadlines.total_s`.",
     )
     health_check_period_s: float = Field(
         10.0, gt=0, le=HOUR_S, description="How often Ray asks a replica."

@@ -37,7 +37,7 @@ def test_check_takes_a_good_file(cli: CliRunner, name: str) -> None:
     ("old", "new", "words"),
     [
         ("max_queued_calls", "max_queue_calls", "did you mean 'max_queued_calls'"),
-        ("drain_timeout_s: 900", "drain_timeout_s: -1", "drain_timeout_s"),
+        ("drain_timeout_s: 1800", "drain_timeout_s: -1", "drain_timeout_s"),
         ("strong_score_min: 0.5", "strong_score_min: 7", "routing.strong_score_min"),
         ("strong_score_min: 0.5", "weights: /no.bin", "routing.weights: /no.bin: No such file"),
         ("max_num_seqs: 256", "max_num_sequences: 256", "did you mean 'max_num_seqs'"),

@@ -431,3 +431,10 @@ def test_the_config_page_is_true() -> None:
     page = DOCS.read_text() if DOCS.exists() else ""
     command = ".venv/bin/serve-app config-docs > docs/config.md"
     assert page == render_config_docs(), f"docs/config.md is out of date; run: {command}"
+
+
+@pytest.mark.parametrize("where", ["args.router", "args.tiers.0"])
+def test_a_drain_must_last_as_long_as_a_call(load: Load, where: str) -> None:
+    """Otherwise each update would cut streams; the error names both keys."""
+    with pytest.raises(ConfigError, match=r"drain_timeout_s: 3599 is less than .*total_s, 3600"):
+        load(valid_with(f"{where}.drain_timeout_s", 3599))
