@@ -14,22 +14,21 @@ No byte of an answer leaves here before that is decided, so an answer is always 
 from __future__ import annotations
 
 import asyncio
-import time
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from dataclasses import replace
 
 from serve_app.config.cascade import ConfidenceConfig
-from serve_app.config.runtime import DeadlinesConfig, RuntimeConfig
-from serve_app.core.call import Call, Decision, Draft, Reason, Record
-from serve_app.core.errors import DeadlineExceeded, GatewayError
+from serve_app.core.call import Decision, Draft, Reason
+from serve_app.core.errors import GatewayError
 from serve_app.routing.confidence import DraftFeatures, draft_features, p_right
 from serve_app.tiers.client import UpstreamRequest
 from serve_app.tiers.draft_report import DRAFT_HEADER, DraftReport, parse_report
 from serve_app.tiers.tier import Answer, Tier
+from serve_app.way import Way
 
 Headers = list[tuple[bytes, bytes]]
-Exchange = Callable[[Decision, RuntimeConfig], AbstractAsyncContextManager[Answer]]
+Exchange = Callable[[Decision], AbstractAsyncContextManager[Answer]]
 
 
 class WholeAnswer:
@@ -48,47 +47,37 @@ class WholeAnswer:
 
 @asynccontextmanager
 async def answer_by_cascade(
-    call: Call,
-    decision: Decision,
-    record: Record,
-    runtime: RuntimeConfig,
-    tier: Tier,
-    exchange: Exchange,
+    way: Way, decision: Decision, tier: Tier, escalate: Exchange
 ) -> AsyncIterator[Answer]:
     """Answer a call whose decision names `tier` for a draft and another one `otherwise`.
 
-    `exchange` is how any call is sent to the tier of a decision; the other one gets it that way.
-    `record` gets the decision that came true, and the draft.
+    `escalate` is how any call is sent to the tier of a decision; the other one gets it that way.
+    The record gets the decision that came true, and the draft.
 
     Raises:
         GatewayError: neither tier could answer, or no time was left for the second.
     """
     assert decision.otherwise is not None, "only drafts come here"
-    started = time.monotonic()
-    draft = record.draft = Draft(decision.tier)
+    draft = way.record.draft = Draft(decision.tier)
+    request = way.draft_request(decision, draft)
     async with AsyncExitStack() as drafting:
         try:
-            answer, reason = await _begin_draft(call, decision, draft, runtime, tier, drafting)
+            answer, reason = await _begin_draft(way, request, draft, tier, drafting)
         except (GatewayError, TimeoutError):
             answer, reason = None, Reason.DRAFT_FAILED
         if answer is not None:
-            record.decision = replace(decision, reason=reason, otherwise=None)
+            request.usage = way.record.usage
+            way.record.decision = replace(decision, reason=reason, otherwise=None)
             yield answer
             return
     draft.discarded = True
-    strong = record.decision = replace(decision.otherwise, reason=reason)
-    deadlines = _remaining(runtime.deadlines, time.monotonic() - started, stream=call.stream)
-    async with exchange(strong, runtime.model_copy(update={"deadlines": deadlines})) as answer:
+    strong = way.record.decision = replace(decision.otherwise, reason=reason)
+    async with escalate(strong) as answer:
         yield answer
 
 
 async def _begin_draft(
-    call: Call,
-    decision: Decision,
-    draft: Draft,
-    runtime: RuntimeConfig,
-    tier: Tier,
-    drafting: AsyncExitStack,
+    way: Way, request: UpstreamRequest, draft: Draft, tier: Tier, drafting: AsyncExitStack
 ) -> tuple[Answer | None, Reason]:
     """The draft's answer, None if it is to be discarded; and why.
 
@@ -96,30 +85,19 @@ async def _begin_draft(
         GatewayError: the draft failed.
         TimeoutError: it did not come to its checkpoint in time.
     """
-    cascade, deadlines = runtime.routing.cascade, runtime.deadlines
-    request = UpstreamRequest(
-        call.endpoint.value,
-        call.payload.for_model(decision.model_id),
-        call.request_id,
-        stream=True,
-        session=call.session,
-        draft_tokens=cascade.checkpoint_tokens,
-    )
-    if not call.stream:
-        # After its checkpoint an answer in one piece is silent until it is complete.
-        deadlines = deadlines.model_copy(update={"gap_s": deadlines.total_s})
+    cascade = way.routing.cascade
     async with asyncio.timeout(cascade.checkpoint_s):
-        answer = await drafting.enter_async_context(tier.exchange(request, deadlines))
-    if 400 <= answer.status < 500:
+        answer = await way.enter(tier, request, drafting)
+    if answer.status >= 400:
         return answer, Reason.DRAFT
     report = _find_report(answer)
-    if answer.status >= 500 or report is None:
+    if report is None:
         return None, Reason.DRAFT_FAILED
     _judge(draft, report, cascade.confidence)
     assert draft.confidence is not None, "it has just been judged"
     if draft.confidence < cascade.confidence_min:
         return None, Reason.ESCALATED
-    return answer if call.stream else await _read_whole(answer), Reason.CONFIDENT
+    return answer if way.call.stream else await _read_whole(answer), Reason.CONFIDENT
 
 
 def _find_report(answer: Answer) -> DraftReport | None:
@@ -154,24 +132,3 @@ async def _read_whole(answer: Answer) -> WholeAnswer:
     while chunk := await answer.read():
         chunks.append(chunk)
     return WholeAnswer(answer.status, answer.headers, b"".join(chunks))
-
-
-def _remaining(deadlines: DeadlinesConfig, elapsed_s: float, *, stream: bool) -> DeadlinesConfig:
-    """What a draft has left of the deadlines.
-
-    Raises:
-        DeadlineExceeded: nothing.
-    """
-    total_s = round(deadlines.total_s - elapsed_s, 1)
-    first_byte_s = round(deadlines.first_byte_s - elapsed_s, 1)
-    if total_s <= 0:
-        raise DeadlineExceeded("total", deadlines.total_s)
-    if stream and first_byte_s <= 0:
-        raise DeadlineExceeded("first byte", deadlines.first_byte_s)
-    return deadlines.model_copy(
-        update={
-            "lease_s": min(deadlines.lease_s, first_byte_s if stream else total_s),
-            "first_byte_s": first_byte_s,
-            "total_s": total_s,
-        }
-    )

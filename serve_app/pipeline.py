@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import AsyncIterator, Mapping, Sequence
-from contextlib import AbstractAsyncContextManager, asynccontextmanager
+from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
@@ -11,14 +11,15 @@ from serve_app.cascade import answer_by_cascade
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Decision, Reason, Record
-from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls
+from serve_app.core.deadlines import Deadlines
+from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls, UpstreamFailed
 from serve_app.core.load import TierLoad
 from serve_app.routing.choose import choose_tier, fall_back, may_fall_back
 from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import Scorer
-from serve_app.tiers.client import UpstreamRequest
 from serve_app.tiers.tier import Answer, Tier
+from serve_app.way import Way
 
 NO_LOADS: Mapping[str, TierLoad] = {}
 
@@ -81,7 +82,9 @@ class Pipeline:
         return self._control.state(self.runtime.routing)
 
     @asynccontextmanager
-    async def answer(self, call: Call, record: Record) -> AsyncIterator[Answer]:
+    async def answer(
+        self, call: Call, record: Record, deadlines: Deadlines
+    ) -> AsyncIterator[Answer]:
         """Decide, lease a replica, exchange; everything closes after the last byte has gone.
 
         Raises:
@@ -98,61 +101,57 @@ class Pipeline:
             self._control.note(decision, runtime.routing, self._configs[-1].name)
             busy = decision.reason is Reason.STRONG_BUSY
             self.wanted[self._configs[-1].name if busy else decision.tier] += 1
-            async with self._open(call, decision, record, runtime) as answer:
+            way = Way(call, record, runtime.routing, deadlines)
+            async with self._open(way, decision) as answer:
                 yield answer
         finally:
             self._in_flight -= 1
             if self._idle_work is not None:
                 self._idle_work.call_ended()
 
-    def _open(
-        self, call: Call, decision: Decision, record: Record, runtime: RuntimeConfig
-    ) -> AbstractAsyncContextManager[Answer]:
+    def _open(self, way: Way, decision: Decision) -> AbstractAsyncContextManager[Answer]:
         if decision.otherwise is None:
-            return self._exchange(call, record, decision, runtime)
-        tier, exchange = self._tiers[decision.tier], partial(self._exchange, call, record)
-        return answer_by_cascade(call, decision, record, runtime, tier, exchange)
+            return self._exchange(way, decision)
+        return answer_by_cascade(
+            way, decision, self._tiers[decision.tier], partial(self._escalate, way)
+        )
+
+    def _escalate(self, way: Way, decision: Decision) -> AbstractAsyncContextManager[Answer]:
+        """The exchange that a draft gave way to; the tier that gets it must grow for it."""
+        self.wanted[decision.tier] += 1
+        return self._exchange(way, decision)
 
     @asynccontextmanager
-    async def _exchange(
-        self, call: Call, record: Record, decision: Decision, runtime: RuntimeConfig
-    ) -> AsyncIterator[Answer]:
-        """The exchange with the tier that was chosen, or with another one where it takes no call.
+    async def _exchange(self, way: Way, decision: Decision) -> AsyncIterator[Answer]:
+        """The exchange with a tier that takes the call."""
+        async with AsyncExitStack() as exchange:
+            yield await self._choose_and_open(way, decision, exchange)
 
-        Another one is asked only while no answer has begun; `record` then holds the new decision.
-        What failed at a draft is not asked again.
+    async def _choose_and_open(
+        self, way: Way, decision: Decision, exchange: AsyncExitStack
+    ) -> Answer:
+        """The answer of the tier that was chosen, or of another one where it takes no call.
+
+        No answer has begun before this returns, so no byte has gone to the client. The record holds
+        the decision that came true. What failed at a draft is not asked again.
+
+        Raises:
+            GatewayError: none of the tiers that the call may go to could answer.
         """
-        routing, refused = runtime.routing, frozenset[str]()
-        if record.draft is not None and decision.reason is Reason.DRAFT_FAILED:
-            refused = frozenset({record.draft.tier})
-        patience_s = routing.fallback_after_s if may_fall_back(call, decision, routing) else None
+        refused = way.failed_drafts(decision)
+        patient = not may_fall_back(way.call, decision, way.routing)
+        patience_s = None if patient else way.routing.fallback_after_s
         while True:
-            body = call.payload.for_model(decision.model_id)
-            request = UpstreamRequest(
-                call.endpoint.value,
-                body,
-                call.request_id,
-                stream=call.stream,
-                patience_s=patience_s,
-                session=call.session,
-            )
-            begun = False
             try:
-                async with self._tiers[decision.tier].exchange(
-                    request, runtime.deadlines
-                ) as answer:
-                    begun = True
-                    yield answer
-                    return
-            except (TierOverloaded, TierUnavailable):
-                if begun:
-                    raise
+                tier = self._tiers[decision.tier]
+                return await way.send(tier, decision, exchange, patience_s)
+            except (TierOverloaded, TierUnavailable, UpstreamFailed):
                 refused |= {decision.tier}
                 avoid = refused.union(self._down())
-                other = fall_back(call, decision, self._configs, routing, avoid)
+                other = fall_back(way.call, decision, self._configs, way.routing, avoid)
                 if other is None:
                     raise
-                decision = record.decision = other
+                decision = way.record.decision = other
 
     def _down(self) -> list[str]:
         return [name for name, tier in self._tiers.items() if tier.down]

@@ -7,8 +7,8 @@ from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-from serve_app.config.runtime import DeadlinesConfig
 from serve_app.core.call import Record, TierState
+from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import GatewayError
 from serve_app.core.load import TierLoad
 from serve_app.tiers.client import UpstreamRequest
@@ -62,7 +62,7 @@ class FakeTier:
 
     @asynccontextmanager
     async def exchange(
-        self, request: UpstreamRequest, deadlines: DeadlinesConfig
+        self, request: UpstreamRequest, deadlines: Deadlines
     ) -> AsyncIterator[FakeAnswer]:
         self.requests.append(request)
         if isinstance(self.answer, GatewayError):

@@ -10,6 +10,7 @@ from serve_app.config.base import Config
 from serve_app.config.cascade import CascadeConfig
 from serve_app.config.feedback import FeedbackConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
+from serve_app.core.deadlines import Deadlines
 
 Score = Annotated[float, Field(ge=0, le=1)]
 
@@ -172,16 +173,20 @@ class LimitsConfig(Config):
 
 
 class DeadlinesConfig(Config):
-    """How long a call may wait at each stage."""
+    """How long a call may take, from the moment when it arrives; whatever tiers it is tried on."""
 
     lease_s: float = Field(
-        30.0, gt=0, le=HOUR_S, description="For a free place on a replica of the tier; then 503."
+        30.0,
+        gt=0,
+        le=HOUR_S,
+        description="Time in all that a call waits for a free place on a replica; then 503.",
     )
     first_byte_s: float = Field(
         120.0,
         gt=0,
         le=HOUR_S,
-        description="For the first byte of the answer of a streamed call; then 504.",
+        description="Until the first byte of the answer of a streamed call, waits for places "
+        "included; then 504.",
     )
     gap_s: float = Field(
         60.0,
@@ -189,7 +194,23 @@ class DeadlinesConfig(Config):
         le=HOUR_S,
         description="Between two pieces of a stream; then the stream is broken off.",
     )
-    total_s: float = Field(3600.0, gt=0, le=DAY_S, description="For the whole call.")
+    total_s: float = Field(
+        3600.0,
+        gt=0,
+        le=DAY_S,
+        description="For the whole call, until the client has its last byte. A client that reads "
+        "too slowly is cut off then, too.",
+    )
+
+    def start(self, now: float) -> Deadlines:
+        """The deadlines of a call that arrives now, in seconds of the event loop's clock."""
+        return Deadlines(
+            now,
+            place_s=self.lease_s,
+            first_byte_s=self.first_byte_s,
+            gap_s=self.gap_s,
+            total_s=self.total_s,
+        )
 
 
 class LeaseConfig(Config):
@@ -206,7 +227,8 @@ class LeaseConfig(Config):
         2.0,
         gt=0,
         le=30,
-        description="After how long Ray is asked again for the best replica.",
+        description="After how long Ray is asked again for the best replica, once a place has "
+        "served four calls.",
     )
     session_s: float = Field(
         600.0,

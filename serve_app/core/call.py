@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import time
+from asyncio import Future
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -215,6 +216,8 @@ class Record:
     total_s: float = 0.0
     usage: Usage = field(default_factory=Usage)
     draft: Draft | None = None
+    settling: list[Future[None]] = field(default_factory=list)
+    """Done when `usage`, and that of the draft, hold what engines say of answers cut off."""
 
 
 @dataclass(frozen=True, slots=True)

@@ -9,6 +9,7 @@
     │   ├── ModelNotFound     404  no tier answers to this model
     │   └── FeedbackOff       404  the operator keeps no feedback
     ├── MethodNotAllowed      405
+    ├── BodyTooSlow           408  the request's body did not come in time
     ├── BodyTooLarge          413
     ├── UnsupportedMediaType  415
     ├── Overloaded            429/503, with Retry-After
@@ -146,6 +147,18 @@ class MethodNotAllowed(GatewayError):
     @property
     def message(self) -> str:
         return f"Method {self.method} is not allowed here; use {self.allowed}."
+
+
+class BodyTooSlow(GatewayError):
+    """The request's body did not come in time."""
+
+    status = 408
+    code = "request_timeout"
+    type = "invalid_request_error"
+
+    @property
+    def message(self) -> str:
+        return "The request body did not arrive in time."
 
 
 class BodyTooLarge(GatewayError):

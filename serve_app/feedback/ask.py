@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
+import asyncio
+
 from serve_app.config.runtime import DeadlinesConfig
-from serve_app.core.errors import UpstreamFailed
 from serve_app.tiers.client import UpstreamRequest
 from serve_app.tiers.tier import Tier
 
@@ -42,14 +43,13 @@ async def ask(
     request = UpstreamRequest(path, body, request_id, stream=False)
     chunks: list[bytes] = []
     size = 0
-    async with tier.exchange(request, shorten(deadlines)) as answer:
+    now = asyncio.get_running_loop().time()
+    async with tier.exchange(request, shorten(deadlines).start(now)) as answer:
         while chunk := await answer.read():
             chunks.append(chunk)
             size += len(chunk)
             if size > bytes_max:
                 raise AnswerTooLong
-    if answer.status >= 500:
-        raise UpstreamFailed
     if answer.status >= 400:
         raise Refused
     return b"".join(chunks)

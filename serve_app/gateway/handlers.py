@@ -8,20 +8,21 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager, suppress
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
 from serve_app.core.call import NO_LIMITS, Call, Endpoint, Outcome, Record, TierLimits
+from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import (
     BodyTooLarge,
+    BodyTooSlow,
     GatewayError,
     InternalError,
     InvalidField,
-    TierOverloaded,
     UnsupportedMediaType,
-    UpstreamFailed,
 )
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.collector import FeedbackCollector
@@ -44,6 +45,8 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 CONSENTS = {b"yes": True, b"no": False}
 SESSION_ID = re.compile(rb"[!-~]{1,256}")
 EVENT_STREAM = b"text/event-stream"
+FAREWELL_S = 1.0
+"""How long a client may take for the news that its call has failed."""
 
 
 class ClientGone(Exception):
@@ -173,6 +176,37 @@ async def read_body(receive: Receive, headers: RequestHeaders, bytes_max: int) -
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
+async def read_body_in_time(
+    receive: Receive, headers: RequestHeaders, bytes_max: int, deadlines: Deadlines
+) -> bytes:
+    """As `read_body`, and not longer than the first byte of the answer may take.
+
+    Raises:
+        BodyTooSlow: the body had not come by then.
+    """
+    try:
+        async with asyncio.timeout_at(deadlines.head_at(stream=True)):
+            return await read_body(receive, headers, bytes_max)
+    except TimeoutError:
+        raise BodyTooSlow from None
+
+
+@asynccontextmanager
+async def whole_in_time(deadlines: Deadlines) -> AsyncIterator[None]:
+    """End a call that lasts too long, whoever is to blame: an engine, or a client that stalls.
+
+    Raises:
+        DeadlineExceeded: the block has not ended by the deadline for the whole call.
+    """
+    try:
+        async with asyncio.timeout_at(deadlines.total_at) as total:
+            yield
+    except TimeoutError:
+        if not total.expired():
+            raise
+        raise deadlines.missed(stream=False) from None
+
+
 class Response:
     """The sending side of one exchange with a client, which knows whether it has begun."""
 
@@ -224,12 +258,16 @@ class CallHandler:
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = self._clock()
+        deadlines = self._pipeline.runtime.deadlines.start(asyncio.get_running_loop().time())
         headers = RequestHeaders(scope)
         echo = [(b"x-request-id", headers.request_id.encode())] if self._echo_request_id else []
         response = Response(send, echo)
         record = Record(headers.request_id, self._endpoint, stream=False)
         try:
-            await self._serve(headers, receive, response, record, started)
+            async with whole_in_time(deadlines):
+                call, consent = await self._receive(headers, receive, deadlines)
+                record.stream = call.stream
+                await self._answer(call, consent, response, record, started, deadlines)
         except GatewayError as error:
             await self._fail(error, response, record)
         except ClientGone:
@@ -244,17 +282,18 @@ class CallHandler:
             record.total_s = self._clock() - started
             self._recorder.finish(record)
 
-    async def _serve(
-        self,
-        headers: RequestHeaders,
-        receive: Receive,
-        response: Response,
-        record: Record,
-        started: float,
-    ) -> None:
+    async def _receive(
+        self, headers: RequestHeaders, receive: Receive, deadlines: Deadlines
+    ) -> tuple[Call, bool | None]:
+        """The call, and whether its caller lets it be kept for learning.
+
+        Raises:
+            GatewayError: it is no call of this endpoint, or did not come in time.
+        """
         headers.check_media_type()
         consent = headers.consent
-        body = await read_body(receive, headers, self._pipeline.runtime.limits.body_bytes_max)
+        bytes_max = self._pipeline.runtime.limits.body_bytes_max
+        body = await read_body_in_time(receive, headers, bytes_max, deadlines)
         call = parse_call(
             self._endpoint,
             body,
@@ -264,12 +303,20 @@ class CallHandler:
             session=headers.session,
             policy=headers.policy,
         )
-        record.stream = call.stream
+        return call, consent
+
+    async def _answer(
+        self,
+        call: Call,
+        consent: bool | None,
+        response: Response,
+        record: Record,
+        started: float,
+        deadlines: Deadlines,
+    ) -> None:
         capture: Capture | None = None
-        async with self._pipeline.answer(call, record) as answer:
+        async with self._pipeline.answer(call, record, deadlines) as answer:
             record.status = answer.status
-            if answer.status >= 500:
-                raise TierOverloaded(5) if answer.status == 503 else UpstreamFailed
             content_type = find_header(answer, b"content-type")
             assert record.decision is not None, "the pipeline decides before it answers"
             out = [(b"content-type", content_type), *render_decision(record.decision)]
@@ -327,6 +374,12 @@ class CallHandler:
         await response.whole(answer.status, headers, body)
 
     async def _fail(self, error: GatewayError, response: Response, record: Record) -> None:
+        """Tell the client, if it takes the news at once; one that has stopped reading does not."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(FAREWELL_S):
+                await self._tell_failure(error, response, record)
+
+    async def _tell_failure(self, error: GatewayError, response: Response, record: Record) -> None:
         record.code = error.code or "internal_error"
         anthropic = self._endpoint.anthropic
         if not response.begun:

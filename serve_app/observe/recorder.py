@@ -33,7 +33,11 @@ class CallRecorder:
         self._task: asyncio.Task[None] | None = None
 
     def finish(self, record: Record) -> None:
-        """Take the record of an ended call."""
+        """Take the record of an ended call, as soon as its usage is known."""
+        if record.settling:
+            told = record.settling.pop()
+            told.add_done_callback(lambda _: self.finish(record))
+            return
         self._records.append(record)
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._flush_forever())

@@ -4,17 +4,24 @@ Every token of every stream passes here. A general client (httpx, aiohttp) costs
 call than the rest of the Router together (docs/bench-log.md); this one parses with httptools, hands
 body bytes on as they come, and knows only what the engine's server needs: keep-alive,
 Content-Length and chunked bodies, deadlines, back-pressure.
+
+A `Connection` carries one `Exchange` at a time. It is free for the next one when the answer's last
+byte has come in, although a slow client may not have read the answer yet.
 """
 
 from __future__ import annotations
 
 import asyncio
+from collections import OrderedDict
+from collections.abc import Callable
 from typing import cast
 
 import httptools
 
+from serve_app.core.deadlines import Deadlines
+
 BUFFER_BYTES_MAX = 1 << 20
-"""Body bytes a connection holds for a slow client before it stops reading from the engine."""
+"""Body bytes an exchange holds for a slow client before it stops reading from the engine."""
 
 IDLE_S_MAX = 30.0
 """Idle connections older than this are not used again; the engine's server keeps them longer."""
@@ -40,43 +47,40 @@ class ExchangeTimeout(Exception):
         self.seconds = seconds
 
 
-class Connection(asyncio.Protocol):
-    """One connection, one exchange at a time: `request`, then `head`, then `read` until b''."""
+class Exchange:
+    """One request and its answer: wait for `head`, then `read` until b''."""
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
-        self._loop = loop
-        self._transport: asyncio.Transport | None = None
-        self._parser = httptools.HttpResponseParser(self)
+    def __init__(
+        self,
+        connection: Connection,
+        deadlines: Deadlines,
+        on_complete: Callable[[], None],
+        *,
+        stream: bool,
+        silent: bool,
+    ) -> None:
+        self._connection = connection
+        self._loop = asyncio.get_running_loop()
+        self._deadlines = deadlines
+        self._on_complete = on_complete
+        self._silent = silent
         self._waiter: asyncio.Future[None] | None = None
         self._timer: asyncio.TimerHandle | None = None
         self._chunks: list[bytes] = []
         self._buffered_bytes = 0
         self._paused = False
         self._error: Exception | None = None
-        self._in_exchange = False
-        self._headers_done = False
-        self._done = False
-        self._keep_alive = False
-        self._deadline = self._total_deadline = 0.0
-        self._limit = ("total", 0.0)
-        self._total_s = self._gap_s = 0.0
+        self._has_head = False
         self.status = 0
         self.headers: Headers = []
-        self.idle_since = 0.0
+        self.complete = False
+        """The answer's last byte has come in."""
+        self._deadline = deadlines.head_at(stream=stream)
+        missed = deadlines.missed(stream=stream)
+        self._limit = (missed.limit, missed.seconds)
+        self._arm()
 
     # What the owner calls.
-
-    def request(self, data: bytes, *, first_byte_s: float, gap_s: float, total_s: float) -> None:
-        """Send a whole request; the three deadlines are in seconds from now."""
-        if self._transport is None or self._transport.is_closing():
-            raise ConnectionBroken(begun=False)
-        self.status, self.headers = 0, []
-        self._in_exchange, self._headers_done, self._done = True, False, False
-        now = self._loop.time()
-        self._total_s, self._gap_s = total_s, gap_s
-        self._total_deadline = now + total_s
-        self._expect("first byte", first_byte_s, now)
-        self._transport.write(data)
 
     async def head(self) -> None:
         """Wait until `status` and `headers` are known.
@@ -85,7 +89,7 @@ class Connection(asyncio.Protocol):
             ConnectionBroken: the peer went away first.
             ExchangeTimeout: no head came in time.
         """
-        while not self._headers_done:
+        while not self._has_head:
             if self._error is not None:
                 raise self._error
             await self._wait()
@@ -98,7 +102,7 @@ class Connection(asyncio.Protocol):
             ExchangeTimeout: the next bytes did not come in time.
         """
         while not self._chunks:
-            if self._done:
+            if self.complete:
                 return b""
             if self._error is not None:
                 raise self._error
@@ -106,76 +110,56 @@ class Connection(asyncio.Protocol):
         data = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         self._chunks.clear()
         self._buffered_bytes = 0
-        if self._paused and self._transport is not None:
-            self._paused = False
-            self._transport.resume_reading()
+        if self._paused:
+            self._resume()
         return data
 
-    def finish(self) -> bool:
-        """End the exchange; True if the connection can carry another one."""
-        if self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
-        clean = self._done and self._keep_alive and not self._chunks and self._error is None
-        self._in_exchange = False
-        if not clean:
-            self.close()
-            return False
-        self.idle_since = self._loop.time()
-        return self.alive
+    def abandon(self) -> None:
+        """Drop the connection, unless the answer is complete and the connection serves others."""
+        if not self.complete:
+            self._disarm()
+            self._connection.close()
 
-    def close(self) -> None:
-        """Drop the connection at once; the engine takes this as a disconnected client."""
-        if self._transport is not None:
-            self._transport.abort()
+    # What the connection calls.
 
-    @property
-    def alive(self) -> bool:
-        """Whether the connection is open."""
-        return self._transport is not None and not self._transport.is_closing()
+    def note_data(self) -> None:
+        """Bytes have come: the peer is not silent."""
+        if not self._silent:
+            self._expect_more()
 
-    # What the event loop calls.
-
-    def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        self._transport = cast(asyncio.Transport, transport)
-
-    def data_received(self, data: bytes) -> None:
-        if not self._in_exchange:
-            self.close()
-            return
-        self._expect("gap", self._gap_s, self._loop.time())
-        try:
-            self._parser.feed_data(data)
-        except httptools.HttpParserError:
-            self._fail(ConnectionBroken(begun=self.status != 0))
-            self.close()
-
-    def connection_lost(self, exc: Exception | None) -> None:
-        if self._in_exchange and not self._done:
-            self._fail(ConnectionBroken(begun=self.status != 0))
-        self._transport = None
-
-    # What the parser calls.
-
-    def on_header(self, name: bytes, value: bytes) -> None:
-        self.headers.append((name.lower(), value))
-
-    def on_headers_complete(self) -> None:
-        self.status = self._parser.get_status_code()
-        self._headers_done = True
+    def note_headers(self, status: int) -> None:
+        """The head has come."""
+        self.status = status
+        self._has_head = True
+        if self._silent:
+            self._deadline = self._deadlines.total_at
+            self._limit = ("total", self._deadlines.total_s)
         self._wake()
 
-    def on_body(self, data: bytes) -> None:
+    def note_body(self, data: bytes) -> None:
+        """A piece of the body has come."""
         self._chunks.append(data)
         self._buffered_bytes += len(data)
-        if self._buffered_bytes > BUFFER_BYTES_MAX and self._transport is not None:
+        if self._buffered_bytes > BUFFER_BYTES_MAX:
             self._paused = True
-            self._transport.pause_reading()
+            self._connection.pause_reading()
         self._wake()
 
-    def on_message_complete(self) -> None:
-        self._keep_alive = self._parser.should_keep_alive()
-        self._done = True
+    def finish(self) -> None:
+        """The last byte has come: the owner may give the connection to the next call."""
+        self.complete = True
+        self._disarm()
+        if self._paused:
+            self._paused = False
+            self._connection.resume_reading()
+        self._wake()
+        self._on_complete()
+
+    def fail(self, error: Exception) -> None:
+        """No more will come."""
+        self._disarm()
+        if self._error is None:
+            self._error = error
         self._wake()
 
     # Waiting.
@@ -189,33 +173,169 @@ class Connection(asyncio.Protocol):
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
 
-    def _fail(self, error: Exception) -> None:
-        self._error = error
-        self._wake()
+    def _resume(self) -> None:
+        # The engine could not send while reading was paused, so its silence begins now.
+        self._paused = False
+        self.note_data()
+        self._connection.resume_reading()
 
-    def _expect(self, limit: str, seconds: float, now: float) -> None:
-        deadline = now + seconds
-        if deadline < self._total_deadline:
-            self._deadline, self._limit = deadline, (limit, seconds)
+    def _expect_more(self) -> None:
+        deadlines = self._deadlines
+        deadline = self._loop.time() + deadlines.gap_s
+        if deadline < deadlines.total_at:
+            self._deadline, self._limit = deadline, ("gap", deadlines.gap_s)
         else:
-            self._deadline, self._limit = self._total_deadline, ("total", self._total_s)
+            self._deadline, self._limit = deadlines.total_at, ("total", deadlines.total_s)
         # Deadlines mostly move away from the timer, which then re-arms itself when it fires: moving
         # it for every piece of data would cost more than parsing the piece.
         if self._timer is None or self._timer.when() > self._deadline:
-            if self._timer is not None:
-                self._timer.cancel()
-            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+            self._arm()
+
+    def _arm(self) -> None:
+        self._disarm()
+        self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+
+    def _disarm(self) -> None:
+        if self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
 
     def _check_deadline(self) -> None:
+        now = self._loop.time()
         if self._paused:
             # The client is slow, not the engine.
-            self._deadline = min(self._loop.time() + self._gap_s, self._total_deadline)
-        if self._loop.time() < self._deadline:
-            self._timer = self._loop.call_at(self._deadline, self._check_deadline)
+            self._deadline = min(now + self._deadlines.gap_s, self._deadlines.total_at)
+        if now < self._deadline:
+            self._arm()
             return
-        self._timer = None
-        self._fail(ExchangeTimeout(*self._limit))
-        self.close()
+        self.fail(ExchangeTimeout(*self._limit))
+        self._connection.close()
+
+
+class Connection(asyncio.Protocol):
+    """One connection to a replica."""
+
+    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+        self._loop = loop
+        self._transport: asyncio.Transport | None = None
+        self._parser = httptools.HttpResponseParser(self)
+        self._exchange: Exchange | None = None
+        self._message_complete = False
+        self._keep_alive = False
+        self.idle_since = 0.0
+        self.on_lost: Callable[[Connection], None] | None = None
+        """Who holds the connection while it is idle."""
+
+    # What the owner calls.
+
+    def begin(
+        self,
+        data: bytes,
+        deadlines: Deadlines,
+        on_complete: Callable[[], None] = lambda: None,
+        *,
+        stream: bool,
+        silent: bool = False,
+    ) -> Exchange:
+        """Send a whole request; `on_complete` is called when the answer's last byte has come in.
+
+        `silent`: between its head and its end the answer may pause for as long as it likes.
+
+        Raises:
+            ConnectionBroken: the connection is closed.
+        """
+        if self._transport is None or self._transport.is_closing():
+            raise ConnectionBroken(begun=False)
+        exchange = Exchange(self, deadlines, on_complete, stream=stream, silent=silent)
+        self._exchange = exchange
+        self._message_complete = False
+        self._transport.write(data)
+        return exchange
+
+    def close(self) -> None:
+        """Drop the connection at once; the engine takes this as a disconnected client."""
+        if self._transport is not None:
+            self._transport.abort()
+
+    @property
+    def reusable(self) -> bool:
+        """Whether the connection can carry another exchange."""
+        return (
+            self._exchange is None
+            and self._keep_alive
+            and self._transport is not None
+            and not self._transport.is_closing()
+        )
+
+    # What the exchange calls.
+
+    def pause_reading(self) -> None:
+        """Take no more from the peer for now."""
+        if self._transport is not None:
+            self._transport.pause_reading()
+
+    def resume_reading(self) -> None:
+        """Go on."""
+        if self._transport is not None:
+            self._transport.resume_reading()
+
+    # What the event loop calls.
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self._transport = cast(asyncio.Transport, transport)
+
+    def data_received(self, data: bytes) -> None:
+        exchange = self._exchange
+        if exchange is None:
+            self.close()
+            return
+        exchange.note_data()
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError:
+            self._keep_alive = False
+            self.close()
+            if not self._message_complete:
+                self._fail_exchange()
+        if self._message_complete:
+            self._exchange = None
+            self.idle_since = self._loop.time()
+            exchange.finish()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._transport = None
+        self._fail_exchange()
+        if self.on_lost is not None:
+            self.on_lost(self)
+
+    def _fail_exchange(self) -> None:
+        exchange, self._exchange = self._exchange, None
+        if exchange is not None:
+            exchange.fail(ConnectionBroken(begun=exchange.status != 0))
+
+    # What the parser calls.
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        if self._exchange is not None:
+            self._exchange.headers.append((name.lower(), value))
+
+    def on_headers_complete(self) -> None:
+        if self._exchange is not None:
+            self._exchange.note_headers(self._parser.get_status_code())
+
+    def on_body(self, data: bytes) -> None:
+        if self._exchange is not None:
+            self._exchange.note_body(data)
+
+    def on_message_begin(self) -> None:
+        if self._message_complete:
+            # A second answer to one request: the peer is not to be trusted with a third.
+            self._keep_alive = False
+            self.close()
+
+    def on_message_complete(self) -> None:
+        self._keep_alive = self._parser.should_keep_alive()
+        self._message_complete = True
 
 
 class ConnectionPool:
@@ -223,46 +343,60 @@ class ConnectionPool:
 
     def __init__(self, connect_s: float = 3.0) -> None:
         self._connect_s = connect_s
-        self._idle: dict[Address, list[Connection]] = {}
+        self._idle: dict[Address, OrderedDict[Connection, None]] = {}
 
     async def take(self, address: Address) -> Connection:
         """An open connection to `address`.
 
         Raises:
-            ConnectionBroken: nobody listens there.
+            ConnectionBroken: nothing listens there.
         """
+        connection = self._take_idle(address)
+        return await self._connect(address) if connection is None else connection
+
+    def _take_idle(self, address: Address) -> Connection | None:
         loop = asyncio.get_running_loop()
-        idle = self._idle.get(address, [])
+        idle = self._idle.get(address)
         while idle:
-            connection = idle.pop()
-            if connection.alive and loop.time() - connection.idle_since < IDLE_S_MAX:
+            connection, _ = idle.popitem()
+            if not idle:
+                del self._idle[address]
+            connection.on_lost = None
+            if connection.reusable and loop.time() - connection.idle_since < IDLE_S_MAX:
                 return connection
             connection.close()
+        return None
+
+    async def _connect(self, address: Address) -> Connection:
+        loop = asyncio.get_running_loop()
         try:
             async with asyncio.timeout(self._connect_s):
                 _, connection = await loop.create_connection(lambda: Connection(loop), *address)
         except (OSError, TimeoutError):
             raise ConnectionBroken(begun=False) from None
-        self._forget_dead()
         return connection
 
-    def _forget_dead(self) -> None:
-        """Replicas come and go, and each has an address of its own."""
-        for address, connections in list(self._idle.items()):
-            connections[:] = [connection for connection in connections if connection.alive]
-            if not connections:
-                del self._idle[address]
-
     def give(self, address: Address, connection: Connection) -> bool:
-        """End the exchange on `connection`; True if it ended well and the connection was kept."""
-        kept = connection.finish()
-        if kept:
-            self._idle.setdefault(address, []).append(connection)
-        return kept
+        """Take a connection whose exchange has ended; True if it can be used again."""
+        if not connection.reusable:
+            connection.close()
+            return False
+        self._idle.setdefault(address, OrderedDict())[connection] = None
+        # Replicas come and go, and each has an address of its own.
+        connection.on_lost = lambda lost: self._forget(address, lost)
+        return True
+
+    def _forget(self, address: Address, connection: Connection) -> None:
+        idle = self._idle.get(address)
+        if idle is not None:
+            idle.pop(connection, None)
+            if not idle:
+                del self._idle[address]
 
     def close(self) -> None:
         """Drop every idle connection."""
-        for connections in self._idle.values():
+        idle, self._idle = self._idle, {}
+        for connections in idle.values():
             for connection in connections:
+                connection.on_lost = None
                 connection.close()
-        self._idle.clear()

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
+from collections import OrderedDict, deque
 from dataclasses import dataclass
 
 from serve_app.tiers.http1 import Address
@@ -46,23 +46,29 @@ class FirstTokens:
 
     def __init__(self) -> None:
         self._pending: dict[object, float] = {}
-        self._told: deque[tuple[float, float]] = deque(maxlen=SAMPLES_MAX)
+        self._in_order: deque[tuple[float, object]] = deque()
+        """The pending calls that none has overtaken, oldest first; and some that have ended."""
+        self._told: deque[tuple[float, float]] = deque()
+        self._told_s = 0.0
         self._served_since = float("-inf")
 
     def begin(self, call: object, now: float) -> None:
         """A call begins to wait, for a place and then for the engine."""
         self._pending[call] = now
+        self._in_order.append((now, call))
 
     def end(self, call: object, now: float) -> None:
         """Its first token has come; a call that has not begun, or ended before, does nothing."""
         since = self._pending.pop(call, None)
         if since is not None:
-            self._told.append((now, now - since))
+            self._tell(now, now - since)
             self._served_since = max(self._served_since, since)
+            self._first_pending()
 
     def forget(self, call: object) -> None:
         """It ended without one, or cannot tell."""
-        self._pending.pop(call, None)
+        if self._pending.pop(call, None) is not None:
+            self._first_pending()
 
     def estimate(self, now: float, queued: float) -> float | None:
         """The wait of a call that comes now, None without news.
@@ -73,31 +79,90 @@ class FirstTokens:
         """
         told = self._told
         while told and told[0][0] < now - MEMORY_S:
-            told.popleft()
-        waits = [sum(wait for _, wait in told) / len(told)] if told else []
-        for since in self._pending.values():
-            if since >= self._served_since:
-                waits.append(now - since)
-                break
+            self._drop_oldest()
+        waits = [self._told_s / len(told)] if told else []
+        since = self._first_pending()
+        if since is not None:
+            waits.append(now - since)
         if queued and told:
-            since = now - told[0][0] if len(told) == told.maxlen else MEMORY_S
-            waits.append(queued * since / len(told))
+            period_s = now - told[0][0] if len(told) == SAMPLES_MAX else MEMORY_S
+            waits.append(queued * period_s / len(told))
         return max(waits, default=None)
+
+    def _tell(self, now: float, wait_s: float) -> None:
+        self._told.append((now, wait_s))
+        self._told_s += wait_s
+        if len(self._told) > SAMPLES_MAX:
+            self._drop_oldest()
+
+    def _drop_oldest(self) -> None:
+        self._told_s -= self._told.popleft()[1]
+        if not self._told:
+            self._told_s = 0.0  # What rounding has left.
+
+    def _first_pending(self) -> float | None:
+        """Since when the first call waits that none has overtaken; forgets those before it.
+
+        A call that has been overtaken once stays so.
+        """
+        order = self._in_order
+        while order:
+            since, call = order[0]
+            if since >= self._served_since and self._pending.get(call) == since:
+                return since
+            order.popleft()
+        return None
+
+
+@dataclass(frozen=True, slots=True)
+class EngineTotal:
+    """The load of all engines that have told theirs lately; `kv_free_ratio` is their mean."""
+
+    replicas: int
+    running: int
+    queued: int
+    kv_free_ratio: float | None
 
 
 class EngineLoads:
-    """The newest word of each replica of a tier."""
+    """The newest word of each replica of a tier, and their sums."""
 
     def __init__(self) -> None:
-        self._loads: dict[Address, tuple[float, EngineLoad]] = {}
+        self._loads: OrderedDict[Address, tuple[float, EngineLoad]] = OrderedDict()
+        self._running = self._queued = self._with_cache = 0
+        self._kv_used = 0.0
 
     def note(self, address: Address, load: EngineLoad, now: float) -> None:
         """A replica has told."""
+        self._drop(address)
         self._loads[address] = (now, load)
+        self._add(load, 1)
 
-    def fresh(self, now: float) -> list[EngineLoad]:
+    def told_since(self, address: Address, since: float) -> bool:
+        """Whether a replica has told after that moment."""
+        told = self._loads.get(address)
+        return told is not None and told[0] > since
+
+    def total(self, now: float) -> EngineTotal:
         """What has been told lately; forgets the rest."""
-        for address, (told_at, _) in list(self._loads.items()):
-            if told_at < now - ENGINE_FRESH_S:
-                del self._loads[address]
-        return [load for _, load in self._loads.values()]
+        while self._loads:
+            address, (told_at, _) = next(iter(self._loads.items()))
+            if told_at >= now - ENGINE_FRESH_S:
+                break
+            self._drop(address)
+        free = 1 - self._kv_used / self._with_cache if self._with_cache else None
+        return EngineTotal(len(self._loads), self._running, self._queued, free)
+
+    def _drop(self, address: Address) -> None:
+        told = self._loads.pop(address, None)
+        if told is not None:
+            self._add(told[1], -1)
+
+    def _add(self, load: EngineLoad, sign: int) -> None:
+        self._running += sign * load.running
+        self._queued += sign * load.queued
+        if load.kv_used_ratio is not None:
+            self._with_cache += sign
+            self._kv_used += sign * load.kv_used_ratio
+        if not self._with_cache:
+            self._kv_used = 0.0  # What rounding has left.

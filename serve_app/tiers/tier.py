@@ -5,7 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
-from serve_app.config.runtime import DeadlinesConfig
+from serve_app.core.deadlines import Deadlines
 from serve_app.core.load import TierLoad
 from serve_app.tiers.client import UpstreamRequest
 
@@ -14,6 +14,7 @@ class Answer(Protocol):
     """An engine's answer: head known, body read piece by piece."""
 
     status: int
+    """Below 500: an engine's own failure is an error of the exchange."""
     headers: list[tuple[bytes, bytes]]
 
     async def read(self) -> bytes:
@@ -32,7 +33,7 @@ class Tier(Protocol):
         ...
 
     def exchange(
-        self, request: UpstreamRequest, deadlines: DeadlinesConfig
+        self, request: UpstreamRequest, deadlines: Deadlines
     ) -> AbstractAsyncContextManager[Answer]:
         """Send a request; closing the block ends it on the replica as well."""
         ...

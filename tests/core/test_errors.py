@@ -20,6 +20,7 @@ ARGUMENTS: dict[type[GatewayError], tuple[object, ...]] = {
     errors.ModelNotFound: ("gpt-9",),
     errors.FeedbackOff: (),
     errors.MethodNotAllowed: ("PUT", "POST"),
+    errors.BodyTooSlow: (),
     errors.BodyTooLarge: (8192,),
     errors.UnsupportedMediaType: (),
     errors.Overloaded: (3,),

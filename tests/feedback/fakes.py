@@ -10,8 +10,8 @@ from contextlib import asynccontextmanager
 
 import orjson
 
-from serve_app.config.runtime import DeadlinesConfig
 from serve_app.core.call import Endpoint
+from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import GatewayError
 from serve_app.core.load import TierLoad
 from serve_app.tiers.client import UpstreamRequest
@@ -96,7 +96,7 @@ class TalkingTier(FakeTier):
 
     @asynccontextmanager
     async def exchange(
-        self, request: UpstreamRequest, deadlines: DeadlinesConfig
+        self, request: UpstreamRequest, deadlines: Deadlines
     ) -> AsyncIterator[FakeAnswer]:
         if self.errors:
             self.requests.append(request)

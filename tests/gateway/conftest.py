@@ -12,6 +12,7 @@ from serve_app.config.tiers import TierConfig
 from serve_app.gateway.app import build_gateway
 from serve_app.pipeline import Pipeline
 from serve_app.routing.scorer import HeuristicScorer
+from serve_app.tiers.asgi import ASGIApp
 from tests.fakes import FakeReadiness, FakeRecorder, FakeTier
 
 TIERS = (
@@ -24,6 +25,7 @@ TIERS = (
 class Gateway:
     """Everything a test may look at."""
 
+    app: ASGIApp
     client: httpx.AsyncClient
     pipeline: Pipeline
     fast: FakeTier
@@ -45,4 +47,4 @@ def gateway() -> Gateway:
     app = build_gateway(TIERS, pipeline, recorder, readiness)
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://test")
-    return Gateway(client, pipeline, fast, strong, recorder, readiness)
+    return Gateway(app, client, pipeline, fast, strong, recorder, readiness)

@@ -15,7 +15,7 @@ import pytest
 
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.core.call import GENERATION_ENDPOINTS, Endpoint
-from serve_app.core.errors import UpstreamFailed
+from serve_app.core.errors import DeadlineExceeded
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.tally import Fate
 from serve_app.gateway.app import build_gateway
@@ -189,8 +189,8 @@ async def test_failed_calls_are_not_kept(service: Service) -> None:
     """Neither what the engine refused nor what broke off."""
     service.fast.status = 400
     assert (await service.chat()).status_code == 400
-    service.fast.errors = [UpstreamFailed()]
-    assert (await service.chat()).status_code == 502
+    service.fast.errors = [DeadlineExceeded("total", 1)]
+    assert (await service.chat()).status_code == 504
     assert await service.kinds() == []
 
 

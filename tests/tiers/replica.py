@@ -36,6 +36,7 @@ class Replica:
         self.released = asyncio.Event()
         self.released.set()
         self.breaks = False
+        self.status = 200
         self.asked: list[str] = []
         self._server = EngineHTTPServer(LeasedApp(self, self.leases, self.stats), "127.0.0.1")
         self._holding: set[asyncio.Task[None]] = set()
@@ -45,6 +46,10 @@ class Replica:
         assert message["type"] == "http.request"
         self.asked.append(scope["path"])
         headers = [(b"content-type", b"text/event-stream")]
+        if self.status != 200:
+            await send({"type": "http.response.start", "status": self.status, "headers": []})
+            await send({"type": "http.response.body", "body": b"/usr/lib/secret"})
+            return
         await send({"type": "http.response.start", "status": 200, "headers": headers})
         await self.released.wait()
         if self.breaks:

@@ -8,11 +8,16 @@ from collections.abc import Callable
 import pytest
 
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
+from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierUnavailable, UpstreamFailed
 from serve_app.tiers.client import TierClient, UpstreamRequest
 from tests.tiers.replica import Replicas, Stats, running
 
 DEADLINES = DeadlinesConfig(lease_s=5, first_byte_s=5, gap_s=5, total_s=5)
+
+
+def start(deadlines: DeadlinesConfig = DEADLINES) -> Deadlines:
+    return deadlines.start(asyncio.get_running_loop().time())
 
 
 def request(
@@ -32,7 +37,7 @@ def build_client(tier: Replicas, *, watches_load: bool = False) -> TierClient:
 
 async def ask(client: TierClient, **options: object) -> bytes:
     body = b""
-    async with client.exchange(request(**options), DEADLINES) as answer:  # type: ignore[arg-type]
+    async with client.exchange(request(**options), start()) as answer:  # type: ignore[arg-type]
         while chunk := await answer.read():
             body += chunk
     return body
@@ -153,7 +158,7 @@ async def test_a_refusal_of_rays_is_down_until_it_grants_again() -> None:
 
 
 async def test_the_engines_tell_their_load() -> None:
-    """While a call is there, every replica is asked; the numbers are sums, the cache the best."""
+    """While a call is there, every replica is asked; the numbers are sums, the cache the mean."""
     async with running(2) as tier:
         client = build_client(tier, watches_load=True)
         for replica, stats in zip(
@@ -165,7 +170,8 @@ async def test_the_engines_tell_their_load() -> None:
         await until(lambda: client.load().running == 5)
         load = client.load()
         assert (load.ongoing, load.waiting, load.queued) == (2, 0, 1)
-        assert load.kv_free_ratio == 0.75
+        assert load.kv_free_ratio == pytest.approx(0.425)
+        assert load.replicas == 2
         for replica in tier.replicas:
             replica.released.set()
         await asyncio.gather(*calls)

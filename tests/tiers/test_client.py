@@ -9,6 +9,8 @@ from contextlib import asynccontextmanager
 import pytest
 
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
+from serve_app.core.call import Usage
+from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import (
     DeadlineExceeded,
     TierOverloaded,
@@ -28,6 +30,10 @@ REQUEST = UpstreamRequest("/v1/chat/completions", b'{"a":1}', "id-1", stream=Tru
 DEADLINES = DeadlinesConfig(lease_s=1, first_byte_s=1, gap_s=1, total_s=5)
 
 
+def start(deadlines: DeadlinesConfig = DEADLINES) -> Deadlines:
+    return deadlines.start(asyncio.get_running_loop().time())
+
+
 class EngineStub:
     """An HTTP server that answers each request by a handler and counts its connections."""
 
@@ -37,6 +43,7 @@ class EngineStub:
         self.requests: list[bytes] = []
         self.ended: list[bytes] = []
         self.lost = asyncio.Event()
+        self.farewell = b""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
@@ -45,7 +52,9 @@ class EngineStub:
                 head = await reader.readuntil(b"\r\n\r\n")
                 if head.startswith(b"POST /lease "):
                     self.ended.append(head)
-                    writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")
+                    writer.write(
+                        b"HTTP/1.1 200 OK\r\n" + self.farewell + b"content-length: 0\r\n\r\n"
+                    )
                     continue
                 self.requests.append(head + await reader.readexactly(7))
                 handler = self._handlers.pop(0) if len(self._handlers) > 1 else self._handlers[0]
@@ -69,7 +78,7 @@ async def running(stub: EngineStub) -> AsyncIterator[tuple[TierClient, FakeOpene
 
 
 async def read_all(client: TierClient, deadlines: DeadlinesConfig = DEADLINES) -> bytes:
-    async with client.exchange(REQUEST, deadlines) as answer:
+    async with client.exchange(REQUEST, start(deadlines)) as answer:
         body = b""
         while chunk := await answer.read():
             body += chunk
@@ -99,7 +108,7 @@ async def test_a_draft_is_asked_for_by_a_header_and_dropped_by_closing() -> None
     stub = EngineStub(hold)
     draft = UpstreamRequest("/v1/chat/completions", b'{"a":1}', "id-1", stream=True, draft_tokens=8)
     async with running(stub) as (client, _):
-        async with client.exchange(draft, DEADLINES) as answer:
+        async with client.exchange(draft, start()) as answer:
             assert answer.status == 200
         async with asyncio.timeout(1):
             await stub.lost.wait()
@@ -137,7 +146,7 @@ async def test_leaving_early_disconnects_the_engine_and_frees_the_lease() -> Non
 
     stub = EngineStub(endless)
     async with running(stub) as (client, _):
-        async with client.exchange(REQUEST, DEADLINES) as answer:
+        async with client.exchange(REQUEST, start()) as answer:
             assert await answer.read()
         async with asyncio.timeout(1):
             await stub.lost.wait()
@@ -264,7 +273,7 @@ async def test_a_slow_client_stops_the_engine_not_the_memory() -> None:
 
     async with (
         running(EngineStub(flood)) as (client, _),
-        client.exchange(REQUEST, DEADLINES) as answer,
+        client.exchange(REQUEST, start()) as answer,
     ):
         previous = -1
         async with asyncio.timeout(5):
@@ -273,3 +282,158 @@ async def test_a_slow_client_stops_the_engine_not_the_memory() -> None:
                 await asyncio.sleep(0.1)
         assert sent < 1024 * 65536
         assert len(await answer.read()) < 4 * BUFFER_BYTES_MAX
+
+
+async def test_the_place_is_free_when_the_engine_has_done_its_part() -> None:
+    """A client that reads slowly, or not at all, keeps neither a lease nor a connection."""
+    stub = EngineStub(say_ok)
+    async with running(stub) as (client, opener):
+        async with client.exchange(REQUEST, start()) as slow:
+            async with asyncio.timeout(1):
+                while client.load().ongoing:
+                    await asyncio.sleep(0.005)
+            assert await read_all(client) == b"ok"
+            assert stub.connections == opener.granted == 1
+            assert await slow.read() == b"ok"
+            assert await slow.read() == b""
+        assert stub.ended == []
+
+
+async def test_a_complete_answer_that_was_too_much_at_once_leaves_a_good_connection() -> None:
+    """Reading was paused for the slow client; the next exchange is read again."""
+    size = 2 * BUFFER_BYTES_MAX
+
+    async def much(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+
+    stub = EngineStub(much)
+    async with running(stub) as (client, _):
+        assert len(await read_all(client)) == size
+        assert len(await read_all(client)) == size
+        assert stub.connections == 1
+
+
+async def test_an_engine_that_was_held_up_by_its_client_is_not_silent() -> None:
+    """The gap counts from when the Router reads again."""
+
+    async def flood(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"200000\r\n" + b"x" * 0x200000 + b"\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.write(b"1\r\ny\r\n0\r\n\r\n")
+
+    deadlines = DEADLINES.model_copy(update={"gap_s": 0.25})
+    async with (
+        running(EngineStub(flood)) as (client, _),
+        client.exchange(REQUEST, start(deadlines)) as answer,
+    ):
+        await asyncio.sleep(0.6)
+        body = b""
+        while chunk := await answer.read():
+            body += chunk
+    assert len(body) == 0x200001
+
+
+async def test_deadlines_do_not_begin_anew_with_another_replica() -> None:
+    """However many replicas are lost under a call, it ends when its time is up."""
+
+    async def die_slowly(head: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.15)
+        writer.transport.abort()
+        raise ConnectionError
+
+    async with running(EngineStub(die_slowly)) as (client, _):
+        with pytest.raises(DeadlineExceeded) as caught:
+            await read_all(client, DEADLINES.model_copy(update={"first_byte_s": 0.2}))
+    assert (caught.value.limit, caught.value.seconds) == ("first byte", 0.2)
+
+
+async def test_the_wait_for_a_place_counts() -> None:
+    """A call that got its place late has less time for its answer."""
+
+    async def silent(head: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(10)
+
+    async with running(EngineStub(silent)) as (client, opener):
+        opener.permits = asyncio.Semaphore(0)
+        began_at = asyncio.get_running_loop().time()
+        asked = asyncio.create_task(
+            read_all(client, DEADLINES.model_copy(update={"first_byte_s": 0.3}))
+        )
+        await asyncio.sleep(0.2)
+        opener.permits.release()
+        with pytest.raises(DeadlineExceeded):
+            await asked
+        assert asyncio.get_running_loop().time() - began_at < 0.45
+
+
+@pytest.mark.parametrize(
+    ("farewell", "usage"),
+    [
+        (b"x-lease-usage: 7 42\r\n", Usage(7, 42)),
+        (b"x-lease-usage: all of it\r\n", Usage()),
+        (b"", Usage()),
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+async def test_the_tokens_of_an_answer_that_was_cut_off_are_told(
+    farewell: bytes, usage: Usage, begun: bool
+) -> None:
+    """The replica knows them, and says so when the lease ends; if it does not, none is known."""
+
+    async def endless(head: bytes, writer: asyncio.StreamWriter) -> None:
+        if begun:
+            writer.write(CHUNKED + b"1\r\nx\r\n")
+        await asyncio.sleep(10)
+
+    stub = EngineStub(endless)
+    stub.farewell = farewell
+    request = UpstreamRequest(
+        "/v1/chat/completions", b'{"a":1}', "id-1", stream=True, usage=Usage()
+    )
+
+    async def ask(client: TierClient) -> None:
+        async with client.exchange(request, start()) as answer:
+            await answer.read()
+            await answer.read()
+
+    async with running(stub) as (client, _):
+        call = asyncio.create_task(ask(client))
+        async with asyncio.timeout(1):
+            while not stub.requests:
+                await asyncio.sleep(0.005)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert request.settling is not None
+        async with asyncio.timeout(1):
+            await request.settling
+    assert request.usage == usage
+
+
+async def test_a_complete_answer_is_not_asked_after() -> None:
+    """Its usage was in it."""
+    request = UpstreamRequest(
+        "/v1/chat/completions", b'{"a":1}', "id-1", stream=True, usage=Usage()
+    )
+    async with running(EngineStub(say_ok)) as (client, _):
+        async with client.exchange(request, start()) as answer:
+            while await answer.read():
+                pass
+        assert request.settling is None
+
+
+async def test_connections_that_the_engine_closes_are_forgotten() -> None:
+    """Replicas come and go; the pool keeps nothing of those that went."""
+
+    async def ok_and_close(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        await asyncio.sleep(0.02)
+        writer.transport.abort()
+        raise ConnectionError
+
+    async with running(EngineStub(ok_and_close)) as (client, _):
+        assert await read_all(client) == b"ok"
+        assert client._connections._idle
+        async with asyncio.timeout(1):
+            while client._connections._idle:
+                await asyncio.sleep(0.005)

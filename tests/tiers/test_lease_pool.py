@@ -6,9 +6,9 @@ import asyncio
 
 import pytest
 
-from serve_app.core.errors import TierUnavailable
-from serve_app.tiers.lease_pool import Lease, LeasePool
-from tests.fakes import FakeOpener
+from serve_app.core.errors import TierOverloaded, TierUnavailable
+from serve_app.tiers.lease_pool import CALLS_MIN, Lease, LeasePool
+from tests.fakes import FakeGrant, FakeOpener
 
 
 class RecordingPool(LeasePool):
@@ -57,15 +57,26 @@ async def test_a_broken_exchange_ends_its_place() -> None:
     assert pool.ended == [lease]
 
 
-async def test_an_old_place_is_not_passed_on() -> None:
-    """After `age_max_s` Ray is asked again, so that new replicas get their share."""
+async def test_a_place_serves_a_few_calls_however_long_they_take() -> None:
+    """Then it is too old, and Ray is asked again, so that new replicas get their share."""
     opener = FakeOpener()
     pool = build_pool(opener, age_max_s=0.0)
-    lease = await pool.acquire()
-    await asyncio.sleep(0.001)
-    pool.release(lease, reusable=True)
+    for _ in range(CALLS_MIN):
+        lease = await pool.acquire()
+        await asyncio.sleep(0.002)
+        pool.release(lease, reusable=True)
+    assert opener.granted == 1
     assert pool.open_leases == 0
     assert pool.ended == [lease]
+
+
+async def test_a_young_place_serves_more_calls() -> None:
+    """Within `age_max_s` short calls follow each other without Ray."""
+    opener = FakeOpener()
+    pool = build_pool(opener, age_max_s=60.0)
+    for _ in range(3 * CALLS_MIN):
+        pool.release(await pool.acquire(), reusable=True)
+    assert opener.granted == 1
 
 
 async def test_reuse_can_be_switched_off() -> None:
@@ -150,6 +161,82 @@ async def test_rays_refusal_reaches_one_caller() -> None:
         await pool.acquire()
     opener.error = None
     assert (await pool.acquire()).lease_id == "lease-0"
+
+
+class QueueingOpener(FakeOpener):
+    """Lets so many requests wait, and refuses further ones, as Ray's handle does."""
+
+    def __init__(self, queued_max: int) -> None:
+        super().__init__(permits=0)
+        self._room = queued_max
+
+    async def __call__(self, session: str | None = None) -> FakeGrant:
+        if not self._room:
+            raise TierOverloaded(retry_after_s=5)
+        self._room -= 1
+        return await super().__call__(session)
+
+
+async def waiting_calls(pool: LeasePool, count: int) -> list[asyncio.Task[Lease]]:
+    calls = [asyncio.create_task(pool.acquire()) for _ in range(count)]
+    await asyncio.sleep(0.01)
+    return calls
+
+
+async def test_an_overload_refuses_the_call_that_came_last() -> None:
+    """The one whose request Ray refused; who has waited longest goes on waiting."""
+    opener = QueueingOpener(queued_max=2)
+    pool = build_pool(opener)
+    first, second, third = await waiting_calls(pool, 3)
+    assert third.done()
+    with pytest.raises(TierOverloaded):
+        await third
+    assert not first.done()
+    assert not second.done()
+    opener.permits.release()
+    assert (await first).lease_id == "lease-0"
+    opener.permits.release()
+    assert (await second).lease_id == "lease-1"
+    assert pool.waiting == 0
+
+
+async def test_a_late_refusal_meets_the_call_that_would_go_empty() -> None:
+    """A place given back has served the first call, whose request now stands for nobody."""
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener)
+    lease = await pool.acquire()
+    first, second = await waiting_calls(pool, 2)
+    pool.release(lease, reusable=True)
+    assert await first is lease
+    opener.error = TierOverloaded(5)
+    opener.permits.release()
+    await asyncio.sleep(0.01)
+    assert not second.done()
+    opener.permits.release()
+    with pytest.raises(TierOverloaded):
+        await second
+    assert pool.waiting == 0
+
+
+async def test_a_request_to_ray_stands_for_each_call_that_waits() -> None:
+    """Whatever is granted, given back or refused, and whoever leaves: no call is forgotten."""
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener)
+    lease = await pool.acquire()
+    first, second, third = await waiting_calls(pool, 3)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    pool.release(lease, reusable=True)
+    assert await first is lease
+    (fourth,) = await waiting_calls(pool, 1)
+    for call in (third, fourth):
+        opener.permits.release()
+        await call
+    assert opener.granted == 3
+    assert pool.waiting == 0
+    opener.permits.release()
+    await asyncio.sleep(0.01)
+    assert not pool._orphans
 
 
 async def test_idle_places_on_a_lost_replica_are_dropped() -> None:

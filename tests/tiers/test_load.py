@@ -14,6 +14,7 @@ from serve_app.tiers.load import (
     MEMORY_S,
     EngineLoad,
     EngineLoads,
+    EngineTotal,
     FirstTokens,
     parse_engine_load,
 )
@@ -78,14 +79,38 @@ def test_a_queue_is_as_long_as_it_takes_to_serve_it() -> None:
 
 
 def test_the_newest_word_of_each_replica() -> None:
-    """It counts until it is old."""
+    """It counts until it is old; an engine without a cache says nothing of caches."""
     loads = EngineLoads()
     loads.note(("a", 1), EngineLoad(1, 0, 0.1), 0.0)
     loads.note(("a", 1), EngineLoad(2, 0, 0.2), 1.0)
     loads.note(("b", 1), EngineLoad(3, 1, None), 1.5)
-    assert loads.fresh(1.6) == [EngineLoad(2, 0, 0.2), EngineLoad(3, 1, None)]
-    assert loads.fresh(1.0 + ENGINE_FRESH_S + 0.1) == [EngineLoad(3, 1, None)]
-    assert loads.fresh(9.0) == []
+    assert loads.total(1.6) == EngineTotal(2, 5, 1, pytest.approx(0.8))
+    assert loads.total(1.0 + ENGINE_FRESH_S + 0.1) == EngineTotal(1, 3, 1, None)
+    assert loads.total(9.0) == EngineTotal(0, 0, 0, None)
+
+
+def test_who_has_told_lately() -> None:
+    """Only those that have not need be asked."""
+    loads = EngineLoads()
+    loads.note(("a", 1), EngineLoad(1, 0, 0.1), 5.0)
+    assert loads.told_since(("a", 1), 4.9)
+    assert not loads.told_since(("a", 1), 5.0)
+    assert not loads.told_since(("b", 1), 0.0)
+
+
+@given(told=st.lists(st.tuples(st.integers(0, 3), st.integers(0, 9), st.floats(0, 1))))
+def test_the_sums_are_those_of_the_newest_words(told: list[tuple[int, int, float]]) -> None:
+    """However often each replica has told, and whatever it said before."""
+    loads = EngineLoads()
+    newest = {}
+    for replica, running, used in told:
+        newest[replica] = (running, used)
+        loads.note(("r", replica), EngineLoad(running, 0, used), 1.0)
+    total = loads.total(1.0)
+    assert (total.replicas, total.running) == (len(newest), sum(r for r, _ in newest.values()))
+    if newest:
+        free = 1 - sum(used for _, used in newest.values()) / len(newest)
+        assert total.kv_free_ratio == pytest.approx(free, abs=1e-9)
 
 
 @given(

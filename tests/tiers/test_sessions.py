@@ -7,6 +7,7 @@ import asyncio
 import pytest
 
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
+from serve_app.core.deadlines import Deadlines
 from serve_app.tiers.client import TierClient, UpstreamRequest
 from serve_app.tiers.http1 import Address
 from serve_app.tiers.lease_pool import Lease, LeasePool, Opener
@@ -17,6 +18,10 @@ from tests.tiers.replica import running
 A: Address = ("10.0.0.1", 1)
 B: Address = ("10.0.0.2", 1)
 DEADLINES = DeadlinesConfig(lease_s=5, first_byte_s=5, gap_s=5, total_s=5)
+
+
+def start(deadlines: DeadlinesConfig = DEADLINES) -> Deadlines:
+    return deadlines.start(asyncio.get_running_loop().time())
 
 
 def test_a_session_is_remembered_for_a_while() -> None:
@@ -143,7 +148,7 @@ async def test_a_conversation_stays_on_one_replica() -> None:
 
         async def ask(session: str | None) -> None:
             request = UpstreamRequest("/x", b"{}", "id", stream=True, session=session)
-            async with client.exchange(request, DEADLINES) as answer:
+            async with client.exchange(request, start()) as answer:
                 while await answer.read():
                     pass
 

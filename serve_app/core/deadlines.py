@@ -1,0 +1,66 @@
+"""By when a call must have come how far: absolute times, made once, when the call arrives."""
+
+from __future__ import annotations
+
+from serve_app.core.errors import DeadlineExceeded, GatewayError, TierOverloaded
+
+FULL_RETRY_AFTER_S = 5
+"""What a client is advised to wait for a tier that stayed full."""
+
+
+class Deadlines:
+    """The deadlines of one call, whatever tiers and replicas it is tried on.
+
+    Times are seconds of the event loop's clock. The time for a place on a replica is a budget, not
+    a moment: a call that loses its replica late still has what it has not waited.
+    """
+
+    __slots__ = ("_first_byte_at", "_place_left_s", "first_byte_s", "gap_s", "total_at", "total_s")
+
+    def __init__(
+        self,
+        arrived_at: float,
+        *,
+        place_s: float,
+        first_byte_s: float,
+        gap_s: float,
+        total_s: float,
+    ) -> None:
+        self._place_left_s = place_s
+        self._first_byte_at = arrived_at + first_byte_s
+        self.first_byte_s = first_byte_s
+        self.gap_s = gap_s
+        self.total_s = total_s
+        self.total_at = arrived_at + total_s
+
+    def head_at(self, *, stream: bool) -> float:
+        """By when the answer's head must have come.
+
+        The head of an answer that comes whole comes with its last byte.
+        """
+        return min(self._first_byte_at, self.total_at) if stream else self.total_at
+
+    def check(self, now: float, *, stream: bool) -> None:
+        """Raise DeadlineExceeded if the answer's head would come too late, whoever is asked."""
+        if now >= self.head_at(stream=stream):
+            raise self.missed(stream=stream)
+
+    def place_at(self, now: float, *, stream: bool) -> float:
+        """Until when the call may wait for a place that it begins to wait for now."""
+        return min(now + self._place_left_s, self.head_at(stream=stream))
+
+    def spend_on_place(self, waited_s: float) -> None:
+        """Take what the call has waited for a place off its budget."""
+        self._place_left_s = max(0.0, self._place_left_s - waited_s)
+
+    def no_place(self, now: float, *, stream: bool) -> GatewayError:
+        """The error of a call that has waited until `place_at`."""
+        if now < self.head_at(stream=stream):
+            return TierOverloaded(retry_after_s=FULL_RETRY_AFTER_S)
+        return self.missed(stream=stream)
+
+    def missed(self, *, stream: bool) -> DeadlineExceeded:
+        """The error of a call whose head has not come by `head_at`."""
+        if stream and self._first_byte_at < self.total_at:
+            return DeadlineExceeded("first byte", self.first_byte_s)
+        return DeadlineExceeded("total", self.total_s)

@@ -1,0 +1,82 @@
+"""What one call carries on its way from tier to tier."""
+
+from __future__ import annotations
+
+import asyncio
+from contextlib import AsyncExitStack
+
+from serve_app.config.runtime import RoutingConfig
+from serve_app.core.call import Call, Decision, Draft, Reason, Record
+from serve_app.core.deadlines import Deadlines
+from serve_app.tiers.client import UpstreamRequest
+from serve_app.tiers.tier import Answer, Tier
+
+
+class Way:
+    """What one call carries from tier to tier: itself, its record, its rules and its deadlines."""
+
+    __slots__ = ("call", "deadlines", "record", "routing")
+
+    def __init__(
+        self, call: Call, record: Record, routing: RoutingConfig, deadlines: Deadlines
+    ) -> None:
+        self.call = call
+        self.record = record
+        self.routing = routing
+        self.deadlines = deadlines
+
+    def failed_drafts(self, decision: Decision) -> frozenset[str]:
+        """The tiers that have failed this call before `decision`."""
+        draft = self.record.draft
+        if draft is None or decision.reason is not Reason.DRAFT_FAILED:
+            return frozenset()
+        return frozenset({draft.tier})
+
+    async def send(
+        self, tier: Tier, decision: Decision, exchange: AsyncExitStack, patience_s: float | None
+    ) -> Answer:
+        """The answer of a tier; closing `exchange` ends it there.
+
+        Raises:
+            GatewayError: no answer began.
+        """
+        call = self.call
+        request = UpstreamRequest(
+            call.endpoint.value,
+            call.payload.for_model(decision.model_id),
+            call.request_id,
+            stream=call.stream,
+            patience_s=patience_s,
+            session=call.session,
+            usage=self.record.usage,
+        )
+        return await self.enter(tier, request, exchange)
+
+    def draft_request(self, decision: Decision, draft: Draft) -> UpstreamRequest:
+        """The request for an answer that is to be judged at its checkpoint."""
+        call = self.call
+        return UpstreamRequest(
+            call.endpoint.value,
+            call.payload.for_model(decision.model_id),
+            call.request_id,
+            stream=True,
+            session=call.session,
+            draft_tokens=self.routing.cascade.checkpoint_tokens,
+            # After its checkpoint an answer in one piece is silent until it is complete.
+            silent=not call.stream,
+            usage=draft.usage,
+        )
+
+    async def enter(self, tier: Tier, request: UpstreamRequest, exchange: AsyncExitStack) -> Answer:
+        """Send a request under the call's deadlines; `exchange` is what ends it.
+
+        Raises:
+            GatewayError: no answer began, or none could begin in time.
+        """
+        self.deadlines.check(asyncio.get_running_loop().time(), stream=request.stream)
+        exchange.callback(self._settle, request)
+        return await exchange.enter_async_context(tier.exchange(request, self.deadlines))
+
+    def _settle(self, request: UpstreamRequest) -> None:
+        if request.settling is not None:
+            self.record.settling.append(request.settling)
