@@ -26,7 +26,7 @@ from serve_app.core.errors import (
 )
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.feedback import build_feedback_page
-from serve_app.gateway.handlers import CallHandler, Recorder, RequestHeaders, read_body
+from serve_app.gateway.handlers import CallHandler, Recorder, read_body
 from serve_app.gateway.render import (
     error_headers,
     model_card,
@@ -34,6 +34,7 @@ from serve_app.gateway.render import (
     render_error,
     render_models,
 )
+from serve_app.gateway.request_headers import RequestHeaders
 from serve_app.gateway.wire import AUTO, detect_endpoint, parse_call, parse_json
 from serve_app.pipeline import Pipeline
 

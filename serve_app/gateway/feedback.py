@@ -12,7 +12,8 @@ from starlette.responses import Response
 from serve_app.core.errors import FeedbackOff, InvalidField
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.lines import FeedbackReport
-from serve_app.gateway.handlers import REQUEST_ID, RequestHeaders, read_body
+from serve_app.gateway.handlers import read_body
+from serve_app.gateway.request_headers import REQUEST_ID, RequestHeaders
 from serve_app.gateway.wire import parse_json
 
 BODY_BYTES_MAX = 64 * 1024

@@ -1,0 +1,106 @@
+"""The headers of a request that matter here."""
+
+from __future__ import annotations
+
+import hashlib
+import re
+import uuid
+
+from starlette.types import Scope
+
+from serve_app.core.call import NO_LIMITS, TierLimits
+from serve_app.core.errors import InvalidField, UnsupportedMediaType
+
+REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+CONSENTS = {b"yes": True, b"no": False}
+SESSION_ID = re.compile(rb"[!-~]{1,256}")
+
+
+class RequestHeaders:
+    """The few request headers that matter here, read in one pass."""
+
+    __slots__ = (
+        "_consent",
+        "_never_above",
+        "_never_below",
+        "_session_id",
+        "content_encoding",
+        "content_length",
+        "content_type",
+        "policy",
+        "request_id",
+        "tier",
+    )
+
+    def __init__(self, scope: Scope) -> None:
+        self.content_type = self.content_encoding = b""
+        self.content_length: int | None = None
+        self.request_id = ""
+        self.tier: str | None = None
+        self._never_below: str | None = None
+        self._never_above: str | None = None
+        self._session_id: bytes | None = None
+        self._consent: bytes | None = None
+        self.policy: str | None = None
+        for name, value in scope["headers"]:
+            if name == b"content-type":
+                self.content_type = value
+            elif name == b"content-length":
+                self.content_length = int(value) if value.isdigit() else None
+            elif name == b"content-encoding":
+                self.content_encoding = value
+            elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+                self.request_id = value.decode()
+            elif name == b"x-route-tier":
+                self.tier = value.decode("latin-1").strip()
+            elif name == b"x-route-never-below":
+                self._never_below = value.decode("latin-1").strip()
+            elif name == b"x-route-never-above":
+                self._never_above = value.decode("latin-1").strip()
+            elif name == b"x-session-id":
+                self._session_id = value
+            elif name == b"x-route-policy":
+                self.policy = value.decode("latin-1").strip()
+            elif name == b"x-feedback-consent":
+                self._consent = value.strip().lower()
+        self.request_id = self.request_id or uuid.uuid4().hex
+
+    @property
+    def limits(self) -> TierLimits:
+        """Between which tiers the router may choose for this call."""
+        if self._never_below is None and self._never_above is None:
+            return NO_LIMITS
+        return TierLimits(self._never_below, self._never_above)
+
+    @property
+    def session(self) -> str | None:
+        """The hash of the conversation's id; the id itself goes no further.
+
+        Raises:
+            InvalidField: it is empty, too long or not plain text.
+        """
+        if self._session_id is None:
+            return None
+        if not SESSION_ID.fullmatch(self._session_id):
+            raise InvalidField("x-session-id", "1 to 256 visible ASCII characters")
+        return hashlib.blake2b(self._session_id, digest_size=16).hexdigest()
+
+    @property
+    def consent(self) -> bool | None:
+        """Whether the caller lets the call be kept for learning; None where it does not say.
+
+        Raises:
+            InvalidField: it says something else.
+        """
+        if self._consent is None:
+            return None
+        if self._consent not in CONSENTS:
+            raise InvalidField("x-feedback-consent", "yes or no")
+        return CONSENTS[self._consent]
+
+    def check_media_type(self) -> None:
+        """Raise UnsupportedMediaType unless the body is plain JSON."""
+        media_type = self.content_type.partition(b";")[0].strip().lower()
+        encoded = self.content_encoding not in (b"", b"identity")
+        if media_type != b"application/json" or encoded:
+            raise UnsupportedMediaType
