@@ -25,8 +25,8 @@ from serve_app.core.errors import (
     RouteNotFound,
 )
 from serve_app.feedback.collector import FeedbackCollector
-from serve_app.gateway.feedback import build_feedback_page
-from serve_app.gateway.handlers import CallHandler, Recorder, read_body
+from serve_app.gateway.feedback import build_feedback_page, read_page_body
+from serve_app.gateway.handlers import CallHandler, ClientGone, Recorder
 from serve_app.gateway.render import (
     error_headers,
     model_card,
@@ -80,9 +80,11 @@ def build_gateway(
         exception_handlers={
             HTTPException: _http_error,
             GatewayError: _gateway_error,
+            ClientGone: _client_gone,
             Exception: _unforeseen_error,
         },
     )
+    pages_app.router.redirect_slashes = False
     return Gateway(calls, pages_app)
 
 
@@ -90,7 +92,7 @@ class Gateway:
     """Generation calls go straight to their handlers, everything else to Starlette.
 
     Starlette's middleware would wrap `send` three times, once more for every token of every stream;
-    the handlers turn their own errors into answers.
+    the handlers turn their own errors into answers. A slash at the end of a path changes nothing.
     """
 
     def __init__(self, calls: Mapping[str, CallHandler], pages: Starlette) -> None:
@@ -98,12 +100,23 @@ class Gateway:
         self._pages = pages
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "http" and scope["method"] == "POST":
-            handler = self._calls.get(scope["path"])
+        if scope["type"] == "http":
+            path = route_path(scope)
+            handler = self._calls.get(path) if scope["method"] == "POST" else None
             if handler is not None:
                 await handler(scope, receive, send)
                 return
+            scope["path"] = scope.get("root_path", "") + path
         await self._pages(scope, receive, send)
+
+
+def route_path(scope: Scope) -> str:
+    """The path below the one under which the application is mounted, without a slash at its end.
+
+    As ASGI says, `path` holds `root_path` too; Serve puts the application's `route_prefix` there.
+    """
+    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
+    return path.removesuffix("/") or "/"
 
 
 class Pages:
@@ -112,14 +125,15 @@ class Pages:
     def __init__(
         self, configs: Sequence[TierConfig], pipeline: Pipeline, readiness: Readiness
     ) -> None:
-        self._model_ids = [AUTO, *(name for tier in configs for name in tier.model_ids)]
-        self._names = {AUTO, *self._model_ids, *(tier.name for tier in configs)}
+        tier_names = [tier.name for tier in configs]
+        model_ids = [name for tier in configs for name in tier.model_ids]
+        self._names = list(dict.fromkeys([AUTO, *tier_names, *model_ids]))
         self._pipeline = pipeline
         self._readiness = readiness
         self._created = int(time.time())
 
     async def list_models(self, request: Request) -> Response:
-        return _json(render_models(self._model_ids, self._created))
+        return _json(render_models(self._names, self._created))
 
     async def show_model(self, request: Request) -> Response:
         model_id = request.path_params["model_id"]
@@ -131,7 +145,7 @@ class Pages:
         headers = RequestHeaders(request.scope)
         headers.check_media_type()
         limits = self._pipeline.runtime.limits
-        body = await read_body(request.receive, headers, limits.body_bytes_max)
+        body = await read_page_body(request.receive, headers, limits.body_bytes_max)
         endpoint = detect_endpoint(parse_json(body))
         call = parse_call(
             endpoint,
@@ -171,7 +185,7 @@ def _json(body: bytes, status: int = 200) -> Response:
 
 def _gateway_error(request: Request, error: Exception) -> Response:
     assert isinstance(error, GatewayError)
-    anthropic = request.url.path.startswith(Endpoint.MESSAGES.value)
+    anthropic = route_path(request.scope).startswith(Endpoint.MESSAGES.value)
     request_id = RequestHeaders(request.scope).request_id
     body = render_error(error, anthropic=anthropic, request_id=request_id)
     response = Response(body, error.status)
@@ -186,7 +200,12 @@ def _http_error(request: Request, error: Exception) -> Response:
         response = _gateway_error(request, MethodNotAllowed(request.method, allowed))
         response.headers["allow"] = allowed
         return response
-    return _gateway_error(request, RouteNotFound(request.method, request.url.path))
+    return _gateway_error(request, RouteNotFound(request.method, route_path(request.scope)))
+
+
+def _client_gone(request: Request, error: Exception) -> Response:
+    # The answer goes nowhere; nginx's number for it stands in Serve's metrics, as for other calls.
+    return Response(status_code=499)
 
 
 def _unforeseen_error(request: Request, error: Exception) -> Response:

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import asyncio
 from collections.abc import Awaitable, Callable
 from dataclasses import asdict
 
 import orjson
 from starlette.requests import Request
 from starlette.responses import Response
+from starlette.types import Receive
 
-from serve_app.core.errors import FeedbackOff, InvalidField
+from serve_app.core.errors import BodyTooSlow, FeedbackOff, InvalidField
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.lines import FeedbackReport
 from serve_app.gateway.handlers import read_body
@@ -17,6 +19,8 @@ from serve_app.gateway.request_headers import REQUEST_ID, RequestHeaders
 from serve_app.gateway.wire import parse_json
 
 BODY_BYTES_MAX = 64 * 1024
+BODY_S = 60.0
+"""How long the body of a request to a page may take."""
 COMMENT_CHARS_MAX = 2000
 KEYS = ("request_id", "right", "comment")
 
@@ -29,7 +33,7 @@ def build_feedback_page(
     async def take_feedback(request: Request) -> Response:
         headers = RequestHeaders(request.scope)
         headers.check_media_type()
-        body = await read_body(request.receive, headers, BODY_BYTES_MAX)
+        body = await read_page_body(request.receive, headers, BODY_BYTES_MAX)
         report = parse_report(body)
         if feedback is None:
             raise FeedbackOff
@@ -37,6 +41,22 @@ def build_feedback_page(
         return Response(orjson.dumps(kept), 202, media_type="application/json")
 
     return take_feedback
+
+
+async def read_page_body(
+    receive: Receive, headers: RequestHeaders, bytes_max: int, *, body_s: float = BODY_S
+) -> bytes:
+    """The body of a request to a page.
+
+    Raises:
+        BodyTooSlow: it took longer than `body_s`.
+        BodyTooLarge, ClientGone: as of `read_body`.
+    """
+    try:
+        async with asyncio.timeout(body_s):
+            return await read_body(receive, headers, bytes_max)
+    except TimeoutError:
+        raise BodyTooSlow from None
 
 
 def parse_report(body: bytes) -> FeedbackReport:

@@ -5,17 +5,21 @@ from __future__ import annotations
 import asyncio
 import json
 from collections.abc import AsyncIterator
+from typing import Any
 
 import pytest
 
 from serve_app.config.runtime import DeadlinesConfig, LimitsConfig, RuntimeConfig
 from serve_app.core.call import Endpoint, Outcome
 from serve_app.core.errors import (
+    BodyTooSlow,
     DeadlineExceeded,
     TierOverloaded,
     TierUnavailable,
     UpstreamFailed,
 )
+from serve_app.gateway.feedback import read_page_body
+from serve_app.gateway.request_headers import RequestHeaders
 from tests.fakes import FakeAnswer
 from tests.gateway.conftest import Gateway
 
@@ -323,9 +327,15 @@ async def test_a_client_that_leaves_frees_everything(gateway: Gateway) -> None:
 
 
 async def test_models(gateway: Gateway) -> None:
-    """The list holds `auto` and every model id; each can be asked for alone, tier names too."""
+    """The list holds `auto`, tiers and model ids; each can be asked for alone."""
     listed = (await gateway.client.get("/v1/models")).json()
-    assert [model["id"] for model in listed["data"]] == ["auto", "demo-fast", "demo-strong"]
+    assert [model["id"] for model in listed["data"]] == [
+        "auto",
+        "fast",
+        "strong",
+        "demo-fast",
+        "demo-strong",
+    ]
     for name in ("auto", "fast", "demo-strong"):
         assert (await gateway.client.get(f"/v1/models/{name}")).json()["object"] == "model"
 
@@ -361,3 +371,90 @@ async def test_health_and_readiness(gateway: Gateway) -> None:
     assert response.status_code == 503
     assert response.json()["tiers"][0]["ready"] is False
     assert (await gateway.client.get("/health")).status_code == 200
+
+
+@pytest.mark.parametrize("root", ["", "/llm", "/a/b"])
+async def test_below_a_prefix_everything_is_as_without(gateway: Gateway, root: str) -> None:
+    """`root_path` is Serve's `route_prefix`: calls, pages and the dialect of errors do not mind."""
+    gateway.client._transport.root_path = root  # type: ignore[attr-defined]  # httpx names it so
+    body = {"messages": [{"role": "user", "content": "Hello"}], "max_tokens": 4}
+    answer = await gateway.client.post(f"{root}/v1/chat/completions", json=body)
+    assert (answer.status_code, len(gateway.recorder.records)) == (200, 1)
+    assert (await gateway.client.get(f"{root}/v1/models/fast")).status_code == 200
+    wrong = await gateway.client.get(f"{root}/v1/messages")
+    assert (wrong.status_code, wrong.json()["type"]) == (405, "error")
+    nowhere = await gateway.client.post(f"{root}/v1/nowhere")
+    assert nowhere.json()["error"]["message"] == "Unknown request URL: POST /v1/nowhere."
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("POST", "/v1/chat/completions/", 200),
+        ("POST", "/v1/route/", 200),
+        ("GET", "/v1/models/", 200),
+        ("GET", "/v1/models/fast/", 200),
+        ("GET", "/health/", 200),
+        ("POST", "/v1/nowhere/", 404),
+        ("GET", "/", 404),
+    ],
+)
+async def test_a_slash_at_the_end_is_answered_not_redirected(
+    gateway: Gateway, method: str, path: str, status: int
+) -> None:
+    """A redirected POST loses its body in many clients."""
+    body = {"messages": [{"role": "user", "content": "Hello"}]} if method == "POST" else None
+    assert (await gateway.client.request(method, path, json=body)).status_code == status
+
+
+@pytest.mark.parametrize("path", ["/v1/route", "/v1/feedback"])
+async def test_a_client_that_leaves_a_page_is_no_fault_of_ours(
+    gateway: Gateway, path: str, caplog: pytest.LogCaptureFixture
+) -> None:
+    """It left in the middle of its body: no 500, no traceback."""
+    status, _ = await post_in_pieces(gateway, path, [b'{"mess', None])
+    assert status == 499
+    assert not caplog.records
+
+
+async def test_a_page_does_not_wait_for_ever_for_a_body() -> None:
+    """A body that stops or drips in is given up; the client is told why."""
+
+    async def receive() -> dict[str, object]:
+        await asyncio.sleep(0.01)
+        return {"type": "http.request", "body": b" ", "more_body": True}
+
+    headers = RequestHeaders({"headers": []})
+    with pytest.raises(BodyTooSlow):
+        await read_page_body(receive, headers, bytes_max=1000, body_s=0.05)
+
+
+async def post_in_pieces(
+    gateway: Gateway, path: str, pieces: list[bytes | None]
+) -> tuple[int, bytes]:
+    """POST a body that never ends; None is the client's leaving."""
+    messages = iter(pieces)
+
+    async def receive() -> dict[str, object]:
+        for piece in messages:
+            if piece is None:
+                return {"type": "http.disconnect"}
+            return {"type": "http.request", "body": piece, "more_body": True}
+        await asyncio.Event().wait()
+        raise AssertionError
+
+    sent: list[dict[str, Any]] = []
+
+    async def send(message: dict[str, Any]) -> None:
+        sent.append(message)
+
+    scope = {
+        "type": "http",
+        "method": "POST",
+        "path": path,
+        "query_string": b"",
+        "headers": [(b"content-type", b"application/json")],
+    }
+    app = gateway.client._transport.app  # type: ignore[attr-defined]  # httpx names it so
+    await app(scope, receive, send)
+    return sent[0]["status"], b"".join(message.get("body", b"") for message in sent[1:])
