@@ -16,7 +16,8 @@ def ray_environment(*, haproxy: bool = True) -> dict[str, str]:
     HAProxy and the throughput options double what Serve can pass on (docs/bench-log.md). The
     subreaper makes the raylet kill the engine's processes when their replica dies; they would hold
     their GPU otherwise. Whenever Routers come or go HAProxy is replaced; the old one may go on with
-    its calls for an hour, the default of `deadlines.total_s`, and not for two minutes. Usage
+    its calls for an hour, the default of `deadlines.total_s`, and not for two minutes. The
+    callback puts this service's edge before Serve's own HTTP layers. Usage
     statistics are off: the data may not leave the house. Serve packs replicas, the largest first,
     onto nodes that are in use already: spread over all nodes, small replicas would leave no node
     with enough free GPUs for a large one.
@@ -26,6 +27,7 @@ def ray_environment(*, haproxy: bool = True) -> dict[str, str]:
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
+        "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.gateway.edge:build_edge",
         "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",

@@ -172,6 +172,9 @@ WHY: Mapping[str, str] = {
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": (
         "Long streams would be cut whenever Routers come or go."
     ),
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
+        "Callers could switch cancellation and timeouts by headers that are meant for Ray."
+    ),
     "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": (
         "Small replicas spread over all nodes and leave no room for one that needs many GPUs."
     ),

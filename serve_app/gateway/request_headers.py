@@ -14,10 +14,25 @@ from serve_app.core.errors import InvalidField, UnsupportedMediaType
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 CONSENTS = {b"yes": True, b"no": False}
 SESSION_ID = re.compile(rb"[!-~]{1,256}")
+CONTROLS = frozenset(
+    (
+        b"x-route-tier",
+        b"x-route-never-below",
+        b"x-route-never-above",
+        b"x-route-policy",
+        b"x-session-id",
+        b"x-feedback-consent",
+    )
+)
+"""The headers by which a caller chooses; given twice, the call is refused at the edge."""
 
 
 class RequestHeaders:
-    """The few request headers that matter here, read in one pass."""
+    """The few request headers that matter here, read in one pass.
+
+    Of a header that is there twice the first counts: what a proxy in front has set is not
+    overridden by what comes later.
+    """
 
     __slots__ = (
         "_consent",
@@ -42,7 +57,7 @@ class RequestHeaders:
         self._session_id: bytes | None = None
         self._consent: bytes | None = None
         self.policy: str | None = None
-        for name, value in scope["headers"]:
+        for name, value in reversed(scope["headers"]):
             if name == b"content-type":
                 self.content_type = value
             elif name == b"content-length":

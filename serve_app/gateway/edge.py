@@ -1,0 +1,130 @@
+"""The first layer of every HTTP server of Serve: it runs before Serve reads a request.
+
+Serve obeys headers of its own, which are meant for its tests and its own hops. From outside they
+have no effect here. `DROPPED` and `DROPPED_PREFIX` are all of Ray 2.60; the other headers that Ray
+reads are `x-request-id`, which gets a plain value here, and `x-session-id`, `traceparent` and
+`tracestate`, which Ray decodes as UTF-8.
+"""
+
+from __future__ import annotations
+
+import uuid
+from collections.abc import Iterable
+
+from starlette.middleware import Middleware
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from serve_app.core.call import Endpoint
+from serve_app.core.errors import GatewayError, InvalidField, RouteNotFound
+from serve_app.gateway.protocol import use_own_protocol
+from serve_app.gateway.render import Headers, error_headers, render_error
+from serve_app.gateway.request_headers import CONTROLS, REQUEST_ID
+
+DROPPED = frozenset(
+    (
+        b"x-request-disconnect-disabled",  # The client's leaving would cancel nothing.
+        b"x-request-timeout-seconds",  # Streams would be cut without an error event.
+        b"serve-multiplexed-model-id",  # It chooses replicas by models that they hold.
+    )
+)
+"""In any spelling with `-` and `_`, as Ray compares some of them."""
+DROPPED_PREFIX = b"x-serve-router-"
+"""What HAProxy tells Routers of Ray's own request router, which this service does not use."""
+TRACE = (b"traceparent", b"tracestate")
+ROUTES = "/-/routes"
+"""Serve's list of applications."""
+
+
+def build_edge() -> list[Middleware]:
+    """What Serve wraps its HTTP servers in; `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names it.
+
+    Serve calls it in each process that takes HTTP requests, before the server starts.
+    """
+    use_own_protocol()
+    return [Middleware(Edge)]
+
+
+class Edge:
+    """Passes requests on without what Serve would obey, and refuses what Serve stumbles over."""
+
+    def __init__(self, app: ASGIApp) -> None:
+        self._app = app
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            await send({"type": "websocket.close", "code": 1000})
+            return
+        if scope["type"] == "http":
+            request_id = read_request_id(scope["headers"])
+            try:
+                scope["headers"] = [*clean(scope["headers"]), (b"x-request-id", request_id)]
+                check_path(scope)
+            except GatewayError as error:
+                await refuse(error, scope, request_id, send)
+                return
+        await self._app(scope, receive, send)
+
+
+def read_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
+    """The caller's id if it sent one plain id, otherwise a new one.
+
+    Ray sends it back, this service logs it, and `/v1/feedback` takes it.
+    """
+    sent = [value for name, value in headers if name == b"x-request-id"]
+    if len(sent) == 1 and REQUEST_ID.fullmatch(sent[0]):
+        return sent[0]
+    return str(uuid.uuid4()).encode()
+
+
+def clean(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
+    """The headers that go on, without the request's id.
+
+    Raises:
+        InvalidField: a header that chooses something is there twice or is not ASCII.
+    """
+    kept: Headers = []
+    seen: set[bytes] = set()
+    for name, value in headers:
+        if name == b"x-request-id" or _is_dropped(name, value):
+            continue
+        if name in CONTROLS:
+            _check_control(name, value, seen)
+        kept.append((name, value))
+    return kept
+
+
+def _is_dropped(name: bytes, value: bytes) -> bool:
+    if name in TRACE:
+        return not value.isascii()
+    dashed = name.replace(b"_", b"-")
+    if dashed == b"x-session-id":
+        return name != dashed
+    return dashed in DROPPED or dashed.startswith(DROPPED_PREFIX) or not name.isascii()
+
+
+def _check_control(name: bytes, value: bytes, seen: set[bytes]) -> None:
+    if name in seen:
+        raise InvalidField(name.decode(), "the header once")
+    if not value.isascii():
+        raise InvalidField(name.decode(), "ASCII characters")
+    seen.add(name)
+
+
+def check_path(scope: Scope) -> None:
+    """Raise RouteNotFound for Serve's pages that show what runs inside."""
+    path = scope["path"].removeprefix(scope.get("root_path", ""))
+    if path.rstrip("/").lower() == ROUTES:
+        raise RouteNotFound(scope["method"], ROUTES)
+
+
+async def refuse(error: GatewayError, scope: Scope, request_id: bytes, send: Send) -> None:
+    """Send the error in the dialect of the path, however the application is mounted."""
+    anthropic = Endpoint.MESSAGES.value in scope["path"]
+    body = render_error(error, anthropic=anthropic, request_id=request_id.decode())
+    headers = [
+        *error_headers(error),
+        (b"content-length", str(len(body)).encode()),
+        (b"x-request-id", request_id),
+    ]
+    await send({"type": "http.response.start", "status": error.status, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
