@@ -1,10 +1,10 @@
-"""What Ray Serve knows of the tiers' replicas, asked at most once a second."""
+"""What Ray Serve knows of the tiers' replicas, asked seldom: one controller answers all Routers."""
 
 from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 
 from ray import serve
 from ray.serve.schema import DeploymentStatusOverview
@@ -15,7 +15,10 @@ from serve_app.tiers.cluster_nodes import Groups, count_waiting, read_groups, re
 from serve_app.tiers.fit import explain_misfit
 from serve_app.tiers.plan import deployment_name, plan_need
 
-FRESH_S = 1.0
+FRESH_S = 10.0
+"""How old the answer may be while every tier is ready."""
+UNREADY_FRESH_S = 2.0
+"""The same while a tier is not, which somebody waits for."""
 
 RUNNING = "RUNNING"
 """Serve's name for replicas that take calls; the enum of these names is private."""
@@ -28,9 +31,15 @@ HEALTHY = "HEALTHY"
 class ServeReadiness:
     """The state of every tier of one application."""
 
-    def __init__(self, app_name: str, tiers: Sequence[TierConfig]) -> None:
+    def __init__(
+        self,
+        app_name: str,
+        tiers: Sequence[TierConfig],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
         self._app_name = app_name
         self._configs = tuple(tiers)
+        self._clock = clock
         self._states: tuple[TierState, ...] = ()
         self._asked_at = float("-inf")
         self._lock = asyncio.Lock()
@@ -38,11 +47,14 @@ class ServeReadiness:
     async def tiers(self) -> Sequence[TierState]:
         """The state of every tier, at most `FRESH_S` old."""
         async with self._lock:
-            if time.monotonic() - self._asked_at > FRESH_S:
+            if self._clock() - self._asked_at > self._fresh_s():
                 # serve.status() blocks on a call to the controller.
                 self._states = await asyncio.to_thread(self._ask)
-                self._asked_at = time.monotonic()
+                self._asked_at = self._clock()
         return self._states
+
+    def _fresh_s(self) -> float:
+        return FRESH_S if all(state.ready for state in self._states) else UNREADY_FRESH_S
 
     def _ask(self) -> tuple[TierState, ...]:
         application = serve.status().applications.get(self._app_name)

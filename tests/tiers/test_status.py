@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from itertools import count
 from types import SimpleNamespace
 
 import pytest
@@ -51,8 +52,7 @@ async def test_while_serve_builds_a_new_version_the_old_state_holds(
     application = SimpleNamespace(deployments={"tier-fast": overview})
     applications = {"llm": application}
     monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications=applications))
-    monkeypatch.setattr(status_module, "FRESH_S", -1.0)
-    readiness = ServeReadiness("llm", [ALWAYS])
+    readiness = ServeReadiness("llm", [ALWAYS], clock=count(step=100).__next__)
     before = await readiness.tiers()
     application.deployments = {}
     assert await readiness.tiers() == before
@@ -60,3 +60,35 @@ async def test_while_serve_builds_a_new_version_the_old_state_holds(
     assert await readiness.tiers() == before
     (unknown,) = await ServeReadiness("llm", [ALWAYS]).tiers()
     assert (unknown.ready, unknown.status) == (False, "UNKNOWN")
+
+
+async def test_the_controller_is_asked_seldom(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Probes of every Router come to one controller; while something starts, sooner."""
+    overview = SimpleNamespace(
+        replica_states={"RUNNING": 0}, status=SimpleNamespace(value="UPDATING")
+    )
+    application = SimpleNamespace(deployments={"tier-fast": overview})
+    asked = 0
+    now = 0.0
+
+    def status() -> SimpleNamespace:
+        nonlocal asked
+        asked += 1
+        return SimpleNamespace(applications={"llm": application})
+
+    monkeypatch.setattr(serve, "status", status)
+    readiness = ServeReadiness("llm", [ALWAYS], clock=lambda: now)
+
+    async def probe_at(second: float) -> tuple[bool, int]:
+        nonlocal now
+        now = second
+        (state,) = await readiness.tiers()
+        return state.ready, asked
+
+    assert await probe_at(0.0) == (False, 1)
+    assert await probe_at(1.9) == (False, 1)
+    overview.replica_states = {"RUNNING": 1}
+    assert await probe_at(2.1) == (True, 2)
+    overview.replica_states = {"RUNNING": 0}
+    assert await probe_at(12.0) == (True, 2)
+    assert await probe_at(12.2) == (False, 3)
