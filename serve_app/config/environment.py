@@ -3,36 +3,62 @@
 from __future__ import annotations
 
 import hashlib
+import sys
 import tempfile
 from pathlib import Path
+
+from serve_app.config.haproxy import METRICS_HOST
 
 RUN_MARKER = "SERVE_APP_RUN_DIR"
 """Set in every process that `serve-app up` starts, so that `down` finds the last one."""
 
 
-def ray_environment(*, haproxy: bool = True) -> dict[str, str]:
+HAPROXY_PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
+PYTHON = "SERVE_APP_PYTHON"
+PATHS = frozenset((HAPROXY_PROGRAM, PYTHON))
+"""The variables whose values are another on each machine."""
+PACKAGE = Path(__file__).parents[1]
+DEPLOYED = Path("/opt/serve-app")
+"""Where the project is on the machines and in the images of `cluster/`."""
+
+
+def ray_environment(
+    *, haproxy: bool = True, python: Path = Path(sys.executable), package: Path = PACKAGE
+) -> dict[str, str]:
     """What must be set before `ray start` or `serve run`, on every node.
 
     HAProxy and the throughput options double what Serve can pass on (docs/bench-log.md). The
     subreaper makes the raylet kill the engine's processes when their replica dies; they would hold
     their GPU otherwise. Whenever Routers come or go HAProxy is replaced; the old one may go on with
-    its calls for an hour, the default of `deadlines.total_s`, and not for two minutes. The
-    callback puts this service's edge before Serve's own HTTP layers. Usage
-    statistics are off: the data may not leave the house. Serve packs replicas, the largest first,
-    onto nodes that are in use already: spread over all nodes, small replicas would leave no node
-    with enough free GPUs for a large one.
+    its calls for an hour, the default of `deadlines.total_s`, and not for two minutes. A
+    client that neither sends nor reads for five minutes is given up; one that waits for its answer
+    is not. Ray starts a program of this package as HAProxy, which amends Ray's configuration
+    (`config/haproxy.py`), and the callback puts this service's edge before Serve's HTTP layers.
+    Usage statistics are off: the data may not leave the house. Serve packs replicas, the largest
+    first, onto nodes that are in use already: spread over all nodes, small replicas would leave no
+    node with enough free GPUs for a large one.
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if haproxy else "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
+        "RAY_SERVE_HAPROXY_MAXCONN": "20000",
+        "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "300",
+        HAPROXY_PROGRAM: str(package / "cli" / "haproxy.sh"),
+        PYTHON: str(python),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.gateway.edge:build_edge",
         "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",
     }
+
+
+def deployed_environment() -> dict[str, str]:
+    """The same for the machines and containers of `cluster/`, where Prometheus is elsewhere."""
+    python, package = DEPLOYED / ".venv/bin/python", DEPLOYED / "serve_app"
+    return {**ray_environment(python=python, package=package), METRICS_HOST: "0.0.0.0"}
 
 
 def socket_dir(run_dir: Path) -> Path:

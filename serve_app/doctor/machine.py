@@ -11,6 +11,7 @@ from pathlib import Path
 
 import psutil
 
+from serve_app.config.environment import HAPROXY_PROGRAM, PATHS, PYTHON
 from serve_app.doctor.finding import Finding, Level, note, ok
 
 GIB = 1024**3
@@ -148,7 +149,11 @@ def _owners() -> Mapping[int, str]:
 
 def check_environment(actual: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Finding]:
     """What every Ray process must have in its environment."""
-    missing = {name: value for name, value in wanted.items() if actual.get(name) != value}
+    missing = {
+        name: value
+        for name, value in wanted.items()
+        if actual.get(name) != value and not (name in PATHS and name in actual)
+    }
     if not missing:
         yield ok("environment", f"all {len(wanted)} variables are set")
     for name, value in missing.items():
@@ -172,6 +177,12 @@ WHY: Mapping[str, str] = {
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": (
         "Long streams would be cut whenever Routers come or go."
     ),
+    "RAY_SERVE_HAPROXY_MAXCONN": "A few thousand idle clients would fill the public port.",
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "A client that has stalled would be kept for an hour.",
+    HAPROXY_PROGRAM: (
+        "HAProxy would have no limits for slow clients and show its metrics on all interfaces."
+    ),
+    PYTHON: "HAProxy would not start.",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
         "Callers could switch cancellation and timeouts by headers that are meant for Ray."
     ),

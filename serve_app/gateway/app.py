@@ -43,7 +43,7 @@ class Readiness(Protocol):
     """Who knows whether the tiers can answer."""
 
     async def tiers(self) -> Sequence[TierState]:
-        """The state of every tier, not older than about a second."""
+        """The state of every tier, some seconds old at most."""
         ...
 
 

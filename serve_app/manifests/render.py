@@ -7,7 +7,7 @@ from typing import Any
 import yaml
 
 from serve_app.config.app import AppConfig
-from serve_app.config.environment import ray_environment
+from serve_app.config.environment import deployed_environment
 from serve_app.config.load import ServeConfig
 from serve_app.manifests.deployed import deploy_document, is_fetched, model_dir
 from serve_app.manifests.pools import (
@@ -46,7 +46,7 @@ def _dump(value: object) -> str:
 
 def render_environment() -> str:
     """The environment of every Ray process, for `env_file`, `EnvironmentFile` and ConfigMaps."""
-    lines = (f"{name}={value}\n" for name, value in ray_environment().items())
+    lines = (f"{name}={value}\n" for name, value in deployed_environment().items())
     return HEADER.format(source="serve_app/config/environment.py") + "".join(lines)
 
 

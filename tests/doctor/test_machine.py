@@ -88,6 +88,15 @@ def test_the_environment_is_compared() -> None:
     assert WHY.keys() == wanted.keys()
 
 
+def test_paths_may_be_others_on_other_machines() -> None:
+    """A node may have the project elsewhere; that the variables are there still counts."""
+    wanted = ray_environment()
+    elsewhere = ray_environment(python=Path("/opt/python"), package=Path("/opt/serve_app"))
+    assert levels(list(check_environment(elsewhere, wanted))) == ["ok"]
+    del elsewhere["SERVE_APP_PYTHON"]
+    assert levels(list(check_environment(elsewhere, wanted))) == ["warning"]
+
+
 def test_a_token_is_asked_for(tmp_path: Path) -> None:
     """Without the mode a warning, with the mode and no token an error."""
     assert check_token({}, tmp_path).level is Level.WARNING

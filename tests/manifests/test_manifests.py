@@ -12,7 +12,7 @@ from typer.testing import CliRunner
 
 from serve_app.cli.main import app
 from serve_app.config.app import AppConfig
-from serve_app.config.environment import ray_environment
+from serve_app.config.environment import deployed_environment
 from serve_app.config.load import ServeConfig, load_serve_config
 from serve_app.manifests.deployed import deploy_document
 from serve_app.manifests.files import find_drift, render_manifests, write_manifests
@@ -160,7 +160,7 @@ def test_environment_files_are_what_ray_needs() -> None:
     """One NAME=VALUE a line, without quotes or export, as systemd and Docker read it."""
     text = render_manifests(ROOT)[Path("cluster/systemd/ray.env")]
     lines = [line for line in text.splitlines() if not line.startswith("#")]
-    assert dict(line.split("=", 1) for line in lines) == ray_environment()
+    assert dict(line.split("=", 1) for line in lines) == deployed_environment()
     assert not set(text) & set("\"'$")
 
 

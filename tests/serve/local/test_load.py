@@ -47,7 +47,7 @@ def leased(deployment: str, lease_id: str) -> Iterator[tuple[str, int]]:
         handle.shutdown()
 
 
-async def begin_and_leave(service: Service, *, stream: bool) -> float:
+async def begin_and_leave(service: Service, *, stream: bool, headers: str = "") -> float:
     """Start a long call, close its connection in the midst; the monotonic time of leaving.
 
     A bare socket, because an HTTP client may keep the connection of a call that it gives up.
@@ -56,7 +56,7 @@ async def begin_and_leave(service: Service, *, stream: bool) -> float:
     body = json.dumps({**LONG, "stream": stream}).encode()
     head = (
         "POST /v1/chat/completions HTTP/1.1\r\nHost: localhost\r\n"
-        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n\r\n"
+        f"Content-Type: application/json\r\nContent-Length: {len(body)}\r\n{headers}\r\n"
     )
     host, port = urlsplit(service.base_url).hostname, urlsplit(service.base_url).port
     _, writer = await asyncio.open_connection(host, port)

@@ -1,0 +1,184 @@
+"""What HAProxy must do beyond the configuration that Ray Serve writes for it; pure.
+
+Ray's template has no time limit for a request's head and no limit for the connections of one
+address. It shows metrics and statistics on all interfaces, and its errors are plain text. Ray
+offers no way to add lines to it. So its text is amended here, line by known line, and a line that
+is not as expected is an error.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterator, Mapping
+from dataclasses import dataclass
+from ipaddress import ip_address, ip_network
+
+FILES_SPARE = 512
+"""Files that HAProxy needs beside those for connections."""
+FILES_PER_CONNECTION = 2.5
+"""Client, server, and for each fourth connection a pipe with two ends, as Ray has it splice."""
+RESERVED = 64
+"""Connections that the public port leaves for metrics and statistics."""
+MAXCONN = r"(?m)^    maxconn (\d+)$"
+
+
+class TemplateChanged(Exception):
+    """Ray's configuration for HAProxy is not the one that this release amends."""
+
+
+@dataclass(frozen=True)
+class HAProxyLimits:
+    """What clients may take of HAProxy, and where it shows its metrics."""
+
+    connections_per_address_max: int = 2000
+    unlimited_addresses: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
+    head_s: int = 10
+    metrics_host: str = "127.0.0.1"
+
+
+CONNECTIONS_PER_ADDRESS_MAX = "SERVE_APP_HAPROXY_CONNECTIONS_PER_ADDRESS_MAX"
+UNLIMITED_ADDRESSES = "SERVE_APP_HAPROXY_UNLIMITED_ADDRESSES"
+HEAD_S = "SERVE_APP_HAPROXY_HEAD_S"
+METRICS_HOST = "SERVE_APP_HAPROXY_METRICS_HOST"
+
+
+def read_limits(environment: Mapping[str, str]) -> HAProxyLimits:
+    """The limits that the environment sets, and the defaults of the others.
+
+    Raises:
+        ValueError: a value is not a number above zero, an address or a network.
+    """
+    default = HAProxyLimits()
+    addresses = environment.get(UNLIMITED_ADDRESSES, ",".join(default.unlimited_addresses))
+    host = environment.get(METRICS_HOST, default.metrics_host)
+    return HAProxyLimits(
+        _read_number(environment, CONNECTIONS_PER_ADDRESS_MAX, default.connections_per_address_max),
+        tuple(str(ip_network(address.strip())) for address in addresses.split(",") if address),
+        _read_number(environment, HEAD_S, default.head_s),
+        str(ip_address(host)),
+    )
+
+
+def _read_number(environment: Mapping[str, str], name: str, default: int) -> int:
+    text = environment.get(name, str(default))
+    if not text.isdecimal() or int(text) == 0:
+        raise ValueError(f"{name} is {text!r}, and not a number above zero")
+    return int(text)
+
+
+@dataclass(frozen=True)
+class ProxyError:
+    """An answer of HAProxy's own.
+
+    What HAProxy 2.8 cannot parse, and a head that does not come in time, it answers with a page
+    that is built in.
+    """
+
+    status: int
+    type: str
+    code: str
+    message: str
+    retry_after_s: int | None = None
+
+    @property
+    def body(self) -> str:
+        """In the form of OpenAI's errors; HAProxy does not know the endpoint's dialect."""
+        error = {"message": self.message, "type": self.type, "param": None, "code": self.code}
+        return json.dumps({"error": error}, separators=(",", ":"))
+
+    def render(self) -> str:
+        """The answer as HAProxy's arguments; single quotes keep it from reading the text."""
+        assert "'" not in self.body
+        after = f" hdr retry-after {self.retry_after_s}" if self.retry_after_s else ""
+        return f"status {self.status} content-type application/json string '{self.body}'{after}"
+
+
+ERRORS = (
+    ProxyError(400, "invalid_request_error", "bad_request", "The request is not valid HTTP."),
+    ProxyError(408, "invalid_request_error", "request_timeout", "The request came too slowly."),
+    ProxyError(500, "server_error", "internal_error", "The proxy had an error."),
+    ProxyError(
+        502, "server_error", "upstream_failed", "The router broke off before it had answered."
+    ),
+    ProxyError(
+        503,
+        "overloaded_error",
+        "service_unavailable",
+        "The service is not available at the moment. Try again shortly.",
+        retry_after_s=5,
+    ),
+    ProxyError(504, "timeout_error", "deadline_exceeded", "The router did not answer in time."),
+)
+NOT_FOUND = ProxyError(404, "invalid_request_error", "unknown_url", "Unknown request URL.")
+
+
+def amend(text: str, limits: HAProxyLimits, files_max: int) -> str:
+    """Ray's configuration with this service's limits and errors, for a process with so many files.
+
+    Raises:
+        TemplateChanged: a line that is amended is not there exactly once.
+    """
+    possible = int((files_max - FILES_SPARE) / FILES_PER_CONNECTION)
+    connections_max = min(_read_maxconn(text), max(RESERVED * 2, possible))
+    for pattern, lines in _amendments(limits, connections_max):
+        text, found = re.subn(pattern, lines, text)
+        if found != 1:
+            raise TemplateChanged(f"{found} places like {pattern!r}, and not one")
+    return text
+
+
+def _read_maxconn(text: str) -> int:
+    found = re.search(MAXCONN, text)
+    if found is None:
+        raise TemplateChanged("no maxconn")
+    return int(found[1])
+
+
+def _amendments(limits: HAProxyLimits, connections_max: int) -> Iterator[tuple[str, str]]:
+    """Patterns of Ray's lines, and what comes in their place."""
+    yield MAXCONN, f"    maxconn {connections_max}"
+    yield (
+        r"(?m)^defaults\n    mode http$",
+        _literal("defaults", "    mode http", *_defaults(limits)),
+    )
+    yield r"(?m)^(?:    errorfile 50[234] \S+\n){3}", ""
+    yield r"(?m)^    bind :(\d+)$", rf"    bind {_host(limits.metrics_host)}:\1"
+    yield r"(?m)^  bind \*:(\d+)$", r"  bind 127.0.0.1:\1"
+    yield (
+        r"(?m)^(frontend http_frontend\n    bind \S+)$",
+        "\\1\n" + _literal(*_public(limits, connections_max)),
+    )
+    yield (
+        r"(?m)^    http-request return .* if routes$",
+        _literal(f"    http-request return {NOT_FOUND.render()} if routes"),
+    )
+    yield (
+        r"(?m)^(backend default_backend\n)    http-request return status 404 .*$",
+        r"\1" + _literal(f"    http-request return {NOT_FOUND.render()}"),
+    )
+
+
+def _host(address: str) -> str:
+    return f"[{address}]" if ":" in address else address
+
+
+def _literal(*lines: str) -> str:
+    return "\n".join(lines).replace("\\", r"\\")
+
+
+def _defaults(limits: HAProxyLimits) -> Iterator[str]:
+    yield f"    timeout http-request {limits.head_s}s"
+    yield from (f"    http-error {error.render()}" for error in ERRORS)
+
+
+def _public(limits: HAProxyLimits, connections_max: int) -> Iterator[str]:
+    yield f"    maxconn {connections_max - RESERVED}"
+    yield "    stick-table type ipv6 size 100k expire 1m store conn_cur"
+    unlimited = ""
+    if limits.unlimited_addresses:
+        yield f"    acl unlimited_address src {' '.join(limits.unlimited_addresses)}"
+        unlimited = " !unlimited_address"
+    yield "    tcp-request connection track-sc0 src"
+    most = limits.connections_per_address_max
+    yield f"    tcp-request connection reject if {{ sc0_conn_cur gt {most} }}{unlimited}"

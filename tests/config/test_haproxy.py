@@ -1,0 +1,348 @@
+"""HAProxy itself, started as Ray starts it, on the configuration that Ray writes for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+import socket
+import sys
+import time
+from collections.abc import AsyncIterator, Callable
+from contextlib import AsyncExitStack, asynccontextmanager
+from dataclasses import dataclass
+from pathlib import Path
+
+import httpx
+import psutil
+import pytest
+from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
+from ray.serve.config import HTTPOptions
+
+from serve_app.config.environment import HAPROXY_PROGRAM, deployed_environment, ray_environment
+from serve_app.config.haproxy import (
+    CONNECTIONS_PER_ADDRESS_MAX,
+    HEAD_S,
+    METRICS_HOST,
+    UNLIMITED_ADDRESSES,
+    HAProxyLimits,
+    TemplateChanged,
+    amend,
+    read_limits,
+)
+
+CLIENT_S = 1
+"""`timeout client` of these tests, 300 s in earnest."""
+OTHER_ADDRESS = "127.0.0.2"
+PER_ADDRESS = 20
+FILES = 2048
+"""Too few for the connections that Ray's configuration allows."""
+
+
+def free_port() -> int:
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def write_config(directory: Path, *, backend_port: int) -> HAProxyConfig:
+    """Ray's own configuration, as Ray writes it."""
+    config = HAProxyConfig(
+        socket_path=str(directory / "admin.sock"),
+        server_state_base=str(directory),
+        server_state_file=str(directory / "server-state"),
+        metrics_socket_path=str(directory / "metrics.sock"),
+        http_options=HTTPOptions(host="0.0.0.0", port=free_port()),
+        metrics_port=free_port(),
+        stats_port=free_port(),
+        timeout_client_s=CLIENT_S,
+        has_received_routes=True,
+        has_received_servers=True,
+    )
+    router = ServerConfig("router", "127.0.0.1", backend_port)
+    backend = BackendConfig(name="llm", path_prefix="/", app_name="llm", servers=[router])
+    api = HAProxyApi(config, {"llm": backend}, str(directory / "haproxy.cfg"))
+    api._generate_config_file_internal()
+    return config
+
+
+class Backend:
+    """A Router that answers `/health` at once, and otherwise as the path says."""
+
+    def __init__(self) -> None:
+        self.left = asyncio.Event()
+
+    async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        try:
+            while head := await reader.readuntil(b"\r\n\r\n"):
+                await self._answer(head.split()[1], writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.left.set()
+        finally:
+            writer.close()
+
+    async def _answer(self, path: bytes, writer: asyncio.StreamWriter) -> None:
+        if path == b"/late":
+            await asyncio.sleep(2.5 * CLIENT_S)
+        writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
+        if path == b"/stream":
+            for _ in range(2):
+                writer.write(b"2\r\nab\r\n")
+                await asyncio.sleep(2.5 * CLIENT_S)
+        while path == b"/endless":
+            writer.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
+            await writer.drain()
+        writer.write(b"2\r\nok\r\n0\r\n\r\n")
+        await writer.drain()
+
+
+@dataclass
+class Proxy:
+    """A running HAProxy."""
+
+    config: HAProxyConfig
+    process: asyncio.subprocess.Process
+    backend: Backend
+
+    @property
+    def port(self) -> int:
+        return int(self.config.http_options.port)
+
+    async def get(self, path: str, timeout_s: float = 5) -> httpx.Response:
+        """From 127.0.0.1."""
+        async with httpx.AsyncClient(timeout=timeout_s) as client:
+            return await client.get(f"http://127.0.0.1:{self.port}{path}")
+
+    async def connect(self, sent: bytes = b"", *, source: str = OTHER_ADDRESS) -> Connection:
+        """A connection that has sent this."""
+        reader, writer = await asyncio.open_connection(
+            "127.0.0.1", self.port, local_addr=(source, 0), limit=2**16
+        )
+        writer.write(sent)
+        return Connection(reader, writer)
+
+
+@dataclass
+class Connection:
+    """A client's end."""
+
+    reader: asyncio.StreamReader
+    writer: asyncio.StreamWriter
+
+    async def rest(self) -> bytes:
+        """All that comes until HAProxy closes."""
+        try:
+            return await asyncio.wait_for(self.reader.read(), 10)
+        except ConnectionError:
+            return b""
+        finally:
+            self.writer.close()
+
+
+@asynccontextmanager
+async def running(directory: Path, *, backend_port: int | None = None) -> AsyncIterator[Proxy]:
+    """HAProxy as Ray starts it, by what the environment says."""
+    backend = Backend()
+    async with AsyncExitStack() as stack:
+        server = await stack.enter_async_context(await asyncio.start_server(backend, "127.0.0.1"))
+        own_port = server.sockets[0].getsockname()[1]
+        config = write_config(directory, backend_port=backend_port or own_port)
+        environment = ray_environment()
+        limits = {
+            CONNECTIONS_PER_ADDRESS_MAX: str(PER_ADDRESS),
+            UNLIMITED_ADDRESSES: "127.0.0.1",
+            HEAD_S: "2",
+        }
+        process = await asyncio.create_subprocess_exec(
+            *("sh", "-c", f'ulimit -n {FILES} && exec "$0" "$@"', environment[HAPROXY_PROGRAM]),
+            *("-db", "-f", str(directory / "haproxy.cfg"), "-dR"),
+            env={**os.environ, **environment, **limits},
+            stderr=stack.enter_context((directory / "stderr").open("wb")),
+        )
+        try:
+            await wait_for(lambda: listens("127.0.0.1", int(config.http_options.port)))
+            yield Proxy(config, process, backend)
+        finally:
+            process.send_signal(signal.SIGKILL)
+            await process.wait()
+
+
+async def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
+    deadline = time.monotonic() + timeout_s
+    while not condition():
+        assert time.monotonic() < deadline
+        await asyncio.sleep(0.02)
+
+
+def listens(host: str, port: int) -> bool:
+    with socket.socket() as probe:
+        return probe.connect_ex((host, port)) == 0
+
+
+@pytest.fixture
+async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
+    """HAProxy before a Router that answers."""
+    async with running(tmp_path) as started:
+        yield started
+
+
+async def test_one_address_cannot_fill_the_port(proxy: Proxy) -> None:
+    """Its connections beyond the limit are closed at once; others are answered meanwhile."""
+    held = [await held_by(proxy) for _ in range(3 * PER_ADDRESS)]
+    began = time.monotonic()
+    assert (await proxy.get("/health")).status_code == 200
+    assert time.monotonic() - began < 0.5
+    ends = [asyncio.ensure_future(connection.rest()) for connection in held if connection]
+    await asyncio.sleep(0.3)
+    assert sum(not end.done() for end in ends) == PER_ADDRESS
+    await asyncio.gather(*ends)
+
+
+async def held_by(proxy: Proxy) -> Connection | None:
+    """One more idle connection, if HAProxy lets it in."""
+    try:
+        return await proxy.connect()
+    except ConnectionError:
+        return None
+
+
+@pytest.mark.parametrize("sent", [b"", b"G", b"GET /health HTTP/1.1\r\nhost: h\r\nx-slow: "])
+async def test_a_head_that_does_not_come_is_not_waited_for(proxy: Proxy, sent: bytes) -> None:
+    """Neither an idle connection nor half a head lives longer than the limit."""
+    connection = await proxy.connect(sent)
+    began = time.monotonic()
+    answer = await connection.rest()
+    assert 1 < time.monotonic() - began < 4
+    assert answer.startswith(b"HTTP/1.1 408 ")
+
+
+async def test_a_head_that_drips_in_is_not_waited_for(proxy: Proxy) -> None:
+    """A byte now and then does not prolong the time that it has."""
+    connection = await proxy.connect(b"GET /health HTTP/1.1\r\nx-slow: ")
+    began = time.monotonic()
+    while not connection.reader.at_eof() and time.monotonic() - began < 5:
+        try:
+            connection.writer.write(b"a")
+            await asyncio.wait_for(connection.reader.read(1), 0.2)
+        except TimeoutError:
+            continue
+        except ConnectionError:
+            break
+        break
+    assert 1 < time.monotonic() - began < 4
+    connection.writer.close()
+
+
+@pytest.mark.parametrize("path", ["/late", "/stream"])
+async def test_a_client_that_waits_for_its_answer_is_kept(proxy: Proxy, path: str) -> None:
+    """However long the Router is silent, before its answer or in it; streams last an hour."""
+    response = await proxy.get(path, timeout_s=15)
+    assert response.status_code == 200
+    assert response.text.endswith("ok")
+
+
+async def test_a_client_that_reads_nothing_is_given_up(proxy: Proxy) -> None:
+    """The Router gets its place back."""
+    connection = await proxy.connect(b"GET /endless HTTP/1.1\r\nhost: h\r\n\r\n")
+    await asyncio.wait_for(proxy.backend.left.wait(), 10)
+    connection.writer.close()
+
+
+async def test_what_is_not_http_is_refused(proxy: Proxy) -> None:
+    """With HAProxy's own page: 2.8 has it built in for what it could not parse."""
+    answer = await (await proxy.connect(b"GARBAGE\r\n\r\n")).rest()
+    assert answer.startswith(b"HTTP/1.1 400 ")
+    assert b"<html>" in answer
+
+
+async def test_without_a_router_the_answer_is_json(tmp_path: Path) -> None:
+    """With the status that says so, and when to come back."""
+    async with running(tmp_path, backend_port=free_port()) as proxy:
+        response = await proxy.get("/v1/models", timeout_s=30)
+    assert response.status_code == 503
+    assert response.json()["error"]["code"] == "service_unavailable"
+    assert response.headers["content-type"] == "application/json"
+    assert response.headers["retry-after"] == "5"
+
+
+async def test_nothing_is_shown_of_the_inside(proxy: Proxy) -> None:
+    """Serve's list of applications is closed; metrics and statistics are on the loopback."""
+    routes = await proxy.get("/-/routes")
+    assert (routes.status_code, routes.json()["error"]["code"]) == (404, "unknown_url")
+    assert (await proxy.get("/-/healthz")).text == "success"
+    for port in (proxy.config.metrics_port, proxy.config.stats_port):
+        assert listens("127.0.0.1", port)
+        assert not listens(OTHER_ADDRESS, port)
+    assert listens(OTHER_ADDRESS, proxy.port)
+
+
+async def test_ray_finds_its_haproxy(proxy: Proxy, tmp_path: Path) -> None:
+    """By the id of the process that it started, and by its file on the command line."""
+    process = psutil.Process(proxy.process.pid)
+    assert process.exe().endswith("/haproxy")
+    assert str(tmp_path / "haproxy.cfg") in process.cmdline()
+
+
+async def test_a_template_that_changed_is_not_used(tmp_path: Path) -> None:
+    """HAProxy does not start without the limits, and says why."""
+    (tmp_path / "haproxy.cfg").write_text("global\n    maxconn 10\n")
+    environment = ray_environment()
+    process = await asyncio.create_subprocess_exec(
+        environment[HAPROXY_PROGRAM],
+        *("-db", "-f", str(tmp_path / "haproxy.cfg")),
+        env={**os.environ, **environment},
+        stderr=asyncio.subprocess.PIPE,
+    )
+    _, said = await process.communicate()
+    assert process.returncode == 1
+    assert said.startswith(b"serve-app: HAProxy is not started: 0 places like ")
+
+
+def test_no_more_connections_than_files(tmp_path: Path) -> None:
+    """HAProxy would not start; it needs two files for each connection."""
+    write_config(tmp_path, backend_port=1)
+    text = (tmp_path / "haproxy.cfg").read_text()
+    assert "    maxconn 4096\n" in amend(text, HAProxyLimits(), 100_000)
+    assert "    maxconn 1433\n" in amend(text, HAProxyLimits(), 4096)
+    with pytest.raises(TemplateChanged, match="no maxconn"):
+        amend("", HAProxyLimits(), 4096)
+
+
+def test_limits_are_read_from_the_environment() -> None:
+    """Each has a default; no address at all may be without a limit."""
+    assert read_limits({}) == HAProxyLimits()
+    read = read_limits(
+        {
+            CONNECTIONS_PER_ADDRESS_MAX: "7",
+            UNLIMITED_ADDRESSES: "10.0.0.0/8, fd00::/8",
+            HEAD_S: "3",
+            METRICS_HOST: "::",
+        }
+    )
+    assert read == HAProxyLimits(7, ("10.0.0.0/8", "fd00::/8"), 3, "::")
+    assert read_limits({UNLIMITED_ADDRESSES: ""}).unlimited_addresses == ()
+    assert read_limits(deployed_environment()).metrics_host == "0.0.0.0"
+
+
+@pytest.mark.parametrize(
+    ("name", "value"),
+    [
+        (CONNECTIONS_PER_ADDRESS_MAX, "0"),
+        (CONNECTIONS_PER_ADDRESS_MAX, "many"),
+        (HEAD_S, "-1"),
+        (UNLIMITED_ADDRESSES, "proxy.internal"),
+        (METRICS_HOST, "all; bind *:1"),
+    ],
+)
+def test_a_wrong_limit_is_refused(name: str, value: str) -> None:
+    """Nothing of the environment reaches HAProxy's configuration as it is."""
+    with pytest.raises(ValueError, match=r"not a number|does not appear"):
+        read_limits({name: value})
+
+
+def test_the_program_is_there() -> None:
+    """Ray wants an absolute path to an executable file."""
+    program = Path(ray_environment()[HAPROXY_PROGRAM])
+    assert program.is_absolute()
+    assert os.access(program, os.X_OK)
+    assert ray_environment()["SERVE_APP_PYTHON"] == sys.executable
