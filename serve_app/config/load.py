@@ -49,7 +49,9 @@ class ServeConfig:
     @property
     def base_url(self) -> str:
         """Where a client on this machine reaches the service."""
-        return ServeFile.model_validate(self.document).http_options.base_url
+        file = ServeFile.model_validate(self.document)
+        prefix = _find_ours(file).route_prefix or ""
+        return file.http_options.base_url + prefix.rstrip("/")
 
     def with_port(self, port: int) -> ServeConfig:
         """The same with another public port."""

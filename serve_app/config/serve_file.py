@@ -106,6 +106,7 @@ class ApplicationSection(Section):
     """One application, which need not be ours."""
 
     import_path: str
+    route_prefix: str | None = "/"
     args: dict[str, Any] = Field(default_factory=dict)
     deployments: tuple[DeploymentSection, ...] = ()
     autoscaling_policy: PolicySection | None = None

@@ -92,6 +92,13 @@ def test_base_url(load: Load, options: dict[str, Any], url: str) -> None:
     assert load({**VALID, "http_options": options}).base_url == url
 
 
+@pytest.mark.parametrize(("prefix", "path"), [("/", ""), ("/llm", "/llm"), (None, "")])
+def test_base_url_holds_the_route_prefix(load: Load, prefix: str | None, path: str) -> None:
+    """`serve-app up` looks for `/ready` below it."""
+    loaded = load(valid_with("route_prefix", prefix))
+    assert loaded.base_url == f"http://127.0.0.1:9000{path}"
+
+
 @pytest.mark.parametrize(
     ("path", "value", "words"),
     [
