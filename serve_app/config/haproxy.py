@@ -34,12 +34,14 @@ class HAProxyLimits:
     connections_per_address_max: int = 2000
     unlimited_addresses: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
     head_s: int = 10
+    body_s: int = 30
     metrics_host: str = "127.0.0.1"
 
 
 CONNECTIONS_PER_ADDRESS_MAX = "SERVE_APP_HAPROXY_CONNECTIONS_PER_ADDRESS_MAX"
 UNLIMITED_ADDRESSES = "SERVE_APP_HAPROXY_UNLIMITED_ADDRESSES"
 HEAD_S = "SERVE_APP_HAPROXY_HEAD_S"
+BODY_S = "SERVE_APP_HAPROXY_BODY_S"
 METRICS_HOST = "SERVE_APP_HAPROXY_METRICS_HOST"
 
 
@@ -56,6 +58,7 @@ def read_limits(environment: Mapping[str, str]) -> HAProxyLimits:
         _read_number(environment, CONNECTIONS_PER_ADDRESS_MAX, default.connections_per_address_max),
         tuple(str(ip_network(address.strip())) for address in addresses.split(",") if address),
         _read_number(environment, HEAD_S, default.head_s),
+        _read_number(environment, BODY_S, default.body_s),
         str(ip_address(host)),
     )
 
@@ -179,6 +182,9 @@ def _public(limits: HAProxyLimits, connections_max: int) -> Iterator[str]:
     if limits.unlimited_addresses:
         yield f"    acl unlimited_address src {' '.join(limits.unlimited_addresses)}"
         unlimited = " !unlimited_address"
-    yield "    tcp-request connection track-sc0 src"
+    # One household or machine has a whole /64 of IPv6 addresses.
+    yield "    tcp-request connection track-sc0 src,ipmask(32,64)"
     most = limits.connections_per_address_max
     yield f"    tcp-request connection reject if {{ sc0_conn_cur gt {most} }}{unlimited}"
+    # Until the body is there or fills HAProxy's buffer, no Router is asked.
+    yield f"    http-request wait-for-body time {limits.body_s}s if METH_POST"

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
 import socket
 import sys
@@ -14,6 +15,7 @@ from dataclasses import dataclass
 from pathlib import Path
 
 import httpx
+import orjson
 import psutil
 import pytest
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
@@ -21,6 +23,7 @@ from ray.serve.config import HTTPOptions
 
 from serve_app.config.environment import HAPROXY_PROGRAM, deployed_environment, ray_environment
 from serve_app.config.haproxy import (
+    BODY_S,
     CONNECTIONS_PER_ADDRESS_MAX,
     HEAD_S,
     METRICS_HOST,
@@ -71,11 +74,16 @@ class Backend:
 
     def __init__(self) -> None:
         self.left = asyncio.Event()
+        self.asked: list[bytes] = []
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
-                await self._answer(head.split()[1], writer)
+                path = head.split()[1]
+                self.asked.append(path)
+                if length := re.search(rb"(?i)\ncontent-length: (\d+)", head):
+                    await reader.readexactly(int(length[1]))
+                await self._answer(path, writer)
         except (asyncio.IncompleteReadError, ConnectionError):
             self.left.set()
         finally:
@@ -83,12 +91,11 @@ class Backend:
 
     async def _answer(self, path: bytes, writer: asyncio.StreamWriter) -> None:
         if path == b"/late":
-            await asyncio.sleep(2.5 * CLIENT_S)
+            await asyncio.sleep(1.6 * CLIENT_S)
         writer.write(b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n")
         if path == b"/stream":
-            for _ in range(2):
-                writer.write(b"2\r\nab\r\n")
-                await asyncio.sleep(2.5 * CLIENT_S)
+            writer.write(b"2\r\nab\r\n")
+            await asyncio.sleep(1.6 * CLIENT_S)
         while path == b"/endless":
             writer.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
             await writer.drain()
@@ -152,6 +159,7 @@ async def running(directory: Path, *, backend_port: int | None = None) -> AsyncI
             CONNECTIONS_PER_ADDRESS_MAX: str(PER_ADDRESS),
             UNLIMITED_ADDRESSES: "127.0.0.1",
             HEAD_S: "2",
+            BODY_S: "1",
         }
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", f'ulimit -n {FILES} && exec "$0" "$@"', environment[HAPROXY_PROGRAM]),
@@ -206,31 +214,35 @@ async def held_by(proxy: Proxy) -> Connection | None:
         return None
 
 
-@pytest.mark.parametrize("sent", [b"", b"G", b"GET /health HTTP/1.1\r\nhost: h\r\nx-slow: "])
-async def test_a_head_that_does_not_come_is_not_waited_for(proxy: Proxy, sent: bytes) -> None:
-    """Neither an idle connection nor half a head lives longer than the limit."""
-    connection = await proxy.connect(sent)
+async def test_a_head_that_does_not_come_is_not_waited_for(proxy: Proxy) -> None:
+    """Neither an idle connection nor half a head lives longer, nor one that drips in."""
+    begun = [b"", b"G", b"GET /health HTTP/1.1\r\nhost: h\r\nx-slow: "]
+    connections = [await proxy.connect(sent) for sent in begun]
+    dripping = await proxy.connect(begun[-1])
     began = time.monotonic()
-    answer = await connection.rest()
-    assert 1 < time.monotonic() - began < 4
+    ends = asyncio.gather(*(connection.rest() for connection in (*connections, dripping)))
+    while not ends.done():
+        dripping.writer.write(b"a")
+        await asyncio.sleep(0.1)
+    assert 1 < time.monotonic() - began < 5
+    assert all(answer.startswith(b"HTTP/1.1 408 ") for answer in await ends)
+
+
+async def test_a_body_that_does_not_come_reaches_no_router(proxy: Proxy) -> None:
+    """Its place is for calls; the client is told in JSON."""
+    head = b"POST /slow HTTP/1.1\r\nhost: h\r\ncontent-length: 100\r\n\r\n{"
+    answer = await (await proxy.connect(head)).rest()
     assert answer.startswith(b"HTTP/1.1 408 ")
+    assert orjson.loads(answer.partition(b"\r\n\r\n")[2])["error"]["code"] == "request_timeout"
+    assert b"/slow" not in proxy.backend.asked
 
 
-async def test_a_head_that_drips_in_is_not_waited_for(proxy: Proxy) -> None:
-    """A byte now and then does not prolong the time that it has."""
-    connection = await proxy.connect(b"GET /health HTTP/1.1\r\nx-slow: ")
-    began = time.monotonic()
-    while not connection.reader.at_eof() and time.monotonic() - began < 5:
-        try:
-            connection.writer.write(b"a")
-            await asyncio.wait_for(connection.reader.read(1), 0.2)
-        except TimeoutError:
-            continue
-        except ConnectionError:
-            break
-        break
-    assert 1 < time.monotonic() - began < 4
-    connection.writer.close()
+@pytest.mark.parametrize("size", [0, 10, 100_000])
+async def test_a_body_passes(proxy: Proxy, size: int) -> None:
+    """Also one that is larger than HAProxy's buffer."""
+    async with httpx.AsyncClient(timeout=5) as client:
+        url = f"http://127.0.0.1:{proxy.port}/v1"
+        assert (await client.post(url, content=bytes(size))).text == "ok"
 
 
 @pytest.mark.parametrize("path", ["/late", "/stream"])
@@ -316,10 +328,11 @@ def test_limits_are_read_from_the_environment() -> None:
             CONNECTIONS_PER_ADDRESS_MAX: "7",
             UNLIMITED_ADDRESSES: "10.0.0.0/8, fd00::/8",
             HEAD_S: "3",
+            BODY_S: "4",
             METRICS_HOST: "::",
         }
     )
-    assert read == HAProxyLimits(7, ("10.0.0.0/8", "fd00::/8"), 3, "::")
+    assert read == HAProxyLimits(7, ("10.0.0.0/8", "fd00::/8"), 3, 4, "::")
     assert read_limits({UNLIMITED_ADDRESSES: ""}).unlimited_addresses == ()
     assert read_limits(deployed_environment()).metrics_host == "0.0.0.0"
 
