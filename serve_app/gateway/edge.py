@@ -8,6 +8,8 @@ reads are `x-request-id`, which gets a plain value here, and `x-session-id`, `tr
 
 from __future__ import annotations
 
+import contextlib
+import logging
 import uuid
 from collections.abc import Iterable
 
@@ -15,10 +17,12 @@ from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.core.call import Endpoint
-from serve_app.core.errors import GatewayError, InvalidField, RouteNotFound
+from serve_app.core.errors import GatewayError, InternalError, InvalidField, RouteNotFound
 from serve_app.gateway.protocol import use_own_protocol
 from serve_app.gateway.render import Headers, error_headers, render_error
 from serve_app.gateway.request_headers import CONTROLS, REQUEST_ID
+
+logger = logging.getLogger("ray.serve")
 
 DROPPED = frozenset(
     (
@@ -62,7 +66,18 @@ class Edge:
             except GatewayError as error:
                 await refuse(error, scope, request_id, send)
                 return
+            await self._pass_on(scope, receive, send, request_id)
+            return
         await self._app(scope, receive, send)
+
+    async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
+        try:
+            await self._app(scope, receive, send)
+        except Exception:  # a fault between here and the handlers, thus Serve's
+            logger.exception("request %s failed in Serve", request_id.decode())
+            # Of a begun answer the server takes no second head; it breaks off the connection.
+            with contextlib.suppress(RuntimeError):
+                await refuse(InternalError(), scope, request_id, send)
 
 
 def read_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:

@@ -128,6 +128,21 @@ async def test_the_edges_own_errors_carry_the_request_id(edge: httpx.AsyncClient
     assert response.headers.get_list("x-request-id") == ["mine"]
 
 
+async def test_what_fails_in_serve_is_a_500_in_json(caplog: pytest.LogCaptureFixture) -> None:
+    """uvicorn's own answer would be plain text; the log has the traceback."""
+
+    async def fails(scope: Scope, receive: Receive, send: Send) -> None:
+        raise UnicodeDecodeError("utf-8", b"secret", 0, 1, "in Ray")
+
+    transport = httpx.ASGITransport(app=Edge(fails))
+    async with httpx.AsyncClient(transport=transport, base_url="http://test") as client:
+        response = await client.get("/health", headers={"x-request-id": "mine"})
+    assert (response.status_code, response.headers["x-request-id"]) == (500, "mine")
+    assert response.json()["error"]["type"] == "server_error"
+    assert "secret" not in response.text
+    assert "request mine failed" in caplog.text
+
+
 @pytest.mark.parametrize("path", ["/-/routes", "/-/routes/", "/-/Routes"])
 async def test_serves_list_of_applications_is_closed(edge: httpx.AsyncClient, path: str) -> None:
     """It names applications and prefixes."""

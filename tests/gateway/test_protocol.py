@@ -4,13 +4,15 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator
+from contextlib import asynccontextmanager
 
 import orjson
 import pytest
 import uvicorn
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
+from serve_app.gateway.edge import Edge
 from serve_app.gateway.protocol import EdgeProtocol
 
 WITH_TRAILER = (
@@ -28,18 +30,30 @@ async def show_headers(scope: Scope, receive: Receive, send: Send) -> None:
     await send({"type": "http.response.body", "body": body})
 
 
+async def breaks_off(scope: Scope, receive: Receive, send: Send) -> None:
+    await send({"type": "http.response.start", "status": 200, "headers": []})
+    await send({"type": "http.response.body", "body": b"begun", "more_body": True})
+    raise ValueError
+
+
 @pytest.fixture(params=[HttpToolsProtocol, EdgeProtocol], ids=["uvicorn", "ours"])
 async def server(request: pytest.FixtureRequest) -> AsyncIterator[tuple[str, int]]:
     """The protocol's name and the port of a server that shows its headers."""
+    async with running(show_headers, request.param) as port:
+        yield request.param.__name__, port
+
+
+@asynccontextmanager
+async def running(app: ASGIApp, protocol: type[asyncio.Protocol]) -> AsyncIterator[int]:
     config = uvicorn.Config(
-        show_headers, port=0, http=request.param, lifespan="off", log_config=None, access_log=False
+        app, port=0, http=protocol, lifespan="off", log_config=None, access_log=False
     )
-    running = uvicorn.Server(config)
-    task = asyncio.create_task(running.serve())
-    while not running.started:
+    server = uvicorn.Server(config)
+    task = asyncio.create_task(server.serve())
+    while not server.started:
         await asyncio.sleep(0.005)
-    yield request.param.__name__, running.servers[0].sockets[0].getsockname()[1]
-    running.should_exit = True
+    yield server.servers[0].sockets[0].getsockname()[1]
+    server.should_exit = True
     await task
 
 
@@ -76,3 +90,11 @@ async def test_what_is_not_http_is_refused_in_json(server: tuple[str, int]) -> N
     if protocol == "EdgeProtocol":
         assert orjson.loads(body)["error"]["code"] == "bad_request"
         assert b"application/json" in head
+
+
+async def test_a_begun_answer_that_fails_gets_no_second_head() -> None:
+    """The connection breaks, so that the client does not take what it has for the whole."""
+    async with running(Edge(breaks_off), EdgeProtocol) as port:
+        answer = await ask(port, b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+    assert answer.count(b"HTTP/1.1") == 1
+    assert answer.endswith(b"begun\r\n")
