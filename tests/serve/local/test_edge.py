@@ -145,7 +145,8 @@ def test_a_router_refuses_what_is_not_http_in_json(local: Service) -> None:
 
 def router_port(service: Service) -> int:
     """Where HAProxy finds the Router."""
-    config = (socket_dir(service.run_dir) / "haproxy.cfg").read_text()
+    # Ray makes a directory for each node.
+    (config,) = [path.read_text() for path in socket_dir(service.run_dir).rglob("haproxy.cfg")]
     (port,) = set(re.findall(r"^    server \S+ [\d.]+:(3\d{4}) check", config, re.MULTILINE))
     return int(port)
 
