@@ -2,10 +2,14 @@
 
 from __future__ import annotations
 
+import threading
+from collections import Counter
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from contextlib import AbstractContextManager
 
 import httpx
+import psutil
 import pytest
 
 from tests.serve.conftest import run_dir
@@ -68,6 +72,53 @@ def test_a_killed_replica_takes_its_engine_along_and_is_replaced(service: Servic
         timeout_s=180,
         what="the replaced replica answers",
     )
+
+
+def test_a_killed_engine_costs_no_more_than_the_calls_in_flight(service: Service) -> None:
+    """Until its replica is replaced, the other tier answers `auto` calls."""
+    (replica,) = service.replica_processes("tier-fast")
+    (engine,) = [each for each in replica.children(recursive=True) if is_engine(each)]
+    clients = 8
+    stop = threading.Event()
+
+    def keep_asking() -> Counter[tuple[int, str]]:
+        answers: Counter[tuple[int, str]] = Counter()
+        while not stop.is_set():
+            response = service.chat(model="auto")
+            answers[response.status_code, response.headers.get("x-route-tier", "")] += 1
+        return answers
+
+    with ThreadPoolExecutor(clients) as pool:
+        asking = [pool.submit(keep_asking) for _ in range(clients)]
+        try:
+            wait_for(
+                lambda: service.ongoing("tier-fast") > 0, timeout_s=10, what="calls are in flight"
+            )
+            engine.kill()
+            wait_for(
+                lambda: replica.pid not in pids(service.replica_processes("tier-fast")),
+                timeout_s=120,
+                what="the replica is given up",
+            )
+        finally:
+            stop.set()
+    answers = sum((each.result() for each in asking), Counter())
+    failed = sum(count for (status, _), count in answers.items() if status != 200)
+    assert failed <= clients, answers
+    assert answers[200, "strong"] > clients, answers
+    wait_for(
+        lambda: service.chat(model="fast").status_code == 200,
+        timeout_s=180,
+        what="the replaced replica answers",
+    )
+
+
+def is_engine(process: psutil.Process) -> bool:
+    return "VLLM::EngineCore" in " ".join(process.cmdline())
+
+
+def pids(processes: list[psutil.Process]) -> set[int]:
+    return {process.pid for process in processes}
 
 
 def test_a_killed_router_leaks_nothing(service: Service) -> None:
