@@ -27,12 +27,15 @@ TREND_RISE_MIN = 0.15
 class Point:
     """One look at a tier; counters go on, whichever replicas come and go.
 
-    `arrived` are the calls that were meant for it, as the Routers count them; or, where they do
-    not, those that have ended and those that are here, which leaves out who is turned away.
+    `meant` are the calls that were meant for it, as the Routers count them. `arrived` are those
+    that have ended and those that are here: it leaves out calls that are turned away, and holds
+    those that no Router has counted. While another tier's calls spill here, it goes on as `meant`
+    does.
     """
 
     at_s: float
     calls: float
+    meant: float
     arrived: float
     finished: float
     prompt_tokens: float
@@ -50,24 +53,29 @@ class History:
     engines: Mapping[str, EngineSignals] = field(default_factory=dict)
     wanted: Mapping[str, float] = field(default_factory=dict)
 
-    def note(self, signals: TierSignals) -> None:
-        """Another look. Time that does not advance is no look."""
+    def note(self, signals: TierSignals, *, spilled: bool = False) -> None:
+        """Another look, `spilled` while other tiers' calls come here too.
+
+        Time that does not advance is no look.
+        """
         if self.points and signals.now_s <= self.points[-1].at_s:
             return
         told, tells = self.engines, signals.engines
         last = self.points[-1] if self.points else None
         finished = _added(told, tells, "finished")
         came = finished + signals.calls - (last.calls if last else 0.0)
-        if signals.wanted:
-            came = sum(
-                max(0.0, count - self.wanted[key])
-                for key, count in signals.wanted.items()
-                if key in self.wanted
-            )
-        last = last or Point(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        meant = sum(
+            max(0.0, count - self.wanted[key])
+            for key, count in signals.wanted.items()
+            if key in self.wanted
+        )
+        if spilled and signals.wanted:
+            came = meant
+        last = last or Point(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         point = Point(
             at_s=signals.now_s,
             calls=signals.calls,
+            meant=last.meant + meant,
             arrived=last.arrived + came,
             finished=last.finished + finished,
             prompt_tokens=last.prompt_tokens + _added(told, tells, "prompt_tokens"),
@@ -131,7 +139,7 @@ class History:
             if len(points) < 3 or window_s < window_s_min:
                 break
             span_s = points[-1].at_s - points[0].at_s
-            came = max(0.0, points[-1].arrived - points[0].arrived)
+            came = _came(points[0], points[-1])
             expected = per_s * span_s
             if window_s == RATE_S[0] or came > expected + SURGE_SIGMA * math.sqrt(expected + 1):
                 per_s = came / span_s
@@ -148,8 +156,7 @@ class History:
         step = (len(points) - 1) // TREND_BINS
         marks = [points[len(points) - 1 - step * back] for back in range(TREND_BINS, -1, -1)]
         rates = [
-            ((a.at_s + b.at_s) / 2, (b.arrived - a.arrived) / (b.at_s - a.at_s))
-            for a, b in pairwise(marks)
+            ((a.at_s + b.at_s) / 2, _came(a, b) / (b.at_s - a.at_s)) for a, b in pairwise(marks)
         ]
         slope, at_end, explained = _fit_line(rates, points[-1].at_s)
         mean_per_s = sum(per_s for _, per_s in rates) / len(rates)
@@ -157,6 +164,14 @@ class History:
         if explained < TREND_EXPLAINED_MIN or rise < TREND_RISE_MIN * mean_per_s:
             return 0.0
         return at_end + slope * ahead_s
+
+
+def _came(begin: Point, end: Point) -> float:
+    """The calls between two looks: those that were meant for the tier, or more that were there.
+
+    The sums are compared, not each look: the two are told at different moments.
+    """
+    return max(0.0, end.meant - begin.meant, end.arrived - begin.arrived)
 
 
 def _added(
