@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import ray
-import ray._private.worker
 from ray.exceptions import RayActorError
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import DPServer, LLMServer
@@ -25,6 +24,7 @@ from serve_app.tiers.fit import count_torn_groups
 from serve_app.tiers.http1 import Address
 from serve_app.tiers.lease_answers import Refusal
 from serve_app.tiers.lease_table import LeaseTable
+from serve_app.tiers.replica_state import find_draining, is_dead
 from serve_app.weights.pinned import check_pinned, default_stamps
 
 logger = logging.getLogger("ray.serve")
@@ -39,29 +39,6 @@ class TensorGroupTorn(Exception):
             "GPUs on the nodes, or set placement.strategy to STRICT_PACK and gpus_per_node to "
             "what a node has"
         )
-
-
-def is_dead(client: object) -> bool:
-    """Whether the engine behind a client of vLLM has died: it answers no call any more.
-
-    vLLM notices within milliseconds when an engine core or a worker ends, or its output loop fails.
-    """
-    return bool(getattr(client, "errored", False))
-
-
-def find_draining() -> Callable[[], bool]:
-    """What says whether Serve drains the replica of this process.
-
-    Ray tells its user's code nothing of it before the last request has ended: ray 2.60 has neither
-    a hook nor a field of the replica's context for it, and asking the controller would load it with
-    every replica's question. The actor itself knows, in private attributes.
-    """
-    actors = ray._private.worker.global_worker.actors.values()  # a process has one at most
-    replica: Any = getattr(next(iter(actors), None), "_replica_impl", None)
-    if not hasattr(replica, "_shutting_down"):
-        logger.warning("Ray's replica does not say whether it drains: Routers learn it late")
-        return bool
-    return lambda: bool(replica._shutting_down)
 
 
 class TierServer(LLMServer):

@@ -183,7 +183,7 @@ def test_telemetry(local: Service) -> None:
 
     def seen() -> bool:
         return (
-            local.metric("ray_serve_app_calls_total", outcome="ok", tier="fast") > 0
+            local.metric("ray_serve_app_calls_total", outcome="ok", application="llm") > 0
             and local.metric("ray_serve_app_decisions_total", reason="simple") > 0
             and local.metric("ray_serve_app_time_to_first_token_seconds_count", tier="fast") > 0
             and local.metric("ray_serve_app_time_per_output_token_seconds_count") > 0
