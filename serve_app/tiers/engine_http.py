@@ -85,13 +85,13 @@ class LeasedApp:
 
     async def _exchange(self, lease: Lease, scope: Scope, receive: Receive, send: Send) -> None:
         meter = Meter()
-        answer = Answer(send, self._recent_load_header)
+        answer = Answer(send, self._recent_load_header, lease.complete_exchange)
         token = METER.set(meter)
         lease.begin_exchange(meter)
         try:
             await self._app(scope, receive, answer.send)
         finally:
-            lease.end_exchange(complete=answer.complete)
+            lease.end_exchange()
             METER.reset(token)
 
     async def _end(self, lease: Lease, send: Send, refusal: Refusal | None) -> None:
@@ -145,14 +145,19 @@ class LeasedApp:
 
 
 class Answer:
-    """The messages of one answer of the engine's: the load on its head, and whether it is whole."""
+    """The messages of one answer of the engine's: the load on its head, and when it is whole."""
 
-    __slots__ = ("_load", "_send", "complete")
+    __slots__ = ("_load", "_send", "_when_whole")
 
-    def __init__(self, send: Send, load: Callable[[], tuple[bytes, bytes]]) -> None:
+    def __init__(
+        self,
+        send: Send,
+        load: Callable[[], tuple[bytes, bytes]],
+        when_whole: Callable[[], None],
+    ) -> None:
         self._send = send
         self._load = load
-        self.complete = False
+        self._when_whole = when_whole
 
     async def send(self, message: Message) -> None:
         """Pass the next message on."""
@@ -162,7 +167,7 @@ class Answer:
             return
         await self._send(message)
         if not message.get("more_body", False):
-            self.complete = True
+            self._when_whole()
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:

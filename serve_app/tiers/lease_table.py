@@ -46,11 +46,13 @@ class Lease:
         self._idle.clear()
         self._timer.cancel()
 
-    def end_exchange(self, *, complete: bool = True) -> None:
+    def complete_exchange(self) -> None:
+        """The whole answer has been sent, and with it what it took; its app may still tidy up."""
+        self._meter = None
+
+    def end_exchange(self) -> None:
         """An HTTP exchange under this lease has ended, with its whole answer or without."""
         self.exchanges -= 1
-        if complete:
-            self._meter = None
         if self.exchanges == 0:
             self._idle.set()
             if not self._ended.done():

@@ -11,7 +11,7 @@ import httpx
 import pytest
 
 from serve_app.core.call import Endpoint, Usage
-from serve_app.tiers.asgi import Message, Receive, Send
+from serve_app.tiers.asgi import Message, Receive, Scope, Send
 from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, warm_up
 from serve_app.tiers.engine_stats import EngineStats
 from serve_app.tiers.lease_answers import Refusal, parse_usage, render_usage
@@ -264,6 +264,28 @@ async def test_a_call_that_was_cut_off_tells_what_it_took() -> None:
             router = Holder(http)
             assert (await router.post()).text == "hello"
             assert "x-lease-usage" not in (await router.post("/lease")).headers
+
+
+async def test_an_answer_is_complete_before_its_app_has_ended() -> None:
+    """The Router may end the lease while the engine's app still tidies up."""
+    leases, tidied = LeaseTable(), asyncio.Event()
+
+    async def tidying(scope: Scope, receive: Receive, send: Send) -> None:
+        meter = METER.get()
+        assert meter is not None
+        meter.add(Sequence())
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"hello"})
+        await tidied.wait()
+
+    async with client(LeasedApp(tidying, leases)) as http:
+        router = Holder(http)
+        with leases.open("a", SECRET):
+            answered = asyncio.create_task(router.post())
+            await asyncio.sleep(0.01)
+            assert "x-lease-usage" not in (await router.post("/lease")).headers
+            tidied.set()
+            await answered
 
 
 def test_a_meter_adds_up_choices_and_prompts() -> None:
