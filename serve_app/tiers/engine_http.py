@@ -85,11 +85,11 @@ class LeasedApp:
 
     async def _exchange(self, lease: Lease, scope: Scope, receive: Receive, send: Send) -> None:
         meter = Meter()
-        answer = Answer(send, self._recent_load_header, lease.complete_exchange)
+        answer = Answer(receive, send, self._recent_load_header, lease.complete_exchange)
         token = METER.set(meter)
         lease.begin_exchange(meter)
         try:
-            await self._app(scope, receive, answer.send)
+            await self._app(scope, answer.receive, answer.send)
         finally:
             lease.end_exchange()
             METER.reset(token)
@@ -145,19 +145,33 @@ class LeasedApp:
 
 
 class Answer:
-    """The messages of one answer of the engine's: the load on its head, and when it is whole."""
+    """The messages of one answer of the engine's: the load on its head, and when it is whole.
 
-    __slots__ = ("_load", "_send", "_when_whole")
+    After a disconnect none is: for a call that is not streamed vLLM stops the engine then, and
+    sends an empty answer all the same.
+    """
+
+    __slots__ = ("_left", "_load", "_receive", "_send", "_when_whole")
 
     def __init__(
         self,
+        receive: Receive,
         send: Send,
         load: Callable[[], tuple[bytes, bytes]],
         when_whole: Callable[[], None],
     ) -> None:
+        self._receive = receive
         self._send = send
         self._load = load
         self._when_whole = when_whole
+        self._left = False
+
+    async def receive(self) -> Message:
+        """The next message of the Router's."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._left = True
+        return message
 
     async def send(self, message: Message) -> None:
         """Pass the next message on."""
@@ -166,7 +180,7 @@ class Answer:
             await self._send(message)
             return
         await self._send(message)
-        if not message.get("more_body", False):
+        if not (self._left or message.get("more_body", False)):
             self._when_whole()
 
 

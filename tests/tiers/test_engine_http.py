@@ -288,6 +288,38 @@ async def test_an_answer_is_complete_before_its_app_has_ended() -> None:
             await answered
 
 
+async def test_an_answer_after_the_disconnect_is_none() -> None:
+    """vLLM cancels a call that is not streamed when its client leaves, and then answers `null`."""
+    leases, signer, answers = LeaseTable(), LeaseSigner("a", SECRET), list[Message]()
+    messages: list[Message] = [{"type": "http.request"}, {"type": "http.disconnect"}]
+
+    async def receive() -> Message:
+        return messages.pop(0)
+
+    async def send(message: Message) -> None:
+        answers.append(message)
+
+    async def cancelled(scope: Scope, receive: Receive, send: Send) -> None:
+        meter = METER.get()
+        assert meter is not None
+        meter.add(Sequence())
+        while (await receive())["type"] != "http.disconnect":
+            pass
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b"null"})
+
+    with leases.open("a", SECRET) as lease:
+        scope = {
+            "method": "POST",
+            "path": PATH,
+            "query_string": b"",
+            "headers": [(b"x-lease-id", signer.sign(PATH.encode(), b"", 0))],
+        }
+        await LeasedApp(cancelled, leases)(scope, receive, send)
+        assert answers[-1]["body"] == b"null"
+        assert await lease.read_cut_off(0) == Usage(5, 0)
+
+
 def test_a_meter_adds_up_choices_and_prompts() -> None:
     """A prompt counts once, its choices each; what generates nothing has a prompt only."""
     meter = Meter()
