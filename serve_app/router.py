@@ -126,7 +126,7 @@ class Router:
         finally:
             for client in self._clients.values():
                 client.close()
-            self._recorder.flush()
+            await self._recorder.close()
 
 
 def read_leases(client: TierClient) -> tuple[int, int]:

@@ -13,6 +13,7 @@ from serve_app.core.errors import GatewayError
 from serve_app.core.load import TierLoad
 from serve_app.tiers.client import UpstreamRequest
 from serve_app.tiers.http1 import Address
+from serve_app.tiers.lease_signature import LeaseSigner
 
 
 class FakeAnswer:
@@ -97,10 +98,16 @@ class FakeReadiness:
 
 @dataclass(frozen=True)
 class FakeGrant:
-    """A place on a replica."""
+    """A place on a replica, whose requests are signed only where a door looks."""
 
     lease_id: str
     address: Address
+    signer: LeaseSigner | None = None
+
+    def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
+        if self.signer is None:
+            return self.lease_id.encode()
+        return self.signer.sign(path, draft_tokens, body_bytes)
 
 
 class FakeOpener:

@@ -32,8 +32,8 @@ class LoadConfig(Config):
         0.0,
         ge=0,
         le=1,
-        description="The strongest tier is busy, too, when no engine of it has more than this part "
-        "of its KV cache free. 0: it is not looked at.",
+        description="The strongest tier is busy, too, when its engines have less than this part of "
+        "their KV caches free in the mean. 0: it is not looked at.",
     )
     busy_score_band: float = Field(
         0.15,
@@ -49,11 +49,12 @@ class LoadConfig(Config):
         description="While the strongest tier is idle, calls that score up to this below the "
         "threshold go there. 0: none.",
     )
-    idle_ongoing_max: int = Field(
-        0,
+    idle_ongoing_max: float = Field(
+        0.0,
         ge=0,
         le=65536,
-        description="Calls that the strongest tier may hold and still be idle.",
+        description="Calls that each replica of the strongest tier may hold in the mean, while the "
+        "tier still counts as idle.",
     )
 
     @property

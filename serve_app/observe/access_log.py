@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 import logging.handlers
+import time
+from collections.abc import Sequence
 from datetime import UTC, datetime
 from pathlib import Path
 from typing import Any
@@ -11,9 +13,16 @@ from typing import Any
 import orjson
 
 from serve_app.core.call import Draft, Record
+from serve_app.observe.log_files import OwnedLogs
 
 BYTES_MAX = 100 * 1024 * 1024
 FILES_MAX = 5
+"""Files of one Router beside the one that it writes."""
+
+DIRECTORY_BYTES_MAX = 2 * 1024**3
+"""Of all Routers that have ever run on this node. Each new one has a name of its own."""
+
+PRUNE_S = 600.0
 
 
 def serve_log_dir() -> Path | None:
@@ -29,28 +38,40 @@ def serve_log_dir() -> Path | None:
 
 
 class AccessLog:
-    """Collects lines; `flush` writes them. Rotates at `BYTES_MAX`."""
+    """Writes lines, a batch at a time; for one thread. Rotates at `BYTES_MAX`.
 
-    def __init__(self, path: Path | None) -> None:
-        self._lines: list[bytes] = []
-        self._logger = logging.Logger("serve_app.access")
-        self._logger.addHandler(
+    Logs of Routers that have ended are deleted, the oldest first, where all logs of the directory
+    take more than `directory_bytes_max`.
+    """
+
+    def __init__(self, path: Path | None, directory_bytes_max: int = DIRECTORY_BYTES_MAX) -> None:
+        self._owned = None if path is None else OwnedLogs(path)
+        self._directory_bytes_max = directory_bytes_max
+        self._prune_at = float("-inf")
+        self._handler = (
             logging.StreamHandler()
             if path is None
             else logging.handlers.RotatingFileHandler(
                 path, maxBytes=BYTES_MAX, backupCount=FILES_MAX, encoding="utf-8"
             )
         )
+        self._logger = logging.Logger("serve_app.access")
+        self._logger.addHandler(self._handler)
 
-    def add(self, record: Record) -> None:
-        """Note one ended call."""
-        self._lines.append(orjson.dumps(render_line(record)))
+    def write(self, records: Sequence[Record]) -> None:
+        """One line for each call."""
+        if self._owned is not None and time.monotonic() >= self._prune_at:
+            self._prune_at = time.monotonic() + PRUNE_S
+            self._owned.prune_others(self._directory_bytes_max)
+        if records:
+            lines = b"\n".join(orjson.dumps(render_line(record)) for record in records)
+            self._logger.info("%s", lines.decode())
 
-    def flush(self) -> None:
-        """Write what has been noted."""
-        lines, self._lines = self._lines, []
-        if lines:
-            self._logger.info("%s", b"\n".join(lines).decode())
+    def close(self) -> None:
+        """Close the file."""
+        self._handler.close()
+        if self._owned is not None:
+            self._owned.close()
 
 
 def render_line(record: Record) -> dict[str, Any]:

@@ -6,7 +6,7 @@ from collections.abc import Callable, Mapping
 from enum import StrEnum
 from typing import TypeVar
 
-from ray.util.metrics import Counter
+from ray.serve.metrics import Counter
 
 Fate = TypeVar("Fate", bound=StrEnum)
 

@@ -1,7 +1,8 @@
 """Prometheus metrics through Ray: buffered, because one Ray metric call costs as much as routing.
 
 Every label comes from a closed set: endpoints, tier names of the config, reasons, outcomes and
-error codes of our own tree. Nothing a client sends becomes a label.
+error codes of our own tree. Nothing a client sends becomes a label. Within a replica Ray Serve adds
+labels of its own: `application`, `deployment` and `replica`.
 """
 
 from __future__ import annotations
@@ -9,7 +10,7 @@ from __future__ import annotations
 from collections import Counter as Tally
 from collections.abc import Callable, Mapping
 
-from ray.util.metrics import Counter, Gauge, Histogram
+from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve_app.core.call import Draft, Record, Usage
 
@@ -46,21 +47,27 @@ class CallMetrics:
         self._calls = Counter(
             "serve_app_calls",
             "Calls that have ended, by endpoint, tier and outcome.",
-            ("endpoint", "tier", "outcome"),
+            ("endpoint", "tier", "outcome"),  # type: ignore[arg-type]  # Ray says: a tuple of one
         )
         self._decisions = Counter(
-            "serve_app_decisions", "Calls routed, by tier and reason.", ("tier", "reason")
+            "serve_app_decisions",
+            "Calls routed, by tier and reason.",
+            ("tier", "reason"),  # type: ignore[arg-type]  # as above
         )
         self._errors = Counter(
-            "serve_app_errors", "Calls that failed, by error code.", ("tier", "code")
+            "serve_app_errors",
+            "Calls that failed, by error code.",
+            ("tier", "code"),  # type: ignore[arg-type]  # as above
         )
         self._tokens = Counter(
-            "serve_app_tokens", "Tokens as the engines counted them.", ("tier", "direction")
+            "serve_app_tokens",
+            "Tokens as the engines counted them.",
+            ("tier", "direction"),  # type: ignore[arg-type]  # as above
         )
         self._draft_tokens = Counter(
             "serve_app_draft_tokens",
             "Tokens of drafts that were discarded, up to their checkpoint.",
-            ("tier", "direction"),
+            ("tier", "direction"),  # type: ignore[arg-type]  # as above
         )
         self._confidence = Histogram(
             "serve_app_draft_confidence", "P(right) of drafts.", PROBABILITIES, ("tier",)
@@ -78,7 +85,10 @@ class CallMetrics:
             ("tier",),
         )
         self._total = Histogram(
-            "serve_app_call_seconds", "Whole duration of a call.", SECONDS, ("endpoint", "tier")
+            "serve_app_call_seconds",
+            "Whole duration of a call.",
+            SECONDS,
+            ("endpoint", "tier"),  # type: ignore[arg-type]  # as above
         )
         self._leases = Gauge(
             "serve_app_leases_open", "Places that this Router holds on replicas.", ("tier",)
@@ -144,4 +154,5 @@ class CallMetrics:
 
 
 def _tags(metric: Counter | Histogram, labels: Labels) -> dict[str, str]:
-    return dict(zip(metric.info["tag_keys"], labels, strict=True))
+    ours = metric.info["tag_keys"][-len(labels) :]  # after those that Ray Serve has added
+    return dict(zip(ours, labels, strict=True))

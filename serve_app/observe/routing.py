@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import logging
+import math
 from collections.abc import Callable, Mapping
 from typing import Protocol
 
-from ray.util.metrics import Gauge
+from ray.serve.metrics import Gauge
 
 from serve_app.core.load import TierLoad
 
@@ -92,7 +93,9 @@ class LoadMetrics:
             ("tier",),
         )
         self._kv_free = Gauge(
-            "serve_app_kv_free_ratio", "Free part of the emptiest KV cache of a tier.", ("tier",)
+            "serve_app_kv_free_ratio",
+            "Free part of the KV caches of a tier, the mean of its replicas; none without news.",
+            ("tier",),
         )
 
     def flush(self) -> None:
@@ -101,8 +104,8 @@ class LoadMetrics:
             tags = {"tier": name}
             self._down.set(int(load.down), tags)
             self._first_token.set(load.first_token_s or 0.0, tags)
-            if load.kv_free_ratio is not None:
-                self._kv_free.set(load.kv_free_ratio, tags)
+            # Ray drops a series that is NaN at once, one that is not set two exports later.
+            self._kv_free.set(math.nan if load.kv_free_ratio is None else load.kv_free_ratio, tags)
             if load.down != (name in self._were_down):
                 self._were_down ^= {name}
                 logger.warning("tier %s %s", name, "is down" if load.down else "is back")

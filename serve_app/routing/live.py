@@ -54,9 +54,10 @@ def is_busy(load: TierLoad, config: LoadConfig) -> bool:
 
 
 def is_idle(load: TierLoad, config: LoadConfig) -> bool:
-    """Whether the tier has next to nothing to do, as far as is known."""
+    """Whether the tier's replicas have next to nothing to do, as far as is known."""
     calls = max(load.ongoing, (load.running or 0) + (load.queued or 0))
-    return not load.down and not load.waiting and calls <= config.idle_ongoing_max
+    allowed = config.idle_ongoing_max * max(load.replicas or 1, 1)
+    return not load.down and not load.waiting and calls <= allowed
 
 
 def spare_draft(decision: Decision, down: Set[str]) -> Decision:

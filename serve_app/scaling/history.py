@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import math
 from collections import deque
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from itertools import pairwise
+from operator import attrgetter
 
 from serve_app.scaling.demand import Capacity, EngineSignals, TierSignals
 
@@ -17,6 +18,9 @@ RATE_S = (60.0, 30.0, 15.0, 8.0)
 SURGE_SIGMA = 4.0
 """How many standard deviations that is. Arrivals are taken as Poisson: of n expected ones, the
 square root of n is chance."""
+UNCOUNTED_MIN = 1.25
+"""How many times as many calls must have been seen as were meant for the tier, besides chance: the
+two are told at different moments."""
 TREND_BINS = 8
 TREND_EXPLAINED_MIN = 0.9
 TREND_RISE_MIN = 0.15
@@ -27,12 +31,15 @@ TREND_RISE_MIN = 0.15
 class Point:
     """One look at a tier; counters go on, whichever replicas come and go.
 
-    `arrived` are the calls that were meant for it, as the Routers count them; or, where they do
-    not, those that have ended and those that are here, which leaves out who is turned away.
+    `meant` are the calls that were meant for it, as the Routers count them. `arrived` are those
+    that have ended and those that are here: it leaves out calls that are turned away, and holds
+    those that no Router has counted. While another tier's calls spill here, it goes on as `meant`
+    does.
     """
 
     at_s: float
     calls: float
+    meant: float
     arrived: float
     finished: float
     prompt_tokens: float
@@ -50,24 +57,29 @@ class History:
     engines: Mapping[str, EngineSignals] = field(default_factory=dict)
     wanted: Mapping[str, float] = field(default_factory=dict)
 
-    def note(self, signals: TierSignals) -> None:
-        """Another look. Time that does not advance is no look."""
+    def note(self, signals: TierSignals, *, spilled: bool = False) -> None:
+        """Another look, `spilled` while other tiers' calls come here too.
+
+        Time that does not advance is no look.
+        """
         if self.points and signals.now_s <= self.points[-1].at_s:
             return
         told, tells = self.engines, signals.engines
         last = self.points[-1] if self.points else None
         finished = _added(told, tells, "finished")
         came = finished + signals.calls - (last.calls if last else 0.0)
-        if signals.wanted:
-            came = sum(
-                max(0.0, count - self.wanted[key])
-                for key, count in signals.wanted.items()
-                if key in self.wanted
-            )
-        last = last or Point(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+        meant = sum(
+            max(0.0, count - self.wanted[key])
+            for key, count in signals.wanted.items()
+            if key in self.wanted
+        )
+        if spilled and signals.wanted:
+            came = meant
+        last = last or Point(0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
         point = Point(
             at_s=signals.now_s,
             calls=signals.calls,
+            meant=last.meant + meant,
             arrived=last.arrived + came,
             finished=last.finished + finished,
             prompt_tokens=last.prompt_tokens + _added(told, tells, "prompt_tokens"),
@@ -119,19 +131,30 @@ class History:
             (end.output_tokens - begin.output_tokens) / ended,
         )
 
+    def _series(self) -> Callable[[Point], float]:
+        """What counts as having come: the calls that were meant for the tier, unless the engines
+        have seen clearly more within the last minute."""
+        if not self.wanted:
+            return attrgetter("arrived")
+        points = self.since(RATE_S[0])
+        meant = points[-1].meant - points[0].meant
+        seen = points[-1].arrived - points[0].arrived
+        uncounted = seen > UNCOUNTED_MIN * meant + SURGE_SIGMA * math.sqrt(meant)
+        return attrgetter("arrived" if uncounted else "meant")
+
     def count_arrivals(self, window_s_min: float = 0.0) -> float:
         """Calls that come in a second: over a minute, or over less if that is clearly more.
 
         `window_s_min` leaves the shorter times out, for when replicas come: they take so many calls
         at once that news of different age do not add up.
         """
-        per_s = 0.0
+        per_s, read = 0.0, self._series()
         for window_s in RATE_S:
             points = self.since(window_s)
             if len(points) < 3 or window_s < window_s_min:
                 break
             span_s = points[-1].at_s - points[0].at_s
-            came = max(0.0, points[-1].arrived - points[0].arrived)
+            came = max(0.0, read(points[-1]) - read(points[0]))
             expected = per_s * span_s
             if window_s == RATE_S[0] or came > expected + SURGE_SIGMA * math.sqrt(expected + 1):
                 per_s = came / span_s
@@ -147,8 +170,9 @@ class History:
             return 0.0
         step = (len(points) - 1) // TREND_BINS
         marks = [points[len(points) - 1 - step * back] for back in range(TREND_BINS, -1, -1)]
+        read = self._series()
         rates = [
-            ((a.at_s + b.at_s) / 2, (b.arrived - a.arrived) / (b.at_s - a.at_s))
+            ((a.at_s + b.at_s) / 2, (read(b) - read(a)) / (b.at_s - a.at_s))
             for a, b in pairwise(marks)
         ]
         slope, at_end, explained = _fit_line(rates, points[-1].at_s)

@@ -104,6 +104,16 @@ class TierPolicy:
         self._own = 0.0
         self._last = Decision(rules.min, rules.min, rules.min, 0.0)
 
+    @property
+    def last(self) -> Decision:
+        """The newest decision."""
+        return self._last
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it is time for another look; to know that costs nothing, signals do."""
+        looked_s = self._looked_s
+        return looked_s is None or not looked_s <= now_s < looked_s + LOOK_S
+
     def decide(self, signals: TierSignals, *, spilled: float = 0.0) -> Decision:
         """The replicas from now on, within the rules' bounds.
 
@@ -118,10 +128,10 @@ class TierPolicy:
             self._steady.hold(now_s, float(signals.target))
             self._steady_own.hold(now_s, float(signals.target))
             self._busy_s = now_s if signals.target else float("-inf")
-        elif now_s - self._looked_s < LOOK_S:
+        elif not self.is_due(now_s):
             return self._last
         self._looked_s = now_s
-        self._history.note(signals)
+        self._history.note(signals, spilled=spilled > 0)
         if signals.ready > self._ready:
             self._grown_s = now_s
         self._ready = signals.ready

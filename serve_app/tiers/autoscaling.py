@@ -1,7 +1,9 @@
 """The seam between Ray's autoscaler and `scaling`: contexts in, numbers of replicas out.
 
 Ray's controller loads these classes and calls them in its control loop, ten times a second: they
-must be quick, and they must never raise. It needs this package on the head node.
+must be quick, and they must never raise. So they read a context only when a look is due: Ray makes
+its metrics from all replicas' reports at the moment in which they are read. The controller needs
+this package on the head node.
 """
 
 from __future__ import annotations
@@ -45,6 +47,8 @@ class LLMPolicy:
     def __call__(self, ctx: AutoscalingContext) -> Scaled:
         """The replicas from now on; by Ray's own policy should ours fail."""
         try:
+            if not self._policy.is_due(now_s(ctx)):
+                return self._policy.last.replicas, {}
             return self._policy.decide(read_signals(ctx)).replicas, {}
         except Exception:  # Ray would end its control loop's round for every tier
             if not self.failed:
@@ -69,6 +73,7 @@ class JointPolicy:
         self._names = tuple(tiers)
         self._gpus_max = gpus_max
         self._policies: dict[str, TierPolicy] = {}
+        self._shares: Mapping[str, int] = {}
         self._gpus: dict[str, float] = {}
         self.failed = False
         """Whether it ever had to go by Ray's policy."""
@@ -94,12 +99,28 @@ class JointPolicy:
 
     def _decide(self, contexts: Mapping[Any, AutoscalingContext]) -> dict[Any, int]:
         named = {ctx.deployment_name: (key, ctx) for key, ctx in contexts.items()}
+        if self._is_due(named[TIER_PREFIX + name][1] for name in self._names):
+            self._shares = self._look(named, contexts.values())
+        return {named[TIER_PREFIX + name][0]: count for name, count in self._shares.items()}
+
+    def _is_due(self, contexts: Iterable[AutoscalingContext]) -> bool:
+        policies = self._policies
+        return len(self._shares) < len(self._names) or any(
+            policies[name].is_due(now_s(ctx))
+            for name, ctx in zip(self._names, contexts, strict=True)
+        )
+
+    def _look(
+        self,
+        named: Mapping[str, tuple[Any, AutoscalingContext]],
+        contexts: Iterable[AutoscalingContext],
+    ) -> Mapping[str, int]:
         wishes: list[TierWish] = []
         spilled = 0.0
         for name in reversed(self._names):
             _, ctx = named[TIER_PREFIX + name]
             policy = self._policy(name, ctx)
-            signals = read_signals(ctx, read_wanted(name, contexts.values()))
+            signals = read_signals(ctx, read_wanted(name, contexts))
             decision = policy.decide(signals, spilled=spilled)
             wishes.insert(
                 0,
@@ -112,8 +133,7 @@ class JointPolicy:
                 spilled = count_spilled(
                     decision.needed, signals.ready, policy.rules.capacity, below
                 )
-        shares = share_gpus(wishes, self._gpus_max)
-        return {named[TIER_PREFIX + name][0]: count for name, count in shares.items()}
+        return share_gpus(wishes, self._gpus_max)
 
     def _policy(self, name: str, ctx: AutoscalingContext) -> TierPolicy:
         if name not in self._policies:
@@ -144,10 +164,15 @@ def read_wanted(name: str, contexts: Iterable[AutoscalingContext]) -> dict[str, 
     return counts
 
 
+def now_s(ctx: AutoscalingContext) -> float:
+    """Unix time of the look."""
+    return float(ctx.current_time or 0.0)
+
+
 def read_signals(ctx: AutoscalingContext, wanted: Mapping[str, float] | None = None) -> TierSignals:
     """What Ray tells of a deployment; replicas that have told nothing are left out."""
     return TierSignals(
-        now_s=float(ctx.current_time or 0.0),
+        now_s=now_s(ctx),
         ready=ctx.current_num_replicas,
         target=ctx.target_num_replicas,
         calls=float(ctx.total_num_requests),

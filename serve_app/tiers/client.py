@@ -30,17 +30,12 @@ from serve_app.tiers.http1 import (
     ExchangeTimeout,
     Headers,
 )
+from serve_app.tiers.lease_answers import LEASE_USAGE_HEADER, Refusal, parse_usage
 from serve_app.tiers.lease_pool import Lease, LeasePool, Opener
 from serve_app.tiers.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_engine_load
 
 LEASE_HEADER = b"x-lease-id"
 LEASE_REFUSED_HEADER = b"x-lease-refused"
-LEASE_UNKNOWN = b"1"
-"""Why a replica refuses: it does not know the lease. Other reasons are its own state."""
-
-LEASE_USAGE_HEADER = b"x-lease-usage"
-"""On the answer to the end of a lease whose last answer was cut off: prompt and output tokens."""
-
 LEASE_PATH = "/lease"
 """A request to it ends the lease that it is sent under."""
 
@@ -343,7 +338,7 @@ class TierClient:
             self.down = False
             self._leases.penalties.clear(address)
             return Verdict.BEGUN
-        if reason == LEASE_UNKNOWN:
+        if reason == Refusal.LEASE.value:
             # What this replica took back it may have taken back all at once.
             self._leases.drop_idle(address)
         else:
@@ -457,7 +452,7 @@ class TierClient:
         exchange: Exchange | None = None
         try:
             exchange = connection.begin(
-                _render(path.encode(), lease, b"", b""), deadlines, stream=True
+                _render(path.encode(), lease, b"", b"", b""), deadlines, stream=True
             )
             await exchange.head()
             while await exchange.read():
@@ -502,7 +497,7 @@ class UpstreamRequest:
 
     __slots__ = (
         "_body",
-        "_headers",
+        "_draft_tokens",
         "_path",
         "_request_id",
         "patience_s",
@@ -531,9 +526,7 @@ class UpstreamRequest:
         self._path = path.encode()
         self._body = body
         self._request_id = request_id.encode()
-        self._headers = b""
-        if draft_tokens:
-            self._headers = b"%b: %d\r\n" % (DRAFT_TOKENS_HEADER, draft_tokens)
+        self._draft_tokens = b"%d" % draft_tokens if draft_tokens else b""
         self.stream = stream
         self.silent = silent
         self.usage = usage
@@ -547,11 +540,10 @@ class UpstreamRequest:
 
     def _settle(self, headers: Headers) -> None:
         told = find_header(headers, LEASE_USAGE_HEADER)
-        if told is not None and self.usage is not None:
-            prompt, _, completion = told.partition(b" ")
-            if prompt.isdigit() and completion.isdigit():
-                self.usage.prompt_tokens = int(prompt)
-                self.usage.completion_tokens = int(completion)
+        usage = None if told is None else parse_usage(told)
+        if usage is not None and self.usage is not None:
+            self.usage.prompt_tokens = usage.prompt_tokens
+            self.usage.completion_tokens = usage.completion_tokens
         if self.settling is not None and not self.settling.done():
             self.settling.set_result(None)
 
@@ -565,14 +557,23 @@ class UpstreamRequest:
 
     def render(self, lease: Lease) -> bytes:
         """The bytes on the wire, with the lease that opens the engine's port."""
-        return _render(self._path, lease, self._request_id, self._body, self._headers)
+        return _render(self._path, lease, self._request_id, self._draft_tokens, self._body)
 
 
 def _render(
-    path: bytes, lease: Lease, request_id: bytes, body: bytes, headers: bytes = b""
+    path: bytes, lease: Lease, request_id: bytes, draft_tokens: bytes, body: bytes
 ) -> bytes:
+    draft = b"%b: %b\r\n" % (DRAFT_TOKENS_HEADER, draft_tokens) if draft_tokens else b""
     return (
         b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
         b"x-request-id: %b\r\n%b: %b\r\n%bcontent-length: %d\r\n\r\n%b"
-        % (path, request_id, LEASE_HEADER, lease.lease_id.encode(), headers, len(body), body)
+        % (
+            path,
+            request_id,
+            LEASE_HEADER,
+            lease.sign(path, draft_tokens, len(body)),
+            draft,
+            len(body),
+            body,
+        )
     )

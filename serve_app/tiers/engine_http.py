@@ -7,57 +7,181 @@ import contextlib
 import logging
 import socket
 import time
+from collections.abc import Callable
 
 import httpx
 import uvicorn
 
-from serve_app.tiers.asgi import ASGIApp, Receive, Scope, Send
+from serve_app.core.call import Endpoint
+from serve_app.tiers.asgi import ASGIApp, Message, Receive, Scope, Send
 from serve_app.tiers.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER, LOAD_PATH
+from serve_app.tiers.draft_report import DRAFT_TOKENS_HEADER
 from serve_app.tiers.engine_stats import EngineStats
 from serve_app.tiers.http1 import IDLE_S_MAX, Address
-from serve_app.tiers.lease_table import LeaseTable
+from serve_app.tiers.lease_answers import LEASE_USAGE_HEADER, Refusal, render_usage
+from serve_app.tiers.lease_signature import parse_lease
+from serve_app.tiers.lease_table import Lease, LeaseTable
 from serve_app.tiers.load import LOAD_HEADER, EngineLoad
+from serve_app.tiers.meter import METER, Meter
 
 logger = logging.getLogger("ray.serve")
 
 
-class LeasedApp:
-    """The engine's app behind a door that opens to live leases only."""
+PATHS = frozenset(Endpoint)
+"""What Routers forward. The engine's app has paths to stop, change and empty the engine, too."""
 
-    def __init__(self, app: ASGIApp, leases: LeaseTable, stats: EngineStats | None = None) -> None:
+SETTLE_S = 0.5
+"""How long the end of a lease waits for an exchange that is being cut off; Routers wait longer."""
+
+LOAD_KEPT_S = 0.05
+"""How long the heads of answers tell the same load, which changes with each step of the engine."""
+
+
+def never() -> Refusal | None:
+    """Nothing is ever refused to a lease holder."""
+    return None
+
+
+class LeasedApp:
+    """The engine's app behind a door that opens to live leases only, and to what Routers send."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        leases: LeaseTable,
+        stats: EngineStats | None = None,
+        *,
+        refusal: Callable[[], Refusal | None] = never,
+    ) -> None:
+        """`refusal` says why no exchange can begin now, None where it can."""
         self._app = app
         self._leases = leases
         self._stats = stats
+        self._refusal = refusal
+        self._load: tuple[bytes, bytes] = (LOAD_HEADER, b"")
+        self._load_until = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        lease = self._leases.find(_lease_id(scope)) if scope["type"] == "http" else None
+        path = scope["path"]
+        own = path in (LEASE_PATH, LOAD_PATH)
+        if scope["method"] != "POST" or scope["query_string"] or not (own or path in PATHS):
+            await _answer(send, 404, [])
+            return
+        lease = self._find(scope)
+        refusal = self._refusal()
         if lease is None:
-            await _answer(send, 403, [(LEASE_REFUSED_HEADER, b"1")])
-            return
-        if scope["path"] == LEASE_PATH:
-            lease.end()
+            await self._refuse(send, Refusal.LEASE)
+        elif path == LEASE_PATH:
+            await self._end(lease, send, refusal)
+        elif refusal is not None:
+            if refusal is Refusal.DRAINING and not lease.exchanges:
+                # Ray waits for it; the Router passes it on no more.
+                lease.end()
+            await self._refuse(send, refusal)
+        elif path == LOAD_PATH:
             await _answer(send, 200, [self._load_header()])
-            return
-        if scope["path"] == LOAD_PATH:
-            await _answer(send, 200, [self._load_header()])
-            return
-        lease.begin_exchange()
+        else:
+            await self._exchange(lease, scope, receive, send)
+
+    async def _exchange(self, lease: Lease, scope: Scope, receive: Receive, send: Send) -> None:
+        meter = Meter()
+        answer = Answer(receive, send, self._recent_load_header, lease.complete_exchange)
+        token = METER.set(meter)
+        lease.begin_exchange(meter)
         try:
-            await self._app(scope, receive, send)
+            await self._app(scope, answer.receive, answer.send)
         finally:
             lease.end_exchange()
+            METER.reset(token)
+
+    async def _end(self, lease: Lease, send: Send, refusal: Refusal | None) -> None:
+        """End the lease, and tell what an exchange has taken that was cut off.
+
+        With a dead engine the lease goes on until it expires: while Ray counts the place as taken,
+        it sends fewer calls here.
+        """
+        if refusal is not Refusal.ENGINE:
+            lease.end()
+        headers = [] if refusal is Refusal.ENGINE else [self._load_header()]
+        if (usage := await lease.read_cut_off(SETTLE_S)) is not None:
+            headers.append((LEASE_USAGE_HEADER, render_usage(usage)))
+        await _answer(send, 200, headers)
+
+    async def _refuse(self, send: Send, refusal: Refusal) -> None:
+        headers = [(LEASE_REFUSED_HEADER, refusal.value)]
+        if refusal is Refusal.DRAINING:
+            headers.append(self._load_header())
+        await _answer(send, 403, headers)
+
+    def _find(self, scope: Scope) -> Lease | None:
+        """The live lease under which, and with whose secret, the request was sent."""
+        held, draft_tokens, body_bytes = b"", b"", b"0"
+        for name, value in scope["headers"]:
+            if name == LEASE_HEADER:
+                held = value
+            elif name == DRAFT_TOKENS_HEADER:
+                draft_tokens = value
+            elif name == b"content-length":
+                body_bytes = value
+        lease_id, counter, mac = parse_lease(held)
+        lease = self._leases.find(lease_id)
+        path = scope["path"].encode()
+        if lease is None or not lease.verifier.accepts(
+            counter, mac, path, draft_tokens, body_bytes
+        ):
+            return None
+        return lease
 
     def _load_header(self) -> tuple[bytes, bytes]:
         """The engine's own numbers, or else the calls that are here."""
         load = None if self._stats is None else self._stats.read()
         return LOAD_HEADER, (load or EngineLoad(self._leases.exchanges, 0, None)).render()
 
+    def _recent_load_header(self) -> tuple[bytes, bytes]:
+        now = time.monotonic()
+        if now >= self._load_until:
+            self._load, self._load_until = self._load_header(), now + LOAD_KEPT_S
+        return self._load
 
-def _lease_id(scope: Scope) -> str:
-    for name, value in scope["headers"]:
-        if name == LEASE_HEADER:
-            return bytes(value).decode("latin-1")
-    return ""
+
+class Answer:
+    """The messages of one answer of the engine's: the load on its head, and when it is whole.
+
+    After a disconnect none is: for a call that is not streamed vLLM stops the engine then, and
+    sends an empty answer all the same.
+    """
+
+    __slots__ = ("_left", "_load", "_receive", "_send", "_when_whole")
+
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        load: Callable[[], tuple[bytes, bytes]],
+        when_whole: Callable[[], None],
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._load = load
+        self._when_whole = when_whole
+        self._left = False
+
+    async def receive(self) -> Message:
+        """The next message of the Router's."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._left = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass the next message on."""
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), self._load()]}
+            await self._send(message)
+            return
+        await self._send(message)
+        if not (self._left or message.get("more_body", False)):
+            self._when_whole()
 
 
 async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:

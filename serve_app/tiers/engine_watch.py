@@ -1,4 +1,4 @@
-"""The seam to vLLM's engine through which drafts are watched: what `generate` yields.
+"""The seams to vLLM's engine: what `generate` yields, and what becomes of each request.
 
 All of vLLM's endpoints get their tokens from `AsyncLLM.generate`, so that one place serves them
 all, whatever their wire formats. The sampled tokens' log-probabilities are asked for here and not
@@ -7,7 +7,8 @@ in the body of the call, so the answers' bytes hold them only where the caller w
 
 from __future__ import annotations
 
-from collections.abc import AsyncGenerator, Callable
+import logging
+from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
 from typing import Any
 
@@ -15,6 +16,9 @@ from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from serve_app.tiers.draft_gate import WATCH, Watch
+from serve_app.tiers.meter import METER
+
+logger = logging.getLogger("ray.serve")
 
 Outputs = AsyncGenerator[RequestOutput, None]
 Generate = Callable[..., Outputs]
@@ -23,6 +27,32 @@ Generate = Callable[..., Outputs]
 def watch_drafts(client: Any) -> None:
     """Let drafts see the tokens that an engine client generates; other calls pass as before."""
     client.generate = watched(client.generate)
+
+
+def watch_tokens(client: Any) -> None:
+    """Let the meter of each exchange see the requests that an engine client has taken for it.
+
+    Counting what `generate` yields would cost something for each token, and would see nothing of an
+    answer in one piece before its end. vLLM's output processor keeps the tokens of each request
+    anyway, so a reference to its state is enough. Nothing of it is public.
+    """
+    processor: Any = getattr(client, "output_processor", None)
+    if not hasattr(processor, "request_states"):
+        logger.warning("the engine keeps no request states, so tokens of aborted calls count as 0")
+        return
+    processor.add_request = metered(processor.add_request, processor.request_states)
+
+
+def metered(add_request: Callable[..., None], states: Mapping[str, Any]) -> Callable[..., None]:
+    """`OutputProcessor.add_request` that shows the new state to the exchange's meter, if any."""
+
+    def add(request: Any, *args: Any, **kwargs: Any) -> None:
+        add_request(request, *args, **kwargs)
+        meter = METER.get()
+        if meter is not None:
+            meter.add(states[request.request_id])
+
+    return add
 
 
 def watched(generate: Generate) -> Generate:

@@ -50,6 +50,10 @@ class Grant(Protocol):
         """Host and port of the replica's engine app."""
         ...
 
+    def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
+        """The lease header of one request; see `LeaseSigner`."""
+        ...
+
 
 class Opener(Protocol):
     """Asks Ray for places."""
@@ -94,6 +98,10 @@ class Lease:
     def lease_id(self) -> str:
         """What the engine app asks for."""
         return self._grant.lease_id
+
+    def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
+        """The lease header of one request."""
+        return self._grant.sign(path, draft_tokens, body_bytes)
 
 
 class Ask:

@@ -9,11 +9,20 @@ from serve_app import demo
 from serve_app.config.tiers import DEMO_PREFIX, DEPLOYMENT_PREFIX, ReplicasConfig, TierConfig
 from serve_app.tiers.fit import Need
 
-ROUTING_BACKOFF_S = {"initial_backoff_s": 0.01, "backoff_multiplier": 2, "max_backoff_s": 0.03}
-"""How long Ray's request router waits between two looks at full replicas. Where calls wait, it
-gives a place that came free to the one that waits longest, and the task that found the place goes
-on waiting for its own, longer and longer: up to half a second by default. Two tasks a replica then
-grant four places a second, however many are free."""
+BACKOFF_S_MIN = 0.01
+BACKOFF_MULTIPLIER = 2
+BACKOFF_S_PER_REPLICA = 0.03
+"""How long Ray's request router waits between two looks at full replicas, in the end, for each
+replica that there may be. Where calls wait, it gives a place that came free to the one that waits
+longest, and the task that found the place goes on waiting for its own, longer and longer: up to
+half a second by default. Two tasks a replica then grant four places a second, however many are
+free.
+
+There are two tasks a replica, 50 at most, and each look asks two replicas. So one Router looks 67
+times a second at one replica. At 25 it would look 1,667 times, with 3,333 questions: the wait grows
+with the replicas, which leaves it at 67 looks, 134 questions."""
+BACKOFF_S_MAX = 0.5
+"""Ray's own default. With it one Router asks 200 times a second at most, whatever the replicas."""
 
 DRAIN_POLL_S = 0.5
 """How often a draining replica looks whether its last call has ended."""
@@ -124,8 +133,18 @@ def plan_labels(tier: TierConfig) -> dict[str, Any]:
 def plan_request_router(tier: TierConfig) -> dict[str, Any]:
     """Serve's `request_router_config`, with Serve's own router unless the tier wants another."""
     if tier.replica_choice == "balanced":
-        return dict(ROUTING_BACKOFF_S)
-    return {"request_router_class": SESSION_ROUTER, **ROUTING_BACKOFF_S}
+        return plan_backoff(tier)
+    return {"request_router_class": SESSION_ROUTER, **plan_backoff(tier)}
+
+
+def plan_backoff(tier: TierConfig) -> dict[str, Any]:
+    """How often a Router looks whether a full tier has a place again."""
+    engines = tier.replicas.max * tier.data_parallel_size
+    return {
+        "initial_backoff_s": BACKOFF_S_MIN,
+        "backoff_multiplier": BACKOFF_MULTIPLIER,
+        "max_backoff_s": min(BACKOFF_S_MAX, round(BACKOFF_S_PER_REPLICA * engines, 2)),
+    }
 
 
 def plan_autoscaling(replicas: ReplicasConfig) -> dict[str, Any]:

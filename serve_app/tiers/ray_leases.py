@@ -15,6 +15,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 from serve_app.core.errors import TierOverloaded, TierUnavailable
 from serve_app.tiers.http1 import Address
 from serve_app.tiers.lease_pool import Opener
+from serve_app.tiers.lease_signature import LeaseSigner, new_secret
 
 logger = logging.getLogger("ray.serve")
 
@@ -32,6 +33,11 @@ class RayGrant:
 
     lease_id: str
     address: Address
+    signer: LeaseSigner
+
+    def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
+        """The lease header of one request."""
+        return self.signer.sign(path, draft_tokens, body_bytes)
 
 
 class RayLeases:
@@ -52,12 +58,12 @@ class RayLeases:
             TierOverloaded: too many calls wait already.
             TierUnavailable: no replica can be asked.
         """
-        lease_id = secrets.token_hex(16)
+        lease_id, secret = secrets.token_hex(16), new_secret()
         method = self._method
         if session is not None:
             method = self._handle.options(stream=True, session_id=session).lease
         # With stream=True the handle returns a generator; its types cannot say so.
-        stream = cast("DeploymentResponseGenerator[Address]", method.remote(lease_id))
+        stream = cast("DeploymentResponseGenerator[Address]", method.remote(lease_id, secret))
         try:
             host, port = await anext(stream)
         except BackPressureError:
@@ -69,7 +75,7 @@ class RayLeases:
         listener = asyncio.create_task(_listen(stream))
         self._listening.add(listener)
         listener.add_done_callback(self._listening.discard)
-        return RayGrant(lease_id, (host, port))
+        return RayGrant(lease_id, (host, port), LeaseSigner(lease_id, secret))
 
 
 async def _listen(stream: DeploymentResponseGenerator[Address]) -> None:

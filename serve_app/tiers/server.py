@@ -5,11 +5,12 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray.exceptions import RayActorError
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import DPServer, LLMServer
 
@@ -18,10 +19,12 @@ from serve_app.tiers.cluster_nodes import own_workers_by_node
 from serve_app.tiers.draft_gate import DraftApp
 from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp, warm_up
 from serve_app.tiers.engine_stats import EngineStats, watch_engine
-from serve_app.tiers.engine_watch import watch_drafts
+from serve_app.tiers.engine_watch import watch_drafts, watch_tokens
 from serve_app.tiers.fit import count_torn_groups
 from serve_app.tiers.http1 import Address
+from serve_app.tiers.lease_answers import Refusal
 from serve_app.tiers.lease_table import LeaseTable
+from serve_app.tiers.replica_state import find_draining, is_dead
 from serve_app.weights.pinned import check_pinned, default_stamps
 
 logger = logging.getLogger("ray.serve")
@@ -44,6 +47,7 @@ class TierServer(LLMServer):
     _http: EngineHTTPServer | None = None
     _sha256sums: str | dict[str, str] | None = None
     _stats: EngineStats | None = None
+    _is_draining: Callable[[], bool] = staticmethod(bool)
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self, llm_config: LLMConfig, *, sha256sums: str | dict[str, str] | None = None
@@ -68,8 +72,10 @@ class TierServer(LLMServer):
         engine_app = await self.engine.build_asgi_app()
         await warm_up(engine_app, self._llm_config.model_id)
         watch_drafts(self._engine_client)
+        watch_tokens(self._engine_client)
         self._stats = watch_engine(self._engine_client)
-        app = LeasedApp(DraftApp(engine_app), self._leases, self._stats)
+        self._is_draining = find_draining()
+        app = LeasedApp(DraftApp(engine_app), self._leases, self._stats, refusal=self._refusal)
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address())
         await self._http.wait_started()
         logger.info("engine app open to lease holders on port %d", self._http.address[1])
@@ -103,14 +109,22 @@ class TierServer(LLMServer):
     def _engine_client(self) -> Any:
         return getattr(getattr(self, "engine", None), "_engine_client", None)
 
-    async def lease(self, lease_id: str) -> AsyncIterator[Address]:
+    def _refusal(self) -> Refusal | None:
+        """Why no exchange can begin now: costs microseconds, because every exchange asks it."""
+        if is_dead(self._engine_client):
+            return Refusal.ENGINE
+        return Refusal.DRAINING if self._is_draining() else None
+
+    async def lease(self, lease_id: str, secret: bytes) -> AsyncIterator[Address]:
         """Yield the address of the engine app, then hold the place while it is used.
+
+        The secret signs the requests under the lease.
 
         The lease ends when its Router ends it over HTTP, or by itself when it has carried no
         exchange for a while. The caller does not cancel it: see `RayGrant`.
         """
         assert self._http is not None, "Ray calls no method before start() has returned"
-        with self._leases.open(lease_id) as lease:
+        with self._leases.open(lease_id, secret) as lease:
             yield self._http.address
             await lease.wait_ended()
 
@@ -122,8 +136,13 @@ class TierServer(LLMServer):
         """Ask the engine, and look whether its HTTP server still runs.
 
         Raises:
-            Exception: the replica must be replaced.
+            RayActorError: the engine is dead. Ray's controller takes this error for the death of
+                the actor, and replaces it at once; any other one must come three times in a row,
+                and a dead engine does not come back.
+            Exception: the replica must be replaced, if that lasts.
         """
+        if self._refusal() is Refusal.ENGINE:
+            raise RayActorError(error_msg="the engine of this replica is dead")
         await super().check_health()
         if self._http is not None:
             self._http.check()

@@ -9,8 +9,10 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import ray
 import yaml
 
+from serve_app.config.tiers import DEPLOYMENT_PREFIX
 from serve_app.core.call import Outcome
 
 ROOT = Path(__file__).parents[2]
@@ -24,6 +26,12 @@ SUFFIXES = {
 }
 
 
+OF_RAY_SERVE = {"application", "deployment", "replica"}
+"""Labels that `ray.serve.metrics` adds within a replica."""
+OF_RAY = {"ray_serve_deployment_replica_healthy": OF_RAY_SERVE | {"tier"}}
+"""Ray's own metrics that are asked for; `tier` is made of `deployment` by the rule itself."""
+
+
 def exported() -> dict[str, set[str]]:
     """The names under which Prometheus sees our metrics, with their labels, from the source."""
     found: dict[str, set[str]] = {}
@@ -32,8 +40,8 @@ def exported() -> dict[str, set[str]]:
             if isinstance(node, ast.Call) and isinstance(node.func, ast.Name):
                 for suffix in SUFFIXES.get(node.func.id, []):
                     name = ast.literal_eval(node.args[0])
-                    found[f"ray_{name}{suffix}"] = labels(node)
-    return found
+                    found[f"ray_{name}{suffix}"] = labels(node) | OF_RAY_SERVE
+    return found | OF_RAY
 
 
 def labels(call: ast.Call) -> set[str]:
@@ -48,8 +56,27 @@ def expressions() -> list[str]:
 
 def test_the_metrics_of_the_source_are_found() -> None:
     """The tests below compare with something."""
-    assert exported()["ray_serve_app_calls_total"] == {"endpoint", "tier", "outcome"}
+    own = exported()["ray_serve_app_calls_total"] - OF_RAY_SERVE
+    assert own == {"endpoint", "tier", "outcome"}
     assert len(exported()) > 20
+
+
+def test_metrics_are_those_of_ray_serve() -> None:
+    """Its classes add the application, which two services in one cluster are told apart by."""
+    sources = [path.read_text() for path in (ROOT / "serve_app/observe").glob("*.py")]
+    importing = [source for source in sources if "from ray.serve.metrics import" in source]
+    assert len(importing) >= 3
+    assert not any("ray.util.metrics" in source for source in sources)
+
+
+def test_the_metrics_of_ray_are_there() -> None:
+    """In the installed version, under the name and the deployment's prefix that we ask by."""
+    source = (Path(ray.__file__).parent / "serve/_private/deployment_state.py").read_text()
+    for name, found in OF_RAY.items():
+        assert f'"{name.removeprefix("ray_")}"' in source
+        assert found >= OF_RAY_SERVE
+    (asked,) = (each for each in expressions() if set(OF_RAY) & set(re.findall(r"\w+", each)))
+    assert f'"{DEPLOYMENT_PREFIX}(.*)"' in asked
 
 
 @pytest.mark.parametrize("expression", expressions())
@@ -64,10 +91,34 @@ def test_every_metric_exists_with_its_labels(expression: str) -> None:
         for label in group.split(",")
     }
     selected = set(re.findall(r"[{,]\s*(\w+)\s*=~?\"", expression)) - {"job"}
+    if (
+        expression.startswith(("sum", "max", "min", "histogram", "("))
+        and "$application" not in expression
+    ):
+        assert "application" in grouped
     for name in names:
         assert (grouped - {"le"}) | selected <= exported()[name]
     if "histogram_quantile" in expression:
         assert "le" in grouped
+
+
+@pytest.mark.parametrize("rule", RULES, ids=lambda rule: rule["alert"])
+def test_alerts_keep_applications_apart(rule: dict[str, Any]) -> None:
+    """One that is well must not hide one that is not."""
+    groups = re.findall(r"\b(?:sum|min|max)\b(?: by \(([^)]*)\))?", rule["expr"])
+    assert groups or rule["expr"].startswith(("up{", "absent("))
+    assert all("application" in group for group in groups)
+
+
+@pytest.mark.parametrize("panel", DASHBOARD["panels"], ids=lambda panel: panel["title"])
+def test_panels_show_the_chosen_applications(panel: dict[str, Any]) -> None:
+    """All of them, or those that are chosen at the top of the dashboard."""
+    (variable,) = DASHBOARD["templating"]["list"]
+    for target in panel["targets"]:
+        metrics = re.findall(r"\bray_\w+(\S{0,32})", target["expr"])
+        assert metrics
+        for rest in metrics:
+            assert rest.startswith(f'{{{variable["name"]}=~"${variable["name"]}"}}')
 
 
 @pytest.mark.parametrize("expression", expressions())

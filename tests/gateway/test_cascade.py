@@ -184,8 +184,8 @@ async def test_each_engine_gets_the_callers_body_and_its_own_model(gateway: Gate
     expected = {**BODIES["/v1/chat/completions"], "stream": False, **asked}
     assert json.loads(first._body) == {**expected, "model": "demo-fast"}
     assert json.loads(second._body) == {**expected, "model": "demo-strong"}
-    assert first._headers == b"x-draft-tokens: 24\r\n"
-    assert second._headers == b""
+    assert first._draft_tokens == b"24"
+    assert second._draft_tokens == b""
 
 
 async def test_the_least_sure_choice_decides(gateway: Gateway) -> None:
@@ -376,7 +376,7 @@ async def test_the_policy_of_the_config_can_be_overridden(gateway: Gateway) -> N
     assert (await gateway.chat()).headers["x-route-reason"] == "confident"
     response = await ask(gateway, policy="complexity")
     assert response.headers["x-route-reason"] == "simple"
-    assert gateway.fast.requests[-1]._headers == b""
+    assert gateway.fast.requests[-1]._draft_tokens == b""
 
 
 async def test_route_explains_a_draft(gateway: Gateway) -> None:

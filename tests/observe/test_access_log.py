@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import json
+import os
+import time
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -11,6 +13,7 @@ import pytest
 
 from serve_app.core.call import Decision, Draft, Endpoint, Outcome, Reason, Record, Usage
 from serve_app.observe.access_log import AccessLog, render_line
+from serve_app.observe.log_files import UNLOCKED_S
 
 KEYS = {
     "time", "request_id", "endpoint", "stream", "status", "outcome", "code", "tier", "model",
@@ -50,8 +53,7 @@ def log(tmp_path: Path) -> Iterator[AccessLog]:
     """An access log in a file; its handler is closed afterwards."""
     log = AccessLog(tmp_path / "access.jsonl")
     yield log
-    for handler in log._logger.handlers:
-        handler.close()
+    log.close()
 
 
 @pytest.mark.parametrize(
@@ -114,16 +116,16 @@ def test_a_draft_has_keys_of_its_own() -> None:
     assert (failed["confidence"], failed["draft_completion_tokens"]) == (None, None)
 
 
-def test_lines_are_written_when_flushed(log: AccessLog, tmp_path: Path) -> None:
-    """Nothing is written call by call; a flush writes every line once, in order."""
+def test_every_batch_is_written_once_in_order(log: AccessLog, tmp_path: Path) -> None:
+    """A line for each call; a batch without calls writes nothing."""
     path = tmp_path / "access.jsonl"
-    log.add(ANSWERED)
-    log.add(REFUSED)
+    log.write([])
     assert path.read_text() == ""
-    log.flush()
-    log.flush()
+    log.write([ANSWERED, REFUSED])
+    log.write([])
+    log.write([ANSWERED])
     lines = [json.loads(line) for line in path.read_text().splitlines()]
-    assert lines == [render_line(ANSWERED), render_line(REFUSED)]
+    assert lines == [render_line(record) for record in (ANSWERED, REFUSED, ANSWERED)]
 
 
 def test_without_a_directory_lines_go_to_the_process_log(
@@ -131,6 +133,52 @@ def test_without_a_directory_lines_go_to_the_process_log(
 ) -> None:
     """Where Ray Serve keeps no files, the lines are still there."""
     log = AccessLog(None)
-    log.add(REFUSED)
-    log.flush()
+    log.write([REFUSED])
+    log.close()
     assert json.loads(capsys.readouterr().err)["request_id"] == "r-2"
+
+
+def dead_router(directory: Path, name: str, *, age_s: float, locked: bool = True) -> Path:
+    """The log of a Router that has ended, and one that it had rotated: 2,000 bytes."""
+    path = directory / f"access_{name}.jsonl"
+    log = AccessLog(path)
+    log.close()
+    for file in (path, directory / f"{path.name}.1"):
+        file.write_bytes(b"x" * 1000)
+        os.utime(file, (time.time() - age_s,) * 2)
+    if not locked:
+        (directory / f".{path.name}.lock").unlink()
+    return path
+
+
+def files(directory: Path) -> set[str]:
+    return {path.name for path in directory.iterdir()}
+
+
+def test_logs_of_dead_routers_make_room_the_oldest_first(tmp_path: Path) -> None:
+    """With what they had rotated; those of living Routers stay, however old and large."""
+    living_path = tmp_path / "access_living.jsonl"
+    living = AccessLog(living_path)
+    living_path.write_bytes(b"x" * 5000)
+    os.utime(living_path, (0, 0))
+    oldest = dead_router(tmp_path, "oldest", age_s=300)
+    newer = dead_router(tmp_path, "newer", age_s=200)
+    (tmp_path / "router.log").write_bytes(b"x" * 9000)
+    log = AccessLog(tmp_path / "access_new.jsonl", directory_bytes_max=8000)
+    log.write([])
+    assert not {name for name in files(tmp_path) if oldest.name in name}
+    assert {newer.name, f"{newer.name}.1", living_path.name, "router.log"} <= files(tmp_path)
+    for opened in (log, living):
+        opened.close()
+
+
+def test_a_log_without_a_lock_is_old_before_it_goes(tmp_path: Path) -> None:
+    """A Router of an older version may still write it."""
+    recent = dead_router(tmp_path, "recent", age_s=60, locked=False)
+    old = dead_router(tmp_path, "old", age_s=UNLOCKED_S + 60, locked=False)
+    log = AccessLog(tmp_path / "access_new.jsonl", directory_bytes_max=0)
+    log.write([ANSWERED])
+    log.close()
+    assert recent.name in files(tmp_path)
+    assert old.name not in files(tmp_path)
+    assert (tmp_path / "access_new.jsonl").read_text()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 import ray
-from ray.util.metrics import Counter
+from ray.serve.metrics import Counter
 
 from serve_app.feedback.tally import Fate, FeedbackTally
 from serve_app.observe.feedback import FeedbackMetrics

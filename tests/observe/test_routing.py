@@ -2,10 +2,12 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import pytest
 import ray
+from ray.serve.metrics import Gauge
 
 from serve_app.core.load import TierLoad
 from serve_app.observe.routing import ControlMetrics, LoadMetrics
@@ -49,6 +51,31 @@ def test_a_tier_that_goes_down_is_told_once(caplog: pytest.LogCaptureFixture) ->
     assert not ray.is_initialized()
 
 
-def test_a_fixed_threshold_has_no_metrics() -> None:
+def test_a_fixed_threshold_has_no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
     """Nothing is told where there is no controller."""
+    told = gauges(monkeypatch)
     ControlMetrics(lambda: None).flush()
+    assert told == {}
+
+
+def test_a_tier_that_tells_nothing_has_no_free_cache(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The last value would say for ever how it was when the last call had ended."""
+    told = gauges(monkeypatch)
+    loads = {"strong": TierLoad(kv_free_ratio=0.25)}
+    metrics = LoadMetrics(lambda: loads)
+    metrics.flush()
+    assert told["serve_app_kv_free_ratio"] == 0.25
+    loads["strong"] = TierLoad()
+    metrics.flush()
+    assert math.isnan(told["serve_app_kv_free_ratio"])
+
+
+def gauges(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:
+    """The newest value of each of Ray's gauges."""
+    told: dict[str, float] = {}
+
+    def set_value(self: Gauge, value: float, tags: dict[str, str] | None = None) -> None:
+        told[self.info["name"]] = value
+
+    monkeypatch.setattr(Gauge, "set", set_value)
+    return told

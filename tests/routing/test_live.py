@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import pytest
 
-from serve_app.config.runtime import RoutingConfig
+from serve_app.config.runtime import LoadConfig, RoutingConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import (
     NO_LIMITS,
@@ -19,7 +19,7 @@ from serve_app.core.call import (
 from serve_app.core.errors import InvalidField
 from serve_app.core.load import TierLoad
 from serve_app.routing.choose import choose_tier, fall_back
-from serve_app.routing.live import Live
+from serve_app.routing.live import Live, is_idle
 from tests.routing.fakes import FakePayload, FakeScorer
 
 
@@ -88,6 +88,15 @@ def test_borderline_calls_follow_the_load(
     decision = choose(score=score, loads=loads, load=WATCHED)
     assert (decision.tier, decision.reason) == (name, reason)
     assert (decision.score, decision.threshold) == (score, 0.5)
+
+
+@pytest.mark.parametrize(
+    ("replicas", "calls", "idle"), [(0, 2, True), (0, 3, False), (10, 20, True), (10, 21, False)]
+)
+def test_a_tier_is_idle_by_the_calls_of_each_replica(replicas: int, calls: int, idle: bool) -> None:
+    """Ten replicas with two calls each are as idle as one with two."""
+    load = LoadConfig(idle_ongoing_max=2)
+    assert is_idle(TierLoad(running=calls, queued=0, replicas=replicas), load) is idle
 
 
 @pytest.mark.parametrize("fast", [SLOW, FULL, DOWN])

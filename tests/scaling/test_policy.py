@@ -243,3 +243,21 @@ def test_spilled_calls_are_not_counted_twice() -> None:
         spilled = 0.0 if second < 300 else 2.5
         decision = tier.policy.decide(signals, spilled=spilled)
     assert decision.needed == pytest.approx(5.0, rel=0.01)
+
+
+@pytest.mark.parametrize(
+    ("meant_per_s", "seen_per_s", "counted_per_s"),
+    [(10.0, 11.0, 10.0), (10.0, 20.0, 20.0), (0.0, 10.0, 10.0), (10.0, 0.0, 10.0)],
+)
+def test_calls_that_no_router_counted_count_where_they_are_clearly_more(
+    meant_per_s: float, seen_per_s: float, counted_per_s: float
+) -> None:
+    """The two are told at different moments; a tenth more is no news."""
+    tier = FakeTier()
+    for second in range(90):
+        tier.now_s += 1
+        tier.finished += seen_per_s
+        signals = replace(tier.signals(seen_per_s), wanted={"router": meant_per_s * second})
+        tier.policy.decide(signals)
+    counted = tier.policy._history.count_arrivals(RATE_S[0])
+    assert counted == pytest.approx(counted_per_s, rel=0.05)

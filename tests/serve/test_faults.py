@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+import time
 from collections import Counter
 from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
@@ -11,8 +12,10 @@ from contextlib import AbstractContextManager
 import httpx
 import psutil
 import pytest
+import ray
 
 from tests.serve.conftest import run_dir
+from tests.serve.leases import HeldLease, leased
 from tests.serve.service import ROOT, Service, running_service, wait_for
 
 pytestmark = pytest.mark.serve
@@ -111,6 +114,51 @@ def test_a_killed_engine_costs_no_more_than_the_calls_in_flight(service: Service
         timeout_s=180,
         what="the replaced replica answers",
     )
+
+
+def test_a_dead_engine_is_said_at_its_door_and_its_replica_is_replaced(service: Service) -> None:
+    """Within two seconds, and within one period of Ray's health checks (10 s) with its margin."""
+    (replica,) = service.replica_processes("tier-fast")
+    (engine,) = (
+        each for each in replica.children(True) if "EngineCore" in " ".join(each.cmdline())
+    )
+    with leased("tier-fast") as lease:
+        assert lease.post("/serve-app/load").status_code == 200
+        engine.kill()
+        killed_at = time.monotonic()
+        wait_for(
+            lambda: refused(lease) == "engine", timeout_s=2, what="the door says that it is dead"
+        )
+    wait_for(lambda: not replica.is_running(), timeout_s=40, what="the replica is replaced")
+    assert time.monotonic() - killed_at < 25
+    wait_for(
+        lambda: service.chat(model="fast").status_code == 200,
+        timeout_s=180,
+        what="the replaced replica answers",
+    )
+
+
+def test_a_draining_replica_says_so(service: Service) -> None:
+    """What Ray knows of the actor alone: this test pins the private names that tell it."""
+    (replica,) = service.replica_processes("tier-fast")
+    (actor,) = service.replicas("tier-fast")
+    with leased("tier-fast") as lease:
+        assert lease.post("/serve-app/load").status_code == 200
+        drained = actor.perform_graceful_shutdown.remote()
+        wait_for(lambda: refused(lease) == "draining", timeout_s=5, what="the replica drains")
+        lease.post("/tokenize", b'{"prompt": "Hello"}')
+        # The refusal has ended the lease, so nothing holds the replica any more.
+        ray.get(drained, timeout=20)
+    replica.kill()
+    wait_for(
+        lambda: service.chat(model="fast").status_code == 200,
+        timeout_s=180,
+        what="the replaced replica answers",
+    )
+
+
+def refused(lease: HeldLease) -> str | None:
+    return lease.post("/serve-app/load").headers.get("x-lease-refused")
 
 
 def is_engine(process: psutil.Process) -> bool:

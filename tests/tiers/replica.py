@@ -14,6 +14,8 @@ from serve_app.tiers.asgi import Message, Receive, Send
 from serve_app.tiers.engine_http import EngineHTTPServer, LeasedApp
 from serve_app.tiers.engine_stats import EngineStats
 from serve_app.tiers.http1 import Address
+from serve_app.tiers.lease_answers import Refusal
+from serve_app.tiers.lease_signature import LeaseSigner, new_secret
 from serve_app.tiers.lease_table import LeaseTable
 from tests.fakes import FakeGrant
 
@@ -37,8 +39,10 @@ class Replica:
         self.released.set()
         self.breaks = False
         self.status = 200
+        self.refusal: Refusal | None = None
         self.asked: list[str] = []
-        self._server = EngineHTTPServer(LeasedApp(self, self.leases, self.stats), "127.0.0.1")
+        door = LeasedApp(self, self.leases, self.stats, refusal=lambda: self.refusal)
+        self._server = EngineHTTPServer(door, "127.0.0.1")
         self._holding: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:
@@ -71,14 +75,14 @@ class Replica:
 
     def grant(self) -> FakeGrant:
         """A lease, held until it is ended as any other."""
-        lease_id = secrets.token_hex(8)
-        task = asyncio.create_task(self._hold(lease_id))
+        lease_id, secret = secrets.token_hex(8), new_secret()
+        task = asyncio.create_task(self._hold(lease_id, secret))
         self._holding.add(task)
         task.add_done_callback(self._holding.discard)
-        return FakeGrant(lease_id, self.address)
+        return FakeGrant(lease_id, self.address, LeaseSigner(lease_id, secret))
 
-    async def _hold(self, lease_id: str) -> None:
-        with self.leases.open(lease_id) as lease:
+    async def _hold(self, lease_id: str, secret: bytes) -> None:
+        with self.leases.open(lease_id, secret) as lease:
             await lease.wait_ended()
 
 

@@ -9,10 +9,15 @@ import pytest
 from vllm.logprobs import Logprob
 from vllm.outputs import CompletionOutput, RequestOutput
 from vllm.sampling_params import RequestOutputKind, SamplingParams
+from vllm.v1.engine import EngineCoreRequest
+from vllm.v1.engine.output_processor import OutputProcessor
+from vllm.v1.engine.parallel_sampling import ParentRequest
 
+from serve_app.core.call import Usage
 from serve_app.tiers.draft_gate import WATCH, Watch
 from serve_app.tiers.draft_report import DraftReport
-from serve_app.tiers.engine_watch import watch_drafts
+from serve_app.tiers.engine_watch import watch_drafts, watch_tokens
+from serve_app.tiers.meter import METER, Meter
 
 DELTA, FINAL = RequestOutputKind.DELTA, RequestOutputKind.FINAL_ONLY
 
@@ -151,3 +156,54 @@ async def test_closing_a_draft_closes_the_engines_generator(kind: RequestOutputK
         await anext(outputs)
         await outputs.aclose()
     assert client.closed
+
+
+class Detokenized:
+    """Hands vLLM's output processor what an engine core would."""
+
+    def __init__(self) -> None:
+        self.output_processor = OutputProcessor(tokenizer=None, log_stats=False)
+
+    def add(self, request_id: str, parent: ParentRequest | None = None, index: int = 0) -> None:
+        request = EngineCoreRequest(
+            request_id=request_id,
+            external_req_id=request_id,
+            prompt_token_ids=[1, 2, 3],
+            mm_features=None,
+            sampling_params=SamplingParams(detokenize=False, output_kind=FINAL),
+            pooling_params=None,
+            arrival_time=0.0,
+            lora_request=None,
+            cache_salt=None,
+            data_parallel_rank=None,
+        )
+        self.output_processor.add_request(request, None, parent, index, None)
+
+    def generate(self, request_id: str, *token_ids: int) -> None:
+        state = self.output_processor.request_states[request_id]
+        assert state.detokenizer is not None
+        state.detokenizer.update(list(token_ids), False)
+
+
+async def test_a_meter_sees_the_tokens_of_its_exchange_alone() -> None:
+    """In vLLM's own states, from the first token on, although a whole answer yields none yet."""
+    client, meter = Detokenized(), Meter()
+    watch_tokens(client)
+    client.add("of no exchange")
+    token = METER.set(meter)
+    client.add("0")
+    client.add("1", index=1)
+    METER.reset(token)
+    client.add("of another one")
+    assert meter.read() == Usage(3, 0)
+    for request_id in ("0", "1", "1", "of another one"):
+        client.generate(request_id, 7, 8)
+    assert meter.read() == Usage(3, 6)
+    client.output_processor.abort_requests(["0", "1"], internal=True)
+    assert meter.read() == Usage(3, 6)
+
+
+def test_an_engine_without_request_states_is_left_alone(caplog: pytest.LogCaptureFixture) -> None:
+    """A simulated one, or one of a later vLLM: the log says what is missing then."""
+    watch_tokens(object())
+    assert "aborted calls count as 0" in caplog.text

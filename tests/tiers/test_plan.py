@@ -60,7 +60,7 @@ def test_the_whole_plan() -> None:
             "request_router_config": {
                 "initial_backoff_s": 0.01,
                 "backoff_multiplier": 2,
-                "max_backoff_s": 0.03,
+                "max_backoff_s": 0.12,
             },
             "graceful_shutdown_timeout_s": 60.0,
             "graceful_shutdown_wait_loop_s": 0.5,
@@ -182,6 +182,21 @@ def test_a_replica_may_take_a_slot_and_a_pool() -> None:
     assert [bundle["CPU"] for bundle in need.bundles] == [2.0, 1.0]
     assert need.labels == {"pool": "in(a,b)"}
     assert "placement_group_bundle_label_selector" not in plan_deployment(tier())
+
+
+@pytest.mark.parametrize("replicas", [1, 2, 8, 16, 25, 100, 1000])
+def test_a_router_asks_full_replicas_as_often_as_one(replicas: int) -> None:
+    """Ray runs two routing tasks a replica, 50 at most; each look asks two replicas."""
+    planned = plan_request_router(tier(replicas=TierReplicasConfig(max=replicas)))
+    tasks = min(50, 2 * replicas)
+    assert 60 <= tasks / planned["max_backoff_s"] <= 101
+    assert planned["initial_backoff_s"] <= planned["max_backoff_s"] <= 0.5
+
+
+def test_the_engines_of_a_group_are_asked_each() -> None:
+    """To Ray's request router they are replicas."""
+    config = tier(engine={"data_parallel_size": 4}, replicas=TierReplicasConfig(max=2))
+    assert plan_request_router(config)["max_backoff_s"] == 0.24
 
 
 def test_autoscaling_has_both_ends() -> None:

@@ -147,7 +147,9 @@ async def test_a_conversation_stays_on_one_replica() -> None:
         client = TierClient("fast", tier, LeaseConfig(reuse_s=0.9, age_max_s=30, session_s=60))
 
         async def ask(session: str | None) -> None:
-            request = UpstreamRequest("/x", b"{}", "id", stream=True, session=session)
+            request = UpstreamRequest(
+                "/v1/chat/completions", b"{}", "id", stream=True, session=session
+            )
             async with client.exchange(request, start()) as answer:
                 while await answer.read():
                     pass

@@ -5,15 +5,15 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
+from contextlib import suppress
 from urllib.parse import urlsplit
 
 import httpx
 import pytest
-from ray import serve
 
-from tests.serve.service import EXPORT_S, Service, wait_for
+from tests.serve.leases import leased
+from tests.serve.service import EXPORT_S, Service, settled, wait_for
 
 pytestmark = pytest.mark.serve
 
@@ -33,18 +33,6 @@ async def until(condition: Callable[[], bool], *, timeout_s: float, what: str) -
 def generated(service: Service) -> float:
     """Tokens that the fast tier's engine has counted."""
     return service.metric("ray_vllm_generation_tokens_total", model_name="demo-fast")
-
-
-@contextmanager
-def leased(deployment: str, lease_id: str) -> Iterator[tuple[str, int]]:
-    """A place on a tier without a Router: the address of the engine that it opens."""
-    handle = serve.get_deployment_handle(deployment, "llm")
-    stream = handle.options(stream=True).lease.remote(lease_id)
-    try:
-        yield next(iter(stream))
-    finally:
-        # Its threads would go on after this cluster, and start another one to report to.
-        handle.shutdown()
 
 
 async def begin_and_leave(service: Service, *, stream: bool, headers: str = "") -> float:
@@ -151,20 +139,39 @@ async def test_a_hot_change_of_the_user_config(local: Service) -> None:
 
 def test_an_engine_port_answers_live_leases_only(local: Service) -> None:
     """Whoever finds the port of an engine gets nothing without a lease, nor after it has ended."""
-    with leased("tier-fast", "test-lease") as (host, port):
-        engine, lease = f"http://{host}:{port}", {"x-lease-id": "test-lease"}
-        assert httpx.get(f"{engine}/v1/models").status_code == 403
-        assert httpx.get(f"{engine}/v1/models", headers={"x-lease-id": "a"}).status_code == 403
-        assert httpx.get(f"{engine}/v1/models", headers=lease).status_code == 200
+    with leased("tier-fast") as lease:
+        tokenize = b'{"prompt": "Hello"}'
+        assert httpx.post(f"{lease.engine}/tokenize", content=tokenize).status_code == 403
+        assert lease.post("/tokenize", tokenize).json()["count"] > 0
+        assert lease.post("/v1/models").status_code == 404
+        assert lease.post("/reset_prefix_cache").status_code == 404
         assert local.ongoing("tier-fast") == 1
-        assert httpx.post(f"{engine}/lease", headers=lease).status_code == 200
+        assert lease.post("/lease").status_code == 200
         wait_for(lambda: local.ongoing("tier-fast") == 0, timeout_s=5, what="the lease ended")
-        assert httpx.get(f"{engine}/v1/models", headers=lease).status_code == 403
+        assert lease.post("/tokenize", tokenize).status_code == 403
+
+
+@pytest.mark.parametrize("stream", [True, False])
+def test_the_engine_counts_what_a_caller_who_left_had_taken(local: Service, stream: bool) -> None:
+    """The end of the lease tells it, for streams and for answers in one piece."""
+    body = json.dumps({**LONG, "model": "demo-fast", "stream": stream}).encode()
+    with leased("tier-fast") as lease:
+        before = generated(local)
+        with suppress(httpx.ReadTimeout), lease.stream(body, read_s=2.0) as response:
+            for _, _line in zip(range(20), response.iter_lines(), strict=False):
+                pass
+        ended = lease.post("/lease").headers["x-lease-usage"]
+        prompt_tokens, completion_tokens = map(int, ended.split())
+        assert prompt_tokens > 1
+        assert completion_tokens >= 10
+        counted = settled(lambda: generated(local)) - before
+        # A step that was under way when the client left is in the engine's own count alone.
+        assert completion_tokens <= counted <= completion_tokens + 8
 
 
 def test_a_lease_that_is_never_used_expires(local: Service) -> None:
     """A Router that died after it got a place does not hold it."""
-    with leased("tier-strong", "unused-lease"):
+    with leased("tier-strong"):
         assert local.ongoing("tier-strong") == 1
     wait_for(lambda: local.ongoing("tier-strong") == 0, timeout_s=15, what="the lease expired")
 
@@ -176,7 +183,7 @@ def test_telemetry(local: Service) -> None:
 
     def seen() -> bool:
         return (
-            local.metric("ray_serve_app_calls_total", outcome="ok", tier="fast") > 0
+            local.metric("ray_serve_app_calls_total", outcome="ok", application="llm") > 0
             and local.metric("ray_serve_app_decisions_total", reason="simple") > 0
             and local.metric("ray_serve_app_time_to_first_token_seconds_count", tier="fast") > 0
             and local.metric("ray_serve_app_time_per_output_token_seconds_count") > 0

@@ -1,0 +1,34 @@
+"""What a replica knows of its engine's death and of a drain, from vLLM and Ray."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Callable
+from typing import Any
+
+import ray._private.worker
+
+logger = logging.getLogger("ray.serve")
+
+
+def is_dead(client: object) -> bool:
+    """Whether the engine behind a client of vLLM has died: it answers no call any more.
+
+    vLLM notices within milliseconds when an engine core or a worker ends, or its output loop fails.
+    """
+    return bool(getattr(client, "errored", False))
+
+
+def find_draining() -> Callable[[], bool]:
+    """What says whether Serve drains the replica of this process.
+
+    Ray tells its user's code nothing of it before the last request has ended: ray 2.60 has neither
+    a hook nor a field of the replica's context for it, and asking the controller would load it with
+    every replica's question. The actor itself knows, in private attributes.
+    """
+    actors = ray._private.worker.global_worker.actors.values()  # a process has one at most
+    replica: Any = getattr(next(iter(actors), None), "_replica_impl", None)
+    if not hasattr(replica, "_shutting_down"):
+        logger.warning("Ray's replica does not say whether it drains: Routers learn it late")
+        return bool
+    return lambda: bool(replica._shutting_down)
