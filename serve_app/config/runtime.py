@@ -7,6 +7,7 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
+from serve_app.config.bodies import BodiesConfig
 from serve_app.config.cascade import CascadeConfig
 from serve_app.config.feedback import FeedbackConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
@@ -244,6 +245,7 @@ class RuntimeConfig(Config):
 
     routing: RoutingConfig = Field(default_factory=RoutingConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    bodies: BodiesConfig = Field(default_factory=BodiesConfig)
     deadlines: DeadlinesConfig = Field(default_factory=DeadlinesConfig)
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
