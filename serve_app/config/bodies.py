@@ -86,7 +86,53 @@ class CountsConfig(Config):
         description="`max_pattern_size` and `min_count` of `repetition_detection`, which the "
         "engine's scheduler looks for after every token.",
     )
+    tokenize_chars_max: int = Field(
+        262_144,
+        ge=1,
+        le=100_000_000,
+        description="Characters of a prompt for `/tokenize`, and tokens for `/detokenize`, which "
+        "no context bounds.",
+    )
     documents_max: int = Field(256, ge=0, le=100_000, description="Entries of `documents`.")
+
+
+class GrammarsConfig(Config):
+    """How much one body may have compiled into a grammar, all its schemas together."""
+
+    schema_bytes_max: int = Field(
+        65_536, ge=1, le=16_777_216, description="Length of the schemas, as JSON."
+    )
+    depth_max: int = Field(32, ge=1, le=100, description="Nesting of a schema, regex or grammar.")
+    nodes_max: int = Field(
+        512,
+        ge=1,
+        le=100_000,
+        description="Objects that the schemas are made of: properties, alternatives, references.",
+    )
+    literal_chars_max: int = Field(
+        8192,
+        ge=1,
+        le=10_000_000,
+        description="Characters of all choices, enum values, constants and property names.",
+    )
+    pattern_chars_max: int = Field(
+        1024, ge=1, le=1_000_000, description="Length of one regular expression."
+    )
+    grammar_chars_max: int = Field(
+        4096, ge=1, le=1_000_000, description="Length of one grammar (EBNF or Lark)."
+    )
+    rules_max: int = Field(128, ge=1, le=10_000, description="Rules of one grammar.")
+    repeats_max: int = Field(
+        256,
+        ge=0,
+        le=1_000_000,
+        description="Positions that repetitions add: `minLength` and `maxLength`, `{n,m}` in "
+        "regular expressions and grammars. Each counts up to 128, nested ones are multiplied, and "
+        "equal lengths count once.",
+    )
+    items_max: int = Field(
+        65_536, ge=1, le=1_000_000_000, description="`minItems`, `maxItems` and the like."
+    )
 
 
 class BodiesConfig(Config):
@@ -118,6 +164,7 @@ class BodiesConfig(Config):
         "anywhere.",
     )
     counts: CountsConfig = Field(default_factory=CountsConfig)
+    grammars: GrammarsConfig = Field(default_factory=GrammarsConfig)
 
     @field_validator("template_variables")
     @classmethod

@@ -99,12 +99,12 @@ class RefusedField(BadRequest):
 
     def __init__(self, param: str, why: str) -> None:
         super().__init__(param, why)
-        self.param = param
+        self.param = param[:200]
         self.why = why
 
     @property
     def message(self) -> str:
-        return f"Unsupported parameter: '{self.param[:200]}' is not taken here: {self.why}."
+        return f"Unsupported parameter: '{self.param}' is not taken here: {self.why}."
 
 
 class UnknownField(BadRequest):
