@@ -127,8 +127,9 @@ class GrammarsConfig(Config):
         ge=0,
         le=1_000_000,
         description="Positions that repetitions add: `minLength` and `maxLength`, `{n,m}` in "
-        "regular expressions and grammars. Each counts up to 128, nested ones are multiplied, and "
-        "equal lengths count once.",
+        "regular expressions and grammars, each up to 128; nested ones are multiplied, equal "
+        "lengths count once. An optional part (`a?`) counts 16, `maxProperties` as often as there "
+        "are properties. Measured in [fields.md](fields.md#schemas-and-grammars).",
     )
     items_max: int = Field(
         65_536, ge=1, le=1_000_000_000, description="`minItems`, `maxItems` and the like."

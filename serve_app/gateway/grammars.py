@@ -219,6 +219,15 @@ class GrammarMeter:
         bounds = (node.get("minLength"), node.get("maxLength"))
         if bounds != (None, None):
             self._add_lengths(bounds, param)
+        self._add_property_counts(node, param)
+
+    def _add_property_counts(self, node: Json, param: str) -> None:
+        """To count its properties, a grammar has each of them once for every count."""
+        counts = [node.get("minProperties"), node.get("maxProperties")]
+        largest = max((count for count in counts if _is_count(count)), default=0)
+        properties = node.get("properties")
+        if largest and isinstance(properties, dict):
+            self._add_repeats(len(properties) * largest, param)
 
     def _add_lengths(self, bounds: tuple[object, object], param: str) -> None:
         if not all(bound is None or _is_count(bound) for bound in bounds):

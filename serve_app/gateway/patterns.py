@@ -11,6 +11,9 @@ from dataclasses import dataclass
 
 REPEATS_MAX = 128
 """From about here xgrammar counts instead of unrolling."""
+OPTIONAL_REPEATS = 16
+"""What one optional part costs: sixteen in a row (`[a-z]?`) take a compiler as long as a string of
+256 characters, and each token after them too."""
 
 _ATOM = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]?|[(){}|*+?]|.", re.DOTALL)
 _RANGE = re.compile(r"\{([0-9]{1,6})(,([0-9]{0,6}))?\}")
@@ -34,8 +37,9 @@ class Shape:
 
 def measure_pattern(pattern: str) -> Shape:
     """The shape of a regular expression; linear in its length."""
-    atoms = plain = last = position = depth = 0
+    atoms = plain = last = position = depth = optional = 0
     outer: list[int] = []
+    previous = "|"
     while match := _ATOM.match(pattern, position):
         token, position = match.group(), match.end()
         if token == "(":
@@ -51,12 +55,29 @@ def measure_pattern(pattern: str) -> Shape:
             atoms += 1
             plain += 1
             last = 1
-    return Shape(sum(outer) + atoms - plain, depth)
+        optional += _is_optional(previous, token)
+        previous = token
+    optional += previous == "|" and bool(pattern)
+    return Shape(sum(outer) + atoms - plain + OPTIONAL_REPEATS * optional, depth)
+
+
+def _is_optional(previous: str, token: str) -> bool:
+    """Whether a part may be left out: `a?`, but neither `(?:` nor a lazy `a*?`; or `(a|)`."""
+    if token == "?":
+        return previous not in ("(", "*", "+", "?", "{")
+    return previous in ("(", "|") and token in ("|", ")")
 
 
 def measure_grammar(grammar: str) -> Shape:
-    """The shape of all rules of a grammar together; what stands in quotes is one position."""
-    return measure_pattern(_TEXT.sub("a", grammar))
+    """The shape of all rules of a grammar together; what stands in quotes is one position.
+
+    A reference to a rule that may be empty counts as an optional part.
+    """
+    shape = measure_pattern(_TEXT.sub("a", grammar).replace(" ", ""))
+    rules = read_rules(grammar)
+    empty = {name for name, body in rules.items() if '""' in body or "?" in _TEXT.sub("a", body)}
+    uses = sum(symbol in empty for body in rules.values() for symbol in _symbols(body))
+    return Shape(shape.repeats + OPTIONAL_REPEATS * uses, shape.depth)
 
 
 def _times(found: re.Match[str]) -> int:
@@ -72,7 +93,7 @@ def is_ebnf(grammar: str) -> bool:
 def read_rules(grammar: str) -> dict[str, str]:
     """The rules of an EBNF grammar by name."""
     starts = list(_RULE.finditer(grammar))
-    ends = [match.start() for match in starts[1:]] + [len(grammar)]
+    ends = [*(match.start() for match in starts), len(grammar)][1:]
     return {match[1]: grammar[match.end() : end] for match, end in zip(starts, ends, strict=True)}
 
 
