@@ -123,13 +123,13 @@ class GrammarsConfig(Config):
     )
     rules_max: int = Field(128, ge=1, le=10_000, description="Rules of one grammar.")
     repeats_max: int = Field(
-        256,
+        128,
         ge=0,
         le=1_000_000,
         description="Positions that repetitions add: `minLength` and `maxLength`, `{n,m}` in "
         "regular expressions and grammars, each up to 128; nested ones are multiplied, equal "
-        "lengths count once. An optional part (`a?`) counts 16, `maxProperties` as often as there "
-        "are properties. Measured in [fields.md](fields.md#schemas-and-grammars).",
+        "lengths count once. An optional part (`a?`) counts 16, `maxProperties` once for every "
+        "four properties. Measured in [fields.md](fields.md#schemas-and-grammars).",
     )
     items_max: int = Field(
         65_536, ge=1, le=1_000_000_000, description="`minItems`, `maxItems` and the like."

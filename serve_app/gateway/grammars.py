@@ -38,6 +38,7 @@ NAMED_SCHEMAS = frozenset({"$defs", "definitions", "dependentSchemas", "properti
 ANNOTATIONS = frozenset({"$comment", "default", "description", "example", "examples", "title"})
 LENGTHS = frozenset({"maxLength", "minLength"})
 ITEMS = frozenset({"maxItems", "maxProperties", "minItems", "minProperties"})
+PROPERTIES_PER_REPEAT = 4
 COMBINATIONS = ("allOf", "anyOf", "oneOf")
 FORCED_CHOICES = frozenset({"any", "required", "tool"})
 
@@ -227,7 +228,7 @@ class GrammarMeter:
         largest = max((count for count in counts if _is_count(count)), default=0)
         properties = node.get("properties")
         if largest and isinstance(properties, dict):
-            self._add_repeats(len(properties) * largest, param)
+            self._add_repeats(len(properties) * largest // PROPERTIES_PER_REPEAT, param)
 
     def _add_lengths(self, bounds: tuple[object, object], param: str) -> None:
         if not all(bound is None or _is_count(bound) for bound in bounds):

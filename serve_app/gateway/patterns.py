@@ -12,8 +12,8 @@ from dataclasses import dataclass
 REPEATS_MAX = 128
 """From about here xgrammar counts instead of unrolling."""
 OPTIONAL_REPEATS = 16
-"""What one optional part costs: sixteen in a row (`[a-z]?`) take a compiler as long as a string of
-256 characters, and each token after them too."""
+"""What one optional part counts: with many in a row (`[a-z]?`) not only compiling takes long, but
+every token that is checked against them."""
 
 _ATOM = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]?|[(){}|*+?]|.", re.DOTALL)
 _RANGE = re.compile(r"\{([0-9]{1,6})(,([0-9]{0,6}))?\}")

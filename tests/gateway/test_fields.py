@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -10,6 +11,7 @@ from pydantic import BaseModel
 from serve_app.config.bodies import OPTIONAL_FIELDS, BodiesConfig
 from serve_app.core.call import Endpoint
 from serve_app.core.errors import RefusedField, UnknownField
+from serve_app.gateway.field_docs import render_field_tables
 from serve_app.gateway.fields import FIELDS, Ruling, admit_fields
 
 DEFAULTS = BodiesConfig()
@@ -105,6 +107,12 @@ def test_unknown_fields_follow_the_policy() -> None:
     with pytest.raises(UnknownField) as caught:
         admit_fields(Endpoint.CHAT, body, BodiesConfig(unknown_fields="refuse"))
     assert caught.value.param == "colour"
+
+
+def test_the_page_on_fields_is_true() -> None:
+    """docs/fields.md ends with the tables that the gateway goes by."""
+    page = Path(__file__).parents[2].joinpath("docs", "fields.md").read_text()
+    assert page.endswith(render_field_tables())
 
 
 def test_a_usual_body_is_not_copied() -> None:

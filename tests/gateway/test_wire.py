@@ -14,6 +14,7 @@ from serve_app.core.call import Call, Endpoint, Policy, Turn
 from serve_app.core.errors import BadRequest, InvalidField, MalformedBody
 from serve_app.gateway.fields import FIELDS as TABLES
 from serve_app.gateway.wire import AUTO, DEFAULT_BODIES, detect_endpoint, parse_call, parse_json
+from serve_app.routing.features import list_asks
 
 USER = {"role": "user", "content": "Hi"}
 IMAGE: dict[str, Any] = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
@@ -435,7 +436,9 @@ def test_a_tool_result_is_no_ask() -> None:
         {"type": "text", "text": "And now?"},
     ]
     messages = [USER, {"role": "user", "content": results[:2]}]
-    turns = parse(Endpoint.MESSAGES, {"messages": messages}).prompt.turns
+    prompt = parse(Endpoint.MESSAGES, {"messages": messages}).prompt
+    assert list_asks(prompt) == ["Hi"]
+    turns = prompt.turns
     assert turns == (Turn("user", "Hi"), Turn("tool", "42"), Turn("tool", "43"))
     turns = parse(
         Endpoint.MESSAGES, {"messages": [{"role": "user", "content": results}]}
