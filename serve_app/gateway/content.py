@@ -68,14 +68,14 @@ class ContentReader:
         """An item of a Responses input."""
         if not isinstance(item, dict):
             raise InvalidField(param, "an object")
-        if "content" in item:
+        if item.get("output") is not None:
+            self.read_text("tool", item["output"], f"{param}.output")
+        if item.get("content") is not None:
             role = item.get("role")
             known = role if isinstance(role, str) else "user"
             known = "assistant" if item.get("type") == "reasoning" else known
             self.read_text(known, item["content"], f"{param}.content")
-        elif "output" in item:
-            self.read_text("tool", item["output"], f"{param}.output")
-        else:
+        elif item.get("output") is None:
             self._read_call(item, param)
 
     def _read_call(self, item: Json, param: str) -> None:
@@ -92,6 +92,7 @@ class ContentReader:
         for index, part in enumerate(content):
             if _is_tool_result(part):
                 self._count_part(param)
+                self._check_media(part, "tool_result", param)
                 self.read_text("tool", part.get("content"), f"{param}[{index}].content")
             else:
                 rest.append(part)

@@ -68,11 +68,11 @@ def _check_format(meter: GrammarMeter, value: object, param: str) -> None:
         raise InvalidField(f"{param}.type", f"one of {', '.join(sorted(FORMAT_TYPES))}")
     if kind == "json_schema":
         nested = value.get("json_schema")
-        holder, path = (nested, f"{param}.json_schema") if nested is not None else (value, param)
-        if not isinstance(holder, dict):
-            raise InvalidField(path, "an object")
-        if holder.get("schema") is not None:
-            meter.add_schema(holder["schema"], f"{path}.schema")
+        if nested is not None and not isinstance(nested, dict):
+            raise InvalidField(f"{param}.json_schema", "an object")
+        for holder, path in ((value, param), (nested or {}, f"{param}.json_schema")):
+            if holder.get("schema") is not None:
+                meter.add_schema(holder["schema"], f"{path}.schema")
     elif kind == "structural_tag":
         meter.add_schema(value, param)
 

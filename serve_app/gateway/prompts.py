@@ -109,15 +109,15 @@ def _read_responses(document: Json, config: BodiesConfig) -> Prompt:
 
 
 def _read_tokenize(document: Json, config: BodiesConfig) -> Prompt:
-    prompt = (
-        _read_messages(document, config)
-        if document.get("messages") is not None
-        else _read_completion(document, config)
-    )
-    chars_max = config.counts.tokenize_chars_max
-    if sum(len(turn.text) for turn in prompt.turns) > chars_max:
-        param = "messages" if document.get("messages") is not None else "prompt"
-        raise TooMany(param, "characters", chars_max)
+    """vLLM reads `prompt` where a body holds both, so both are bounded."""
+    chosen = document.get("messages") is not None
+    prompt = (_read_messages if chosen else _read_completion)(document, config)
+    text = document.get("prompt")
+    chars = sum(len(turn.text) for turn in prompt.turns)
+    longest = max(chars, len(text) if isinstance(text, str) else 0)
+    if longest > config.counts.tokenize_chars_max:
+        param = "messages" if chosen else "prompt"
+        raise TooMany(param, "characters", config.counts.tokenize_chars_max)
     return prompt
 
 

@@ -186,7 +186,11 @@ def media(url: str) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
         yield Endpoint.MESSAGES, {"messages": [{"role": "user", "content": [block]}]}
     image = {"type": "input_image", "image_url": url}
     yield Endpoint.RESPONSES, {"input": [{"role": "user", "content": [image]}]}
-    yield Endpoint.RESPONSES, {"input": [{"type": "function_call_output", "output": [image]}]}
+    result = {"type": "function_call_output", "output": [image]}
+    yield Endpoint.RESPONSES, {"input": [result]}
+    yield Endpoint.RESPONSES, {"input": [{**result, "content": "x"}]}
+    hidden = {"type": "tool_result", "image_url": {"url": url}}
+    yield Endpoint.CHAT, {"messages": [{"role": "user", "content": [hidden]}]}
     yield Endpoint.RESPONSES, {"input": [{"content": [{"type": "input_file", "file_url": url}]}]}
 
 
@@ -221,6 +225,8 @@ def test_named_hosts_and_data_are_taken(url: str) -> None:
         {"image_embeds": "AA"},
         {"type": "prompt_embeds", "data": "AA"},
         {"type": "image_url", "image_url": {"url": DATA_URL}, "uuid": "1"},
+        {"type": "tool_result", "image_url": {"url": DATA_URL}, "uuid": "1"},
+        {"type": "text", "text": "a", "uuid": "1"},
         {"type": "image_pil", "image_pil": "x"},
     ],
 )
@@ -258,6 +264,7 @@ def test_parts_that_reach_into_the_engine_are_refused(part: dict[str, Any]) -> N
         (Endpoint.RESPONSES, {"input": [USER] * 2049}),
         (Endpoint.TOKENIZE, {"prompt": "a" * 262_145}),
         (Endpoint.TOKENIZE, {"messages": [{"role": "user", "content": "a" * 262_145}]}),
+        (Endpoint.TOKENIZE, {"messages": [USER], "prompt": "a" * 262_145}),
         (Endpoint.DETOKENIZE, {"tokens": [1] * 262_145}),
     ],
 )
@@ -344,6 +351,8 @@ def places(schema: object) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
     yield Endpoint.CHAT, {"tools": [tool], "tool_choice": {"function": {"name": "f"}}}
     yield Endpoint.CHAT, {"tools": [strict]}
     yield Endpoint.RESPONSES, {"text": {"format": {"type": "json_schema", **named}}}
+    both = {"type": "json_schema", **named, "json_schema": {"name": "s"}}
+    yield Endpoint.RESPONSES, {"text": {"format": both}}
     yield Endpoint.RESPONSES, {"tools": [flat], "tool_choice": "required"}
     yield Endpoint.MESSAGES, {"output_config": {"format": {"type": "json_schema", **named}}}
     anthropic = {"name": "f", "input_schema": schema}
