@@ -14,7 +14,7 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.config.app import AppConfig, check_runtime
+from serve_app.config.app import AppConfig, check_runtime, complete_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.feedback.collector import FeedbackCollector
@@ -40,7 +40,7 @@ class Router:
     """The ingress deployment: one replica's gateway, pipeline and leases."""
 
     def __init__(self, config: AppConfig, handles: dict[str, DeploymentHandle[Any]]) -> None:
-        runtime = config.runtime
+        runtime = complete_runtime(config.runtime, config.tiers)
         context = serve.get_replica_context()
         self._config = config
         self._clients = {
@@ -99,6 +99,7 @@ class Router:
         try:
             runtime = RuntimeConfig.model_validate(user_config)
             check_runtime(runtime, self._config.tiers)
+            runtime = complete_runtime(runtime, self._config.tiers)
             scorer = build_scorer(runtime.routing)
         except ValidationError as error:
             logger.error("user_config refused, the old one stays:\n%s", explain_validation(error))

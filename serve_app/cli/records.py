@@ -8,8 +8,10 @@ from itertools import chain
 from pathlib import Path
 from typing import Any
 
+from serve_app.config.bodies import BodiesConfig
 from serve_app.core.errors import GatewayError
-from serve_app.gateway.wire import PARSERS, detect_endpoint, parse_json
+from serve_app.gateway.prompts import detect_endpoint, read_prompt
+from serve_app.gateway.wire import parse_json
 from serve_app.learning.feedback_log import FeedbackLog, find_logs, is_entry
 from serve_app.routing.calibration import Sample
 from serve_app.routing.scorer import Scorer
@@ -102,7 +104,7 @@ def _parse(document: Mapping[str, Any], scorer: Scorer) -> Sample | None:
 
 def _score(document: Mapping[str, Any], scorer: Scorer) -> Sample:
     body = dict(document)
-    prompt = PARSERS[detect_endpoint(body)](body)
+    prompt = read_prompt(detect_endpoint(body), body, BodiesConfig())
     return Sample(scorer.score(prompt), *_labels(document))
 
 

@@ -5,8 +5,15 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
-from serve_app.config.runtime import RuntimeConfig
+from serve_app.config.runtime import BODY_BYTES_UNKNOWN, RuntimeConfig
 from serve_app.config.tiers import DAY_S, ReplicasConfig, TierConfig
+
+BODY_BYTES_PER_TOKEN = 10
+"""English text has 4 a token; Chinese that is escaped in JSON (`\\u4e2d`) has 9."""
+BODY_BYTES_REST = 256 * 1024
+"""For schemas and everything else that is no prompt."""
+BODY_BYTES_IMAGES = 20 * 1024 * 1024
+IMAGES_KEY = "limit_mm_per_prompt"
 
 
 class RouterReplicasConfig(ReplicasConfig):
@@ -124,3 +131,17 @@ def check_drains(config: AppConfig, runtime: RuntimeConfig) -> None:
                 f"would cut calls that may go on; set it to {total_s:g} or more, or lower "
                 "deadlines.total_s"
             )
+
+
+def complete_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> RuntimeConfig:
+    """The runtime config with what follows from the tiers where it is silent."""
+    return runtime.with_body_bytes(max(_body_bytes(tier) for tier in tiers))
+
+
+def _body_bytes(tier: TierConfig) -> int:
+    """How long a body can be that a tier still has room for."""
+    limits = tier.engine.get(IMAGES_KEY)
+    images = BODY_BYTES_IMAGES if isinstance(limits, dict) and any(limits.values()) else 0
+    if tier.max_model_len is None:
+        return BODY_BYTES_UNKNOWN + images
+    return BODY_BYTES_PER_TOKEN * tier.max_model_len + BODY_BYTES_REST + images

@@ -7,10 +7,14 @@ from typing import Annotated, Literal
 from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
+from serve_app.config.bodies import BodiesConfig
 from serve_app.config.cascade import CascadeConfig
 from serve_app.config.feedback import FeedbackConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 from serve_app.core.deadlines import Deadlines
+
+BODY_BYTES_UNKNOWN = 8 * 1024 * 1024
+"""What a body may have where no context length is known."""
 
 Score = Annotated[float, Field(ge=0, le=1)]
 
@@ -162,15 +166,24 @@ class RoutingConfig(Config):
 class LimitsConfig(Config):
     """What one Router replica takes on."""
 
-    body_bytes_max: int = Field(
-        8 * 1024 * 1024,
+    given_body_bytes_max: int | None = Field(
+        None,
+        alias="body_bytes_max",
         gt=0,
         le=1024**3,
-        description="Longest request body; longer ones get 413.",
+        description="Longest request body; longer ones get 413. None: what the longest context of "
+        "a tier holds, at 10 bytes a token and 256 KiB for the rest, with 20 MiB for images "
+        "where a tier's `engine` has `limit_mm_per_prompt`; 8 MiB where a tier's `engine` has no "
+        "`max_model_len`.",
     )
     calls_max: int = Field(
         1024, gt=0, le=65536, description="Calls in flight in one Router replica; more get 429."
     )
+
+    @property
+    def body_bytes_max(self) -> int:
+        """The limit that holds."""
+        return self.given_body_bytes_max or BODY_BYTES_UNKNOWN
 
 
 class DeadlinesConfig(Config):
@@ -245,6 +258,14 @@ class RuntimeConfig(Config):
 
     routing: RoutingConfig = Field(default_factory=RoutingConfig)
     limits: LimitsConfig = Field(default_factory=LimitsConfig)
+    bodies: BodiesConfig = Field(default_factory=BodiesConfig)
     deadlines: DeadlinesConfig = Field(default_factory=DeadlinesConfig)
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
+
+    def with_body_bytes(self, bytes_max: int) -> RuntimeConfig:
+        """The same, with a limit of the body's length where none is given."""
+        if self.limits.given_body_bytes_max is not None:
+            return self
+        limits = self.limits.model_copy(update={"given_body_bytes_max": bytes_max})
+        return self.model_copy(update={"limits": limits})

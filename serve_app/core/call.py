@@ -50,7 +50,9 @@ class Prompt:
     """What a call asks, whatever its wire format: the input of every scorer.
 
     `turns` holds system, user, assistant and tool messages in order. `output_tokens_max` is None
-    when the caller named no limit.
+    when the caller named no limit. `token_ids` counts those that a caller sends instead of text.
+    `rendered_bytes` is the JSON that the template writes into the prompt beside the turns: tools,
+    and the arguments of the model's own tool calls.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -59,6 +61,8 @@ class Prompt:
     images: int = 0
     reasoning: bool = False
     output_tokens_max: int | None = None
+    token_ids: int = 0
+    rendered_bytes: int = 0
 
 
 class Payload(Protocol):

@@ -3,7 +3,10 @@
     GatewayError
     ├── BadRequest            400  the call itself is wrong
     │   ├── MalformedBody     400  not JSON, or not an object
-    │   └── InvalidField      400  one named field is wrong
+    │   ├── InvalidField      400  one named field is wrong
+    │   │   └── TooMany       400  one named field holds more than it may
+    │   ├── RefusedField      400  one named field is not taken here, whatever its value
+    │   └── UnknownField      400  one named field does not exist
     ├── NotFound              404
     │   ├── RouteNotFound     404  no such path
     │   ├── ModelNotFound     404  no tier answers to this model
@@ -77,6 +80,45 @@ class InvalidField(BadRequest):
     @property
     def message(self) -> str:
         return f"Invalid value for '{self.param}': expected {self.expected}."
+
+
+class TooMany(InvalidField):
+    """One field of the call holds more, or something longer, than it may."""
+
+    code = "limit_exceeded"
+
+    def __init__(self, param: str, unit: str, found_max: int) -> None:
+        super().__init__(param, f"at most {found_max} {unit}")
+        self.args = (param, unit, found_max)
+
+
+class RefusedField(BadRequest):
+    """One field of the call is not taken here, whatever its value."""
+
+    code = "unsupported_parameter"
+
+    def __init__(self, param: str, why: str) -> None:
+        super().__init__(param, why)
+        self.param = param[:200]
+        self.why = why
+
+    @property
+    def message(self) -> str:
+        return f"Unsupported parameter: '{self.param}' is not taken here: {self.why}."
+
+
+class UnknownField(BadRequest):
+    """One field of the call does not exist."""
+
+    code = "unknown_parameter"
+
+    def __init__(self, param: str) -> None:
+        super().__init__(param)
+        self.param = param[:200]
+
+    @property
+    def message(self) -> str:
+        return f"Unknown parameter: '{self.param}'."
 
 
 class NotFound(GatewayError):

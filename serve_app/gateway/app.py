@@ -155,6 +155,7 @@ class Pages:
             limits=headers.limits,
             session=headers.session,
             policy=headers.policy,
+            bodies=self._pipeline.runtime.bodies,
         )
         decision = self._pipeline.decide(call)
         control = self._pipeline.control_state()

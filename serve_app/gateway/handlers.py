@@ -205,6 +205,7 @@ class CallHandler:
             limits=headers.limits,
             session=headers.session,
             policy=headers.policy,
+            bodies=self._pipeline.runtime.bodies,
         )
         return call, consent
 

@@ -15,9 +15,10 @@ OTHER_CHARS_PER_TOKEN = 1.5
 # ChatML's <|im_start|>, role, newline, <|im_end|>, newline; and the opening of the answer.
 TOKENS_PER_TURN = 5
 TOKENS_PER_ANSWER = 3
-# Not in the Prompt, so assumed: a tool of a few described parameters; an image of a megapixel at
-# Qwen2.5-VL's one token per 28 x 28 pixels.
-TOKENS_PER_TOOL = 120
+# Schemas and arguments: short words between quotes, colons and braces.
+JSON_BYTES_PER_TOKEN = 3.0
+# Not in the Prompt, so assumed: an image of a megapixel at Qwen2.5-VL's one token per 28 x 28
+# pixels.
 TOKENS_PER_IMAGE = 1300
 
 SAMPLE_CHARS_MAX = 8192
@@ -31,7 +32,8 @@ def estimate_tokens(prompt: Prompt) -> int:
         text_tokens
         + TOKENS_PER_TURN * len(prompt.turns)
         + TOKENS_PER_ANSWER
-        + TOKENS_PER_TOOL * prompt.tools
+        + prompt.token_ids
+        + round(prompt.rendered_bytes / JSON_BYTES_PER_TOKEN)
         + TOKENS_PER_IMAGE * prompt.images
     )
 

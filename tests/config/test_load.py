@@ -14,7 +14,13 @@ import pytest
 import yaml
 from ray.serve.schema import DeploymentSchema, ServeApplicationSchema, ServeDeploySchema
 
-from serve_app.config.app import AppConfig, RouterConfig, RouterReplicasConfig, check_runtime
+from serve_app.config.app import (
+    AppConfig,
+    RouterConfig,
+    RouterReplicasConfig,
+    check_runtime,
+    complete_runtime,
+)
 from serve_app.config.docs import render_config_docs
 from serve_app.config.load import ConfigError, load_serve_config
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
@@ -445,3 +451,31 @@ def test_a_drain_must_last_as_long_as_a_call(load: Load, where: str) -> None:
     """Otherwise each update would cut streams; the error names both keys."""
     with pytest.raises(ConfigError, match=r"drain_timeout_s: 3599 is less than .*total_s, 3600"):
         load(valid_with(f"{where}.drain_timeout_s", 3599))
+
+
+@pytest.mark.parametrize(
+    ("engines", "given", "bytes_max"),
+    [
+        ([{"max_model_len": 8192}, {"max_model_len": 32768}], None, 327_680 + 262_144),
+        ([{"max_model_len": 8192}, {}], None, 8 * 1024**2),
+        (
+            [{"max_model_len": 8192, "limit_mm_per_prompt": {"image": 2}}],
+            None,
+            81_920 + 262_144 + 20 * 1024**2,
+        ),
+        (
+            [{"max_model_len": 8192, "limit_mm_per_prompt": {"image": 0}}],
+            None,
+            81_920 + 262_144,
+        ),
+        ([{"max_model_len": 8192}], 1000, 1000),
+    ],
+)
+def test_a_body_may_be_as_long_as_a_context_holds(
+    engines: list[dict[str, Any]], given: int | None, bytes_max: int
+) -> None:
+    """The longest context counts, images only where a tier takes some; what is given holds."""
+    tier = AppConfig.model_validate(VALID["applications"][0]["args"]).tiers[0]
+    tiers = tuple(tier.model_copy(update={"engine": engine}) for engine in engines)
+    runtime = RuntimeConfig.model_validate({"limits": {"body_bytes_max": given}})
+    assert complete_runtime(runtime, tiers).limits.body_bytes_max == bytes_max

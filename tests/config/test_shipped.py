@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 import ray
 
+from serve_app.config.app import complete_runtime
 from serve_app.config.load import load_serve_config
 from serve_app.config.tiers import TierConfig
 from serve_app.tiers.plan import plan_deployment, plan_llm_config, plan_placement
@@ -69,7 +70,7 @@ def limits(path: Path) -> Iterator[tuple[str, float]]:
     yield "router.replicas.max", router.replicas.max
     for section in (config.runtime.limits, config.runtime.deadlines, config.runtime.leases):
         for key, value in section:
-            if key != "body_bytes_max":
+            if key != "given_body_bytes_max":
                 yield key, value
 
 
@@ -79,7 +80,9 @@ def test_every_limit_is_a_limit(path: Path) -> None:
     found = dict(limits(path))
     assert {"fast.max_queued_requests", "strong.max_ongoing_requests", "total_s"} <= set(found)
     assert {key: value for key, value in found.items() if not 0 < value < 1e6} == {}
-    assert load_serve_config(path).runtime.limits.body_bytes_max < 1e9
+    config = load_serve_config(path)
+    runtime = complete_runtime(config.runtime, config.app.tiers)
+    assert 0 < runtime.limits.body_bytes_max < 1e9
 
 
 @every_config

@@ -30,6 +30,8 @@ YES = {"x-feedback-consent": "yes"}
 NO = {"x-feedback-consent": "no"}
 SLOW = r"(?:(?:a+)+)+b"
 """Tries every way to part a row of a's: longer than any text may take."""
+IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+
 BODIES: dict[Endpoint, dict[str, Any]] = {
     Endpoint.CHAT: {"messages": [{"role": "user", "content": "Hi"}]},
     Endpoint.COMPLETIONS: {"prompt": "Hi"},
@@ -174,7 +176,7 @@ async def test_another_word_is_no_consent(service: Service) -> None:
         {"model": "fast"},
         {"tools": [{"type": "function"}]},
         {"n": 2},
-        {"messages": [{"role": "user", "content": [{"type": "image_url", "image_url": {}}]}]},
+        {"messages": [{"role": "user", "content": [IMAGE]}]},
         {"messages": [{"role": "user", "content": ""}]},
     ],
     ids=["named", "tools", "choices", "image", "empty"],

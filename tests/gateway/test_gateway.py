@@ -9,6 +9,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.config.bodies import BodiesConfig
 from serve_app.config.runtime import DeadlinesConfig, LimitsConfig, RuntimeConfig
 from serve_app.core.call import Endpoint, Outcome
 from serve_app.core.errors import (
@@ -58,11 +59,26 @@ async def test_the_request_id_of_the_caller_is_kept(gateway: Gateway) -> None:
 
 
 async def test_the_body_is_addressed_to_the_model_that_answers(gateway: Gateway) -> None:
-    """`auto` and tier names become the engine's model id; all else is forwarded as it came."""
-    await gateway.chat(model="strong", seed=1, unknown={"a": [1, 2]})
+    """`auto` and tier names become the engine's model id; all else that the engine may see is
+    forwarded as it came."""
+    await gateway.chat(model="strong", seed=1, logit_bias={"7": 1.5}, unknown={"a": [1, 2]})
     body = json.loads(gateway.strong.requests[0]._body)
     assert body["model"] == "demo-strong"
-    assert (body["seed"], body["unknown"]) == (1, {"a": [1, 2]})
+    assert (body["seed"], body["logit_bias"]) == (1, {"7": 1.5})
+    assert "unknown" not in body
+
+
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+async def test_a_refused_field_never_reaches_an_engine(gateway: Gateway, path: str) -> None:
+    """The answer is a 400 that names the field, and what the operator sets at run time holds."""
+    body = {"messages": [{"role": "user", "content": "x"}], "priority": 1}
+    response = await gateway.client.post(path, json=body)
+    assert response.status_code == 400
+    assert response.json()["error"]["param"] == "priority"
+    assert gateway.fast.requests == []
+    allowed = BodiesConfig(allowed_fields=("priority",))
+    gateway.pipeline.runtime = RuntimeConfig(bodies=allowed)
+    assert (await gateway.client.post(path, json=body)).status_code == 200
 
 
 @pytest.mark.parametrize("asked", [False, True])
@@ -111,7 +127,7 @@ async def test_bad_bodies_name_the_field(gateway: Gateway, body: bytes, param: s
 async def test_deep_nesting_is_an_error_not_a_crash(gateway: Gateway) -> None:
     """A body nested too deeply is refused."""
     nested = b"[" * 500 + b"]" * 500
-    body = b'{"messages": [{"role": "user", "content": "x"}], "a": ' + nested + b"}"
+    body = b'{"messages": [{"role": "user", "content": "x"}], "user": ' + nested + b"}"
     headers = {"content-type": "application/json"}
     response = await gateway.client.post("/v1/chat/completions", content=body, headers=headers)
     assert response.status_code == 400

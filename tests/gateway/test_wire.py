@@ -9,12 +9,15 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.config.bodies import BodiesConfig
 from serve_app.core.call import Call, Endpoint, Policy, Turn
 from serve_app.core.errors import BadRequest, InvalidField, MalformedBody
-from serve_app.gateway.wire import AUTO, detect_endpoint, parse_call, parse_json
+from serve_app.gateway.fields import FIELDS as TABLES
+from serve_app.gateway.wire import AUTO, DEFAULT_BODIES, detect_endpoint, parse_call, parse_json
+from serve_app.routing.features import list_asks
 
 USER = {"role": "user", "content": "Hi"}
-IMAGE = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+IMAGE: dict[str, Any] = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
 INT64_MAX = 2**63 - 1
 
 FIELDS = [
@@ -22,6 +25,8 @@ FIELDS = [
     "text", "format", "image", "tools", "stream", "stream_options", "include_usage", "output",
     "response_format", "structured_outputs", "json_schema", "max_tokens", "reasoning", "user",
 ]  # fmt: skip
+
+KNOWN = {name for table in TABLES.values() for name in table}
 
 texts = st.text(st.characters(exclude_categories=["Cs"]), max_size=12) | st.sampled_from(FIELDS)
 scalars = (
@@ -38,24 +43,26 @@ documents = st.recursive(
 )
 objects = st.dictionaries(st.sampled_from(FIELDS), documents, max_size=8)
 endpoints = st.sampled_from(Endpoint)
-valid_prompts = st.sampled_from(
-    [
-        (Endpoint.CHAT, {"messages": [USER]}),
-        (Endpoint.MESSAGES, {"messages": [USER], "system": "Be brief."}),
-        (Endpoint.COUNT_TOKENS, {"messages": [USER]}),
-        (Endpoint.COMPLETIONS, {"prompt": "Hi"}),
-        (Endpoint.RESPONSES, {"input": "Hi"}),
-        (Endpoint.TOKENIZE, {"prompt": "Hi"}),
-        (Endpoint.DETOKENIZE, {"tokens": [1, 2]}),
-        (Endpoint.EMBEDDINGS, {"input": ["a", "b"]}),
-    ]
+PROMPTS: dict[Endpoint, dict[str, Any]] = {
+    Endpoint.CHAT: {"messages": [USER]},
+    Endpoint.MESSAGES: {"messages": [USER], "system": "Be brief."},
+    Endpoint.COUNT_TOKENS: {"messages": [USER]},
+    Endpoint.COMPLETIONS: {"prompt": "Hi"},
+    Endpoint.RESPONSES: {"input": "Hi"},
+    Endpoint.TOKENIZE: {"prompt": "Hi"},
+    Endpoint.DETOKENIZE: {"tokens": [1, 2]},
+    Endpoint.EMBEDDINGS: {"input": ["a", "b"]},
+}
+valid_prompts = st.sampled_from(list(PROMPTS.items()))
+other_fields = st.dictionaries(
+    texts.filter(lambda key: key not in FIELDS and key not in KNOWN), documents, max_size=4
 )
-other_fields = st.dictionaries(texts.filter(lambda key: key not in FIELDS), documents, max_size=4)
+PASSING = BodiesConfig(unknown_fields="pass")
 
 
-def parse(endpoint: Endpoint, document: object) -> Call:
+def parse(endpoint: Endpoint, document: object, bodies: BodiesConfig = DEFAULT_BODIES) -> Call:
     body = document if isinstance(document, bytes) else json.dumps(document).encode()
-    return parse_call(endpoint, body, request_id="r", tier=None)
+    return parse_call(endpoint, body, request_id="r", tier=None, bodies=bodies)
 
 
 def parses_or_refuses(endpoint: Endpoint, document: object) -> None:
@@ -95,10 +102,13 @@ def test_every_other_field_is_forwarded(
     stream: bool,
     model: str | None,
 ) -> None:
-    """The engine gets the body as it was sent, but for the model and the usage we ask for."""
+    """Where unknown fields pass, the engine gets the body as it was sent, but for the model and the
+    usage we ask for."""
     endpoint, base = prompt
-    document = {**fields, **base, "stream": stream, "model": model}
-    call = parse(endpoint, document)
+    document = {**fields, **base, "model": model}
+    if endpoint.generates:
+        document["stream"] = stream
+    call = parse(endpoint, document, PASSING)
     expected = {**document, "model": "engine-id"}
     if call.adds_usage:
         expected["stream_options"] = {"include_usage": True}
@@ -135,7 +145,7 @@ def test_usage_is_asked_for_once(
     endpoint: Endpoint, fields: dict[str, Any], adds: bool, options: dict[str, Any] | None
 ) -> None:
     """Only a stream that would hide its token counts is asked for them, in the dialects that do."""
-    call = parse(endpoint, {"messages": [USER], "prompt": "Hi", "input": "Hi", **fields})
+    call = parse(endpoint, {**PROMPTS[endpoint], **fields})
     assert call.adds_usage is adds
     assert json.loads(call.payload.for_model("m")).get("stream_options") == options
 
@@ -170,7 +180,7 @@ def test_usage_is_asked_for_once(
                     {"role": "user", "content": [{"type": "tool_result", "content": "42"}]},
                 ],
             },
-            [("system", "S\nT"), ("user", ""), ("user", "42")],
+            [("system", "S\nT"), ("user", ""), ("tool", "42")],
             1,
         ),
         (
@@ -193,12 +203,12 @@ def test_usage_is_asked_for_once(
             {
                 "input": [
                     {"role": "user", "content": [{"type": "input_text", "text": "a"}]},
-                    {"content": [{"type": "input_image", "image_url": "x"}]},
+                    {"content": [{"type": "input_image", "image_url": IMAGE["image_url"]["url"]}]},
                     {"type": "function_call_output", "output": "42"},
                     {"type": "function_call", "name": "f"},
                 ]
             },
-            [("user", "a"), ("user", ""), ("tool", "42"), ("tool", "")],
+            [("user", "a"), ("user", ""), ("tool", "42"), ("assistant", "")],
             1,
         ),
         (Endpoint.TOKENIZE, {"prompt": "Hi"}, [("user", "Hi")], 0),
@@ -239,7 +249,7 @@ def test_what_routing_looks_at(
     endpoint: Endpoint, fields: dict[str, Any], expected: dict[str, Any]
 ) -> None:
     """Tools, schemas, thinking and the output limit are found under each dialect's names."""
-    prompt = parse(endpoint, {"messages": [USER], "prompt": "Hi", "input": "Hi", **fields}).prompt
+    prompt = parse(endpoint, {**PROMPTS[endpoint], **fields}).prompt
     assert {name: getattr(prompt, name) for name in expected} == expected
 
 
@@ -327,13 +337,14 @@ def test_detect_endpoint_needs_a_prompt() -> None:
 )
 def test_what_cannot_be_drafted_is_marked(more: dict[str, object], draftable: bool) -> None:
     """The tokens of a beam, and of an answer in the background, tell nothing in time."""
-    assert parse(Endpoint.RESPONSES, {"input": "Hi", **more}).draftable is draftable
+    endpoint = Endpoint.RESPONSES if "background" in more else Endpoint.CHAT
+    assert parse(endpoint, {**PROMPTS[endpoint], **more}).draftable is draftable
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
 def test_policies_are_those_that_exist(endpoint: Endpoint) -> None:
     """The header's value is taken exactly, and a wrong one is refused on every endpoint."""
-    body = json.dumps({"messages": [USER], "prompt": "Hi", "input": "Hi"}).encode()
+    body = json.dumps(PROMPTS[endpoint]).encode()
 
     def policy(value: str | None) -> Policy | None:
         return parse_call(endpoint, body, request_id="r", tier=None, policy=value).policy
@@ -350,9 +361,8 @@ def test_policies_are_those_that_exist(endpoint: Endpoint) -> None:
             {"prompt": "x", "stream": True, "stream_options": {}, "seed": 1},
             {"prompt": "x", "seed": 1},
         ),
-        ({"prompt": ["x"], "n": 1, "best_of": None}, {"prompt": ["x"], "n": 1, "best_of": None}),
+        ({"prompt": ["x"], "n": 1, "best_of": 3}, {"prompt": ["x"], "n": 1}),
         ({"prompt": "x", "n": 2}, None),
-        ({"prompt": "x", "best_of": 3}, None),
         ({"prompt": ["x", "y"]}, None),
         ({"prompt": "x", "use_beam_search": True}, None),
     ],
@@ -363,6 +373,77 @@ def test_the_body_of_a_label_call(body: dict[str, object], sent: dict[str, objec
     call = parse_call(Endpoint.COMPLETIONS, json.dumps(body).encode(), request_id="r", tier=None)
     found = call.payload.for_label("m")
     assert (found and json.loads(found)) == (sent and {**sent, "model": "m", "stream": False})
+
+
+@pytest.mark.parametrize(
+    ("endpoint", "document", "token_ids", "bytes_min"),
+    [
+        (Endpoint.COMPLETIONS, {"prompt": [7] * 20_000}, 20_000, 0),
+        (Endpoint.COMPLETIONS, {"prompt": [[7] * 500, [7] * 40]}, 540, 0),
+        (
+            Endpoint.CHAT,
+            {
+                "messages": [
+                    USER,
+                    {
+                        "role": "assistant",
+                        "tool_calls": [{"function": {"name": "f", "arguments": "a" * 900}}],
+                    },
+                ]
+            },
+            0,
+            900,
+        ),
+        (
+            Endpoint.MESSAGES,
+            {
+                "messages": [
+                    {
+                        "role": "assistant",
+                        "content": [{"type": "tool_use", "name": "f", "input": {"a": "b" * 900}}],
+                    }
+                ]
+            },
+            0,
+            900,
+        ),
+        (
+            Endpoint.RESPONSES,
+            {"input": [{"type": "function_call", "name": "f", "arguments": "a" * 900}]},
+            0,
+            900,
+        ),
+        (Endpoint.CHAT, {"tools": [{"type": "function", "description": "a" * 900}]}, 0, 900),
+        (Endpoint.MESSAGES, {"tools": [{"name": "f", "input_schema": {"a": "b" * 900}}]}, 0, 900),
+        (Endpoint.CHAT, {}, 0, 0),
+    ],
+)
+def test_what_fills_the_context_beside_the_turns(
+    endpoint: Endpoint, document: dict[str, Any], token_ids: int, bytes_min: int
+) -> None:
+    """Token ids are counted one by one; calls, arguments and tools by what a template writes."""
+    prompt = parse(endpoint, {**PROMPTS[endpoint], **document}).prompt
+    assert prompt.token_ids == token_ids
+    assert bytes_min <= prompt.rendered_bytes <= bytes_min + 100
+
+
+def test_a_tool_result_is_no_ask() -> None:
+    """Anthropic sends results in a user's message: each is a turn of the tool's, and what the user
+    adds stays the user's."""
+    results = [
+        {"type": "tool_result", "content": "42"},
+        {"type": "tool_result", "content": [{"type": "text", "text": "43"}]},
+        {"type": "text", "text": "And now?"},
+    ]
+    messages = [USER, {"role": "user", "content": results[:2]}]
+    prompt = parse(Endpoint.MESSAGES, {"messages": messages}).prompt
+    assert list_asks(prompt) == ["Hi"]
+    turns = prompt.turns
+    assert turns == (Turn("user", "Hi"), Turn("tool", "42"), Turn("tool", "43"))
+    turns = parse(
+        Endpoint.MESSAGES, {"messages": [{"role": "user", "content": results}]}
+    ).prompt.turns
+    assert turns[-1] == Turn("user", "And now?")
 
 
 def test_the_label_of_a_response_is_not_stored() -> None:

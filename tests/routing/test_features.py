@@ -214,6 +214,9 @@ def test_tokens_grow_with_the_prompt(text: str, more: str) -> None:
     assert 0 < estimate_tokens(one) < estimate_tokens(two)
 
 
-def test_tools_and_images_count() -> None:
-    """What the template adds for tools and images is part of the estimate."""
-    assert estimate_tokens(Prompt(tools=2, images=1)) > 1000
+def test_what_stands_beside_the_turns_counts() -> None:
+    """Images, tools, tool calls and token ids are part of the estimate, each by its length."""
+    assert estimate_tokens(Prompt(images=1)) > 1000
+    assert estimate_tokens(Prompt(token_ids=20_000)) >= 20_000
+    assert 20_000 < estimate_tokens(Prompt(rendered_bytes=70_000)) < 30_000
+    assert estimate_tokens(Prompt(tools=2)) == estimate_tokens(Prompt())

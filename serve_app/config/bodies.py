@@ -1,0 +1,176 @@
+"""What a request body may hold: fields, media, counts and grammars."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal, get_args
+
+from pydantic import Field, field_validator
+
+from serve_app.config.base import Config
+
+OptionalField = Literal[
+    "media_io_kwargs",
+    "mm_processor_kwargs",
+    "priority",
+    "prompt_embeds",
+    "server_tools",
+    "vllm_xargs",
+]
+OPTIONAL_FIELDS: frozenset[str] = frozenset(get_args(OptionalField))
+
+TEMPLATE_PARAMETERS = frozenset(
+    {
+        "chat_template", "continue_final_message", "conversation", "max_length", "messages",
+        "padding", "return_assistant_tokens_mask", "return_dict", "return_tensors", "tokenize",
+        "tokenizer_kwargs", "tools", "truncation",
+    }
+)  # fmt: skip
+"""Arguments of `apply_chat_template` that are no variables of a template."""
+
+HOST_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
+
+Host = Annotated[str, Field(pattern=HOST_PATTERN)]
+
+
+class CountsConfig(Config):
+    """How many of everything a body may hold. Each is worked through on an engine's event loop."""
+
+    messages_max: int = Field(
+        2048, ge=1, le=1_000_000, description="Messages, or items of a Responses input."
+    )
+    parts_max: int = Field(
+        4096, ge=1, le=1_000_000, description="Content parts of all messages together."
+    )
+    media_max: int = Field(
+        32, ge=0, le=10_000, description="Images, videos and sounds of all messages together."
+    )
+    tools_max: int = Field(256, ge=1, le=100_000, description="Tools.")
+    tool_calls_max: int = Field(
+        4096, ge=1, le=1_000_000, description="Tool calls of all messages together."
+    )
+    prompts_max: int = Field(
+        128, ge=1, le=100_000, description="Prompts of one call to `/v1/completions`."
+    )
+    inputs_max: int = Field(
+        2048, ge=1, le=100_000, description="Inputs of one call to `/v1/embeddings`."
+    )
+    choices_max: int = Field(
+        16, ge=1, le=16384, description="Answers to one prompt (`n`), beams included."
+    )
+    logprobs_max: int = Field(
+        20,
+        ge=0,
+        le=1000,
+        description="Alternatives a token (`logprobs`, `top_logprobs`, `prompt_logprobs`), and "
+        "entries of `logprob_token_ids`.",
+    )
+    stops_max: int = Field(
+        16,
+        ge=1,
+        le=10_000,
+        description="Stop strings (`stop`, `stop_sequences`), and entries of `stop_token_ids`. "
+        "vLLM itself takes 4 strings unless `VLLM_MAX_STOP_STRINGS` says otherwise.",
+    )
+    stop_chars_max: int = Field(
+        1024, ge=1, le=1_000_000, description="Length of one stop string or bad word."
+    )
+    bad_words_max: int = Field(256, ge=0, le=100_000, description="Entries of `bad_words`.")
+    biases_max: int = Field(1024, ge=0, le=1_000_000, description="Entries of `logit_bias`.")
+    allowed_tokens_max: int = Field(
+        16384, ge=1, le=1_000_000, description="Entries of `allowed_token_ids`."
+    )
+    repetition_max: int = Field(
+        64,
+        ge=1,
+        le=10_000,
+        description="`max_pattern_size` and `min_count` of `repetition_detection`, which the "
+        "engine's scheduler looks for after every token.",
+    )
+    tokenize_chars_max: int = Field(
+        262_144,
+        ge=1,
+        le=100_000_000,
+        description="Characters of a prompt for `/tokenize`, and tokens for `/detokenize`, which "
+        "no context bounds.",
+    )
+    documents_max: int = Field(256, ge=0, le=100_000, description="Entries of `documents`.")
+
+
+class GrammarsConfig(Config):
+    """How much one body may have compiled into a grammar, all its schemas together."""
+
+    schema_bytes_max: int = Field(
+        65_536, ge=1, le=16_777_216, description="Length of the schemas, as JSON."
+    )
+    depth_max: int = Field(32, ge=1, le=100, description="Nesting of a schema, regex or grammar.")
+    nodes_max: int = Field(
+        512,
+        ge=1,
+        le=100_000,
+        description="Objects that the schemas are made of: properties, alternatives, references.",
+    )
+    literal_chars_max: int = Field(
+        8192,
+        ge=1,
+        le=10_000_000,
+        description="Characters of all choices, enum values, constants and property names.",
+    )
+    pattern_chars_max: int = Field(
+        1024, ge=1, le=1_000_000, description="Length of one regular expression."
+    )
+    grammar_chars_max: int = Field(
+        4096, ge=1, le=1_000_000, description="Length of one grammar (EBNF or Lark)."
+    )
+    rules_max: int = Field(128, ge=1, le=10_000, description="Rules of one grammar.")
+    repeats_max: int = Field(
+        128,
+        ge=0,
+        le=1_000_000,
+        description="Positions that repetitions add: `minLength` and `maxLength`, `{n,m}` in "
+        "regular expressions and grammars, each up to 128; nested ones are multiplied, equal "
+        "lengths count once. An optional part (`a?`) counts 16, `maxProperties` once for every "
+        "four properties. Measured in [fields.md](fields.md#schemas-and-grammars).",
+    )
+    items_max: int = Field(
+        65_536, ge=1, le=1_000_000_000, description="`minItems`, `maxItems` and the like."
+    )
+
+
+class BodiesConfig(Config):
+    """What a request body may hold; anything else is answered with 400."""
+
+    unknown_fields: Literal["drop", "refuse", "pass"] = Field(
+        "drop",
+        description="What becomes of a field that is not in [fields.md](fields.md). drop: the "
+        "engine does not see it; official clients send fields that vLLM ignores. refuse: 400. "
+        "pass: the engine sees it, and a newer vLLM may obey it.",
+    )
+    allowed_fields: tuple[OptionalField, ...] = Field(
+        (),
+        description="Fields that are refused unless they stand here; [fields.md](fields.md) says "
+        "what each can do. `server_tools`: tools of Responses that the engine would run itself.",
+    )
+    template_variables: tuple[str, ...] = Field(
+        ("add_vision_id", "enable_thinking", "preserve_thinking", "reasoning_effort", "thinking"),
+        max_length=64,
+        description="Keys that `chat_template_kwargs` may have. Their values are plain: a boolean, "
+        "a number, or a string of up to 256 characters.",
+    )
+    media_hosts: tuple[Host, ...] = Field(
+        (),
+        max_length=256,
+        description="Hosts from which engines may fetch images, videos and sounds that a body "
+        "names by URL, in lower case. None: such URLs are refused, only `data:` URLs are taken. "
+        'Set `VLLM_MEDIA_URL_ALLOW_REDIRECTS: "0"` in the tier\'s `env` too: a redirect leads '
+        "anywhere.",
+    )
+    counts: CountsConfig = Field(default_factory=CountsConfig)
+    grammars: GrammarsConfig = Field(default_factory=GrammarsConfig)
+
+    @field_validator("template_variables")
+    @classmethod
+    def _variables(cls, names: tuple[str, ...]) -> tuple[str, ...]:
+        for name in names:
+            if name in TEMPLATE_PARAMETERS:
+                raise ValueError(f"'{name}' is no variable of a template but steers its rendering")
+        return names

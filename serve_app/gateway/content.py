@@ -1,0 +1,224 @@
+"""What stands in messages: text, media, tool calls and their results, read once and bounded."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterator
+from typing import Any
+
+import orjson
+
+from serve_app.config.bodies import BodiesConfig
+from serve_app.core.call import Turn
+from serve_app.core.errors import InvalidField, MalformedBody, RefusedField, TooMany
+
+Json = dict[str, Any]
+
+IMAGE_PART_TYPES = frozenset({"image_url", "input_image", "image"})
+URL_KEYS = ("image_url", "video_url", "audio_url", "file_url")
+TENSOR_KEYS = ("image_embeds", "video_embeds", "audio_embeds", "prompt_embeds")
+TENSOR_TYPES = frozenset(TENSOR_KEYS)
+TEXT_KEYS = ("text", "content", "thinking", "refusal")
+
+DATA_URL = re.compile(r"data:[^,;]{1,64}(?:;[^,;]{1,64}){0,4};base64,", re.IGNORECASE)
+# No user, no backslash, no space: every parser on the way finds the same host in it.
+REMOTE_URL = re.compile(
+    r"https?://([a-z0-9.-]+)(?::[0-9]{1,5})?(?:[/?][!-\[\]-~]*)?", re.IGNORECASE
+)
+
+
+class ContentReader:
+    """Reads the messages of one body into turns, and counts what it meets.
+
+    `rendered_bytes` is the JSON that the template writes into the prompt beside the turns: the
+    arguments of tool calls.
+    """
+
+    __slots__ = ("_config", "_media", "_parts", "_tool_calls", "images", "rendered_bytes", "turns")
+
+    def __init__(self, config: BodiesConfig) -> None:
+        self._config = config
+        self._parts = self._media = self._tool_calls = 0
+        self.images = 0
+        self.rendered_bytes = 0
+        self.turns: list[Turn] = []
+
+    def read_text(self, role: str, content: object, param: str) -> None:
+        """One turn from content that holds no tool results."""
+        self.turns.append(Turn(role, self._join(content, param)))
+
+    def read_message(self, message: object, param: str) -> None:
+        """A message of chat or of Anthropic's Messages."""
+        if not isinstance(message, dict):
+            raise InvalidField(param, "an object with 'role' and 'content'")
+        role = message.get("role")
+        if not isinstance(role, str):
+            raise InvalidField(f"{param}.role", "a string")
+        content = message.get("content")
+        if isinstance(content, list) and any(map(_is_tool_result, content)):
+            self._read_results(role, content, f"{param}.content")
+        else:
+            self.read_text(role, content, f"{param}.content")
+        if message.get("tool_calls") is not None:
+            self._count_calls(message["tool_calls"], f"{param}.tool_calls")
+        if isinstance(reasoning := message.get("reasoning"), str):
+            self.rendered_bytes += len(reasoning)
+
+    def read_item(self, item: object, param: str) -> None:
+        """An item of a Responses input."""
+        if not isinstance(item, dict):
+            raise InvalidField(param, "an object")
+        if item.get("output") is not None:
+            self.read_text("tool", item["output"], f"{param}.output")
+        if item.get("content") is not None:
+            role = item.get("role")
+            known = role if isinstance(role, str) else "user"
+            known = "assistant" if item.get("type") == "reasoning" else known
+            self.read_text(known, item["content"], f"{param}.content")
+        elif item.get("output") is None:
+            self._read_call(item, param)
+
+    def _read_call(self, item: Json, param: str) -> None:
+        """A tool call of the model's, its reasoning, or a reference: nothing that a user asks."""
+        for key in ("arguments", "input", "name"):
+            value = item.get(key)
+            if isinstance(value, str):
+                self._count_call(len(value), param)
+        self.turns.append(Turn("assistant", ""))
+
+    def _read_results(self, role: str, content: list[Any], param: str) -> None:
+        """Anthropic puts tool results into a user's message: a turn of their own each."""
+        rest: list[Any] = []
+        for index, part in enumerate(content):
+            if _is_tool_result(part):
+                self._count_part(param)
+                self._check_media(part, "tool_result", param)
+                self.read_text("tool", part.get("content"), f"{param}[{index}].content")
+            else:
+                rest.append(part)
+        if rest:
+            self.read_text(role, rest, param)
+
+    def _join(self, content: object, param: str) -> str:
+        if content is None:
+            return ""
+        if isinstance(content, str):
+            return content
+        if isinstance(content, dict):
+            content = [content]
+        if not isinstance(content, list):
+            raise InvalidField(param, "a string or a list of parts")
+        return "\n".join([text for part in content for text in self._read_part(part, param)])
+
+    def _read_part(self, part: object, param: str) -> Iterator[str]:
+        self._count_part(param)
+        if isinstance(part, str):
+            yield part
+            return
+        if not isinstance(part, dict):
+            raise InvalidField(param, "parts that are objects")
+        kind = part.get("type")
+        if kind is not None and not isinstance(kind, str):
+            raise InvalidField(f"{param}.type", "a string")
+        if kind == "text" and len(part) == 2:  # nearly all parts
+            yield from _texts(part)
+            return
+        self._check_media(part, kind, param)
+        if kind == "tool_use":
+            self._count_call(_json_bytes(part.get("input")), param)
+        yield from _texts(part)
+
+    def _check_media(self, part: Json, kind: str | None, param: str) -> None:
+        if kind in TENSOR_TYPES or any(key in part for key in TENSOR_KEYS):
+            if "prompt_embeds" not in self._config.allowed_fields:
+                raise RefusedField(f"{param}.{kind or 'embeds'}", "the engine would unpickle it")
+            self._count_media(param)
+        if part.get("uuid") is not None:
+            raise RefusedField(f"{param}.uuid", "it names an engine's cached media of any caller")
+        if kind == "image_pil" or "image_pil" in part:
+            raise RefusedField(f"{param}.image_pil", "it cannot be sent as JSON")
+        for key in URL_KEYS:
+            if part.get(key) is not None:
+                self._check_url(_url(part[key], f"{param}.{key}"), f"{param}.{key}")
+                self._count_media(param)
+        self._check_source(part.get("source"), param)
+        if kind in IMAGE_PART_TYPES or (kind is None and "image_url" in part):
+            self.images += 1
+        if kind == "input_audio":
+            self._count_media(param)
+
+    def _check_source(self, source: object, param: str) -> None:
+        """Anthropic's way to name an image."""
+        if source is None:
+            return
+        if not isinstance(source, dict):
+            raise InvalidField(f"{param}.source", "an object")
+        if source.get("url") is not None:
+            self._check_url(_url(source["url"], f"{param}.source.url"), f"{param}.source.url")
+        self._count_media(param)
+
+    def _check_url(self, url: str, param: str) -> None:
+        if DATA_URL.match(url):
+            return
+        hosts = self._config.media_hosts
+        found = REMOTE_URL.fullmatch(url) if hosts else None
+        if found is None or found[1].lower() not in hosts:
+            allowed = f" or a URL of {', '.join(hosts[:8])}" if hosts else ""
+            raise InvalidField(param, f"a base64 'data:' URL{allowed}")
+
+    def _count_part(self, param: str) -> None:
+        self._parts += 1
+        if self._parts > self._config.counts.parts_max:
+            raise TooMany(param, "parts in all messages", self._config.counts.parts_max)
+
+    def _count_media(self, param: str) -> None:
+        self._media += 1
+        if self._media > self._config.counts.media_max:
+            raise TooMany(param, "images, videos and sounds", self._config.counts.media_max)
+
+    def _count_call(self, size: int, param: str) -> None:
+        self._tool_calls += 1
+        if self._tool_calls > self._config.counts.tool_calls_max:
+            raise TooMany(param, "tool calls", self._config.counts.tool_calls_max)
+        self.rendered_bytes += size
+
+    def _count_calls(self, calls: object, param: str) -> None:
+        if not isinstance(calls, list):
+            raise InvalidField(param, "a list")
+        for call in calls:
+            if not isinstance(call, dict):
+                raise InvalidField(param, "a list of objects")
+            self._count_call(_json_bytes(call.get("function")), param)
+
+
+def _is_tool_result(part: object) -> bool:
+    return isinstance(part, dict) and part.get("type") == "tool_result"
+
+
+def _texts(part: Json) -> Iterator[str]:
+    for key in TEXT_KEYS:
+        value = part.get(key)
+        if isinstance(value, str):
+            yield value
+
+
+def _url(value: object, param: str) -> str:
+    """A URL stands alone or in an object."""
+    url = value.get("url") if isinstance(value, dict) else value
+    if not isinstance(url, str):
+        raise InvalidField(param, "a URL")
+    return url
+
+
+def _json_bytes(value: object) -> int:
+    """How long a value is once the template has written it.
+
+    Raises:
+        MalformedBody: it is nested too deeply to be written.
+    """
+    if value is None:
+        return 0
+    try:
+        return len(orjson.dumps(value))
+    except orjson.JSONEncodeError:
+        raise MalformedBody("it is nested too deeply") from None
