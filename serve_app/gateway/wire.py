@@ -217,6 +217,7 @@ PARSERS = {
     Endpoint.COUNT_TOKENS: _parse_messages,
     Endpoint.COMPLETIONS: _parse_prompt,
     Endpoint.RESPONSES: _parse_responses,
+    Endpoint.INPUT_TOKENS: _parse_responses,
     Endpoint.TOKENIZE: _parse_tokenize,
     Endpoint.DETOKENIZE: _parse_nothing,
     Endpoint.EMBEDDINGS: _parse_nothing,
