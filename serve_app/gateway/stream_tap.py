@@ -73,7 +73,12 @@ class StreamTap:
                 return b""
             self._rest = data[end:]
             data = data[:end]
-        return self._pass(data)
+        # Here passes every token, and nearly all of them need none of this.
+        if self._error_start in data or self._forces_tool or USAGE_KEY in data:
+            data = self._pass(data)
+        if data:
+            self._last = data
+        return data
 
     def flush(self) -> bytes:
         """What is left when the stream has ended without closing its last event."""
@@ -89,8 +94,6 @@ class StreamTap:
     def _pass(self, data: bytes) -> bytes:
         if self._error_start in data:
             data = self._until_error(data)
-        if data:
-            self._last = data
         if self._forces_tool:
             data = self._with_stop_reason(data)
         if USAGE_KEY not in data:

@@ -170,3 +170,5 @@ def test_the_number_of_the_next_event_of_responses() -> None:
     assert tap.next_sequence_number == 0
     tap.feed(b'data: {"sequence_number":6}\n\ndata: {"sequence_number":7}\n\n')
     assert tap.next_sequence_number == 8
+    tap.feed(b'event: error\ndata: {"sequence_number":8}\n\n')
+    assert tap.next_sequence_number == 8
