@@ -47,7 +47,11 @@ PROMPT_NAMES = frozenset({"input_tokens", "input_text", "input_length"})
 PARAM = re.compile(r"[A-Za-z_][\w.\[\]]{0,99}")
 OPERATORS_ADVICE = re.compile(r"VLLM_|(?:^|[\s`])--\w")
 SENTENCES = re.compile(r"(?<=[.!?])\s+")
-CPP_PREFIX = re.compile(r"(?:\[\d\d:\d\d:\d\d\] )?(?<!\S)\S{1,200}\.(?:cc|cpp|h|rs):\d+: ")
+CPP_PREFIX = re.compile(
+    r"(?:\[\d\d:\d\d:\d\d\] )?(?<!\S)(?:<path>|\S{1,200}\.(?:cc|cpp|h|rs)):\d+: "
+)
+"""The place in the engine's source; vLLM itself has replaced some of the paths by `<path>`."""
+
 ERROR_CODE_IN_REPR = re.compile(r"'code': 4\d\d\}")
 
 NO_WORDS = "The model refused the request."

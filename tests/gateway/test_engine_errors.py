@@ -174,6 +174,17 @@ def test_anthropics_sentences_for_it(message: str, expected: str) -> None:
         ),
         (
             Endpoint.CHAT,
+            BAD_REGEX.replace("/project/cpp/regex_converter.cc", "<path>"),
+            None,
+            (
+                "Failed to transform regex into a grammar: Regex parsing error at position 2: "
+                "Unclosed '['",
+                None,
+                None,
+            ),
+        ),
+        (
+            Endpoint.CHAT,
             "Failed to fetch media from URL: Cannot connect to host 10.0.0.1:80 (parameter=x)",
             "image_url",
             ("Failed to fetch media from URL.", "invalid_image_url", "messages"),
