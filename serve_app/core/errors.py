@@ -6,10 +6,13 @@
     │   ├── InvalidField      400  one named field is wrong
     │   │   └── TooMany       400  one named field holds more than it may
     │   ├── RefusedField      400  one named field is not taken here, whatever its value
-    │   └── UnknownField      400  one named field does not exist
+    │   ├── UnknownField      400  one named field does not exist
+    │   └── NothingStored     400  one named field asks for a stored response
+    ├── EngineRefused         4xx  the engine found the call to be wrong
     ├── NotFound              404
     │   ├── RouteNotFound     404  no such path
     │   ├── ModelNotFound     404  no tier answers to this model
+    │   ├── ResponseNotFound  404  no response is stored
     │   └── FeedbackOff       404  the operator keeps no feedback
     ├── MethodNotAllowed      405
     ├── BodyTooSlow           408  the request's body did not come in time
@@ -23,12 +26,18 @@
     └── InternalError         500  a fault of ours or of the engine's
         └── UpstreamFailed    502  the engine broke off
 
-Messages are written here and nowhere else, so that no path, address or `str(exc)` of the machine
-can reach a client. Every class hands all its arguments to `Exception.__init__`, which lets it
-survive pickling between processes.
+Messages are written here, so that no path, address or `str(exc)` of the machine can reach a client.
+The one exception is `EngineRefused`: `gateway/engine_errors.py` writes its message, from what the
+engine says of the client's own request. Every class hands all its arguments to
+`Exception.__init__`, which lets it survive pickling between processes.
 """
 
 from __future__ import annotations
+
+CONTEXT_LENGTH_EXCEEDED = "context_length_exceeded"
+STATELESS = (
+    "this service stores no responses. Send the whole conversation as `input`, with `store: false`."
+)
 
 
 class GatewayError(Exception):
@@ -44,6 +53,11 @@ class GatewayError(Exception):
     def message(self) -> str:
         """The sentence for the client."""
         return "The server had an error while processing your request."
+
+    @property
+    def counted_as(self) -> str:
+        """The error in metrics and access log: one of a closed set of codes."""
+        return self.code or "internal_error"
 
 
 class BadRequest(GatewayError):
@@ -121,6 +135,43 @@ class UnknownField(BadRequest):
         return f"Unknown parameter: '{self.param}'."
 
 
+class NothingStored(BadRequest):
+    """A field asks for a response, conversation or item that an earlier call would have stored."""
+
+    def __init__(self, param: str, code: str) -> None:
+        super().__init__(param, code)
+        self.param = param
+        self.code = code
+
+    @property
+    def message(self) -> str:
+        return f"'{self.param}' cannot be used: {STATELESS}"
+
+
+class EngineRefused(GatewayError):
+    """The engine found the call to be wrong; `message` speaks of the client's request only."""
+
+    type = "invalid_request_error"
+
+    def __init__(
+        self, status: int, message: str, code: str | None = None, param: str | None = None
+    ) -> None:
+        super().__init__(status, message, code, param)
+        self.status = status
+        self.code = code
+        self.param = param
+        self._message = message
+
+    @property
+    def message(self) -> str:
+        return self._message
+
+    @property
+    def counted_as(self) -> str:
+        """Apart from what this service itself refuses."""
+        return CONTEXT_LENGTH_EXCEEDED if self.code == CONTEXT_LENGTH_EXCEEDED else "engine"
+
+
 class NotFound(GatewayError):
     """What was asked for is not there."""
 
@@ -159,6 +210,20 @@ class ModelNotFound(NotFound):
             f"The model '{self.model[:200]}' does not exist. "
             "GET /v1/models lists the models that do."
         )
+
+
+class ResponseNotFound(NotFound):
+    """A stored response was asked for."""
+
+    code = "response_not_found"
+
+    def __init__(self, response_id: str) -> None:
+        super().__init__(response_id)
+        self.response_id = response_id
+
+    @property
+    def message(self) -> str:
+        return f"Response with id '{self.response_id[:200]}' not found: {STATELESS}"
 
 
 class FeedbackOff(NotFound):

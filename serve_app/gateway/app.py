@@ -35,6 +35,7 @@ from serve_app.gateway.render import (
     render_models,
 )
 from serve_app.gateway.request_headers import RequestHeaders
+from serve_app.gateway.stored_responses import response_routes
 from serve_app.gateway.wire import AUTO, detect_endpoint, parse_call, parse_json
 from serve_app.pipeline import Pipeline
 
@@ -70,6 +71,7 @@ def build_gateway(
     pages_app = Starlette(
         routes=[
             *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
+            *response_routes(),
             Route("/v1/route", pages.explain_route, methods=["POST"]),
             Route("/v1/feedback", build_feedback_page(feedback), methods=["POST"]),
             Route("/v1/models", pages.list_models, methods=["GET"]),

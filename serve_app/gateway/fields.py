@@ -309,6 +309,7 @@ FIELDS: Mapping[Endpoint, FieldTable] = {
     Endpoint.MESSAGES: MESSAGES,
     Endpoint.COUNT_TOKENS: COUNT_TOKENS,
     Endpoint.EMBEDDINGS: EMBEDDINGS,
+    Endpoint.INPUT_TOKENS: RESPONSES,
     Endpoint.TOKENIZE: TOKENIZE,
     Endpoint.DETOKENIZE: DETOKENIZE,
 }

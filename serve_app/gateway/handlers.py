@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
 from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
@@ -21,7 +22,9 @@ from serve_app.core.errors import (
 )
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.collector import FeedbackCollector
+from serve_app.gateway.dialect import Translation, translate
 from serve_app.gateway.render import (
+    JSON_CONTENT,
     Headers,
     error_headers,
     render_decision,
@@ -30,7 +33,8 @@ from serve_app.gateway.render import (
     render_error_event,
 )
 from serve_app.gateway.request_headers import RequestHeaders
-from serve_app.gateway.usage import UsageTap, read_usage
+from serve_app.gateway.stream_tap import StreamTap
+from serve_app.gateway.usage import read_usage
 from serve_app.gateway.wire import parse_call
 from serve_app.pipeline import Pipeline
 from serve_app.tiers.tier import Answer
@@ -113,13 +117,14 @@ async def whole_in_time(deadlines: Deadlines) -> AsyncIterator[None]:
 class Response:
     """The sending side of one exchange with a client, which knows whether it has begun."""
 
-    __slots__ = ("_base", "_send", "begun", "streams")
+    __slots__ = ("_base", "_send", "begun", "tap")
 
     def __init__(self, send: Send, base: Headers) -> None:
         self._send = send
         self._base = base
         self.begun = False
-        self.streams = False
+        self.tap: StreamTap | None = None
+        """What a stream passes; None where the answer comes in one piece."""
 
     async def begin(self, status: int, headers: Headers) -> None:
         """Send the head."""
@@ -137,6 +142,15 @@ class Response:
         length = (b"content-length", str(len(body)).encode())
         await self.begin(status, [*headers, length])
         await self.write(body, more=False)
+
+
+@dataclass(frozen=True, slots=True)
+class Order:
+    """What a client asks for; `consent`: whether it lets the call be kept for learning."""
+
+    call: Call
+    translation: Translation
+    consent: bool | None
 
 
 class CallHandler:
@@ -168,9 +182,9 @@ class CallHandler:
         record = Record(headers.request_id, self._endpoint, stream=False)
         try:
             async with whole_in_time(deadlines):
-                call, consent = await self._receive(headers, receive, deadlines)
-                record.stream = call.stream
-                await self._answer(call, consent, response, record, started, deadlines)
+                order = await self._receive(headers, receive, deadlines)
+                record.stream = order.call.stream
+                await self._answer(order, response, record, started, deadlines)
         except GatewayError as error:
             await self._fail(error, response, record)
         except ClientGone:
@@ -187,8 +201,8 @@ class CallHandler:
 
     async def _receive(
         self, headers: RequestHeaders, receive: Receive, deadlines: Deadlines
-    ) -> tuple[Call, bool | None]:
-        """The call, and whether its caller lets it be kept for learning.
+    ) -> Order:
+        """What the client asks for.
 
         Raises:
             GatewayError: it is no call of this endpoint, or did not come in time.
@@ -197,9 +211,10 @@ class CallHandler:
         consent = headers.consent
         bytes_max = self._pipeline.runtime.limits.body_bytes_max
         body = await read_body_in_time(receive, headers, bytes_max, deadlines)
+        translation = translate(self._endpoint, body)
         call = parse_call(
-            self._endpoint,
-            body,
+            translation.engine_endpoint,
+            translation.body,
             request_id=headers.request_id,
             tier=headers.tier,
             limits=headers.limits,
@@ -207,75 +222,93 @@ class CallHandler:
             policy=headers.policy,
             bodies=self._pipeline.runtime.bodies,
         )
-        return call, consent
+        return Order(call, translation, consent)
 
     async def _answer(
         self,
-        call: Call,
-        consent: bool | None,
+        order: Order,
         response: Response,
         record: Record,
         started: float,
         deadlines: Deadlines,
     ) -> None:
+        call, translation = order.call, order.translation
         capture: Capture | None = None
         async with self._pipeline.answer(call, record, deadlines) as answer:
             record.status = answer.status
             content_type = find_header(answer, b"content-type")
             assert record.decision is not None, "the pipeline decides before it answers"
-            out = [(b"content-type", content_type), *render_decision(record.decision)]
+            decided = render_decision(record.decision)
             if record.draft is not None:
-                out += render_draft(record.draft)
+                decided += render_draft(record.draft)
+            out = [(b"content-type", content_type), *decided]
             record.first_byte_s = self._clock() - started
             if self._feedback is not None and answer.status == 200:
-                capture = self._feedback.open(call, record.decision, consent)
-            if content_type.startswith(EVENT_STREAM):
-                await self._stream(call, answer, response, record, out, capture)
+                capture = self._feedback.open(call, record.decision, order.consent)
+            if answer.status >= 400:
+                await self._refuse(translation, answer, response, record, decided)
+            elif content_type.startswith(EVENT_STREAM):
+                response.tap = translation.tap(call, record.usage)
+                await self._stream(response.tap, answer, response, out, capture)
             else:
-                await self._whole(answer, response, record, out, capture)
+                await self._whole(translation, answer, response, record, out, capture)
         if capture is not None and self._feedback is not None:
             self._feedback.take(capture)
 
     async def _stream(
         self,
-        call: Call,
+        tap: StreamTap,
         answer: Answer,
         response: Response,
-        record: Record,
         headers: Headers,
         capture: Capture | None,
     ) -> None:
-        response.streams = True
-        tap = UsageTap(record.usage, hide=call.adds_usage)
-        await response.begin(answer.status, [*headers, (b"cache-control", b"no-cache")])
+        head = [*headers, (b"cache-control", b"no-cache")]
         while chunk := await answer.read():
             if capture is not None:
                 capture.add(chunk)
-            events = tap.feed(chunk)
-            if events:
+            if events := tap.feed(chunk):
+                if not response.begun:
+                    await response.begin(answer.status, head)
                 await response.write(events, more=True)
-        await response.write(tap.flush(), more=False)
+            if tap.error is not None:
+                # Before the first event this is an answer with a status of its own.
+                raise tap.error
+        rest = tap.flush()
+        if tap.error is not None:
+            raise tap.error
+        if not response.begun:
+            await response.begin(answer.status, head)
+        await response.write(rest, more=False)
 
     async def _whole(
         self,
+        translation: Translation,
         answer: Answer,
         response: Response,
         record: Record,
         headers: Headers,
         capture: Capture | None,
     ) -> None:
-        chunks: list[bytes] = []
-        while chunk := await answer.read():
-            chunks.append(chunk)
-        body = b"".join(chunks)
+        body = await read_answer(answer)
         if capture is not None:
             capture.add(body)
-        if answer.status < 400:
-            read_usage(body, record.usage)
-        else:
-            record.outcome = Outcome.CLIENT_ERROR
-            record.code = "engine"
-        await response.whole(answer.status, headers, body)
+        read_usage(body, record.usage)
+        await response.whole(answer.status, headers, translation.whole(body))
+
+    async def _refuse(
+        self,
+        translation: Translation,
+        answer: Answer,
+        response: Response,
+        record: Record,
+        headers: Headers,
+    ) -> None:
+        error = translation.refusal(answer.status, await read_answer(answer))
+        record.status, record.outcome = error.status, Outcome.CLIENT_ERROR
+        record.code = error.counted_as
+        body = render_error(error, anthropic=self._endpoint.anthropic, request_id=record.request_id)
+        await response.whole(error.status, [JSON_CONTENT, *headers], body)
 
     async def _fail(self, error: GatewayError, response: Response, record: Record) -> None:
         """Tell the client, if it takes the news at once; one that has stopped reading does not."""
@@ -284,7 +317,7 @@ class CallHandler:
                 await self._tell_failure(error, response, record)
 
     async def _tell_failure(self, error: GatewayError, response: Response, record: Record) -> None:
-        record.code = error.code or "internal_error"
+        record.code = error.counted_as
         anthropic = self._endpoint.anthropic
         if not response.begun:
             record.status = error.status
@@ -297,10 +330,20 @@ class CallHandler:
             body = render_error(error, anthropic=anthropic, request_id=record.request_id)
             await response.whole(error.status, headers, body)
             return
-        record.outcome = Outcome.BROKEN_STREAM
-        if response.streams:
-            event = render_error_event(error, anthropic=anthropic, request_id=record.request_id)
+        client_error = error.status < 500
+        record.outcome = Outcome.CLIENT_ERROR if client_error else Outcome.BROKEN_STREAM
+        if response.tap is not None:
+            number = response.tap.next_sequence_number
+            event = render_error_event(error, self._endpoint, record.request_id, number)
             await response.write(event, more=False)
+
+
+async def read_answer(answer: Answer) -> bytes:
+    """The whole body of an answer."""
+    chunks: list[bytes] = []
+    while chunk := await answer.read():
+        chunks.append(chunk)
+    return b"".join(chunks)
 
 
 def find_header(answer: Answer, name: bytes) -> bytes:

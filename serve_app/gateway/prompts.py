@@ -158,6 +158,7 @@ READERS: Mapping[Endpoint, PromptReader] = {
     Endpoint.COUNT_TOKENS: _read_messages,
     Endpoint.COMPLETIONS: _read_completion,
     Endpoint.RESPONSES: _read_responses,
+    Endpoint.INPUT_TOKENS: _read_responses,
     Endpoint.TOKENIZE: _read_tokenize,
     Endpoint.DETOKENIZE: _read_detokenize,
     Endpoint.EMBEDDINGS: _read_embeddings,

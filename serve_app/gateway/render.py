@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 import orjson
 
-from serve_app.core.call import Decision, Draft
+from serve_app.core.call import Decision, Draft, Endpoint
 from serve_app.core.errors import GatewayError
 
 ANTHROPIC_TYPES = {
@@ -19,39 +19,52 @@ ANTHROPIC_TYPES = {
     503: "overloaded_error",
     504: "timeout_error",
 }
-"""https://docs.anthropic.com/en/api/errors; anything else is an `api_error`."""
+"""https://docs.anthropic.com/en/api/errors; any other 4xx is an `invalid_request_error`, any other
+5xx an `api_error`."""
 
 Headers = list[tuple[bytes, bytes]]
+JSON_CONTENT = (b"content-type", b"application/json")
 
 
 def render_error(error: GatewayError, *, anthropic: bool, request_id: str) -> bytes:
     """The error object in the dialect of the endpoint."""
     if anthropic:
-        kind = ANTHROPIC_TYPES.get(error.status, "api_error")
+        other = "invalid_request_error" if error.status < 500 else "api_error"
+        kind = ANTHROPIC_TYPES.get(error.status, other)
         body = {"type": kind, "message": error.message}
         return orjson.dumps({"type": "error", "error": body, "request_id": request_id})
-    return orjson.dumps(
-        {
-            "error": {
-                "message": error.message,
-                "type": error.type,
-                "param": error.param,
-                "code": error.code,
-            }
-        }
-    )
+    return orjson.dumps({"error": _openai_error(error)})
 
 
-def render_error_event(error: GatewayError, *, anthropic: bool, request_id: str) -> bytes:
-    """The error as a server-sent event, for a stream that has begun."""
-    body = render_error(error, anthropic=anthropic, request_id=request_id)
-    prefix = b"event: error\n" if anthropic else b""
+def _openai_error(error: GatewayError) -> dict[str, str | None]:
+    return {
+        "message": error.message,
+        "type": error.type,
+        "param": error.param,
+        "code": error.code,
+    }
+
+
+def render_error_event(
+    error: GatewayError, endpoint: Endpoint, request_id: str, sequence_number: int = 0
+) -> bytes:
+    """The error as a server-sent event, for a stream that has begun.
+
+    OpenAI's Responses stream documents its error event with flat fields; its Python client raises
+    only for an `error` object. The event has both.
+    """
+    if endpoint is Endpoint.RESPONSES:
+        fields = _openai_error(error)
+        document = {**fields, "type": "error", "sequence_number": sequence_number, "error": fields}
+        return b"event: error\ndata: " + orjson.dumps(document) + b"\n\n"
+    body = render_error(error, anthropic=endpoint.anthropic, request_id=request_id)
+    prefix = b"event: error\n" if endpoint.anthropic else b""
     return prefix + b"data: " + body + b"\n\n"
 
 
 def error_headers(error: GatewayError) -> Headers:
     """The headers of an error answer."""
-    headers = [(b"content-type", b"application/json")]
+    headers = [JSON_CONTENT]
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     return headers

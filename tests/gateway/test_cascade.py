@@ -259,9 +259,9 @@ async def test_a_released_stream_that_breaks_says_so(gateway: Gateway) -> None:
 
 async def test_what_the_fast_engine_refuses_is_refused(gateway: Gateway) -> None:
     """A 4xx tells the client what is wrong with its body; no other engine is asked."""
-    gateway.fast.answer = FakeAnswer([b'{"error":"top_p"}'], status=400)
+    gateway.fast.answer = FakeAnswer([b'{"error":{"message":"top_p"}}'], status=400)
     response = await ask(gateway)
-    assert (response.status_code, response.content) == (400, b'{"error":"top_p"}')
+    assert (response.status_code, response.json()["error"]["message"]) == (400, "top_p")
     assert response.headers["x-route-reason"] == "draft"
     assert not gateway.strong.requests
 

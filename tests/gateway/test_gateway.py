@@ -295,15 +295,6 @@ async def test_a_body_that_does_not_come_is_not_waited_for(gateway: Gateway) -> 
     assert not gateway.fast.requests
 
 
-async def test_the_engines_4xx_passes_through(gateway: Gateway) -> None:
-    """The engine knows best what is wrong with a parameter."""
-    body = b'{"error":{"message":"top_p must be in (0, 1]","code":400}}'
-    gateway.fast.answer = FakeAnswer([body], status=400)
-    response = await gateway.chat(top_p=7)
-    assert (response.status_code, response.content) == (400, body)
-    assert gateway.recorder.records[0].outcome is Outcome.CLIENT_ERROR
-
-
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
 async def test_a_stream_that_breaks_says_so(gateway: Gateway, path: str) -> None:
     """After the first byte an error is an event in the dialect of the stream."""

@@ -1,0 +1,70 @@
+"""What the Responses API keeps on its server, and this service does not.
+
+An engine that stored responses would store them in one replica, for ever; the next call may come to
+another replica. So each request for stored state gets an error that says what to send instead
+(docs/decisions/0008-responses-are-not-stored.md).
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import Route
+
+from serve_app.core.errors import NothingStored, ResponseNotFound
+
+FIELDS: Mapping[str, str] = {
+    "previous_response_id": "previous_response_not_found",
+    "conversation": "unsupported_parameter",
+    "background": "unsupported_parameter",
+    "prompt": "unsupported_parameter",
+}
+"""The fields that need stored state, and the error code of each."""
+
+MARKS = (*(f'"{field}"'.encode() for field in FIELDS), b'"item_reference"', b'{"id":')
+"""One of these is in every body that asks for stored state; most bodies have none."""
+
+
+def may_ask_for_stored(body: bytes) -> bool:
+    """Whether a body is worth a look."""
+    return any(mark in body for mark in MARKS)
+
+
+def check_nothing_stored(document: Mapping[str, Any]) -> None:
+    """Let a body of the Responses API pass that brings everything along.
+
+    Raises:
+        NothingStored: it asks for stored state; names the field.
+    """
+    for field, code in FIELDS.items():
+        if document.get(field):
+            raise NothingStored(field, code)
+    for param in _references(document.get("input")):
+        raise NothingStored(param, "unsupported_value")
+
+
+def _references(items: object) -> Iterator[str]:
+    """The places of the input's items that only name a stored item; their `type` may be absent."""
+    for index, item in enumerate(items if isinstance(items, list) else ()):
+        if not isinstance(item, dict):
+            continue
+        kind = item.get("type")
+        if kind == "item_reference" or (kind is None and item.keys() == {"id"}):
+            yield f"input[{index}]"
+
+
+def response_routes() -> list[Route]:
+    """The pages of stored responses: each says that there are none."""
+    path = "/v1/responses/{response_id}"
+    return [
+        Route(path, _not_found, methods=["GET", "DELETE"]),
+        Route(f"{path}/cancel", _not_found, methods=["POST"]),
+        Route(f"{path}/input_items", _not_found, methods=["GET"]),
+    ]
+
+
+async def _not_found(request: Request) -> Response:
+    raise ResponseNotFound(request.path_params["response_id"])
