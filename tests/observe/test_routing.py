@@ -6,9 +6,16 @@ from dataclasses import dataclass
 
 import pytest
 import ray
+from ray.util.metrics import Gauge
 
 from serve_app.core.load import TierLoad
 from serve_app.observe.routing import ControlMetrics, LoadMetrics
+
+METRICS = {
+    "serve_app_routing_threshold",
+    "serve_app_routing_strong_ratio",
+    "serve_app_routing_drift",
+}
 
 
 @dataclass
@@ -49,6 +56,20 @@ def test_a_tier_that_goes_down_is_told_once(caplog: pytest.LogCaptureFixture) ->
     assert not ray.is_initialized()
 
 
-def test_a_fixed_threshold_has_no_metrics() -> None:
-    """Nothing is told where there is no controller."""
-    ControlMetrics(lambda: None).flush()
+def test_a_fixed_threshold_has_no_metrics(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no controller nothing is told, and what was told of the last one is over."""
+    told: list[str] = []
+    monkeypatch.setattr(Gauge, "set", lambda gauge, *_: told.append(gauge.info["name"]))
+    states: list[State | None] = [State(share=0.3, drift=0.4, drifting=True)]
+    metrics = ControlMetrics(lambda: states[0])
+    metrics.flush()
+    before, lines = len(told), len(caplog.records)
+    assert (set(told), lines) == (METRICS, 1)
+    states[0] = None
+    metrics.flush()
+    assert (len(told), len(caplog.records)) == (before, lines)
+    states[0] = State(drifting=True)
+    metrics.flush()
+    assert len(caplog.records) == lines + 1
