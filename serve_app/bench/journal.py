@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import asdict
 from pathlib import Path
+from typing import TYPE_CHECKING
 
 import orjson
 from rich import box
@@ -13,7 +14,9 @@ from rich.table import Table
 
 from serve_app.bench.machine import Machine
 from serve_app.bench.report import Grid
-from serve_app.bench.summary import Measurement
+
+if TYPE_CHECKING:
+    from _typeshed import DataclassInstance
 
 _JSON = orjson.OPT_INDENT_2 | orjson.OPT_NON_STR_KEYS
 
@@ -45,16 +48,12 @@ def render_grid(grid: Grid) -> str:
 
 
 def append_section(log: Path, section: str) -> None:
-    """Adds a section at the end of the log, which must exist: it explains how to read it.
-
-    Raises:
-        FileNotFoundError: there is no log.
-    """
-    text = log.read_text(encoding="utf-8")
-    log.write_text(f"{text.rstrip()}\n\n{section}", encoding="utf-8")
+    """Adds a section at the end of the log; a log that is not there yet begins with it."""
+    text = log.read_text(encoding="utf-8").rstrip() if log.exists() else ""
+    log.write_text(f"{text}\n\n{section}" if text else section, encoding="utf-8")
 
 
-def write_json(path: Path, machine: Machine, measurements: Sequence[Measurement]) -> None:
+def write_json(path: Path, machine: Machine, measurements: Sequence[DataclassInstance]) -> None:
     """Writes everything that was measured."""
     document = {"machine": asdict(machine), "measurements": [asdict(run) for run in measurements]}
     path.write_bytes(orjson.dumps(document, option=_JSON))

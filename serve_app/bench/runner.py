@@ -40,13 +40,15 @@ class Plan:
 
 def measure(
     build: Callable[[Place], Target], plan: Plan, generator: LoadGenerator, name: str
-) -> list[Measurement]:
-    """Runs one server through all loads; `name` is what the report calls it.
+) -> Iterator[Measurement]:
+    """Runs one server through all loads, each measured when it is asked for.
+
+    `name` is what the report calls the server. The server ends after its last load.
 
     Raises:
         BenchFailed: it did not start, or a request failed.
     """
-    with _locked(plan.lock), tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as directory:
+    with locked(plan.lock), tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as directory:
         place = Place(find_free_port(), plan.model, Path(directory))
         target = build(place)
         target.write_config()
@@ -55,22 +57,20 @@ def measure(
             _wait_ready(server, place.port)
             plan.say(f"{name}: ready after {time.monotonic() - started_at:.0f} s")
             loads = [replace(load, port=place.port) for load in plan.loads]
-            return _measure_loads(name, server, loads, plan, generator)
+            yield from _measure_loads(name, server, loads, plan, generator)
 
 
 def _measure_loads(
     name: str, server: Owned, loads: Sequence[Load], plan: Plan, generator: LoadGenerator
-) -> list[Measurement]:
+) -> Iterator[Measurement]:
     # The first requests compile templates and open connections; they are nobody's steady state.
     longest = max(loads, key=lambda load: load.clients)
     warmup = replace(longest, warmup_s=plan.first_warmup_s, window_s=0.1)
     _drive(name, warmup, server, generator)
-    measurements = []
     for load in loads:
-        measurements.append(measure_load(name, load, server, generator))
-        rate = measurements[-1].requests_per_s
-        plan.say(f"{name}: {load.label}: {rate:.1f} requests/s")
-    return measurements
+        measured = measure_load(name, load, server, generator)
+        plan.say(f"{name}: {load.label}: {measured.requests_per_s:.1f} requests/s")
+        yield measured
 
 
 def measure_load(name: str, load: Load, server: Owned, generator: LoadGenerator) -> Measurement:
@@ -121,7 +121,8 @@ def find_free_port() -> int:
 
 
 @contextmanager
-def _locked(path: Path | None) -> Iterator[None]:
+def locked(path: Path | None) -> Iterator[None]:
+    """Hold a file locked, on a machine that others measure on too; None: hold nothing."""
     if path is None:
         yield
         return

@@ -10,6 +10,7 @@ from rich.console import Console
 
 from serve_app.bench.journal import print_report, render_grid
 from serve_app.bench.machine import describe_machine
+from serve_app.bench.options import check_outputs
 
 _WIDTH = 150
 
@@ -25,6 +26,7 @@ def scaling(
     markdown: Annotated[Path | None, typer.Option(help="A file for the tables.")] = None,
 ) -> None:
     """Simulate both tiers under five traces: missed calls, GPU-hours, changes of direction."""
+    check_outputs(markdown, directory=pictures)
     # Imports Ray, for which no other command should wait.
     from serve_app.bench.scaling_report import compare_all, tune_all
 

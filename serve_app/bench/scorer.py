@@ -12,6 +12,7 @@ from rich.console import Console
 
 from serve_app.bench.journal import append_section, print_report, render_section
 from serve_app.bench.machine import describe_machine
+from serve_app.bench.options import check_outputs
 from serve_app.bench.report import Grid
 from serve_app.bench.summary import percentile
 from serve_app.core.call import Prompt, Turn
@@ -54,6 +55,7 @@ def scorer(
     log: Annotated[Path | None, typer.Option(help="A log that gets a section.")] = None,
 ) -> None:
     """Time the scorers on the same prompts, in turns, so that a busy machine hits both alike."""
+    check_outputs(log)
     machine = describe_machine()
     grid = Grid(
         "Microseconds a prompt, one after another in one thread",

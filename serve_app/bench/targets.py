@@ -98,9 +98,10 @@ def build_serve_llm_direct(place: Place) -> Target:
     return _serve_run("serve-llm-direct", place, env, _TUNED, {})
 
 
-def build_ours(place: Place) -> Target:
-    """This project, one tier."""
-    command = [_beside_python("serve-app"), "up", _config_path(place), f"--port={place.port}"]
+def build_ours(place: Place, leases: Mapping[str, float] | None = None) -> Target:
+    """This project, one tier; `leases` is the part of the Router's config of that name."""
+    config_path = _config_path(place.scratch)
+    command = [_beside_python("serve-app"), "up", config_path, f"--port={place.port}"]
     tier = {
         "name": "fast",
         "model_id": MODEL_ID,
@@ -110,13 +111,17 @@ def build_ours(place: Place) -> Target:
         "env": COMMON_ENV,
         "placement": {"cpus_per_worker": 0.5, "cpus_per_server": 0.0},
     }
-    args = {"tiers": [tier], "router": {"cpus": 0.0, "replicas": {"min": 1, "max": 1}}}
+    args = {
+        "tiers": [tier],
+        "router": {"cpus": 0.0, "replicas": {"min": 1, "max": 1}},
+        "runtime": {"leases": dict(leases or {})},
+    }
     return Target(
         "ours",
         command,
         {**_ray_env(place), "SERVE_APP_RUN": str(place.scratch / "run")},
-        _serve_config(place, "serve_app.app:build", args),
-        Path(_config_path(place)),
+        _serve_config(place.port, "serve_app.app:build", args),
+        Path(config_path),
     )
 
 
@@ -126,7 +131,8 @@ def build_responder(place: Place) -> Target:
     return Target("ceiling", command, {})
 
 
-BUILDERS: Mapping[str, Callable[[Place], Target]] = {
+Builder = Callable[[Place], Target]
+BUILDERS: Mapping[str, Builder] = {
     "peer": build_peer,
     "serve-llm": build_serve_llm,
     "serve-llm-best": build_serve_llm_best,
@@ -150,22 +156,31 @@ def _serve_run(
         **model_options,
     }
     args = {"llm_configs": [llm_config], **app_options}
+    import_path = "ray.serve.llm:build_openai_app"
+    env = {**_ray_env(place), **env}
+    return build_serve_run(name, place.port, place.scratch, env, import_path, args)
+
+
+def build_serve_run(
+    name: str,
+    port: int,
+    scratch: Path,
+    env: Mapping[str, str],
+    import_path: str,
+    args: Mapping[str, Any],
+) -> Target:
+    """An application on a Ray cluster of its own."""
+    path = _config_path(scratch)
     # `local`: never join a cluster that happens to run on this machine.
-    command = [_beside_python("serve"), "run", "--address=local", _config_path(place)]
-    return Target(
-        name,
-        command,
-        {**_ray_env(place), **env},
-        _serve_config(place, "ray.serve.llm:build_openai_app", args),
-        Path(_config_path(place)),
-    )
+    command = [_beside_python("serve"), "run", "--address=local", path]
+    return Target(name, command, env, _serve_config(port, import_path, args), Path(path))
 
 
 def _ray_env(place: Place) -> dict[str, str]:
     return {**COMMON_ENV, "RAY_TMPDIR": str(place.scratch)}
 
 
-def _serve_config(place: Place, import_path: str, args: Mapping[str, Any]) -> dict[str, Any]:
+def _serve_config(port: int, import_path: str, args: Mapping[str, Any]) -> dict[str, Any]:
     application = {
         "name": "app",
         "route_prefix": "/",
@@ -173,13 +188,13 @@ def _serve_config(place: Place, import_path: str, args: Mapping[str, Any]) -> di
         "args": args,
     }
     return {
-        "http_options": {"host": HOST, "port": place.port},
+        "http_options": {"host": HOST, "port": port},
         "applications": [application],
     }
 
 
-def _config_path(place: Place) -> str:
-    return str(place.scratch / "serve.yaml")
+def _config_path(scratch: Path) -> str:
+    return str(scratch / "serve.yaml")
 
 
 def _beside_python(script: str) -> str:

@@ -16,6 +16,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 
 from serve_app import demo
 from serve_app.config.load import process_environment
+from serve_app.core.outputs import OutputUnusable, check_file, make_directory
 from serve_app.evaluate.answers import ANSWERS_FILE, Answer, Settings, open_answers
 from serve_app.evaluate.client import Client
 from serve_app.evaluate.dataset import load_dataset
@@ -73,6 +74,7 @@ def evaluate(
         questions = load_dataset(_locate(dataset)).choose(limit, seed)
         settings = Settings(questions.sha256, address, max_tokens, temperature, seed)
         directory = out or _name_directory(questions.name)
+        _check_outputs(directory)
         with open_answers(directory, settings) as log:
             calls = plan_calls(questions, names, log.answers, seed)
             _say(f"{len(calls)} calls to make, {len(questions.items) * len(names)} in all.")
@@ -83,7 +85,7 @@ def evaluate(
                         settings, headers, calls, concurrency, [log.add, show], logprobs=logprobs
                     )
                 )
-    except EvaluationFailed as failure:
+    except (EvaluationFailed, OutputUnusable) as failure:
         _say(str(failure))
         raise typer.Exit(1) from None
     except KeyboardInterrupt:
@@ -131,6 +133,13 @@ def _progress(total: int) -> Iterator[Callable[[Answer], None]]:
             progress.update(task, advance=1, failed=failed)
 
         yield show
+
+
+def _check_outputs(directory: Path) -> None:
+    """An evaluation takes long; a file that cannot take its results is refused before."""
+    make_directory(directory)
+    for name in (ANSWERS_FILE, SUMMARY_FILE, PICTURE_FILE):
+        check_file(directory / name)
 
 
 def _report(summary: Summary, directory: Path, json: bool) -> None:

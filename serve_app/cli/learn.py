@@ -9,6 +9,7 @@ import orjson
 import typer
 from rich.console import Console
 
+from serve_app.core.outputs import OutputUnusable, check_file, make_directory
 from serve_app.evaluate.dataset import Dataset, load_dataset
 from serve_app.evaluate.errors import EvaluationFailed
 from serve_app.learning.anchors import draw_anchors
@@ -105,6 +106,8 @@ def learn(
     )
     paths = _choose_paths(records, evaluate)
     try:
+        if evaluate is None:
+            _check_out(out, force=force)
         found = load_records(paths, _load_dataset(dataset), fast, strong, checkpoint_tokens)
         if found.skipped:
             _say(f"{found.skipped} records without a verdict on both models are left out.")
@@ -118,9 +121,18 @@ def learn(
         if out.exists() and not force:
             _keep_better(taught, lesson.judge_weights(found, load_weights(out), options), out)
         _write(taught, out)
-    except (EvaluationFailed, LearningFailed, WeightsRefused) as failure:
+    except (EvaluationFailed, LearningFailed, OutputUnusable, WeightsRefused) as failure:
         _say(str(failure))
         raise typer.Exit(1) from None
+
+
+def _check_out(out: Path, *, force: bool) -> None:
+    """Learning takes minutes; a file that cannot take its result is refused before."""
+    make_directory(out.parent)
+    check_file(out)
+    check_file(out.with_suffix(".png"))
+    if out.exists() and not force:
+        load_weights(out)
 
 
 def _keep_better(taught: Lesson, theirs: float, out: Path) -> None:
@@ -130,7 +142,6 @@ def _keep_better(taught: Lesson, theirs: float, out: Path) -> None:
 
 
 def _write(taught: Lesson, out: Path) -> None:
-    out.parent.mkdir(parents=True, exist_ok=True)
     save_weights(taught.weights, out)
     picture = out.with_suffix(".png")
     draw_curves(taught.report, out.stem, picture)

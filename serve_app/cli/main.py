@@ -5,6 +5,8 @@ from __future__ import annotations
 import typer
 
 from serve_app.bench.command import overhead
+from serve_app.bench.leases import leases
+from serve_app.bench.replicas import replicas
 from serve_app.bench.scaling import scaling
 from serve_app.bench.scorer import scorer
 from serve_app.cli.calibrate import calibrate
@@ -47,6 +49,8 @@ bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
 bench.command("overhead")(overhead)
 bench.command("scorer")(scorer)
 bench.command("scaling")(scaling)
+bench.command("replicas")(replicas)
+bench.command("leases")(leases)
 app.add_typer(bench, name="bench")
 
 

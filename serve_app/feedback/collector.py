@@ -14,10 +14,10 @@ from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Decision
 from serve_app.core.errors import FeedbackOff, TooManyCalls
 from serve_app.feedback.capture import Capture
-from serve_app.feedback.labeller import IdleLabeller
+from serve_app.feedback.labeller import QUIET_S, IdleLabeller
 from serve_app.feedback.lines import FeedbackReport, render_label, render_report
 from serve_app.feedback.prepare import prepare
-from serve_app.feedback.redact import RedactionFailed, Redactor
+from serve_app.feedback.redact import REDACT_S_MAX, RedactionFailed, Redactor
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import choose_other, consents, find_pair, is_drawn
 from serve_app.feedback.store import FeedbackStore
@@ -40,16 +40,24 @@ class FeedbackCollector:
         tiers: Mapping[str, Tier],
         runtime: RuntimeConfig,
         replica: str,
+        *,
+        flush_s: float = FLUSH_S,
+        quiet_s: float = QUIET_S,
+        redact_s_max: float = REDACT_S_MAX,
     ) -> None:
         """`replica` names this Router's files."""
         self.tally = FeedbackTally()
         self._configs = tuple(configs)
         self._pair = find_pair(configs)
         self._replica = replica
+        self._flush_s = flush_s
+        self._redact_s_max = redact_s_max
         self.labeller: IdleLabeller | None = None
         """None where there are no two tiers to tell apart."""
         if self._pair is not None:
-            self.labeller = IdleLabeller(self._pair, tiers, runtime, self.tally, self._keep_label)
+            self.labeller = IdleLabeller(
+                self._pair, tiers, runtime, self.tally, self._keep_label, quiet_s=quiet_s
+            )
         self._lines: list[bytes] = []
         self._bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -63,7 +71,7 @@ class FeedbackCollector:
         """Take new settings; calls in flight keep what they began with."""
         config = runtime.feedback
         self._runtime = runtime
-        self._redactor = Redactor(config.redact)
+        self._redactor = Redactor(config.redact, seconds_max=self._redact_s_max)
         self._store: FeedbackStore | None = None
         if config.directory is not None:
             directory = Path(config.directory)
@@ -189,7 +197,7 @@ class FeedbackCollector:
     async def _flush_later(self) -> None:
         try:
             while self._lines:
-                await asyncio.sleep(FLUSH_S)
+                await asyncio.sleep(self._flush_s)
                 await self._flush()
         finally:
             self._flusher = None

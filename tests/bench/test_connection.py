@@ -54,8 +54,9 @@ async def test_packet_borders_mean_nothing(at: int) -> None:
     answer = render_chunked(STREAM)
     async with running(FakeServer([answer[:at], answer[at:]])) as server:
         connection = await connect(HOST, server.port)
-        await connection.ask(REQUEST, stream=True)
+        sample = await connection.ask(REQUEST, stream=True)
         connection.close()
+    assert 0 < sample.first_event_s <= sample.total_s
 
 
 @pytest.mark.parametrize(

@@ -68,3 +68,11 @@ def test_ours_is_a_valid_config(place: Place) -> None:
     (tier,) = AppConfig.model_validate(config["applications"][0]["args"]).tiers
     assert tier.engine == ENGINE
     assert tier.max_ongoing_calls >= 64
+
+
+def test_leases_of_ours_can_be_set(place: Place) -> None:
+    """To see what a call costs whose lease is not used again."""
+    config = build_ours(place, {"reuse_s": 0.0}).config
+    assert config is not None
+    args = config["applications"][0]["args"]
+    assert AppConfig.model_validate(args).runtime.leases.reuse_s == 0

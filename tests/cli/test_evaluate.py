@@ -243,3 +243,18 @@ def test_ctrl_c_leaves_whole_lines(service: FakeService, questions: Path, tmp_pa
     assert evaluate(*common).exit_code == 0
     assert len(service.asked) == 30 - len(answered)
     assert len(set(read_answers(out))) == len(read_answers(out)) == 30
+
+
+def test_what_cannot_be_written_is_refused_before_anyone_is_asked(
+    service: FakeService, questions: Path, tmp_path: Path
+) -> None:
+    """The directory itself, and a file that comes at the end."""
+    (tmp_path / "file").touch()
+    (tmp_path / "out" / "summary.json").mkdir(parents=True)
+    for out, words in (
+        ("file/out", "Not a directory"),
+        ("out", "summary.json cannot be written: Is a"),
+    ):
+        result = evaluate(questions, "--base-url", service.base_url, "--out", tmp_path / out)
+        assert (result.exit_code, service.asked) == (1, [])
+        assert words in result.stderr

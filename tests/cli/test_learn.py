@@ -101,3 +101,17 @@ def test_wrong_arguments(records: Path, arguments: list[str], code: int, words: 
     message = " ".join(result.stderr.replace("│", " ").split())
     assert words in message
     assert "Traceback" not in message
+
+
+def test_what_cannot_take_the_weights_is_refused_before_learning(
+    records: Path, tmp_path: Path
+) -> None:
+    """A directory in the way of the picture, and a file that holds no weights to compare with."""
+    (tmp_path / "mine.png").mkdir()
+    refused = run(records, "--out", tmp_path / "mine.safetensors")
+    assert (refused.exit_code, refused.stdout) == (1, "")
+    assert "mine.png cannot be written: Is a directory" in refused.stderr
+    other = tmp_path / "notes.safetensors"
+    other.write_text("notes")
+    refused = run(records, "--out", other)
+    assert (refused.exit_code, refused.stdout, other.read_text()) == (1, "", "notes")

@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 from serve_app.config.load import load_serve_config
+from tests.cluster.found import some
 
 ROOT = Path(__file__).parents[2]
 DOCKER = ROOT / "cluster/docker"
@@ -60,17 +61,19 @@ def test_health_is_asked_of_the_service(name: str) -> None:
 @every_dockerfile
 def test_pip_caches_nothing_and_follows_the_locks(name: str) -> None:
     """An image holds each wheel once; versions are those of the lock."""
-    no_cache = "PIP_NO_CACHE_DIR=1" in arguments(name, "ENV")
     runs = arguments(name, "RUN")
-    for command in (part for run in runs for part in run.split("&&")):
-        if "pip install" in command:
-            assert "--no-cache-dir" in command
-            assert "==" in command or "--constraint" in command
-        if "tools/install.py" in command:
-            assert no_cache
-        if "apt-get install" in command:
-            assert "--no-install-recommends" in command
-            assert any("rm -rf /var/lib/apt/lists/*" in run for run in runs if command in run)
+    commands = [part for run in runs for part in run.split("&&")]
+    by_pip = [command for command in commands if "pip install" in command]
+    by_lock = [command for command in commands if "tools/install.py" in command]
+    some([*by_pip, *by_lock])
+    for command in by_pip:
+        assert "--no-cache-dir" in command
+        assert "==" in command or "--constraint" in command
+    if by_lock:
+        assert "PIP_NO_CACHE_DIR=1" in arguments(name, "ENV")
+    for command in some(command for command in commands if "apt-get install" in command):
+        assert "--no-install-recommends" in command
+        assert any("rm -rf /var/lib/apt/lists/*" in run for run in runs if command in run)
 
 
 @every_dockerfile
@@ -92,11 +95,11 @@ def test_what_is_copied_exists_and_reaches_the_builder(name: str) -> None:
         for line in (DOCKER / f"{name}.dockerignore").read_text().splitlines()
         if line.startswith("!")
     }
-    for copied in arguments(name, "COPY"):
-        *sources, _ = shlex.split(copied)
-        if not sources[0].startswith("--from"):
-            assert all((ROOT / source).exists() for source in sources)
-            assert set(sources) <= allowed
+    copies = [shlex.split(copied) for copied in arguments(name, "COPY")]
+    own = some(sources for *sources, _ in copies if not sources[0].startswith("--from"))
+    for source in some(source for sources in own for source in sources):
+        assert (ROOT / source).exists()
+        assert source in allowed
 
 
 def test_the_image_serves_a_config_that_loads() -> None:
@@ -123,7 +126,7 @@ def test_compose_has_the_whole_of_one_machine(compose: dict[str, Any]) -> None:
 
 def test_compose_services_are_hardened(compose: dict[str, Any]) -> None:
     """No capabilities, no new privileges, bounded memory and logs, an image that does not move."""
-    for name, service in compose["services"].items():
+    for name, service in some(compose["services"].items()):
         assert service["cap_drop"] == ["ALL"], name
         assert service["security_opt"] == ["no-new-privileges:true"], name
         assert service["mem_limit"], name
@@ -135,36 +138,45 @@ def test_compose_services_are_hardened(compose: dict[str, Any]) -> None:
 
 def test_compose_opens_the_loopback_alone(compose: dict[str, Any]) -> None:
     """And what opens nothing has no way out."""
-    for name, service in compose["services"].items():
-        ports = service.get("ports", [])
-        assert all(port.startswith("127.0.0.1:") for port in ports), name
-        assert ("front" in service["networks"]) == bool(ports), name
+    opened = {
+        name: service["ports"]
+        for name, service in compose["services"].items()
+        if "ports" in service
+    }
+    assert set(opened) == {n for n, s in compose["services"].items() if "front" in s["networks"]}
+    for port in some(port for ports in opened.values() for port in ports):
+        assert port.startswith("127.0.0.1:")
     assert compose["networks"]["inside"] == {"internal": True}
 
 
 def test_compose_refers_to_what_is_defined(compose: dict[str, Any]) -> None:
     """Networks, volumes, secrets, services and files that are mounted."""
-    for name, service in compose["services"].items():
-        assert set(service["networks"]) <= set(compose["networks"]), name
-        assert set(service.get("secrets", [])) <= set(compose["secrets"]), name
-        assert set(service.get("depends_on", {})) <= set(compose["services"]), name
-        for volume in service.get("volumes", []):
-            source = volume.split(":")[0]
-            exists = (DOCKER / source).exists() if source.startswith(".") else None
-            assert source in compose["volumes"] or exists, volume
-        for file in service.get("env_file", []):
-            assert (DOCKER / file).exists()
+    services = some(compose["services"].values())
+
+    def named(key: str) -> set[str]:
+        """What all services together name under a key."""
+        return set(some(name for service in services for name in service.get(key, [])))
+
+    assert named("networks") == set(compose["networks"])
+    assert named("secrets") == set(compose["secrets"])
+    assert named("depends_on") <= set(compose["services"])
+    mounted = {volume.split(":")[0] for volume in named("volumes")}
+    files = {source for source in mounted if source.startswith(".")}
+    assert mounted - files == set(compose["volumes"])
+    for file in some([*files, *named("env_file")]):
+        assert (DOCKER / file).exists(), file
 
 
 def test_compose_keeps_secrets_in_files_that_git_ignores(compose: dict[str, Any]) -> None:
     """No password is in compose.yaml or in an environment variable."""
-    for secret in compose["secrets"].values():
+    for secret in some(compose["secrets"].values()):
         assert secret["file"].startswith("./secrets/")
     assert "/secrets/" in (DOCKER / ".gitignore").read_text().splitlines()
-    for service in compose["services"].values():
-        for variable in service.get("environment", {}):
-            sensitive = re.search("TOKEN|PASSWORD", variable)
-            assert not sensitive or variable.endswith(("_PATH", "__FILE"))
+    variables = [
+        v for service in compose["services"].values() for v in service.get("environment", {})
+    ]
+    for variable in some(v for v in variables if re.search("TOKEN|PASSWORD", v)):
+        assert variable.endswith(("_PATH", "__FILE"))
 
 
 def test_compose_prometheus_asks_where_ray_answers(compose: dict[str, Any]) -> None:

@@ -6,6 +6,7 @@ import re
 import shutil
 import subprocess
 import tomllib
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -14,6 +15,7 @@ import yaml
 
 from serve_app.config.load import load_serve_config
 from serve_app.manifests.pools import drain_s, plan_pools
+from tests.cluster.found import some
 from tests.cluster.kustomization import (
     KUBERAY,
     Object,
@@ -65,6 +67,23 @@ def one(name: str, kind: str, called: str) -> Object:
 def ray_service(name: str) -> Object:
     spec: Object = one(name, "RayService", "serve-app")["spec"]
     return spec
+
+
+def pods_of(name: str) -> list[Object]:
+    """The pod templates of a set."""
+    return some(pod for item in SETS[name] for pod in find_pods(item))
+
+
+def containers_of(name: str) -> list[Object]:
+    """The containers of a set, its init containers included."""
+    return some(container for item in SETS[name] for container in find_containers(item))
+
+
+def ray_pods(name: str) -> list[Object]:
+    """The head's pod template and one of each worker group."""
+    pods = find_pods(ray_service(name))
+    assert len(pods) == 1 + len(groups(name))
+    return pods
 
 
 def groups(name: str) -> list[Object]:
@@ -128,35 +147,34 @@ def without_hash(item: Object) -> Object:
 @every_set
 def test_containers_are_hardened(name: str) -> None:
     """No root, no new privileges, no capabilities, a root file system that is not written to."""
-    for item in SETS[name]:
-        for pod in find_pods(item):
-            security = pod["spec"]["securityContext"]
-            assert security["runAsNonRoot"] is True
-            assert security["runAsUser"] > 0
-            assert security["seccompProfile"] == {"type": "RuntimeDefault"}
-        for container in find_containers(item):
-            assert container["securityContext"] == {
-                "allowPrivilegeEscalation": False,
-                "readOnlyRootFilesystem": True,
-                "capabilities": {"drop": ["ALL"]},
-            }
+    for pod in pods_of(name):
+        security = pod["spec"]["securityContext"]
+        assert security["runAsNonRoot"] is True
+        assert security["runAsUser"] > 0
+        assert security["seccompProfile"] == {"type": "RuntimeDefault"}
+    for container in containers_of(name):
+        assert container["securityContext"] == {
+            "allowPrivilegeEscalation": False,
+            "readOnlyRootFilesystem": True,
+            "capabilities": {"drop": ["ALL"]},
+        }
 
 
 @every_set
 def test_containers_have_resources_and_a_pinned_image(name: str) -> None:
     """Memory is bounded, CPU is asked for, and no tag moves."""
-    for item in SETS[name]:
-        for container in find_containers(item):
-            resources = container["resources"]
-            assert {"cpu", "memory"} <= set(resources["requests"]), container["name"]
-            assert "memory" in resources["limits"]
-            tag = container["image"].rpartition(":")[2]
-            assert tag not in ("", "latest", container["image"]), container["image"]
+    for container in containers_of(name):
+        resources = container["resources"]
+        assert {"cpu", "memory"} <= set(resources["requests"]), container["name"]
+        assert "memory" in resources["limits"]
+        tag = container["image"].rpartition(":")[2]
+        assert tag not in ("", "latest", container["image"]), container["image"]
 
 
 @every_set
 def test_volumes_are_there_and_bounded(name: str) -> None:
     """Every mount has a volume, every volume a mount, and every emptyDir a size."""
+    bounded = 0
     for item in SETS[name]:
         templates = item["spec"].get("volumeClaimTemplates", []) if "spec" in item else []
         claims = {template["metadata"]["name"] for template in templates}
@@ -166,12 +184,14 @@ def test_volumes_are_there_and_bounded(name: str) -> None:
             assert mounts == set(volumes) | claims
             for volume in volumes.values():
                 assert "sizeLimit" in volume.get("emptyDir", {"sizeLimit": None})
+                bounded += "emptyDir" in volume
+    assert bounded, "every set has a pod that needs room to write"
 
 
 @every_service
 def test_every_ray_node_has_shared_memory_of_its_own(name: str) -> None:
     """64 MB, a container's default, end Ray's object store and NCCL."""
-    for pod in find_pods(ray_service(name)):
+    for pod in ray_pods(name):
         (volume,) = [v for v in pod["spec"]["volumes"] if v["name"] == "shm"]
         assert volume["emptyDir"]["medium"] == "Memory"
         (container,) = pod["spec"]["containers"]
@@ -182,27 +202,36 @@ def test_every_ray_node_has_shared_memory_of_its_own(name: str) -> None:
 def test_probes_and_policies_name_ports_that_exist(name: str) -> None:
     """Ports are named, and whatever points at one finds it."""
     named: set[str] = set()
-    for item in SETS[name]:
-        for container in find_containers(item):
-            ports = {port["name"] for port in container.get("ports", [])}
-            named |= ports
-            for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
-                for how in ("httpGet", "tcpSocket"):
-                    port = container.get(probe, {}).get(how, {}).get("port")
-                    assert port is None or port in ports
+    asked: set[str] = set()
+    for container in containers_of(name):
+        ports = {port["name"] for port in container.get("ports", [])}
+        probed = set(ports_of_probes(container))
+        assert probed <= ports
+        named |= ports
+        asked |= probed
     for item in SETS[name]:
         if item["kind"] == "NetworkPolicy":
-            for rule in item["spec"].get("ingress", []):
-                for port in rule.get("ports", []):
-                    assert port["port"] in named
+            rules = item["spec"].get("ingress", [])
+            asked |= {port["port"] for rule in rules for port in rule.get("ports", [])}
         if item["kind"] == "Service":
-            assert all(port["targetPort"] in named for port in item["spec"]["ports"])
+            asked |= {port["targetPort"] for port in item["spec"]["ports"]}
+    assert asked <= named
+    # A job that fills a volume has no port; whatever serves has one.
+    assert bool(asked) == (name != "models")
+
+
+def ports_of_probes(container: Object) -> Iterator[str]:
+    """The ports that a container's probes ask by HTTP or TCP."""
+    for probe in ("startupProbe", "readinessProbe", "livenessProbe"):
+        for how in ("httpGet", "tcpSocket"):
+            if (port := container.get(probe, {}).get(how, {}).get("port")) is not None:
+                yield port
 
 
 @every_service
 def test_every_ray_container_is_probed(name: str) -> None:
     """A node that hangs is replaced, and gets calls only when it answers."""
-    for pod in find_pods(ray_service(name)):
+    for pod in ray_pods(name):
         (container,) = pod["spec"]["containers"]
         assert {"startupProbe", "readinessProbe", "livenessProbe"} <= set(container)
 
@@ -214,7 +243,8 @@ def test_selectors_match_pods_of_the_set(name: str) -> None:
         "ray.io/node-type": {"head", "worker"},
         "ray.io/group": {g["groupName"] for g in groups_of(name)},
     }
-    pods = [pod["metadata"]["labels"] for item in SETS[name] for pod in find_pods(item)]
+    pods = [pod["metadata"]["labels"] for pod in pods_of(name)]
+    selected = 0
     for item in SETS[name]:
         selector = item.get("spec", {}).get("podSelector") or item.get("spec", {}).get("selector")
         if item["kind"] == "RayService" or not isinstance(selector, dict):
@@ -223,6 +253,8 @@ def test_selectors_match_pods_of_the_set(name: str) -> None:
         own = {key: value for key, value in labels.items() if key not in added}
         assert any(own.items() <= pod.items() for pod in pods), item["metadata"]["name"]
         assert all(value in added[key] for key, value in labels.items() if key in added)
+        selected += bool(labels)
+    assert selected
 
 
 def groups_of(name: str) -> list[Object]:
@@ -238,13 +270,11 @@ def test_the_network_is_closed_but_for_what_is_named(name: str) -> None:
     both = ["Ingress", "Egress"]
     assert policies["closed"] == {"podSelector": {}, "policyTypes": both}
     assert policies["callers"]["ingress"][0]["ports"] == [{"protocol": "TCP", "port": "serve"}]
-    for policy, spec in policies.items():
-        for rule in spec.get("ingress", []):
-            anybody = {"podSelector": {"matchLabels": PART_OF}}
-            assert rule["from"] == [anybody] or rule["ports"], policy
-        for rule in spec.get("egress", []):
-            for peer in rule["to"]:
-                assert peer.get("ipBlock", {}).get("cidr") != "0.0.0.0/0", policy
+    anybody = [{"podSelector": {"matchLabels": PART_OF}}]
+    for rule in some(rule for spec in policies.values() for rule in spec.get("ingress", [])):
+        assert rule["from"] == anybody or rule["ports"]
+    for rule in some(rule for spec in policies.values() for rule in spec.get("egress", [])):
+        assert "0.0.0.0/0" not in [peer.get("ipBlock", {}).get("cidr") for peer in some(rule["to"])]
 
 
 @every_set
@@ -308,14 +338,14 @@ def test_ray_is_the_version_of_the_project() -> None:
 
 def test_every_ray_process_has_the_environment() -> None:
     """All nodes alike, by one ConfigMap."""
-    for pod in find_pods(ray_service("prod")):
+    for pod in ray_pods("prod"):
         (container,) = pod["spec"]["containers"]
         assert container["envFrom"] == [{"configMapRef": {"name": "ray-environment"}}]
 
 
 def test_worker_groups_are_the_pools_of_the_config() -> None:
     """By name, size, label and resources; and the pod has what Ray is told that it has."""
-    for group, pool in zip(groups("prod"), plan_pools(PROD), strict=True):
+    for group, pool in some(zip(groups("prod"), plan_pools(PROD), strict=True)):
         assert group["groupName"] == pool.name
         assert (group["minReplicas"], group["maxReplicas"]) == (pool.nodes_min, pool.nodes_max)
         assert group["labels"] == {"pool": pool.name}
@@ -331,7 +361,7 @@ def test_worker_groups_are_the_pools_of_the_config() -> None:
 
 def test_disruption_budgets_hold_the_least_nodes() -> None:
     """As many as the config's least replicas need."""
-    for pool in plan_pools(PROD):
+    for pool in some(plan_pools(PROD)):
         budget = one("prod", "PodDisruptionBudget", f"ray-{pool.name}")["spec"]
         assert budget["minAvailable"] == pool.nodes_min
         assert budget["selector"]["matchLabels"]["ray.io/group"] == pool.name
@@ -340,7 +370,7 @@ def test_disruption_budgets_hold_the_least_nodes() -> None:
 
 def test_streams_may_end_before_a_pod_does() -> None:
     """The hook waits for the longest drain, and Kubernetes for the hook."""
-    for group in groups("prod"):
+    for group in some(groups("prod")):
         spec = group["template"]["spec"]
         *command, wait_s = spec["containers"][0]["lifecycle"]["preStop"]["exec"]["command"]
         assert command == ["serve-app", "drain-node", "--wait-s"]
@@ -353,7 +383,7 @@ def test_workers_mount_what_the_models_job_fills() -> None:
     assert one("models", "PersistentVolumeClaim", "models")["spec"]["accessModes"] == [
         "ReadWriteMany"
     ]
-    for group in groups("prod"):
+    for group in some(groups("prod")):
         volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
         claim = volumes["models"]["persistentVolumeClaim"]
         assert claim == {"claimName": "models", "readOnly": True}
@@ -362,7 +392,7 @@ def test_workers_mount_what_the_models_job_fills() -> None:
     assert namespaces == {one("prod", "Namespace", "serve-app")["metadata"]["name"]}
     listed = (KUBERAY / "models/models.txt").read_text()
     served = yaml.safe_load(ray_service("prod")["serveConfigV2"])
-    for tier in served["applications"][0]["args"]["tiers"]:
+    for tier in some(served["applications"][0]["args"]["tiers"]):
         assert f" {tier['model_source']}\n" in listed
 
 

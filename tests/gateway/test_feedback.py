@@ -85,7 +85,9 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
     fast, strong = TalkingTier(), TalkingTier()
     tiers = {"fast": fast, "strong": strong}
     runtime = RuntimeConfig()
-    feedback = FeedbackCollector(TIERS, tiers, runtime, "r1")
+    feedback = FeedbackCollector(
+        TIERS, tiers, runtime, "r1", flush_s=0.05, quiet_s=0.2, redact_s_max=1.0
+    )
     assert feedback.labeller is not None
     pipeline = Pipeline(TIERS, tiers, HeuristicScorer(), runtime, feedback.labeller)
     app = build_gateway(TIERS, pipeline, FakeRecorder(), FakeReadiness(), feedback=feedback)
@@ -100,7 +102,7 @@ async def service(tmp_path: Path) -> AsyncIterator[Service]:
 
 
 async def test_a_call_and_its_label_are_kept(service: Service) -> None:
-    """A second after the last call the other tier is asked; `learn` reads what comes of it."""
+    """A while after the last call the other tier is asked; `learn` reads what comes of it."""
     service.strong.say = lambda body: "41"
     answered = await service.chat()
     assert answered.headers["x-route-tier"] == "fast"

@@ -84,6 +84,7 @@ def test_no_group_is_torn_apart() -> None:
     """Every row is held out once, with all of its group."""
     groups = np.repeat(np.arange(20), 5)
     folds = list(fold_rows(groups, 4, seed=0))
+    assert len(folds) == 4
     assert sorted(np.concatenate(folds).tolist()) == list(range(100))
     assert all(set(groups[a]).isdisjoint(groups[b]) for a in folds for b in folds if a is not b)
 

@@ -12,6 +12,12 @@ from ray.serve.metrics import Gauge
 from serve_app.core.load import TierLoad
 from serve_app.observe.routing import ControlMetrics, LoadMetrics
 
+METRICS = {
+    "serve_app_routing_threshold",
+    "serve_app_routing_strong_ratio",
+    "serve_app_routing_drift",
+}
+
 
 @dataclass
 class State:
@@ -51,11 +57,23 @@ def test_a_tier_that_goes_down_is_told_once(caplog: pytest.LogCaptureFixture) ->
     assert not ray.is_initialized()
 
 
-def test_a_fixed_threshold_has_no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Nothing is told where there is no controller."""
-    told = gauges(monkeypatch)
-    ControlMetrics(lambda: None).flush()
-    assert told == {}
+def test_a_fixed_threshold_has_no_metrics(
+    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Where there is no controller nothing is told, and what was told of the last one is over."""
+    told: list[str] = []
+    monkeypatch.setattr(Gauge, "set", lambda gauge, *_: told.append(gauge.info["name"]))
+    states: list[State | None] = [State(share=0.3, drift=0.4, drifting=True)]
+    metrics = ControlMetrics(lambda: states[0])
+    metrics.flush()
+    before, lines = len(told), len(caplog.records)
+    assert (set(told), lines) == (METRICS, 1)
+    states[0] = None
+    metrics.flush()
+    assert (len(told), len(caplog.records)) == (before, lines)
+    states[0] = State(drifting=True)
+    metrics.flush()
+    assert len(caplog.records) == lines + 1
 
 
 def test_a_tier_that_tells_nothing_has_no_free_cache(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -176,6 +176,7 @@ def test_steady_traffic_is_no_drift() -> None:
         for _ in range(10):
             stream(controller, [mixed(chance) for _ in range(200)])
             assert not controller.state.drifting
+        assert controller.state.drift is not None
 
 
 def decision(score: float | None, reason: Reason = Reason.SIMPLE, tier: str = "fast") -> Decision:

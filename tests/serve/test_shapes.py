@@ -109,7 +109,7 @@ def test_tensor_parallel_answers_are_the_same(service: Service) -> None:
         return answer.json()["choices"][0]["message"]["content"]
 
     for prompt in PROMPTS:
-        assert ask("strong", prompt) == ask("single", prompt)
+        assert ask("strong", prompt) == ask("single", prompt) != ""
 
 
 def test_tensor_parallel_is_real(service: Service) -> None:

@@ -259,7 +259,7 @@ async def test_no_place_in_time() -> None:
 
 
 async def test_a_slow_client_stops_the_engine_not_the_memory() -> None:
-    """What the Router holds for a client that does not read is bounded."""
+    """What the Router holds for a client that does not read is bounded, until the client reads."""
     sent = 0
 
     async def flood(head: bytes, writer: asyncio.StreamWriter) -> None:
@@ -275,13 +275,17 @@ async def test_a_slow_client_stops_the_engine_not_the_memory() -> None:
         running(EngineStub(flood)) as (client, _),
         client.exchange(REQUEST, start()) as answer,
     ):
-        previous = -1
-        async with asyncio.timeout(5):
-            while sent != previous:
-                previous = sent
-                await asyncio.sleep(0.1)
-        assert sent < 1024 * 65536
-        assert len(await answer.read()) < 4 * BUFFER_BYTES_MAX
+        stopped_at = -1
+        async with asyncio.timeout(10):
+            # An engine that has not begun to send stands still too.
+            while sent < BUFFER_BYTES_MAX or sent != stopped_at:
+                stopped_at = sent
+                await asyncio.sleep(0.2)
+        assert stopped_at < 1024 * 65536
+        assert BUFFER_BYTES_MAX < len(await answer.read()) < 4 * BUFFER_BYTES_MAX
+        async with asyncio.timeout(10):
+            while sent == stopped_at:
+                await answer.read()
 
 
 async def test_the_place_is_free_when_the_engine_has_done_its_part() -> None:

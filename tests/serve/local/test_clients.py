@@ -84,11 +84,14 @@ def test_chat_stream_with_usage(client: openai.OpenAI) -> None:
 
 def test_chat_stream_without_usage(client: openai.OpenAI) -> None:
     """A client that did not ask for usage sees none, although we count it."""
-    for chunk in client.chat.completions.create(
-        model="fast", messages=HELLO, max_tokens=4, stream=True
-    ):
-        assert chunk.choices
-        assert chunk.usage is None
+    chunks = list(
+        client.chat.completions.create(
+            model="fast", messages=HELLO, max_tokens=4, stream=True, extra_body=TO_THE_END
+        )
+    )
+    assert "".join(chunk.choices[0].delta.content or "" for chunk in chunks)
+    assert chunks[-1].choices[0].finish_reason == "length"
+    assert [chunk.usage for chunk in chunks] == [None] * len(chunks)
 
 
 async def test_async_clients(local: Service) -> None:
