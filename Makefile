@@ -8,7 +8,7 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit serve-tests lint bench lock clean
+.PHONY: help install install-dev serve stop test unit serve-tests lint bench openapi lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -43,6 +43,9 @@ lint: install-dev ## Ruff, mypy, the import contracts and the locks
 
 bench: install ## What the router costs, against bare vLLM
 	@exec $(BIN)/serve-app bench overhead
+
+openapi: install ## Write serve_app/gateway/openapi.json, the document of GET /openapi.json
+	@$(BIN)/python tools/openapi.py
 
 lock: ## Resolve pyproject.toml into requirements/ (UPGRADE=1 takes newer versions)
 	@sh tools/python.sh tools/lock.py
