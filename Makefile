@@ -1,6 +1,7 @@
 CONFIG ?= configs/local.yaml
 PYTHON ?=
 UPGRADE ?=
+SEED ?= 1
 export PYTHON UPGRADE
 
 BIN := .venv/bin
@@ -8,7 +9,7 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit serve-tests lint bench openapi lock clean
+.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench openapi lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -40,6 +41,9 @@ lint: install-dev ## Ruff, mypy, the import contracts and the locks
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy serve_app tools
 	@$(BIN)/lint-imports --no-logo
+
+fuzz: install-dev ## 10,000 valid and broken calls, to the gateway alone and to the service (SEED=1)
+	@exec $(BIN)/python -m tests.fuzz --seed $(SEED)
 
 bench: install ## What the router costs, against bare vLLM
 	@exec $(BIN)/serve-app bench overhead
