@@ -1,6 +1,7 @@
 CONFIG ?= configs/local.yaml
 PYTHON ?=
 UPGRADE ?=
+SEED ?= 1
 export PYTHON UPGRADE
 
 BIN := .venv/bin
@@ -8,7 +9,7 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit serve-tests lint bench lock clean
+.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench openapi lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -41,8 +42,14 @@ lint: install-dev ## Ruff, mypy, the import contracts and the locks
 	@$(BIN)/mypy serve_app tools
 	@$(BIN)/lint-imports --no-logo
 
+fuzz: install-dev ## 10,000 valid and broken calls, to the gateway alone and to the service (SEED=1)
+	@exec $(BIN)/python -m tests.fuzz --seed $(SEED)
+
 bench: install ## What the router costs, against bare vLLM
 	@exec $(BIN)/serve-app bench overhead
+
+openapi: install ## Write serve_app/gateway/openapi.json, the document of GET /openapi.json
+	@$(BIN)/python tools/openapi.py
 
 lock: ## Resolve pyproject.toml into requirements/ (UPGRADE=1 takes newer versions)
 	@sh tools/python.sh tools/lock.py

@@ -27,6 +27,7 @@ from serve_app.core.errors import (
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.feedback import build_feedback_page, read_page_body
 from serve_app.gateway.handlers import CallHandler, ClientGone, Recorder
+from serve_app.gateway.openapi import build_openapi_page
 from serve_app.gateway.render import (
     error_headers,
     model_card,
@@ -76,6 +77,7 @@ def build_gateway(
             Route("/v1/feedback", build_feedback_page(feedback), methods=["POST"]),
             Route("/v1/models", pages.list_models, methods=["GET"]),
             Route("/v1/models/{model_id:path}", pages.show_model, methods=["GET"]),
+            Route("/openapi.json", build_openapi_page(), methods=["GET"]),
             Route("/health", pages.health, methods=["GET"]),
             Route("/ready", pages.ready, methods=["GET"]),
         ],
