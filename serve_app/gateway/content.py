@@ -74,6 +74,7 @@ class ContentReader:
             role = item.get("role")
             known = role if isinstance(role, str) else "user"
             known = "assistant" if item.get("type") == "reasoning" else known
+            _check_answer(item, param)
             self.read_text(known, item["content"], f"{param}.content")
         elif item.get("output") is None:
             self._read_call(item, param)
@@ -189,6 +190,20 @@ class ContentReader:
             if not isinstance(call, dict):
                 raise InvalidField(param, "a list of objects")
             self._count_call(_json_bytes(call.get("function")), param)
+
+
+def _check_answer(item: Json, param: str) -> None:
+    """vLLM fails at an earlier answer of the model's whose first part has no text."""
+    content = item["content"]
+    if item.get("type") != "message" or item.get("role") != "assistant":
+        return
+    if not isinstance(content, list):
+        return
+    first = content[0] if content else None
+    if not isinstance(first, str) and not (
+        isinstance(first, dict) and isinstance(first.get("text"), str)
+    ):
+        raise InvalidField(f"{param}.content", "a part with text first")
 
 
 def _is_tool_result(part: object) -> bool:

@@ -155,7 +155,7 @@ def _parts(content: Iterable[object]) -> Iterable[object]:
     for part in content:
         if not isinstance(part, dict):
             yield part
-        elif part.get("type") in TEXT_PARTS:
+        elif isinstance(kind := part.get("type"), str) and kind in TEXT_PARTS:
             yield {"type": "text", "text": part.get("text")}
         elif part.get("type") == "input_image":
             yield {"type": "image_url", "image_url": {"url": part.get("image_url")}}

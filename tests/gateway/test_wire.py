@@ -457,3 +457,13 @@ def test_the_label_of_a_response_is_not_stored() -> None:
     body = {"input": "x", "previous_response_id": "resp_1"}
     call = parse_call(Endpoint.RESPONSES, json.dumps(body).encode(), request_id="r", tier=None)
     assert call.payload.for_label("m") is None
+
+
+@pytest.mark.parametrize("content", [[], [{"type": "refusal", "refusal": "no"}], [{"text": 5}]])
+def test_an_earlier_answer_without_text_is_refused(content: list[object]) -> None:
+    """vLLM reads its first part's text unseen, and would fail with a 500."""
+    item = {"type": "message", "id": "m", "role": "assistant", "status": "completed"}
+    body = json.dumps({"input": [{**item, "content": content}]}).encode()
+    with pytest.raises(InvalidField) as caught:
+        parse_call(Endpoint.RESPONSES, body, request_id="id", tier=None)
+    assert caught.value.param == "input[0].content"
