@@ -32,7 +32,8 @@ def ray_environment(
     their GPU otherwise. Whenever Routers come or go HAProxy is replaced; the old one may go on with
     its calls for an hour, the default of `deadlines.total_s`, and not for two minutes. A
     client that neither sends nor reads for five minutes is given up; one that waits for its answer
-    is not. Ray starts a program of this package as HAProxy, which amends Ray's configuration
+    is not. A proxy has half a minute to start instead of five seconds: on a busy node Serve would
+    kill it, and `serve run` end with it. Ray starts a program of this package as HAProxy, which amends Ray's configuration
     (`config/haproxy.py`), and the callback puts this service's edge before Serve's HTTP layers.
     Usage statistics are off: the data may not leave the house. Serve packs replicas, the largest
     first, onto nodes that are in use already: spread over all nodes, small replicas would leave no
@@ -45,6 +46,7 @@ def ray_environment(
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
         "RAY_SERVE_HAPROXY_MAXCONN": "20000",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "300",
+        "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
         HAPROXY_PROGRAM: str(package / "cli" / "haproxy.sh"),
         PYTHON: str(python),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.gateway.edge:build_edge",

@@ -17,6 +17,7 @@ SHORT_NAMES = {
     Endpoint.CHAT: "chat",
     Endpoint.COMPLETIONS: "completions",
     Endpoint.RESPONSES: "responses",
+    Endpoint.INPUT_TOKENS: "input_tokens",
     Endpoint.MESSAGES: "messages",
     Endpoint.COUNT_TOKENS: "count_tokens",
     Endpoint.EMBEDDINGS: "embeddings",

@@ -23,6 +23,7 @@ PROMPTS: dict[Endpoint, dict[str, Any]] = {
     Endpoint.CHAT: {"messages": [USER]},
     Endpoint.COMPLETIONS: {"prompt": "Hi"},
     Endpoint.RESPONSES: {"input": "Hi"},
+    Endpoint.INPUT_TOKENS: {"input": "Hi"},
     Endpoint.MESSAGES: {"messages": [USER]},
     Endpoint.COUNT_TOKENS: {"messages": [USER]},
     Endpoint.EMBEDDINGS: {"input": "Hi"},

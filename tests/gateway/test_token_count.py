@@ -110,6 +110,7 @@ def test_what_cannot_be_counted(document: dict[str, Any], param: str) -> None:
         {"type": "function_call"},
         {"type": "function_call_output"},
         {"role": 5, "content": [5, {"type": "input_file"}]},
+        {"type": "function_call_output", "output": [{"type": []}]},
         {},
     ],
 )

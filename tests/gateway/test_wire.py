@@ -49,6 +49,7 @@ PROMPTS: dict[Endpoint, dict[str, Any]] = {
     Endpoint.COUNT_TOKENS: {"messages": [USER]},
     Endpoint.COMPLETIONS: {"prompt": "Hi"},
     Endpoint.RESPONSES: {"input": "Hi"},
+    Endpoint.INPUT_TOKENS: {"input": "Hi"},
     Endpoint.TOKENIZE: {"prompt": "Hi"},
     Endpoint.DETOKENIZE: {"tokens": [1, 2]},
     Endpoint.EMBEDDINGS: {"input": ["a", "b"]},
