@@ -33,8 +33,9 @@ def ray_environment(
     its calls for an hour, the default of `deadlines.total_s`, and not for two minutes. A
     client that neither sends nor reads for five minutes is given up; one that waits for its answer
     is not. A proxy has half a minute to start instead of five seconds: on a busy node Serve would
-    kill it, and `serve run` end with it. Ray starts a program of this package as HAProxy, which amends Ray's configuration
-    (`config/haproxy.py`), and the callback puts this service's edge before Serve's HTTP layers.
+    kill it, and `serve run` end with it. Ray starts a program of this package as HAProxy, which
+    amends Ray's configuration (`config/haproxy.py`), and the callback puts this service's edge
+    before Serve's HTTP layers.
     Usage statistics are off: the data may not leave the house. Serve packs replicas, the largest
     first, onto nodes that are in use already: spread over all nodes, small replicas would leave no
     node with enough free GPUs for a large one.
