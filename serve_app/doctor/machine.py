@@ -174,6 +174,9 @@ WHY: Mapping[str, str] = {
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": (
         "A replica that dies hard would leave its engine behind, which holds the GPU."
     ),
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": (
+        "On a busy node Serve kills a HAProxy that needs more than five seconds to start."
+    ),
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": (
         "Long streams would be cut whenever Routers come or go."
     ),
