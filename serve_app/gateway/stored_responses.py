@@ -2,7 +2,7 @@
 
 An engine that stored responses would store them in one replica, for ever; the next call may come to
 another replica. So each request for stored state gets an error that says what to send instead
-(docs/decisions/0008-responses-are-not-stored.md).
+(docs/decisions/0009-responses-are-not-stored.md).
 """
 
 from __future__ import annotations
