@@ -6,8 +6,8 @@ The way of a request:
 2. `gateway/wire.py` parses it into a `Call`.
 3. `pipeline.py` runs the steps in order and owns everything they open.
 4. `routing/choose.py` decides: a tier, and why.
-5. `tiers/client.py` leases a place on a replica, through `tiers/lease_pool.py` and Ray.
-6. `tiers/http1.py` sends the call to that replica's engine app, which `tiers/server.py` serves.
+5. `leases/client.py` leases a place on a replica, through `leases/pool.py` and Ray.
+6. `leases/http1.py` sends the call to that replica's engine app, which `replica/server.py` serves.
 7. The engine's bytes pass through `gateway/stream_tap.py` to the client.
 8. `observe/` takes the record: metrics and the access log; `feedback/` a sampled call's answer.
 """

@@ -21,10 +21,10 @@ from dataclasses import replace
 from serve_app.config.cascade import ConfidenceConfig
 from serve_app.core.call import Decision, Draft, Reason
 from serve_app.core.errors import GatewayError
+from serve_app.leases.client import UpstreamRequest
+from serve_app.leases.draft_report import DRAFT_HEADER, DraftReport, parse_report
+from serve_app.leases.tier import Answer, Tier
 from serve_app.routing.confidence import DraftFeatures, draft_features, p_right
-from serve_app.tiers.client import UpstreamRequest
-from serve_app.tiers.draft_report import DRAFT_HEADER, DraftReport, parse_report
-from serve_app.tiers.tier import Answer, Tier
 from serve_app.way import Way
 
 Headers = list[tuple[bytes, bytes]]

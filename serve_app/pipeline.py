@@ -14,11 +14,11 @@ from serve_app.core.call import Call, Decision, Reason, Record
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls, UpstreamFailed
 from serve_app.core.load import TierLoad
+from serve_app.leases.tier import Answer, Tier
 from serve_app.routing.choose import choose_tier, fall_back, may_fall_back
 from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import Scorer
-from serve_app.tiers.tier import Answer, Tier
 from serve_app.way import Way
 
 NO_LOADS: Mapping[str, TierLoad] = {}

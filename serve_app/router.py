@@ -14,11 +14,15 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.autoscaling.ray_policies import WANTED_PREFIX
 from serve_app.config.app import AppConfig, check_runtime, complete_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.runtime import RuntimeConfig
+from serve_app.deploy.status import ServeReadiness
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.app import build_gateway
+from serve_app.leases.client import TierClient
+from serve_app.leases.opener import build_opener
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.feedback import FeedbackMetrics
 from serve_app.observe.metrics import CallMetrics
@@ -27,10 +31,6 @@ from serve_app.observe.routing import ControlMetrics, LoadMetrics
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
-from serve_app.tiers.autoscaling import WANTED_PREFIX
-from serve_app.tiers.client import TierClient
-from serve_app.tiers.ray_leases import build_opener
-from serve_app.tiers.status import ServeReadiness
 
 logger = logging.getLogger("ray.serve")
 

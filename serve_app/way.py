@@ -8,8 +8,8 @@ from contextlib import AsyncExitStack
 from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Call, Decision, Draft, Reason, Record
 from serve_app.core.deadlines import Deadlines
-from serve_app.tiers.client import UpstreamRequest
-from serve_app.tiers.tier import Answer, Tier
+from serve_app.leases.client import UpstreamRequest
+from serve_app.leases.tier import Answer, Tier
 
 
 class Way:

@@ -11,9 +11,9 @@ from serve_app.core.call import Record, TierState
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import GatewayError
 from serve_app.core.load import TierLoad
-from serve_app.tiers.client import UpstreamRequest
-from serve_app.tiers.http1 import Address
-from serve_app.tiers.lease_signature import LeaseSigner
+from serve_app.leases.client import UpstreamRequest
+from serve_app.leases.http1 import Address
+from serve_app.leases.signature import LeaseSigner
 
 
 class FakeAnswer:

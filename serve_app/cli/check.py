@@ -37,7 +37,7 @@ def check_engines(path: Path, config: ServeConfig) -> None:
         typer.echo("vLLM is not installed here: the engine's keys are not checked.", err=True)
         return
     with contextlib.redirect_stdout(sys.stderr):  # vLLM logs while it is imported
-        from serve_app.tiers.engine_args import check_engine_args
+        from serve_app.deploy.engine_args import check_engine_args
 
     for tier in config.app.tiers:
         try:

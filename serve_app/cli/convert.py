@@ -10,8 +10,8 @@ from typing import Annotated, Literal
 import typer
 
 from serve_app.cli.verify import render_report, terminal_progress
-from serve_app.weights.convert import ConversionFailed, convert_checkpoint
-from serve_app.weights.finding import printable
+from serve_app.model_files.finding import printable
+from serve_app.offline.checkpoints.convert import ConversionFailed, convert_checkpoint
 
 
 def convert(

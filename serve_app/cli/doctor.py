@@ -16,9 +16,9 @@ from serve_app.cli.check import check_engines, load_or_exit
 from serve_app.config.environment import ray_environment
 from serve_app.config.load import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
-from serve_app.doctor.finding import Finding, Level, note, ok
-from serve_app.doctor.gpus import check_gpus
-from serve_app.doctor.machine import (
+from serve_app.offline.doctor.finding import Finding, Level, note, ok
+from serve_app.offline.doctor.gpus import check_gpus
+from serve_app.offline.doctor.machine import (
     PINS,
     check_environment,
     check_limits,
@@ -27,7 +27,7 @@ from serve_app.doctor.machine import (
     check_token,
     check_versions,
 )
-from serve_app.doctor.models import check_model_of
+from serve_app.offline.doctor.models import check_model_of
 
 CLOCK_S_MAX = 1.0
 """Tokens and certificates have times; logs of several nodes are read side by side."""
@@ -96,7 +96,7 @@ def _look_here(config: ServeConfig) -> Iterator[Finding]:
 
 def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
     # Here, because Ray takes seconds to import, and most looks need none.
-    from serve_app.tiers.cluster_facts import ClusterUnreachable, connected
+    from serve_app.deploy.cluster_facts import ClusterUnreachable, connected
 
     try:
         with connected(address):
@@ -112,10 +112,10 @@ def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
 
 
 def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
-    from serve_app.tiers.cluster_facts import gather_facts
-    from serve_app.tiers.cluster_nodes import count_placed, read_groups, read_rooms
-    from serve_app.tiers.fit import Need, fit_all
-    from serve_app.tiers.plan import deployment_name, plan_need
+    from serve_app.deploy.cluster_facts import gather_facts
+    from serve_app.deploy.cluster_nodes import count_placed, read_groups, read_rooms
+    from serve_app.deploy.fit import Need, fit_all
+    from serve_app.deploy.plan import deployment_name, plan_need
 
     gpu = any(tier.accelerator == "gpu" for tier in config.app.tiers)
     wanted = ray_environment()

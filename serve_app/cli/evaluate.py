@@ -17,14 +17,14 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from serve_app import demo
 from serve_app.config.load import process_environment
 from serve_app.core.outputs import OutputUnusable, check_file, make_directory
-from serve_app.evaluate.answers import ANSWERS_FILE, Answer, Settings, open_answers
-from serve_app.evaluate.client import Client
-from serve_app.evaluate.dataset import load_dataset
-from serve_app.evaluate.errors import EvaluationFailed, InvalidDataset
-from serve_app.evaluate.picture import draw_picture
-from serve_app.evaluate.report import print_report, render_json
-from serve_app.evaluate.run import Call, make_calls, plan_calls
-from serve_app.evaluate.summary import Summary, summarize
+from serve_app.offline.evaluate.answers import ANSWERS_FILE, Answer, Settings, open_answers
+from serve_app.offline.evaluate.client import Client
+from serve_app.offline.evaluate.dataset import load_dataset
+from serve_app.offline.evaluate.errors import EvaluationFailed, InvalidDataset
+from serve_app.offline.evaluate.picture import draw_picture
+from serve_app.offline.evaluate.report import print_report, render_json
+from serve_app.offline.evaluate.run import Call, make_calls, plan_calls
+from serve_app.offline.evaluate.summary import Summary, summarize
 
 SUMMARY_FILE = "summary.json"
 PICTURE_FILE = "quality-over-cost.png"

@@ -10,14 +10,14 @@ import typer
 from rich.console import Console
 
 from serve_app.core.outputs import OutputUnusable, check_file, make_directory
-from serve_app.evaluate.dataset import Dataset, load_dataset
-from serve_app.evaluate.errors import EvaluationFailed
-from serve_app.learning.anchors import draw_anchors
-from serve_app.learning.errors import LearningFailed, WouldReplaceBetter
-from serve_app.learning.options import Options
-from serve_app.learning.picture import draw_curves
-from serve_app.learning.records import CHECKPOINT_TOKENS, Pair, load_records
-from serve_app.learning.report import print_report, render_json
+from serve_app.offline.evaluate.dataset import Dataset, load_dataset
+from serve_app.offline.evaluate.errors import EvaluationFailed
+from serve_app.offline.learning.anchors import draw_anchors
+from serve_app.offline.learning.errors import LearningFailed, WouldReplaceBetter
+from serve_app.offline.learning.options import Options
+from serve_app.offline.learning.picture import draw_curves
+from serve_app.offline.learning.records import CHECKPOINT_TOKENS, Pair, load_records
+from serve_app.offline.learning.report import print_report, render_json
 from serve_app.routing.weights import (
     SHIPPED_WEIGHTS,
     RoutingWeights,
@@ -27,7 +27,7 @@ from serve_app.routing.weights import (
 )
 
 if TYPE_CHECKING:
-    from serve_app.learning.lesson import Lesson, Report
+    from serve_app.offline.learning.lesson import Lesson, Report
 
 SHIPPED = "shipped"
 NONE = "none"
@@ -93,7 +93,7 @@ def learn(
 ) -> None:
     """Learn from labelled calls which ones need the strong model, and measure how well."""
     # Here, because scikit-learn takes a second to import that no other command should wait for.
-    from serve_app.learning import fit, lesson
+    from serve_app.offline.learning import fit, lesson
 
     options = Options(
         folds=folds,

@@ -4,11 +4,6 @@ from __future__ import annotations
 
 import typer
 
-from serve_app.bench.command import overhead
-from serve_app.bench.leases import leases
-from serve_app.bench.replicas import replicas
-from serve_app.bench.scaling import scaling
-from serve_app.bench.scorer import scorer
 from serve_app.cli.calibrate import calibrate
 from serve_app.cli.check import check
 from serve_app.cli.config_docs import config_docs
@@ -23,6 +18,11 @@ from serve_app.cli.manifests import manifests
 from serve_app.cli.plan import plan
 from serve_app.cli.up import up
 from serve_app.cli.verify import verify
+from serve_app.offline.bench.command import overhead
+from serve_app.offline.bench.leases import leases
+from serve_app.offline.bench.replicas import replicas
+from serve_app.offline.bench.scaling import scaling
+from serve_app.offline.bench.scorer import scorer
 
 app = typer.Typer(
     help="Self-hosted models behind one OpenAI-compatible address.",

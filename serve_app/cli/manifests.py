@@ -8,7 +8,7 @@ from typing import Annotated
 import typer
 
 from serve_app.config.load import ConfigError
-from serve_app.manifests.files import find_drift, write_manifests
+from serve_app.offline.manifests.files import find_drift, write_manifests
 
 
 def manifests(

@@ -9,11 +9,11 @@ import typer
 from rich.console import Console
 
 from serve_app.cli.check import check_engines, load_or_exit
-from serve_app.planning.cards import Card, parse_card
-from serve_app.planning.errors import PlanningFailed
-from serve_app.planning.plan import Options, make_plan
-from serve_app.planning.report import print_plan, render_json
-from serve_app.planning.roofline import Workload
+from serve_app.offline.planning.cards import Card, parse_card
+from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.plan import Options, make_plan
+from serve_app.offline.planning.report import print_plan, render_json
+from serve_app.offline.planning.roofline import Workload
 
 _WIDTH_MIN = 110
 

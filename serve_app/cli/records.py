@@ -12,7 +12,7 @@ from serve_app.config.bodies import BodiesConfig
 from serve_app.core.errors import GatewayError
 from serve_app.gateway.prompts import detect_endpoint, read_prompt
 from serve_app.gateway.wire import parse_json
-from serve_app.learning.feedback_log import FeedbackLog, find_logs, is_entry
+from serve_app.offline.learning.feedback_log import FeedbackLog, find_logs, is_entry
 from serve_app.routing.calibration import Sample
 from serve_app.routing.scorer import Scorer
 

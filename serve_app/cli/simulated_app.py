@@ -4,8 +4,8 @@
 from ray.serve import Application
 
 from serve_app.app import compose
-from serve_app.bench.simulated import build_simulated
 from serve_app.config.app import AppConfig
+from serve_app.offline.bench.simulated import build_simulated
 
 
 def build(config: AppConfig) -> Application:

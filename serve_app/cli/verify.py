@@ -11,11 +11,11 @@ from typing import Annotated, NoReturn
 
 import typer
 
-from serve_app.weights.check import Report, check_model, count
-from serve_app.weights.finding import printable
-from serve_app.weights.hashing import Progress, no_progress
-from serve_app.weights.integrity import make_sums
-from serve_app.weights.sums import SUMS_NAME, BadSums, load_sums, write_sums
+from serve_app.model_files.finding import printable
+from serve_app.model_files.hashing import Progress, no_progress
+from serve_app.model_files.integrity import make_sums
+from serve_app.model_files.sums import SUMS_NAME, BadSums, load_sums, write_sums
+from serve_app.offline.checkpoints.check import Report, check_model, count
 
 
 def verify(

@@ -10,7 +10,9 @@ from pydantic import Field
 from serve_app.config.base import Config
 from serve_app.config.tiers import NAME_PATTERN, TierConfig
 
-JOINT_POLICY = "serve_app.tiers.autoscaling:JointPolicy"
+JOINT_POLICY = "serve_app.autoscaling.ray_policies:JointPolicy"
+JOINT_POLICY_0_1 = "serve_app.tiers.autoscaling:JointPolicy"
+"""The same policy, as configs for 0.1 name it."""
 
 
 class JointPolicyConfig(Config):

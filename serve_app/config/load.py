@@ -15,7 +15,13 @@ from pydantic import BaseModel, ValidationError
 
 from serve_app.config.app import AppConfig, check_drains, check_runtime
 from serve_app.config.explain import explain_validation
-from serve_app.config.joint import JOINT_POLICY, JointPolicyConfig, check_groups, check_joint
+from serve_app.config.joint import (
+    JOINT_POLICY,
+    JOINT_POLICY_0_1,
+    JointPolicyConfig,
+    check_groups,
+    check_joint,
+)
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.serve_file import (
     APPLICATION_KEYS,
@@ -153,13 +159,14 @@ def _check_policy(application: ApplicationSection, app: AppConfig) -> None:
         return
     where = "applications[].autoscaling_policy"
     named = policy.policy_function or ""
-    if named != JOINT_POLICY and named.startswith(OUR_PACKAGE):
+    is_joint = named in (JOINT_POLICY, JOINT_POLICY_0_1)
+    if not is_joint and named.startswith(OUR_PACKAGE):
         raise ConfigError(f"{where}.policy_function: '{named}'; did you mean '{JOINT_POLICY}'?")
     try:
         check_groups(app.tiers)
     except ValueError as error:
         raise ConfigError(f"{where}: {error}") from None
-    if named != JOINT_POLICY:
+    if not is_joint:
         return
     where = f"{where}.policy_kwargs"
     joint = _validate(JointPolicyConfig, policy.policy_kwargs, where)

@@ -9,9 +9,9 @@ from zoneinfo import ZoneInfo, ZoneInfoNotFoundError
 
 from pydantic import Field, JsonValue, field_validator, model_validator
 
+from serve_app.autoscaling.schedule import parse_days
 from serve_app.config.base import Config
-from serve_app.scaling.schedule import parse_days
-from serve_app.weights.sums import check_sums_mapping
+from serve_app.model_files.sums import check_sums_mapping
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
 RESERVED_NAMES = frozenset({"auto"})

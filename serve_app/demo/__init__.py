@@ -19,7 +19,7 @@ class CheckpointMissing(FileNotFoundError):
             return f"there is no demo checkpoint {self.name!r}, only {' and '.join(NAMES)}"
         return (
             f"the demo checkpoint {self.name!r} is missing; it comes with the package, and "
-            "`python -m serve_app.demo.train` makes it again"
+            "`python -m serve_app.offline.demo.train` makes it again"
         )
 
 

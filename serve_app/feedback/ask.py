@@ -5,8 +5,8 @@ from __future__ import annotations
 import asyncio
 
 from serve_app.config.runtime import DeadlinesConfig
-from serve_app.tiers.client import UpstreamRequest
-from serve_app.tiers.tier import Tier
+from serve_app.leases.client import UpstreamRequest
+from serve_app.leases.tier import Tier
 
 PLACE_S_MAX = 2.0
 """How long a label call waits for a place; a tier that has none is not idle.

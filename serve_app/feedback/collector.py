@@ -22,7 +22,7 @@ from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import choose_other, consents, find_pair, is_drawn
 from serve_app.feedback.store import FeedbackStore
 from serve_app.feedback.tally import Fate, FeedbackTally
-from serve_app.tiers.tier import Tier
+from serve_app.leases.tier import Tier
 
 logger = logging.getLogger("ray.serve")
 

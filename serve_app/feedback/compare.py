@@ -22,7 +22,7 @@ from typing import Final
 
 import orjson
 
-from serve_app.evaluate.checks import normalise, parse_last_number
+from serve_app.core.normalise import normalise, parse_last_number
 
 SHORT_CHARS: Final = 300
 """Up to here two answers that share no words are different ones; longer ones may be paraphrases."""

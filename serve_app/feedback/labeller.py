@@ -20,7 +20,7 @@ from serve_app.feedback.judge import parse_verdict, render_question
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import TierPair
 from serve_app.feedback.tally import Fate, FeedbackTally
-from serve_app.tiers.tier import Tier
+from serve_app.leases.tier import Tier
 
 logger = logging.getLogger("ray.serve")
 

@@ -1,6 +1,6 @@
 """The lines of the feedback log: a call, its label, an application's feedback on it.
 
-`serve-app learn` joins them by `request_id` (`learning/feedback_log.py`).
+`serve-app learn` joins them by `request_id` (`offline/learning/feedback_log.py`).
 """
 
 from __future__ import annotations

@@ -36,8 +36,8 @@ from serve_app.gateway.request_headers import RequestHeaders
 from serve_app.gateway.stream_tap import StreamTap
 from serve_app.gateway.usage import read_usage
 from serve_app.gateway.wire import parse_call
+from serve_app.leases.tier import Answer
 from serve_app.pipeline import Pipeline
-from serve_app.tiers.tier import Answer
 
 logger = logging.getLogger("ray.serve")
 

@@ -3,7 +3,8 @@
 Two features, both within 0 and 1, because one impossible token must not outweigh all the others:
 the geometric mean of the tokens' probabilities, and that of the least probable token. The map is
 logistic and has three parameters (`ConfidenceConfig`), which belong to one model and one kind of
-traffic. `learning/confidence.py` finds them from labelled drafts, and says what a threshold buys.
+traffic. `offline/learning/confidence.py` finds them from labelled drafts and reports what a
+threshold buys.
 """
 
 from __future__ import annotations

@@ -1,1 +1,1 @@
-"""The models: planned from config, placed by Ray, leased by Routers, spoken to over plain HTTP."""
+"""Names from before the packages moved; they stand in users' files."""

@@ -19,7 +19,7 @@ VALID = (CONFIGS / "prod.yaml").read_text()
 @pytest.fixture
 def cli() -> CliRunner:
     """Runs commands in this process; vLLM's log keeps the stderr that it meets when imported."""
-    import serve_app.tiers.engine_args  # noqa: F401
+    import serve_app.deploy.engine_args  # noqa: F401
 
     return CliRunner()
 

@@ -16,9 +16,9 @@ import orjson
 import pytest
 from typer.testing import CliRunner, Result
 
-from serve_app.bench.runner import find_free_port
 from serve_app.cli.main import app
-from tests.evaluate.fakes import render_stream
+from serve_app.offline.bench.runner import find_free_port
+from tests.offline.evaluate.fakes import render_stream
 
 MODELS = {"fast", "strong", "auto"}
 

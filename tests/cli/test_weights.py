@@ -11,7 +11,7 @@ from typer.testing import CliRunner
 
 from serve_app import demo
 from serve_app.cli.main import app
-from serve_app.weights.sums import SUMS_NAME
+from serve_app.model_files.sums import SUMS_NAME
 
 CLI = CliRunner()
 

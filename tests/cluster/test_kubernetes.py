@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from serve_app.config.load import load_serve_config
-from serve_app.manifests.pools import drain_s, plan_pools
+from serve_app.offline.manifests.pools import drain_s, plan_pools
 from tests.cluster.found import some
 from tests.cluster.kustomization import (
     KUBERAY,

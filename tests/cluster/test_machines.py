@@ -14,7 +14,7 @@ import pytest
 import yaml
 
 from serve_app.config.load import load_serve_config
-from serve_app.manifests.pools import move_s, plan_pools
+from serve_app.offline.manifests.pools import move_s, plan_pools
 from tests.cluster.found import some
 
 ROOT = Path(__file__).parents[2]

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
+import importlib
 from pathlib import Path
 from typing import Any
 
 import pytest
 import yaml
 
-from serve_app.config.joint import JOINT_POLICY
+from serve_app.autoscaling.ray_policies import JointPolicy
+from serve_app.config.joint import JOINT_POLICY, JOINT_POLICY_0_1
 from serve_app.config.load import ConfigError, load_serve_config
-from serve_app.tiers.autoscaling import JointPolicy
 
 LLM = {"policy": "llm"}
 TIERS = [
@@ -38,6 +39,17 @@ def load(
 def test_the_name_is_that_of_the_class() -> None:
     """What is checked is what Ray loads."""
     assert f"{JointPolicy.__module__}:{JointPolicy.__qualname__}" == JOINT_POLICY
+
+
+def test_the_name_of_0_1_is_still_the_class(tmp_path: Path) -> None:
+    """Files that were written before the packages moved go on working, and are checked alike."""
+    load(tmp_path, {"tiers": ["fast", "strong"]}, policy=JOINT_POLICY_0_1)
+    with pytest.raises(ConfigError, match="did you mean 'gpus_max'"):
+        load(tmp_path, {"tiers": ["fast", "strong"], "gpu_max": 8}, policy=JOINT_POLICY_0_1)
+    module, name = JOINT_POLICY_0_1.split(":")
+    with pytest.warns(DeprecationWarning, match="autoscaling.ray_policies"):
+        old = importlib.import_module(module)
+    assert getattr(old, name) is JointPolicy
 
 
 @pytest.mark.parametrize(

@@ -11,7 +11,7 @@ import ray
 from serve_app.config.app import complete_runtime
 from serve_app.config.load import load_serve_config
 from serve_app.config.tiers import TierConfig
-from serve_app.tiers.plan import plan_deployment, plan_llm_config, plan_placement
+from serve_app.deploy.plan import plan_deployment, plan_llm_config, plan_placement
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -30,7 +30,7 @@ def test_there_are_configs() -> None:
 @every_config
 def test_a_shipped_config_is_valid(path: Path) -> None:
     """Every key is known to us, and every engine argument to the pinned vLLM."""
-    from serve_app.tiers.engine_args import check_engine_args
+    from serve_app.deploy.engine_args import check_engine_args
 
     config = load_serve_config(path)
     assert [tier.name for tier in config.app.tiers] == ["fast", "strong"]

@@ -14,7 +14,7 @@ from serve_app.core.call import Endpoint
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import GatewayError
 from serve_app.core.load import TierLoad
-from serve_app.tiers.client import UpstreamRequest
+from serve_app.leases.client import UpstreamRequest
 from tests.fakes import FakeAnswer, FakeTier
 
 DEADLINE_S = 5.0

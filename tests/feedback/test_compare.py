@@ -8,9 +8,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.demo.testset import draw_testset
-from serve_app.evaluate.checks import parse_check
 from serve_app.feedback.compare import same
+from serve_app.offline.demo.testset import draw_testset
+from serve_app.offline.evaluate.checks import parse_check
 
 LONG = "The city was founded long ago and has seen many rulers. " * 8
 

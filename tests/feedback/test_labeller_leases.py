@@ -13,9 +13,9 @@ from serve_app.feedback.labeller import IdleLabeller
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import TierPair
 from serve_app.feedback.tally import Fate, FeedbackTally
-from serve_app.tiers.client import TierClient
+from serve_app.leases.client import TierClient
 from tests.feedback.fakes import TalkingTier, until
-from tests.tiers.replica import Replicas, Stats, running
+from tests.leases.replica import Replicas, Stats, running
 
 PAIR = TierPair(
     TierConfig(name="fast", model_id="demo-fast"), TierConfig(name="strong", model_id="demo-strong")

@@ -11,8 +11,8 @@ from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.gateway.app import build_gateway
 from serve_app.pipeline import Pipeline
+from serve_app.replica.asgi import ASGIApp
 from serve_app.routing.scorer import HeuristicScorer
-from serve_app.tiers.asgi import ASGIApp
 from tests.fakes import FakeReadiness, FakeRecorder, FakeTier
 
 TIERS = (

@@ -22,8 +22,8 @@ from serve_app.core.errors import (
     TierUnavailable,
     UpstreamFailed,
 )
-from serve_app.tiers.client import UpstreamRequest
-from serve_app.tiers.draft_report import DraftReport
+from serve_app.leases.client import UpstreamRequest
+from serve_app.leases.draft_report import DraftReport
 from tests.fakes import FakeAnswer, FakeTier
 from tests.gateway.conftest import Gateway
 

@@ -19,7 +19,7 @@ from serve_app.core.errors import DeadlineExceeded
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.tally import Fate
 from serve_app.gateway.app import build_gateway
-from serve_app.learning.records import load_records
+from serve_app.offline.learning.records import load_records
 from serve_app.pipeline import Pipeline
 from serve_app.routing.scorer import HeuristicScorer
 from tests.fakes import FakeReadiness, FakeRecorder

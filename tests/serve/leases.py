@@ -9,7 +9,7 @@ from contextlib import AbstractContextManager, contextmanager
 import httpx
 from ray import serve
 
-from serve_app.tiers.lease_signature import LeaseSigner, new_secret
+from serve_app.leases.signature import LeaseSigner, new_secret
 
 
 class HeldLease:

@@ -12,7 +12,7 @@ from typing import Any
 import pytest
 
 from serve_app import demo
-from serve_app.tiers.engine_args import check_engine_args
+from serve_app.deploy.engine_args import check_engine_args
 from tests.serve.offline import ANSWERS
 from tests.serve.quantised import write_awq
 from tests.serve.service import ROOT

@@ -15,7 +15,7 @@ import yaml
 from safetensors.numpy import save_file
 
 from serve_app import demo
-from serve_app.weights.integrity import make_sums
+from serve_app.model_files.integrity import make_sums
 from tests.serve.conftest import run_dir
 from tests.serve.service import ROOT, Service, running_service, settled, wait_for
 

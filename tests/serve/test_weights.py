@@ -10,7 +10,7 @@ import yaml
 
 from serve_app import demo
 from serve_app.cli import processes
-from serve_app.weights.integrity import make_sums
+from serve_app.model_files.integrity import make_sums
 from tests.serve.conftest import run_dir
 from tests.serve.service import ROOT, START_S, free_port, tool
 

@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from serve_app.learning.records import load_records
+from serve_app.offline.learning.records import load_records
 from tests.serve.service import Service, wait_for
 
 pytestmark = pytest.mark.serve

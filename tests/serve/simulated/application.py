@@ -5,7 +5,7 @@ from ray.serve import Application
 
 from serve_app.app import compose
 from serve_app.config.app import AppConfig
-from serve_app.tiers.build import build_tier
+from serve_app.deploy.build import build_tier
 from tests.serve.simulated.engine import choose_simulated
 
 IMPORT_PATH = f"{__name__}:build"

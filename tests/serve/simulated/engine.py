@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serve_app.config.tiers import TierConfig
-from serve_app.tiers.server import DataParallelTierServer, TierServer
+from serve_app.replica.server import DataParallelTierServer, TierServer
 
 PREFILL_TOKENS_PER_S = 20_000.0
 STEP_S = 0.02
@@ -105,5 +105,5 @@ class SimulatedDataParallelTierServer(DataParallelTierServer):
 
 
 def choose_simulated(tier: TierConfig) -> type[TierServer]:
-    """As `serve_app.tiers.build.choose_server`."""
+    """As `serve_app.deploy.build.choose_server`."""
     return SimulatedDataParallelTierServer if tier.data_parallel_size > 1 else SimulatedTierServer

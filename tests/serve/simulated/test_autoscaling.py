@@ -33,7 +33,7 @@ ROUTER = {"cpus": 0.1, "replicas": {"min": 1, "max": 1}}
 FAST_GPUS, STRONG_GPUS = 1, 2
 GPUS_MAX = 6
 JOINT = {
-    "policy_function": "serve_app.tiers.autoscaling:JointPolicy",
+    "policy_function": "serve_app.autoscaling.ray_policies:JointPolicy",
     "policy_kwargs": {"tiers": ["fast", "strong"], "gpus_max": GPUS_MAX},
 }
 ALWAYS = {"days": ["mon-sun"], "from": "00:00", "to": "00:00", "timezone": "UTC", "min": 1}

@@ -18,9 +18,9 @@ from ray.util import placement_group, placement_group_table, remove_placement_gr
 
 from serve_app.config.app import AppConfig
 from serve_app.config.tiers import PlacementConfig, TierConfig
-from serve_app.tiers.cluster_nodes import count_placed, read_groups, read_rooms
-from serve_app.tiers.fit import explain_misfit
-from serve_app.tiers.plan import plan_need
+from serve_app.deploy.cluster_nodes import count_placed, read_groups, read_rooms
+from serve_app.deploy.fit import explain_misfit
+from serve_app.deploy.plan import plan_need
 from tests.serve.service import tool, wait_for
 from tests.serve.simulated.cluster import SimulatedCluster, gpu_node
 

@@ -1,0 +1,203 @@
+"""The policy of one tier: how many replicas it should have now.
+
+Demand is work that comes in, in replicas: calls a second times the seconds of a replica that a call
+takes. Calls at a time, which Ray's own policy divides, are no measure of it: the fewer calls an
+engine has, the faster it answers each, so a tier that has just grown seems to need half of what it
+has, and one that lacks replicas, twice as many.
+
+Up at once and by as much as is needed, for a replica takes minutes to start; down when the demand
+of the whole last `quiet_s` would have been carried by fewer with a fifth of a replica to spare. A
+steady demand has no threshold that it could cross to and fro.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from dataclasses import dataclass, field
+
+from serve_app.autoscaling.demand import Capacity, TierSignals, measure_kv
+from serve_app.autoscaling.history import RATE_S, History
+from serve_app.autoscaling.schedule import Window, choose_floor
+
+LOOK_S = 1.0
+"""How often a tier is looked at; Ray asks ten times a second, and knows news less often."""
+HISTORY_S_MIN = 120.0
+DRAIN_S = 60.0
+"""Within what time calls that wait for a place shall be gone once the new replicas are there."""
+TREND_GROWTH_MAX = 1.5
+"""What a trend may make of the demand of now: it is a guess, and a wrong one is idle GPUs."""
+CALM_S = 40.0
+"""How long after new replicas came waits, KV caches and sudden growth say nothing: the backlog is
+being served."""
+SLACK = 0.05
+"""The part of a replica that may be missing: 3.04 replicas are 3."""
+SPARE = 0.2
+"""The part of a replica that must be to spare before one goes: at 2.9 the fourth stays."""
+
+
+@dataclass(frozen=True, slots=True)
+class TierRules:
+    """What a tier's config says of its replicas. `idle_s` None: never to zero."""
+
+    min: int
+    max: int
+    capacity: Capacity
+    start_s: float
+    quiet_s: float
+    idle_s: float | None = None
+    schedule: tuple[Window, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class Decision:
+    """How many replicas, and what of them for what.
+
+    `floor` are there whatever comes, `own` are for the tier's own calls. `needed` is what the
+    demand asks for now, without bounds or memory.
+    """
+
+    replicas: int
+    own: int
+    floor: int
+    needed: float
+
+
+@dataclass(slots=True)
+class PeakHold:
+    """The largest of the values of the last `keep_s` seconds."""
+
+    keep_s: float
+    _peaks: deque[tuple[float, float]] = field(default_factory=deque)
+
+    def hold(self, now_s: float, value: float) -> float:
+        """Another value; gives the largest."""
+        peaks = self._peaks
+        while peaks and peaks[-1][1] <= value:
+            peaks.pop()
+        peaks.append((now_s, value))
+        while peaks[0][0] < now_s - self.keep_s:
+            peaks.popleft()
+        return peaks[0][1]
+
+
+class TierPolicy:
+    """Decides for one tier, look by look, and remembers what it has seen."""
+
+    def __init__(self, rules: TierRules) -> None:
+        self.rules = rules
+        self._forget()
+
+    def _forget(self) -> None:
+        rules = self.rules
+        self._history = History(keep_s=max(HISTORY_S_MIN, 2 * rules.start_s))
+        # Calls that are turned away while replicas start are seen nowhere: what was seen before
+        # must last until those are there, and for a while after.
+        memory_s = max(rules.quiet_s, rules.start_s + CALM_S)
+        self._steady = PeakHold(memory_s)
+        self._steady_own = PeakHold(memory_s)
+        self._backlog = PeakHold(DRAIN_S)
+        self._looked_s: float | None = None
+        self._busy_s = float("-inf")
+        self._ready = 0
+        self._grown_s = float("-inf")
+        self._own = 0.0
+        self._last = Decision(rules.min, rules.min, rules.min, 0.0)
+
+    @property
+    def last(self) -> Decision:
+        """The newest decision."""
+        return self._last
+
+    def is_due(self, now_s: float) -> bool:
+        """Whether it is time for another look; to know that costs nothing, signals do."""
+        looked_s = self._looked_s
+        return looked_s is None or not looked_s <= now_s < looked_s + LOOK_S
+
+    def decide(self, signals: TierSignals, *, spilled: float = 0.0) -> Decision:
+        """The replicas from now on, within the rules' bounds.
+
+        `spilled` are replicas that another tier's calls need here, on top of the tier's own.
+        """
+        now_s = signals.now_s
+        if self._looked_s is not None and now_s < self._looked_s:
+            self._forget()  # The clock was set back: what was seen has no time any more.
+        if self._looked_s is None:
+            # What is there was asked for by somebody who knew why; it goes once it is not needed.
+            self._ready = signals.ready
+            self._steady.hold(now_s, float(signals.target))
+            self._steady_own.hold(now_s, float(signals.target))
+            self._busy_s = now_s if signals.target else float("-inf")
+        elif not self.is_due(now_s):
+            return self._last
+        self._looked_s = now_s
+        self._history.note(signals, spilled=spilled > 0)
+        if signals.ready > self._ready:
+            self._grown_s = now_s
+        self._ready = signals.ready
+        arriving, short = self._measure_arriving(signals), self._measure_short(signals)
+        if not spilled:
+            self._own = max(arriving, short)
+        elif signals.wanted:
+            # What arrives is told apart; what is short may be so by the calls that spilled.
+            self._own = arriving
+        coming = max(arriving, short, self._own + spilled)
+        steady = self._steady.hold(now_s, coming)
+        steady_own = self._steady_own.hold(now_s, self._own)
+        backlog = self._backlog.hold(now_s, self._measure_backlog(signals))
+        floor = min(self.rules.max, self._floor(signals))
+        self._last = Decision(
+            replicas=self._count(steady + backlog, floor, signals.target),
+            own=self._count(steady_own + backlog, floor, signals.target),
+            floor=floor,
+            needed=coming,
+        )
+        return self._last
+
+    def _count(self, wanted: float, floor: int, target: int) -> int:
+        """Whole replicas within the bounds; of those that are there one goes only with spare."""
+        kept = min(target, math.ceil(wanted + SPARE)) if wanted else 0
+        return min(self.rules.max, max(round_up(wanted), kept, floor))
+
+    def _measure_arriving(self, signals: TierSignals) -> float:
+        """Replicas for the calls that come, now and by the time that one ordered now is there."""
+        rules, capacity, history = self.rules, self.rules.capacity, self._history
+        work_s = history.work_s(capacity)
+        if work_s is None:
+            return history.calls / capacity.calls
+        per_s = history.count_arrivals(0.0 if self._is_calm(signals) else RATE_S[0])
+        trend_per_s = min(history.project_trend(rules.start_s), per_s * TREND_GROWTH_MAX)
+        return max(per_s, trend_per_s) * work_s / capacity.busy_ratio
+
+    def _measure_short(self, signals: TierSignals) -> float:
+        """Replicas that the engines ask for; that says of those there are that they are too few,
+        not how many it takes."""
+        capacity = self.rules.capacity
+        all_there = 0 < signals.target <= signals.ready
+        if not self._is_calm(signals) or not signals.calls or not all_there:
+            return 0.0
+        late_s = self._history.first_token_s
+        late = late_s is not None and late_s > capacity.first_token_target_s
+        return max(measure_kv(signals, capacity), signals.target + 1.0 if late else 0.0)
+
+    def _is_calm(self, signals: TierSignals) -> bool:
+        return signals.now_s - self._grown_s > CALM_S
+
+    def _measure_backlog(self, signals: TierSignals) -> float:
+        """Replicas on top, so that those who wait are served soon after the start."""
+        work_s = self._history.work_s(self.rules.capacity)
+        return 0.0 if work_s is None else signals.waiting * work_s / DRAIN_S
+
+    def _floor(self, signals: TierSignals) -> int:
+        rules = self.rules
+        floor = max(rules.min, choose_floor(rules.schedule, signals.now_s, rules.start_s))
+        if rules.idle_s is None:
+            return max(1, floor)
+        if signals.calls > 0:
+            self._busy_s = signals.now_s
+        return max(1 if signals.now_s - self._busy_s < rules.idle_s else 0, floor)
+
+
+def round_up(needed: float) -> int:
+    """Whole replicas, with a little slack."""
+    return max(0, math.ceil(needed - SLACK))

@@ -1,0 +1,43 @@
+"""What answers are compared by: their text without form, and the number that they end with."""
+
+from __future__ import annotations
+
+import re
+import unicodedata
+
+_SENTENCE_END = ".!?。 \t\r\n"  # after NFKC, which makes ASCII of ！ and ？
+
+_TO_ASCII = str.maketrans("０１２３４５６７８９．，－−负負", "0123456789.,----")
+# In Chinese prose this comma parts clauses: 有5，100. Only among full-width digits it groups them.
+_PROSE_COMMA = re.compile("(?<![０-９])，|，(?![０-９])")
+
+_NUMBER = re.compile(
+    r"""
+    (?<![A-Za-z0-9_])(?<![0-9]\.)         # not in a word, not in another number
+    (?:(?<![)\]])-)?                      # a minus, unless it subtracts
+    (?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])  # 1,234,567
+      |[0-9]+                             # 1234567
+    )?
+    (?:(?<=[0-9])|(?=\.[0-9]))            # .5 is a number, a lone minus is not
+    (?:\.[0-9]+)?
+    (?:[eE][+-]?[0-9]+(?![A-Za-z0-9_]))?
+    """,
+    re.VERBOSE,
+)
+
+
+def normalise(text: str) -> str:
+    """What an exact check compares: no case, width, outer space or full stop at the end."""
+    folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
+    return folded.strip().rstrip(_SENTENCE_END)
+
+
+def parse_last_number(text: str) -> float | None:
+    """The last number in a text, None if there is none.
+
+    Digits that belong to a word (`CO2`, `m2`, `Qwen3`) are no number, and a hyphen between two
+    words or numbers is no minus.
+    """
+    ascii_text = _PROSE_COMMA.sub(" ", text).translate(_TO_ASCII)
+    numbers = _NUMBER.findall(ascii_text)
+    return float(numbers[-1].replace(",", "")) if numbers else None

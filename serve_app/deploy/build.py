@@ -1,0 +1,43 @@
+"""From a tier's config to a Serve application node, by ray.serve.llm's builder."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+
+from ray.serve import Application
+from ray.serve.llm import LLMConfig, build_llm_deployment
+from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
+from serve_app.config.tiers import DEPLOYMENT_PREFIX, TierConfig
+from serve_app.deploy.engine_args import check_engine_args
+from serve_app.deploy.plan import plan_llm_config
+from serve_app.replica.server import DataParallelTierServer, TierServer
+
+
+def choose_server(tier: TierConfig) -> type[TierServer]:
+    """The deployment's class: engines that share experts come in groups."""
+    return DataParallelTierServer if tier.data_parallel_size > 1 else TierServer
+
+
+def build_tier(
+    tier: TierConfig, deployment_cls: Callable[[TierConfig], type[TierServer]] = choose_server
+) -> Application:
+    """The tier as a node of the composition graph; its class is another one in simulations.
+
+    Raises:
+        ValueError: the config names an engine argument that vLLM does not have.
+    """
+    check_engine_args(tier.name, tier.engine)
+    plan = plan_llm_config(tier)
+    if tier.adapters:
+        # vLLM's own type, which its server wants; its command line would make it from a string.
+        plan["engine_kwargs"]["lora_modules"] = [
+            LoRAModulePath(name, path) for name, path in tier.adapters.items()
+        ]
+    config = LLMConfig(**plan)
+    return build_llm_deployment(
+        config,
+        name_prefix=DEPLOYMENT_PREFIX,
+        bind_kwargs={"sha256sums": tier.sha256sums},
+        deployment_cls=deployment_cls(tier),
+    )

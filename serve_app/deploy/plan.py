@@ -1,0 +1,222 @@
+"""From a tier's config to the arguments of ray.serve.llm's LLMConfig; pure, without Ray."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+from serve_app import demo
+from serve_app.config.tiers import DEMO_PREFIX, DEPLOYMENT_PREFIX, ReplicasConfig, TierConfig
+from serve_app.deploy.fit import Need
+
+BACKOFF_S_MIN = 0.01
+BACKOFF_MULTIPLIER = 2
+BACKOFF_S_PER_REPLICA = 0.03
+"""How long Ray's request router waits between two looks at full replicas, in the end, for each
+replica that there may be. Where calls wait, it gives a place that came free to the one that waits
+longest, and the task that found the place goes on waiting for its own, longer and longer: up to
+half a second by default. Two tasks a replica then grant four places a second, however many are
+free.
+
+There are two tasks a replica, 50 at most, and each look asks two replicas. So one Router looks 67
+times a second at one replica. At 25 it would look 1,667 times, with 3,333 questions: the wait grows
+with the replicas, which leaves it at 67 looks, 134 questions."""
+BACKOFF_S_MAX = 0.5
+"""Ray's own default. With it one Router asks 200 times a second at most, whatever the replicas."""
+
+DRAIN_POLL_S = 0.5
+"""How often a draining replica looks whether its last call has ended."""
+
+STREAM_BATCHING = {"stream_batching_interval_ms": 0}
+"""Off: ray.serve.llm would otherwise hold tokens back for 50 ms (unused on the lease path)."""
+
+
+def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
+    """The keyword arguments of `ray.serve.llm.LLMConfig` for one tier.
+
+    Raises:
+        CheckpointMissing: the tier uses a demo model that is not there.
+    """
+    return {
+        "model_loading_config": {
+            "model_id": tier.model_id,
+            "model_source": resolve_source(tier),
+        },
+        "accelerator_type": tier.accelerator_type,
+        "accelerator_config": {"kind": tier.accelerator},
+        "engine_kwargs": plan_engine(tier),
+        "placement_group_config": plan_placement(tier),
+        "deployment_config": plan_deployment(tier),
+        "experimental_configs": dict(STREAM_BATCHING),
+        "runtime_env": {"env_vars": dict(tier.env)},
+        "log_engine_metrics": True,
+    }
+
+
+def plan_engine(tier: TierConfig) -> dict[str, Any]:
+    """vLLM's engine and server arguments."""
+    return {**tier.engine, "enable_lora": True} if tier.adapters else dict(tier.engine)
+
+
+def deployment_name(tier: TierConfig) -> str:
+    """How the tier's deployment is called in Ray."""
+    return DEPLOYMENT_PREFIX + tier.name
+
+
+def resolve_source(tier: TierConfig) -> str:
+    """Where the weights are; `demo:NAME` stands for a checkpoint that comes with the package."""
+    if tier.source.startswith(DEMO_PREFIX):
+        return str(demo.locate(tier.source.removeprefix(DEMO_PREFIX)))
+    return tier.source
+
+
+def plan_placement(tier: TierConfig) -> dict[str, Any]:
+    """One bundle a worker of one engine; ray.serve.llm adds the server process to the first one."""
+    placement = tier.placement
+    bundle: dict[str, float] = {"CPU": placement.cpus_per_worker}
+    if tier.accelerator == "gpu":
+        bundle["GPU"] = 1
+    bundle.update(placement.resources_per_worker)
+    if tier.accelerator_type is not None:
+        bundle[f"accelerator_type:{tier.accelerator_type}"] = 0.001
+    bundles = [dict(bundle) for _ in range(tier.workers)]
+    for name, amount in placement.resources_per_replica.items():
+        bundles[0][name] = bundles[0].get(name, 0.0) + amount
+    return {"bundles": bundles, "strategy": tier.placement_strategy}
+
+
+def plan_need(tier: TierConfig) -> Need:
+    """What one replica needs of the cluster, its server processes included: one an engine."""
+    placement = plan_placement(tier)
+    first, *others = placement["bundles"]
+    first["CPU"] += tier.placement.cpus_per_server
+    bundles = (first, *others) * tier.data_parallel_size
+    return Need(bundles, placement["strategy"], tier.placement.node_labels)
+
+
+SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
+"""Goes by the `session_id` of a handle's options, which is public."""
+
+LOGGING = {"enable_access_log": False}
+"""Serve would write a line for each call and each lease. The Router's access log tells more, and
+Serve's takes a quarter of the CPU that a Router needs for a call (py-spy)."""
+
+
+def plan_deployment(tier: TierConfig) -> dict[str, Any]:
+    """The Serve options of the tier's deployment, every limit named."""
+    return {
+        "name": tier.name,
+        "max_ongoing_requests": tier.max_ongoing_calls,
+        "max_queued_requests": tier.max_queued_calls,
+        "request_router_config": plan_request_router(tier),
+        "graceful_shutdown_timeout_s": tier.drain_timeout_s,
+        "graceful_shutdown_wait_loop_s": DRAIN_POLL_S,
+        "health_check_period_s": tier.health_check_period_s,
+        "health_check_timeout_s": tier.health_check_timeout_s,
+        "ray_actor_options": {"num_cpus": tier.placement.cpus_per_server},
+        "autoscaling_config": plan_tier_autoscaling(tier),
+        "logging_config": dict(LOGGING),
+        **plan_labels(tier),
+    }
+
+
+def plan_labels(tier: TierConfig) -> dict[str, Any]:
+    """Serve's label selector for the bundles."""
+    labels = tier.placement.node_labels
+    if not labels:
+        return {}
+    # One is for all bundles, but Serve repeats it as it is for each engine of a group.
+    times = tier.workers if tier.data_parallel_size > 1 else 1
+    return {"placement_group_bundle_label_selector": [dict(labels) for _ in range(times)]}
+
+
+def plan_request_router(tier: TierConfig) -> dict[str, Any]:
+    """Serve's `request_router_config`, with Serve's own router unless the tier wants another."""
+    if tier.replica_choice == "balanced":
+        return plan_backoff(tier)
+    return {"request_router_class": SESSION_ROUTER, **plan_backoff(tier)}
+
+
+def plan_backoff(tier: TierConfig) -> dict[str, Any]:
+    """How often a Router looks whether a full tier has a place again."""
+    engines = tier.replicas.max * tier.data_parallel_size
+    return {
+        "initial_backoff_s": BACKOFF_S_MIN,
+        "backoff_multiplier": BACKOFF_MULTIPLIER,
+        "max_backoff_s": min(BACKOFF_S_MAX, round(BACKOFF_S_PER_REPLICA * engines, 2)),
+    }
+
+
+def plan_autoscaling(replicas: ReplicasConfig) -> dict[str, Any]:
+    """Serve's `autoscaling_config` for a deployment."""
+    return {
+        "min_replicas": replicas.min,
+        "max_replicas": replicas.max,
+        "target_ongoing_requests": replicas.target_ongoing_calls,
+        "upscale_delay_s": replicas.upscale_delay_s,
+        "downscale_delay_s": replicas.downscale_delay_s,
+    }
+
+
+LLM_POLICY = "serve_app.autoscaling.ray_policies:LLMPolicy"
+
+LLM_LOOK_BACK_S = 4.0
+"""Over what Ray averages the calls. Its default of 30 s hides a surge for half a minute; the policy
+itself tells growth from chance."""
+ROUTER_LOOK_BACK_S = 10.0
+"""The same for Routers, which start in seconds and scale by Ray's own policy. They look at
+themselves in a fifth of it."""
+LLM_METRICS_INTERVAL_S = 2.0
+"""How often Routers and replicas report to the controller; by default every 10 s. Ray calls the key
+deprecated, in favour of environment variables that ray 2.60 does not read."""
+
+
+def plan_tier_autoscaling(tier: TierConfig) -> dict[str, Any]:
+    """Serve's `autoscaling_config` for a tier: Ray's own policy, or ours.
+
+    Around any policy Ray puts its delays. Ours has its own, so Ray's are off.
+    """
+    replicas = tier.replicas
+    planned = plan_autoscaling(replicas)
+    if replicas.policy == "ongoing_calls":
+        return planned
+    return planned | {
+        "upscale_delay_s": 0.0,
+        "downscale_delay_s": 0.0,
+        "look_back_period_s": LLM_LOOK_BACK_S,
+        "metrics_interval_s": LLM_METRICS_INTERVAL_S,
+        "policy": {"policy_function": LLM_POLICY, "policy_kwargs": plan_policy(tier)},
+    }
+
+
+def plan_router_autoscaling(
+    replicas: ReplicasConfig, tiers: Sequence[TierConfig]
+) -> dict[str, Any]:
+    """Serve's `autoscaling_config` for the Router, which counts calls for a policy of all tiers."""
+    planned = plan_autoscaling(replicas)
+    if any(tier.replicas.policy == "llm" for tier in tiers):
+        planned["metrics_interval_s"] = LLM_METRICS_INTERVAL_S
+        planned["look_back_period_s"] = ROUTER_LOOK_BACK_S
+    return planned
+
+
+def plan_policy(tier: TierConfig) -> dict[str, Any]:
+    """The rules of `autoscaling.ray_policies.LLMPolicy`, as JSON: so they pass through Ray."""
+    replicas = tier.replicas
+    return {
+        "gpus": tier.workers if tier.accelerator == "gpu" else 0,
+        "min": replicas.min,
+        "max": replicas.max,
+        "capacity": {
+            "calls": replicas.target_ongoing_calls,
+            "first_token_target_s": replicas.first_token_target_s,
+            "kv_used_ratio": replicas.kv_used_ratio_max,
+            "busy_ratio": replicas.busy_ratio,
+            "prompt_tokens_per_s": replicas.prompt_tokens_per_s,
+            "output_tokens_per_s": replicas.output_tokens_per_s,
+        },
+        "start_s": replicas.start_s,
+        "quiet_s": replicas.downscale_delay_s,
+        "idle_s": replicas.idle_s,
+        "schedule": [window.model_dump(by_alias=True) for window in replicas.floors],
+    }

@@ -1,0 +1,105 @@
+"""What Ray Serve knows of the tiers' replicas, asked seldom: one controller answers all Routers."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+
+from ray import serve
+from ray.serve.schema import DeploymentStatusOverview
+
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import TierState
+from serve_app.deploy.cluster_nodes import Groups, count_waiting, read_groups, read_rooms
+from serve_app.deploy.fit import explain_misfit
+from serve_app.deploy.plan import deployment_name, plan_need
+
+FRESH_S = 10.0
+"""How old the answer may be while every tier is ready."""
+UNREADY_FRESH_S = 2.0
+"""The same while a tier is not, which somebody waits for."""
+
+RUNNING = "RUNNING"
+"""Serve's name for replicas that take calls; the enum of these names is private."""
+UNKNOWN = "UNKNOWN"
+"""Ours, for a tier of which Serve says nothing yet."""
+HEALTHY = "HEALTHY"
+"""Serve's name for a deployment that has as many replicas as it should."""
+
+
+class ServeReadiness:
+    """The state of every tier of one application."""
+
+    def __init__(
+        self,
+        app_name: str,
+        tiers: Sequence[TierConfig],
+        clock: Callable[[], float] = time.monotonic,
+    ) -> None:
+        self._app_name = app_name
+        self._configs = tuple(tiers)
+        self._clock = clock
+        self._states: tuple[TierState, ...] = ()
+        self._asked_at = float("-inf")
+        self._lock = asyncio.Lock()
+
+    async def tiers(self) -> Sequence[TierState]:
+        """The state of every tier, at most `FRESH_S` old."""
+        async with self._lock:
+            if self._clock() - self._asked_at > self._fresh_s():
+                # serve.status() blocks on a call to the controller.
+                self._states = await asyncio.to_thread(self._ask)
+                self._asked_at = self._clock()
+        return self._states
+
+    def _fresh_s(self) -> float:
+        return FRESH_S if all(state.ready for state in self._states) else UNREADY_FRESH_S
+
+    def _ask(self) -> tuple[TierState, ...]:
+        application = serve.status().applications.get(self._app_name)
+        deployments = {} if application is None else application.deployments
+        names = [deployment_name(tier) for tier in self._configs]
+        if any(name not in deployments for name in names):
+            # While Serve builds a new version of the application, seconds long, it tells of no
+            # deployment, and the old ones go on.
+            return self._states or tuple(
+                TierState(tier.name, tier.model_id, ready=False, replicas=0, status=UNKNOWN)
+                for tier in self._configs
+            )
+        overviews = [deployments[name] for name in names]
+        # Every group of the cluster is asked for only while something starts.
+        settled = all(overview.replica_states.keys() <= {RUNNING} for overview in overviews)
+        groups = {} if settled else read_groups()
+        return tuple(
+            self._state(tier, overview, groups)
+            for tier, overview in zip(self._configs, overviews, strict=True)
+        )
+
+    def _state(
+        self, tier: TierConfig, overview: DeploymentStatusOverview, groups: Groups
+    ) -> TierState:
+        replicas = sum(
+            count for state, count in overview.replica_states.items() if state == RUNNING
+        )
+        # Of a tier that may have no replica the next call starts one.
+        ready = replicas > 0 or (tier.replicas.min == 0 and overview.status.value == HEALTHY)
+        return TierState(
+            tier.name,
+            tier.model_id,
+            ready,
+            replicas,
+            overview.status.value,
+            self._explain(tier, groups),
+        )
+
+    def _explain(self, tier: TierConfig, groups: Groups) -> str | None:
+        """Why replicas have no place, None if all of them have one."""
+        waiting = count_waiting(groups, self._app_name, deployment_name(tier))
+        if not waiting:
+            return None
+        misfit = explain_misfit(plan_need(tier), read_rooms(groups))
+        if misfit is None:
+            return None
+        which = "a replica has" if waiting == 1 else f"{waiting} replicas have"
+        return f"{which} no place: {misfit}"

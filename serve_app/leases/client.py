@@ -1,0 +1,579 @@
+"""One tier as the pipeline sees it: lease a replica, talk HTTP to its engine, give it back."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Callable
+from contextlib import asynccontextmanager
+from contextvars import Context
+from enum import Enum
+from functools import partial
+
+from serve_app.config.runtime import LeaseConfig
+from serve_app.core.call import Endpoint, Usage
+from serve_app.core.deadlines import Deadlines
+from serve_app.core.errors import (
+    DeadlineExceeded,
+    GatewayError,
+    TierOverloaded,
+    TierUnavailable,
+    UpstreamFailed,
+)
+from serve_app.core.load import TierLoad
+from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
+from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
+from serve_app.leases.http1 import (
+    Address,
+    Connection,
+    ConnectionBroken,
+    ConnectionPool,
+    Exchange,
+    ExchangeTimeout,
+    Headers,
+)
+from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_engine_load
+from serve_app.leases.pool import Lease, LeasePool, Opener
+
+LEASE_HEADER = b"x-lease-id"
+LEASE_REFUSED_HEADER = b"x-lease-refused"
+LEASE_PATH = "/lease"
+"""A request to it ends the lease that it is sent under."""
+
+LOAD_PATH = "/serve-app/load"
+"""A request to it, under any live lease, is answered with the replica's load."""
+
+RESPONSES_PATH = Endpoint.RESPONSES.value.encode()
+
+TELL_S = 2.0
+"""How long a replica may take for an answer of its own; then it is left alone."""
+
+POLL_S = 0.9
+"""How often replicas are asked for their load that have not told it with an answer."""
+
+PROBE_S = 1.0
+"""How soon a tier that could not be reached is tried again."""
+
+ATTEMPTS_MAX = 3
+"""Leases tried for one call while no replica has begun to answer it."""
+
+FAILURES_MAX = 2
+"""Engines that may answer one call with a 5xx: what fails everywhere is the call's own fault."""
+
+
+class Verdict(Enum):
+    """What the head of an answer says of the attempt."""
+
+    BEGUN = 1
+    REFUSED = 2
+    FAILED = 3
+
+
+class Upstream:
+    """An engine's answer: its head is known, its body is read piece by piece."""
+
+    __slots__ = ("_exchange", "_note_first", "headers", "status")
+
+    def __init__(self, exchange: Exchange, note_first: Callable[[], None] | None = None) -> None:
+        self._exchange = exchange
+        self._note_first = note_first
+        self.status = exchange.status
+        self.headers: Headers = exchange.headers
+
+    async def read(self) -> bytes:
+        """The body bytes that have come since the last call, b'' after the last ones.
+
+        Raises:
+            DeadlineExceeded: the next bytes did not come in time.
+            UpstreamFailed: the engine broke off.
+        """
+        try:
+            chunk = await self._exchange.read()
+        except ExchangeTimeout as error:
+            raise DeadlineExceeded(error.limit, error.seconds) from None
+        except ConnectionBroken:
+            raise UpstreamFailed from None
+        if self._note_first is not None:
+            self._note_first()
+            self._note_first = None
+        return chunk
+
+
+class Attempt:
+    """One request on one replica, from its lease to the answer's last byte.
+
+    Lease and connection go back as soon as the engine has sent its last byte, however slowly the
+    client reads.
+    """
+
+    def __init__(
+        self,
+        leases: LeasePool,
+        connections: ConnectionPool,
+        lease: Lease,
+        request: UpstreamRequest,
+    ) -> None:
+        self._leases = leases
+        self._connections = connections
+        self._request = request
+        self._connection: Connection | None = None
+        self._exchange: Exchange | None = None
+        self._held = True
+        self.lease = lease
+
+    async def send(self, deadlines: Deadlines) -> Exchange:
+        """Send the request and wait for the head of the answer.
+
+        Raises:
+            ConnectionBroken: the replica was not reached, or lost before the head came.
+            ExchangeTimeout: no head came in time.
+        """
+        request = self._request
+        self._connection = await self._connections.take(self.lease.address)
+        self._exchange = self._connection.begin(
+            request.render(self.lease),
+            deadlines,
+            self._complete,
+            stream=request.stream,
+            silent=request.silent,
+        )
+        await self._exchange.head()
+        return self._exchange
+
+    def _complete(self) -> None:
+        assert self._exchange is not None, "it has just been completed"
+        assert self._connection is not None, "it has just carried the exchange"
+        clean = self._connections.give(self.lease.address, self._connection)
+        failed = self._exchange.status >= 500 or find_refusal(self._exchange) is not None
+        self._release(reusable=clean and not failed)
+
+    def _release(self, *, reusable: bool) -> None:
+        if self._held:
+            self._held = False
+            self._leases.release(self.lease, reusable=reusable)
+
+    def drop(self) -> None:
+        """End an attempt from which no answer came."""
+        if self._exchange is not None:
+            self._exchange.abandon()
+        elif self._connection is not None:
+            self._connection.close()
+        self._release(reusable=False)
+
+    def cut(self) -> None:
+        """End an attempt whose answer is not complete: the engine stops, and tells how far it came.
+
+        Nothing happens to one that is.
+        """
+        if self._held and self._exchange is not None:
+            self.lease.on_ended = self._request.expect_usage()
+        if self._held:
+            self.drop()
+
+    def decline(self) -> None:
+        """Give the lease back unused."""
+        self._release(reusable=True)
+
+
+class TierClient:
+    """The replicas of one tier."""
+
+    def __init__(
+        self, name: str, opener: Opener, leases: LeaseConfig, *, asks_by_session: bool = False
+    ) -> None:
+        self.name = name
+        self.down = False
+        """No replica could be reached; a probe finds out when one can be again."""
+        self.watches_load = False
+        """Whether waits are measured and replicas asked for their load."""
+        self._first_tokens = FirstTokens()
+        self._engines = EngineLoads()
+        self._poller: asyncio.Task[None] | None = None
+        self._polled_at = float("-inf")
+        self._probe: asyncio.Task[None] | None = None
+        self._probe_waits = False
+        self._leases = LeasePool(
+            opener,
+            self._end_soon,
+            reuse_s=leases.reuse_s,
+            age_max_s=leases.age_max_s,
+            session_s=leases.session_s,
+            asks_by_session=asks_by_session,
+        )
+        self._connections = ConnectionPool()
+        self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def open_leases(self) -> int:
+        """Places held on the tier's replicas."""
+        return self._leases.open_leases
+
+    @property
+    def waiting(self) -> int:
+        """Calls that wait for a place."""
+        return self._leases.waiting - self._probe_waits
+
+    def load(self) -> TierLoad:
+        """What is known of the tier's load now; costs microseconds and asks nothing of replicas."""
+        now = asyncio.get_running_loop().time()
+        ongoing, waiting = self._leases.in_use, self.waiting
+        engines = self._engines.total(now)
+        # Of what waits in the engines, other Routers have their part.
+        ours = engines.queued * min(1.0, ongoing / max(engines.running + engines.queued, 1))
+        told = engines.replicas > 0
+        return TierLoad(
+            down=self.down,
+            waiting=waiting,
+            ongoing=ongoing,
+            first_token_s=self._first_tokens.estimate(now, waiting + ours),
+            replicas=engines.replicas if told else None,
+            running=engines.running if told else None,
+            queued=engines.queued if told else None,
+            kv_free_ratio=engines.kv_free_ratio,
+        )
+
+    def configure(self, leases: LeaseConfig, *, watches_load: bool = False) -> None:
+        """Take new settings; leases in use keep what they have."""
+        self._leases.reuse_s = leases.reuse_s
+        self._leases.age_max_s = leases.age_max_s
+        self._leases.sessions.kept_s = leases.session_s
+        self.watches_load = watches_load
+
+    def close(self) -> None:
+        """Give back everything that no call is using."""
+        for task in (self._poller, self._probe):
+            if task is not None:
+                task.cancel()
+        self._leases.close()
+        self._connections.close()
+
+    @asynccontextmanager
+    async def exchange(
+        self, request: UpstreamRequest, deadlines: Deadlines
+    ) -> AsyncIterator[Upstream]:
+        """Send one request to a replica of the tier's choice; closing the block ends it there too.
+
+        A replica that has not begun to answer is left for another one; after the head of an answer
+        nothing is tried again. The status of the answer is below 500.
+
+        Raises:
+            TierOverloaded: no place came free in time, or the engines' own queues are full.
+            TierUnavailable: no replica could be reached.
+            UpstreamFailed: engines answered that they had failed.
+            DeadlineExceeded: no answer began in time.
+        """
+        timed = self.watches_load
+        if timed:
+            self._first_tokens.begin(request, asyncio.get_running_loop().time())
+        try:
+            attempt, exchange = await self._begin(request, deadlines)
+            counts = timed and exchange.status < 400
+            if timed and not counts:
+                self._first_tokens.forget(request)
+            try:
+                yield Upstream(exchange, partial(self._note_first, request) if counts else None)
+            finally:
+                attempt.cut()
+        finally:
+            if timed:
+                self._first_tokens.forget(request)
+
+    def _note_first(self, request: UpstreamRequest) -> None:
+        self._first_tokens.end(request, asyncio.get_running_loop().time())
+
+    async def _begin(
+        self, request: UpstreamRequest, deadlines: Deadlines
+    ) -> tuple[Attempt, Exchange]:
+        failed: dict[Address, int] = {}
+        for _ in range(ATTEMPTS_MAX):
+            lease = await self._acquire(request, deadlines)
+            attempt = Attempt(self._leases, self._connections, lease, request)
+            if lease.address in failed:
+                attempt.decline()
+                break
+            self._watch(request)
+            exchange = await self._try(attempt, deadlines)
+            if exchange is None:
+                continue
+            if exchange.status < 500:
+                return attempt, exchange
+            failed[lease.address] = exchange.status
+            if len(failed) == FAILURES_MAX:
+                break
+        raise self._give_up(list(failed.values()))
+
+    def _watch(self, request: UpstreamRequest) -> None:
+        if self.watches_load:
+            self._poll_soon()
+            if not request.opens_with_token:
+                self._first_tokens.forget(request)
+
+    async def _try(self, attempt: Attempt, deadlines: Deadlines) -> Exchange | None:
+        """The answer that has begun, or has failed; None if the replica has not begun the call."""
+        address = attempt.lease.address
+        try:
+            exchange = await attempt.send(deadlines)
+        except ConnectionBroken:
+            attempt.drop()
+            self._leases.lose(address)
+            return None
+        except ExchangeTimeout as error:
+            attempt.cut()
+            raise DeadlineExceeded(error.limit, error.seconds) from None
+        except BaseException:
+            attempt.cut()
+            raise
+        verdict = self._judge(exchange, address)
+        if verdict is not Verdict.BEGUN:
+            attempt.drop()
+        return None if verdict is Verdict.REFUSED else exchange
+
+    def _judge(self, exchange: Exchange, address: Address) -> Verdict:
+        if self.watches_load:
+            self._note_load(address, exchange)
+        if exchange.status >= 500:
+            self._leases.avoid(address)
+            return Verdict.FAILED
+        reason = find_refusal(exchange)
+        if reason is None:
+            self.down = False
+            self._leases.penalties.clear(address)
+            return Verdict.BEGUN
+        if reason == Refusal.LEASE.value:
+            # What this replica took back it may have taken back all at once.
+            self._leases.drop_idle(address)
+        else:
+            self._leases.avoid(address)
+        return Verdict.REFUSED
+
+    def _give_up(self, statuses: list[int]) -> GatewayError:
+        """The error of a call that no replica has begun to answer."""
+        if statuses:
+            return TierOverloaded(retry_after_s=5) if 503 in statuses else UpstreamFailed()
+        self._doubt()
+        return TierUnavailable(retry_after_s=1)
+
+    def _doubt(self) -> None:
+        """Count the tier as down, unless calls are in use of replicas that have not failed."""
+        if not self._leases.serving(asyncio.get_running_loop().time()):
+            self._mark_down()
+
+    async def _acquire(self, request: UpstreamRequest, deadlines: Deadlines) -> Lease:
+        clock = asyncio.get_running_loop().time
+        began_at = clock()
+        try:
+            async with asyncio.timeout_at(deadlines.place_at(began_at, stream=request.stream)):
+                return await self._leases.acquire(request.session, patience_s=request.patience_s)
+        except TimeoutError:
+            raise deadlines.no_place(clock(), stream=request.stream) from None
+        except TierUnavailable:
+            self._doubt()
+            raise
+        finally:
+            deadlines.spend_on_place(clock() - began_at)
+
+    def _mark_down(self) -> None:
+        """Nobody need try the tier until the probe has reached a replica, or a call has."""
+        self.down = True
+        if self._probe is None:
+            loop = asyncio.get_running_loop()
+            self._probe = loop.create_task(self._probe_until_up(), context=Context())
+
+    async def _probe_until_up(self) -> None:
+        try:
+            reached = await self._reach()
+            while self.down and not reached:
+                await asyncio.sleep(PROBE_S)
+                reached = await self._reach()
+            self.down = False
+        finally:
+            self._probe = None
+
+    async def _reach(self) -> bool:
+        """Wait for a place, as calls do, and ask the replica something."""
+        self._probe_waits = True
+        try:
+            lease = await self._leases.acquire()
+        except GatewayError:
+            return False
+        finally:
+            self._probe_waits = False
+        reached = False
+        try:
+            reached = await self._tell(lease, LOAD_PATH) is not None
+        finally:
+            if not reached:
+                self._leases.drop_idle(lease.address)
+            self._leases.release(lease, reusable=reached)
+        return reached
+
+    def _poll_soon(self) -> None:
+        if self._poller is None:
+            loop = asyncio.get_running_loop()
+            self._poller = loop.create_task(self._poll(), context=Context())
+
+    async def _poll(self) -> None:
+        """Ask the replicas for their load that have not told it lately, while leases are held."""
+        loop = asyncio.get_running_loop()
+        try:
+            while self._leases.open_leases:
+                await asyncio.sleep(max(0.0, self._polled_at + POLL_S - loop.time()))
+                since, self._polled_at = loop.time() - POLL_S, loop.time()
+                silent = [
+                    lease
+                    for lease in self._leases.held()
+                    if not self._engines.told_since(lease.address, since)
+                ]
+                await asyncio.gather(*(self._tell(lease, LOAD_PATH) for lease in silent))
+        finally:
+            self._poller = None
+
+    def _end_soon(self, lease: Lease) -> None:
+        task = asyncio.get_running_loop().create_task(self._end(lease), context=Context())
+        self._ending.add(task)
+        task.add_done_callback(self._ending.discard)
+
+    async def _end(self, lease: Lease) -> None:
+        # A replica that is not reached ends the lease itself when it has been idle for long.
+        headers: Headers | None = None
+        try:
+            headers = await self._tell(lease, LEASE_PATH)
+        finally:
+            if lease.on_ended is not None:
+                lease.on_ended(headers or [])
+
+    async def _tell(self, lease: Lease, path: str) -> Headers | None:
+        """Send the replica itself a request: the headers of its answer, None if it did not obey."""
+        try:
+            connection = await self._connections.take(lease.address)
+        except ConnectionBroken:
+            return None
+        now = asyncio.get_running_loop().time()
+        deadlines = Deadlines(now, place_s=0, first_byte_s=TELL_S, gap_s=TELL_S, total_s=TELL_S)
+        exchange: Exchange | None = None
+        try:
+            exchange = connection.begin(
+                _render(path.encode(), lease, b"", b"", b""), deadlines, stream=True
+            )
+            await exchange.head()
+            while await exchange.read():
+                pass
+        except (ConnectionBroken, ExchangeTimeout):
+            return None
+        else:
+            self._note_load(lease.address, exchange)
+            return exchange.headers if exchange.status == 200 else None
+        finally:
+            self._connections.give(lease.address, connection)
+
+    def _note_load(self, address: Address, exchange: Exchange) -> None:
+        value = find_header(exchange.headers, LOAD_HEADER)
+        load = None if value is None else parse_engine_load(value)
+        if load is not None:
+            self._engines.note(address, load, asyncio.get_running_loop().time())
+
+
+def find_refusal(exchange: Exchange) -> bytes | None:
+    """Why the replica has not begun the call, None if it has."""
+    return find_header(exchange.headers, LEASE_REFUSED_HEADER) if exchange.status == 403 else None
+
+
+def find_header(headers: Headers, name: bytes) -> bytes | None:
+    """The value of a header, None if there is none."""
+    for header, value in headers:
+        if header == name:
+            return value
+    return None
+
+
+class UpstreamRequest:
+    """A request that can be rendered for any replica.
+
+    `patience_s` is how long it waits for a tier on which this Router holds no place at all; None:
+    as long as for a full one. `session` is the hash of the conversation that it belongs to.
+    `stream`: the answer's head comes before the answer is complete. `draft_tokens`: it comes with a
+    report on the first so many tokens; 0 for an answer that is not judged. `silent`: between its
+    head and its end the answer may pause. `usage` is filled if the answer is cut off.
+    """
+
+    __slots__ = (
+        "_body",
+        "_draft_tokens",
+        "_path",
+        "_request_id",
+        "patience_s",
+        "session",
+        "settling",
+        "silent",
+        "stream",
+        "usage",
+    )
+
+    def __init__(
+        self,
+        path: str,
+        body: bytes,
+        request_id: str,
+        *,
+        stream: bool,
+        patience_s: float | None = None,
+        session: str | None = None,
+        draft_tokens: int = 0,
+        silent: bool = False,
+        usage: Usage | None = None,
+    ) -> None:
+        self.patience_s = patience_s
+        self.session = session
+        self._path = path.encode()
+        self._body = body
+        self._request_id = request_id.encode()
+        self._draft_tokens = b"%d" % draft_tokens if draft_tokens else b""
+        self.stream = stream
+        self.silent = silent
+        self.usage = usage
+        self.settling: asyncio.Future[None] | None = None
+        """Done when the replica of an answer that was cut off has told its usage, or cannot."""
+
+    def expect_usage(self) -> Callable[[Headers], None]:
+        """What takes the headers of the replica's answer to the end of the lease."""
+        self.settling = asyncio.get_running_loop().create_future()
+        return self._settle
+
+    def _settle(self, headers: Headers) -> None:
+        told = find_header(headers, LEASE_USAGE_HEADER)
+        usage = None if told is None else parse_usage(told)
+        if usage is not None and self.usage is not None:
+            self.usage.prompt_tokens = usage.prompt_tokens
+            self.usage.completion_tokens = usage.completion_tokens
+        if self.settling is not None and not self.settling.done():
+            self.settling.set_result(None)
+
+    @property
+    def opens_with_token(self) -> bool:
+        """Whether the first bytes of the answer mean that the model has begun to write.
+
+        Not if the answer comes whole, and not for responses, whose first event only says hello.
+        """
+        return self.stream and self._path != RESPONSES_PATH
+
+    def render(self, lease: Lease) -> bytes:
+        """The bytes on the wire, with the lease that opens the engine's port."""
+        return _render(self._path, lease, self._request_id, self._draft_tokens, self._body)
+
+
+def _render(
+    path: bytes, lease: Lease, request_id: bytes, draft_tokens: bytes, body: bytes
+) -> bytes:
+    draft = b"%b: %b\r\n" % (DRAFT_TOKENS_HEADER, draft_tokens) if draft_tokens else b""
+    return (
+        b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
+        b"x-request-id: %b\r\n%b: %b\r\n%bcontent-length: %d\r\n\r\n%b"
+        % (
+            path,
+            request_id,
+            LEASE_HEADER,
+            lease.sign(path, draft_tokens, len(body)),
+            draft,
+            len(body),
+            body,
+        )
+    )

@@ -1,0 +1,90 @@
+"""Asking Ray Serve for a place on a replica: the one call per lease that goes through Ray."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import secrets
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import cast
+
+from ray.serve.exceptions import BackPressureError
+from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
+
+from serve_app.core.errors import TierOverloaded, TierUnavailable
+from serve_app.leases.http1 import Address
+from serve_app.leases.pool import Opener
+from serve_app.leases.signature import LeaseSigner, new_secret
+
+logger = logging.getLogger("ray.serve")
+
+
+@dataclass(frozen=True, slots=True)
+class RayGrant:
+    """A place on a replica, held by a streaming Serve call that has yielded its address.
+
+    The call is never cancelled: the replica ends it when the Router asks it to, or when the place
+    has been idle for long. Cancelling a Serve response is best effort: in ray 2.60 one that is
+    cancelled while its assignment completes is not cancelled at all where router and caller share
+    a loop (`_DeploymentResponseBase.cancel`). A place that leaked would keep its replica from ever
+    draining.
+    """
+
+    lease_id: str
+    address: Address
+    signer: LeaseSigner
+
+    def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
+        """The lease header of one request."""
+        return self.signer.sign(path, draft_tokens, body_bytes)
+
+
+class RayLeases:
+    """Opens leases on the tier behind a handle, and listens until each one has ended."""
+
+    def __init__(self, handle: DeploymentHandle[object]) -> None:
+        self._handle = handle
+        self._method = handle.options(stream=True).lease
+        self._listening: set[asyncio.Task[None]] = set()
+
+    async def open(self, session: str | None = None) -> RayGrant:
+        """A place on a replica of Ray's choice.
+
+        Ray's request router sees the session. Whether it goes by it is for the tier's config to say
+        (`replica_choice`).
+
+        Raises:
+            TierOverloaded: too many calls wait already.
+            TierUnavailable: no replica can be asked.
+        """
+        lease_id, secret = secrets.token_hex(16), new_secret()
+        method = self._method
+        if session is not None:
+            method = self._handle.options(stream=True, session_id=session).lease
+        # With stream=True the handle returns a generator; its types cannot say so.
+        stream = cast("DeploymentResponseGenerator[Address]", method.remote(lease_id, secret))
+        try:
+            host, port = await anext(stream)
+        except BackPressureError:
+            raise TierOverloaded(retry_after_s=5) from None
+        except Exception as error:
+            # Ray's message is a traceback with addresses: for the log, never for the client.
+            logger.warning("no lease: %s", type(error).__name__, exc_info=error)
+            raise TierUnavailable(retry_after_s=2) from None
+        listener = asyncio.create_task(_listen(stream))
+        self._listening.add(listener)
+        listener.add_done_callback(self._listening.discard)
+        return RayGrant(lease_id, (host, port), LeaseSigner(lease_id, secret))
+
+
+async def _listen(stream: DeploymentResponseGenerator[Address]) -> None:
+    """Read the stream to its end: Ray counts the call as ongoing here until somebody has."""
+    with suppress(Exception):
+        async for _ in stream:
+            pass
+
+
+def build_opener(handle: DeploymentHandle[object]) -> Opener:
+    """What opens leases on the tier behind `handle`."""
+    return RayLeases(handle).open

@@ -1,0 +1,1 @@
+"""A model directory's files and their sums, as replicas check them."""

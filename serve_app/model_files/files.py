@@ -1,0 +1,166 @@
+"""The files of a model directory: what is there, what must not be, and reading it safely."""
+
+from __future__ import annotations
+
+import errno
+import json
+import os
+import stat
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from io import BufferedReader
+from pathlib import Path
+from typing import Any
+
+from serve_app.model_files.finding import Finding
+
+FILES_MAX = 100_000
+JSON_BYTES_MAX = 32 * 1024 * 1024
+"""Above the index of a model with a trillion parameters; as Python objects under a gigabyte."""
+
+PICKLED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})
+PICKLE_MAGIC = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
+ZIP_MAGIC = b"PK\x03\x04"
+"""How the files of `torch.save` begin; there is a pickle in the archive."""
+
+
+@dataclass
+class Listing:
+    """The regular files of a directory, by their paths in it, with their sizes in bytes."""
+
+    files: dict[str, int] = field(default_factory=dict)
+    findings: list[Finding] = field(default_factory=list)
+
+
+def list_files(directory: Path) -> Listing:
+    """Every file but those in hidden directories (`.cache`, `.git`), which no engine reads."""
+    listing = Listing()
+    root = directory.resolve()
+    for path, name in _walk(root, listing):
+        if len(listing.files) >= FILES_MAX:
+            listing.findings.append(
+                Finding(name, f"more than {FILES_MAX} files", "give the model its own directory")
+            )
+            break
+        size, finding = _look(root, path, name)
+        if finding is None:
+            listing.files[name] = size
+        else:
+            listing.findings.append(finding)
+    return listing
+
+
+def _walk(root: Path, listing: Listing) -> Iterator[tuple[Path, str]]:
+    """The files below the root; what cannot be entered becomes a finding."""
+
+    def note(error: OSError) -> None:
+        where = os.path.relpath(error.filename, root)
+        listing.findings.append(_unreadable(where, error))
+
+    for parent, directories, names in os.walk(root, onerror=note):
+        directories[:] = sorted(name for name in directories if not name.startswith("."))
+        links = [name for name in directories if Path(parent, name).is_symlink()]
+        for name in [*sorted(names), *links]:
+            path = Path(parent, name)
+            yield path, path.relative_to(root).as_posix()
+
+
+def _look(root: Path, path: Path, name: str) -> tuple[int, Finding | None]:
+    try:
+        status = path.stat()
+        target = path.resolve(strict=True)
+    except OSError as error:
+        return 0, _unreadable(name, error)
+    if path.is_symlink() and not _may_link(root, target):
+        mend = "replace the link by a copy of the file"
+        return 0, Finding(name, f"a link that leaves the directory, to {target}", mend)
+    if not stat.S_ISREG(status.st_mode):
+        return 0, Finding(name, "not a regular file", "remove it, or put a file in its place")
+    return status.st_size, None
+
+
+def _may_link(root: Path, target: Path) -> bool:
+    """Within the directory, or from a snapshot in Hugging Face's cache to one of its blobs."""
+    blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
+    return target.is_relative_to(root) or target.is_relative_to(blobs)
+
+
+def _unreadable(where: str, error: OSError) -> Finding:
+    return Finding(where, f"cannot be read: {error.strerror}", "mend the link or the permissions")
+
+
+def find_pickles(directory: Path, files: dict[str, int]) -> list[Finding]:
+    """Files that would be unpickled, which runs any code that their maker put in."""
+    mend = "remove it, or make safetensors of it: serve-app convert SOURCE DEST"
+    findings = []
+    for name in files:
+        try:
+            what = _pickled(directory / name)
+        except OSError as error:
+            findings.append(_unreadable(name, error))
+            continue
+        if what is not None:
+            findings.append(Finding(name, f"{what}: loading it can run any code", mend))
+    return findings
+
+
+def _pickled(path: Path) -> str | None:
+    if path.suffix.lower() in PICKLED_SUFFIXES:
+        return "a pickled file by its name"
+    if path.suffix == ".safetensors":
+        return None  # The header's length comes first there and may look like any magic number.
+    with open_regular(path) as file:
+        magic = file.read(4)
+    if magic.startswith(PICKLE_MAGIC):
+        return "a pickle by its first bytes"
+    if magic == ZIP_MAGIC:
+        return "a zip archive, as torch.save writes it, by its first bytes"
+    return None
+
+
+def open_regular(path: Path) -> BufferedReader:
+    """Open a file for reading, without waiting for the other end of what turns out to be a pipe.
+
+    Raises:
+        OSError: it cannot be opened or is no regular file.
+    """
+    descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
+    if not stat.S_ISREG(os.fstat(descriptor).st_mode):
+        os.close(descriptor)
+        raise OSError(errno.EINVAL, "not a regular file", str(path))
+    return open(descriptor, "rb")
+
+
+def load_json_object(path: Path) -> dict[str, Any]:
+    """A JSON object from a file.
+
+    Raises:
+        ValueError: says what the file holds instead.
+    """
+    try:
+        value = json.loads(read_bytes(path, JSON_BYTES_MAX))
+    except RecursionError:
+        raise ValueError("nested too deep") from None
+    except UnicodeDecodeError:
+        raise ValueError("not UTF-8") from None
+    except json.JSONDecodeError as error:
+        raise ValueError(f"not valid JSON: {error}") from None
+    if not isinstance(value, dict):
+        raise ValueError("not a JSON object")
+    return value
+
+
+def read_bytes(path: Path, bytes_max: int) -> bytes:
+    """The whole of a small file.
+
+    Raises:
+        ValueError: it is longer than it may be, or cannot be read.
+    """
+    try:
+        with open_regular(path) as file:
+            data = file.read(bytes_max + 1)
+    except OSError as error:
+        raise ValueError(f"cannot be read: {error.strerror}") from None
+    if len(data) > bytes_max:
+        raise ValueError(f"longer than {bytes_max} bytes")
+    return data

@@ -1,0 +1,107 @@
+"""Weights that a config pins by their SHA-256: what a replica checks before its engine starts."""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import tempfile
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from pathlib import Path
+from typing import IO
+
+from serve_app.model_files.files import Listing, list_files
+from serve_app.model_files.finding import Finding
+from serve_app.model_files.integrity import check_sums
+from serve_app.model_files.sums import BadSums, load_sums
+
+FINDINGS_MAX = 5
+"""In a message; `serve-app verify` shows all."""
+
+
+class WeightsRefused(Exception):
+    """The files of a model are not those that its config pins."""
+
+    def __init__(self, directory: str, findings: str) -> None:
+        super().__init__(directory, findings)  # every argument, so that it survives pickling
+        self.directory = directory
+        self.findings = findings
+
+    def __str__(self) -> str:
+        return (
+            f"{self.directory} is not served, for it is not what `sha256sums` of its tier says:\n"
+            f"{self.findings}"
+        )
+
+
+def check_pinned(directory: Path, sums: str | Mapping[str, str], node: str, stamps: Path) -> bool:
+    """Check a directory, unless this start of the node has; say whether it had to be hashed.
+
+    `sums` is a mapping, or the path of a SHA256SUMS file, from the directory if it is relative.
+    `node` names a start of a node; with it is remembered in `stamps` what has been checked, and the
+    next replica does not read 100 GB again. Two that start together wait for one another.
+
+    Raises:
+        WeightsRefused: a file differs, is missing, or is not listed.
+    """
+    expected = _load(directory, sums)
+    with _stamp(directory, stamps) as stamp:
+        listing = list_files(directory)
+        _refuse(directory, listing.findings)
+        mark = _mark(directory, listing, expected, node)
+        if stamp.read() == mark:
+            return False
+        _refuse(directory, check_sums(directory, expected, listing))
+        stamp.seek(0)
+        stamp.truncate()
+        stamp.write(mark)
+    return True
+
+
+def _load(directory: Path, sums: str | Mapping[str, str]) -> Mapping[str, str]:
+    if not isinstance(sums, str):
+        return sums
+    try:
+        return load_sums(directory / sums)
+    except BadSums as error:
+        mend = "put it there on every node; serve-app verify DIR --write-sums makes one"
+        _refuse(directory, [Finding(sums, str(error), mend)])
+        raise
+
+
+def _refuse(directory: Path, findings: list[Finding]) -> None:
+    if findings:
+        lines = [str(finding) for finding in findings[:FINDINGS_MAX]]
+        if len(findings) > FINDINGS_MAX:
+            lines.append(f"and {len(findings) - FINDINGS_MAX} more")
+        raise WeightsRefused(str(directory), "\n".join(lines))
+
+
+def _mark(directory: Path, listing: Listing, expected: Mapping[str, str], node: str) -> str:
+    """Changes whenever a file does: nobody can write to one and keep its time of change."""
+    states = []
+    for name in sorted(listing.files):
+        status = (directory / name).stat()
+        states.append((name, status.st_dev, status.st_ino, status.st_size, status.st_ctime_ns))
+    state = json.dumps([node, sorted(expected.items()), states])
+    return hashlib.sha256(state.encode()).hexdigest()
+
+
+@contextmanager
+def _stamp(directory: Path, stamps: Path) -> Iterator[IO[str]]:
+    """The note on a directory, locked."""
+    stamps.mkdir(mode=0o700, exist_ok=True)
+    if stamps.lstat().st_uid != os.geteuid():
+        raise PermissionError(f"{stamps} belongs to another user; remove it")
+    name = hashlib.sha256(os.fsencode(directory.resolve())).hexdigest()
+    with (stamps / name).open("a+") as stamp:
+        fcntl.flock(stamp, fcntl.LOCK_EX)
+        stamp.seek(0)
+        yield stamp
+
+
+def default_stamps() -> Path:
+    """A directory of this node and this user alone."""
+    return Path(tempfile.gettempdir()) / f"serve-app-verified-{os.geteuid()}"

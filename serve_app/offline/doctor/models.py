@@ -1,0 +1,89 @@
+"""The models of the config on this machine's disks."""
+
+from __future__ import annotations
+
+import os
+import time
+from collections.abc import Callable, Iterator
+from pathlib import Path
+
+from serve_app.config.tiers import DEMO_PREFIX, TierConfig
+from serve_app.offline.checkpoints.check import check_model
+from serve_app.offline.doctor.finding import Finding, Level, note, ok
+
+READ_BYTES = 256 * 1024 * 1024
+GB = 1e9
+LOAD_S_MAX = 600.0
+
+
+def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[Finding]:
+    """Its files, without their sums, and how fast they can be read.
+
+    `locate` finds a demo model by its name.
+    """
+    check = f"model of {tier.name}"
+    if tier.source.startswith(DEMO_PREFIX):
+        directory = locate(tier.source.removeprefix(DEMO_PREFIX))
+    elif tier.source.startswith("/"):
+        directory = Path(tier.source)
+    else:
+        yield note(check, f"{tier.source} is not a directory here; it is fetched when it starts")
+        return
+    if not directory.is_dir():
+        yield Finding(
+            Level.ERROR,
+            check,
+            f"there is no {directory}",
+            "A replica that is placed on this node does not start.",
+            "Copy the model there, on every node that may get a replica.",
+        )
+        return
+    report = check_model(directory, hashes=False)
+    for finding in report.findings:
+        level = Level.ERROR if finding.fatal else Level.WARNING
+        yield Finding(level, check, f"{finding.where}: {finding.what}", "", finding.mend)
+    if report.ok:
+        yield ok(check, report.checked["weights"])
+    if tier.sha256sums is None:
+        yield Finding(
+            Level.WARNING,
+            check,
+            "its files are not pinned",
+            "A file that was damaged or exchanged would be served.",
+            f"serve-app verify {directory} --write-sums, and `sha256sums: SHA256SUMS` in the tier.",
+        )
+    yield from _check_rate(check, directory)
+
+
+def _check_rate(check: str, directory: Path) -> Iterator[Finding]:
+    files = sorted(directory.glob("*.safetensors"), key=lambda path: path.stat().st_size)
+    if not files:
+        return
+    whole = sum(path.stat().st_size for path in files)
+    rate = measure_read_rate(files[-1])
+    load_s = whole / rate
+    what = f"{whole / GB:.1f} GB at {rate / GB:.2f} GB/s: {load_s:.0f} s to read"
+    if load_s <= LOAD_S_MAX:
+        yield ok(check, what)
+        return
+    yield Finding(
+        Level.WARNING,
+        check,
+        what,
+        "So long does every new replica take at least, while calls wait for it.",
+        "A faster disk, a copy on the node, or a smaller (quantised) model.",
+    )
+
+
+def measure_read_rate(path: Path) -> float:
+    """Bytes a second of the first part of a file, from the disk as far as the system lets us."""
+    file = os.open(path, os.O_RDONLY)
+    try:
+        # Drops what earlier readers left in the page cache; dirty pages stay.
+        os.posix_fadvise(file, 0, READ_BYTES, os.POSIX_FADV_DONTNEED)
+        started, left = time.perf_counter(), READ_BYTES
+        while left > 0 and (chunk := os.read(file, min(left, 1 << 22))):
+            left -= len(chunk)
+        return (READ_BYTES - left) / max(time.perf_counter() - started, 1e-9)
+    finally:
+        os.close(file)

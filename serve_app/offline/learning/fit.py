@@ -1,0 +1,247 @@
+"""Fits the two heads: logistic regressions, drawn towards weights that are there already."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, replace
+
+import numpy as np
+from numpy.typing import NDArray
+from scipy.optimize import minimize
+from scipy.sparse import csr_matrix, hstack
+from scipy.special import expit
+from sklearn.linear_model import LogisticRegression
+from sklearn.model_selection import GroupKFold
+from threadpoolctl import threadpool_limits
+
+from serve_app.offline.learning.metrics import Values
+from serve_app.offline.learning.options import Options
+from serve_app.routing.ngrams import BUCKETS
+from serve_app.routing.vector import Vector, weigh_terms
+from serve_app.routing.weights import HEADS, RoutingWeights
+
+STRENGTHS = (1.0, 3.0)
+"""How far the data may move the weights: the inverse of the penalty. Cross-validation chooses."""
+
+_TERM_FREEDOM = Options().term_freedom
+_SPREAD_MIN = 0.1
+_ITERATIONS_MAX = 150
+
+
+@dataclass(frozen=True, slots=True)
+class Sample:
+    """Labelled vectors, a row each.
+
+    `targets` has a column a head, of labels 0..1. `groups` says what must not be torn apart.
+    `measured` are the rows that count when a fit is judged; the others only help to fit.
+    """
+
+    ngrams: csr_matrix
+    terms: Values
+    targets: Values
+    importance: Values
+    groups: NDArray[np.int64]
+    measured: NDArray[np.bool_]
+
+    def __len__(self) -> int:
+        return len(self.targets)
+
+    def choose(self, rows: NDArray[np.int64]) -> Sample:
+        """Some of the rows."""
+        return Sample(
+            self.ngrams[rows],
+            self.terms[rows],
+            self.targets[rows],
+            self.importance[rows],
+            self.groups[rows],
+            self.measured[rows],
+        )
+
+
+@dataclass(frozen=True, slots=True)
+class Fit:
+    """Weights, and what they predict of rows that they have not seen (calibrated, a column a head).
+
+    `strength` is what cross-validation chose.
+    """
+
+    weights: RoutingWeights
+    held_out: Values
+    strength: float
+
+
+def stack_ngrams(vectors: Sequence[Vector]) -> csr_matrix:
+    """The n-gram values of many vectors, sparse."""
+    columns = [vector.buckets for vector in vectors]
+    values = np.concatenate([vector.values for vector in vectors])
+    pointers = np.cumsum([0, *map(len, columns)])
+    return csr_matrix((values, np.concatenate(columns), pointers), (len(vectors), BUCKETS))
+
+
+def begin_weights() -> RoutingWeights:
+    """Where learning starts without any labels: the heuristic, as two heads.
+
+    What it takes for hard lowers both chances, the fast model's more. At its score of 0.5 the
+    strong model is given ten points more, at its score of an everyday ask two or three.
+    """
+    evidence = weigh_terms()
+    terms = np.stack([-0.6 * evidence, -0.3 * evidence])
+    return RoutingWeights(
+        ngrams=np.zeros((len(HEADS), BUCKETS), np.float32),
+        terms=terms.astype(np.float32),
+        intercepts=np.array([2.1, 2.35], np.float32),
+    )
+
+
+def predict(weights: RoutingWeights, sample: Sample) -> Values:
+    """The log-odds of every row, a column a head."""
+    log_odds: Values = (
+        sample.ngrams @ weights.ngrams.T + sample.terms @ weights.terms.T + weights.intercepts
+    )
+    return log_odds
+
+
+def fit_heads(
+    sample: Sample, prior: RoutingWeights, strength: float, term_freedom: float = _TERM_FREEDOM
+) -> RoutingWeights:
+    """Both heads on the whole sample; `term_freedom` is how far terms may move beside n-grams."""
+    scales = term_freedom / np.maximum(sample.terms.std(axis=0), _SPREAD_MIN)
+    features = hstack([sample.ngrams, csr_matrix(sample.terms * scales)]).tocsr()
+    start = predict(prior, sample)
+    moves = np.stack(
+        [
+            _fit_head(
+                features, sample.targets[:, head], sample.importance, start[:, head], strength
+            )
+            for head in range(len(HEADS))
+        ]
+    )
+    return replace(
+        prior,
+        ngrams=(prior.ngrams + moves[:, :BUCKETS]).astype(np.float32),
+        terms=(prior.terms + moves[:, BUCKETS:-1] * scales).astype(np.float32),
+        intercepts=(prior.intercepts + moves[:, -1]).astype(np.float32),
+    )
+
+
+def _fit_head(
+    features: csr_matrix, targets: Values, importance: Values, start: Values, strength: float
+) -> Values:
+    """How far to move each weight, and last the intercept, which costs nothing to move.
+
+    scikit-learn's LogisticRegression knows neither a starting point that the penalty is counted
+    from nor labels between 0 and 1; the minimiser beneath it does.
+    """
+    transposed = features.T.tocsr()
+
+    def loss(moves: Values) -> tuple[float, Values]:
+        log_odds = start + features @ moves[:-1] + moves[-1]
+        misfit = importance @ (np.logaddexp(0.0, log_odds) - targets * log_odds)
+        residual = importance * (expit(log_odds) - targets)
+        gradient = np.append(transposed @ residual + moves[:-1] / strength, residual.sum())
+        return float(misfit + moves[:-1] @ moves[:-1] / (2 * strength)), gradient
+
+    begin = np.zeros(features.shape[1] + 1)
+    limit = {"maxiter": _ITERATIONS_MAX}
+    with threadpool_limits(1):  # on a busy machine BLAS's threads would wait for each other
+        found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=limit)
+    moves: Values = found.x
+    return moves
+
+
+def fold_rows(groups: NDArray[np.int64], folds: int, seed: int) -> Iterator[NDArray[np.int64]]:
+    """The rows that are held out in each fold; a group is never in two of them."""
+    splitter = GroupKFold(min(folds, len(np.unique(groups))), shuffle=True, random_state=seed)
+    for _, held_out in splitter.split(np.zeros(len(groups)), groups=groups):
+        yield held_out
+
+
+def fit(
+    sample: Sample,
+    prior: RoutingWeights,
+    folds: int,
+    seed: int,
+    strengths: Sequence[float] = STRENGTHS,
+    term_freedom: float = _TERM_FREEDOM,
+) -> Fit:
+    """Chooses the strength by cross-validation, fits on everything, and calibrates."""
+    parts = list(fold_rows(sample.groups, folds, seed))
+    tried = {s: predict_held_out(sample, prior, s, parts, term_freedom) for s in strengths}
+    strength = min(tried, key=lambda s: log_loss(tried[s], sample))
+    log_odds = tried[strength]
+    weights = fit_heads(sample, prior, strength, term_freedom)
+    weights = calibrate(weights, _fit_scaling(log_odds, sample))
+    return Fit(weights, _calibrate_held_out(log_odds, sample, parts), strength)
+
+
+def predict_held_out(
+    sample: Sample,
+    prior: RoutingWeights,
+    strength: float,
+    parts: Sequence[NDArray[np.int64]],
+    term_freedom: float = _TERM_FREEDOM,
+) -> Values:
+    """The log-odds that each row is given by a fit without its group."""
+    log_odds = np.zeros(sample.targets.shape)
+    for held_out in parts:
+        others = np.setdiff1d(np.arange(len(sample)), held_out)
+        weights = fit_heads(sample.choose(others), prior, strength, term_freedom)
+        log_odds[held_out] = predict(weights, sample.choose(held_out))
+    return log_odds
+
+
+def log_loss(log_odds: Values, sample: Sample) -> float:
+    """Of both heads, on the rows that count."""
+    rows = sample.measured
+    losses = np.logaddexp(0.0, log_odds[rows]) - sample.targets[rows] * log_odds[rows]
+    return float(losses.mean())
+
+
+def calibrate(weights: RoutingWeights, scaling: Values) -> RoutingWeights:
+    """Stretches and shifts each head's log-odds: Platt's scaling, folded into the weights."""
+    slopes, shifts = scaling.T
+    return replace(
+        weights,
+        ngrams=(weights.ngrams * slopes[:, None]).astype(np.float32),
+        terms=(weights.terms * slopes[:, None]).astype(np.float32),
+        intercepts=(weights.intercepts * slopes + shifts).astype(np.float32),
+    )
+
+
+def _fit_scaling(log_odds: Values, sample: Sample) -> Values:
+    """A slope and a shift a head, from log-odds of rows that the fit had not seen.
+
+    From all that count in full, anchors too: what suits one kind of traffic alone would push all
+    other traffic over the threshold.
+    """
+    rows = sample.importance == 1.0
+    return np.array(
+        [
+            _platt(log_odds[rows, head], sample.targets[rows, head], sample.importance[rows])
+            for head in range(len(HEADS))
+        ]
+    )
+
+
+def _platt(log_odds: Values, targets: Values, importance: Values) -> tuple[float, float]:
+    """The row twice, once as right and once as wrong, is what a label in between says."""
+    labels = np.repeat([1, 0], len(targets))
+    shares = np.concatenate([targets * importance, (1 - targets) * importance])
+    if min(shares[labels == 1].sum(), shares[labels == 0].sum()) == 0:
+        return 1.0, 0.0  # all right or all wrong: nothing to scale by
+    model = LogisticRegression(C=1e3)
+    model.fit(np.tile(log_odds, 2)[:, None], labels, sample_weight=shares)
+    # A head that is worse than chance on unseen rows must not be turned round.
+    return max(float(model.coef_[0, 0]), 0.05), float(model.intercept_[0])
+
+
+def _calibrate_held_out(
+    log_odds: Values, sample: Sample, parts: Sequence[NDArray[np.int64]]
+) -> Values:
+    """Probabilities of each row, scaled by what the other folds' rows say."""
+    chances = np.zeros(log_odds.shape)
+    for held_out in parts:
+        others = np.setdiff1d(np.arange(len(sample)), held_out)
+        slopes, shifts = _fit_scaling(log_odds[others], sample.choose(others)).T
+        chances[held_out] = expit(log_odds[held_out] * slopes + shifts)
+    return chances

@@ -1,0 +1,149 @@
+"""What cannot work, however much memory there is: what, why, and how to mend it."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+from serve_app.model_files.finding import Finding
+from serve_app.offline.planning.cards import GIB, Card
+from serve_app.offline.planning.engine import Engine
+from serve_app.offline.planning.memory import Memory, padded_vocabulary
+from serve_app.offline.planning.models import ModelFacts
+from serve_app.offline.planning.quantization import Scheme
+
+DOUBT_BYTES = 1.0 * GIB
+"""By how much the plan is trusted for a dense model: its errors against logs are below it."""
+
+MIXTURE_DOUBT_BYTES = 4.5 * GIB
+"""What is missing in the one log of a mixture of experts in FP8 (vLLM issue 21348)."""
+
+FP8_CACHE = 1
+"""Bytes of a cached element in FP8."""
+
+
+def check_division(
+    where: str, facts: ModelFacts, scheme: Scheme, engine: Engine
+) -> Iterator[Finding]:
+    """Whether the model can be divided over the GPUs as the engine is told to."""
+    parallel = engine.parallel
+    tensor = parallel.tensor
+    key = f"{where}.engine.tensor_parallel_size"
+    sizes = ", ".join(map(str, tensor_sizes(facts)))
+    if facts.heads % tensor:
+        what = f"{facts.heads} attention heads cannot be divided by {tensor}"
+        yield Finding(key, what, f"take one of {sizes}")
+    elif max(facts.kv_heads, tensor) % min(facts.kv_heads, tensor):
+        what = f"{facts.kv_heads} KV heads can neither be divided by {tensor} nor copied evenly"
+        yield Finding(key, what, f"take one of {sizes}")
+    elif tensor > facts.kv_heads:
+        copies = tensor // facts.kv_heads
+        what = (
+            f"{facts.kv_heads} KV heads over {tensor} GPUs: each is there {copies} times, and so "
+            "are its keys and values"
+        )
+        mend = f"take {facts.kv_heads} and more replicas, if the weights leave enough room"
+        yield Finding(key, what, mend, fatal=False)
+    if padded_vocabulary(facts) % tensor:
+        what = f"{padded_vocabulary(facts)} rows of the vocabulary cannot be divided by {tensor}"
+        yield Finding(key, what, f"take one of {sizes}")
+    yield from _check_columns(key, facts, scheme, engine)
+    if parallel.pipeline > facts.layers:
+        what = f"{parallel.pipeline} stages for {facts.layers} layers"
+        yield Finding(f"{where}.engine.pipeline_parallel_size", what, "take fewer stages")
+    elif facts.layers % parallel.pipeline:
+        what = f"{facts.layers} layers do not divide evenly: the fullest stage decides"
+        mend = "take a divisor of the layers, if there is one to hand"
+        yield Finding(f"{where}.engine.pipeline_parallel_size", what, mend, fatal=False)
+    if parallel.data > 1 and not facts.experts:
+        what = f"{facts.name} has no experts to share, and vLLM refuses the key for such models"
+        mend = "leave it out, and take more replicas"
+        yield Finding(f"{where}.engine.data_parallel_size", what, mend)
+    if parallel.expert and not facts.experts:
+        what = f"{facts.name} has no experts; vLLM ignores the key"
+        yield Finding(f"{where}.engine.enable_expert_parallel", what, "leave it out", fatal=False)
+
+
+def _check_columns(
+    key: str, facts: ModelFacts, scheme: Scheme, engine: Engine
+) -> Iterator[Finding]:
+    """A GPU has whole columns of an MLP, and whole groups of those that share a scale."""
+    parallel = engine.parallel
+    if facts.experts and parallel.expert:
+        return
+    shards = parallel.tensor * (parallel.data if facts.experts else 1)
+    width = facts.expert_intermediate if facts.experts else facts.intermediate
+    share, rest = divmod(width, shards)
+    if rest or share % (scheme.group or 1):
+        groups = f"a multiple of {scheme.name}'s groups of {scheme.group}"
+        what = (
+            f"the MLPs' {width} columns over {shards} GPUs are {width / shards:g} each, "
+            f"not {groups if scheme.group else 'whole'}"
+        )
+        experts = " or enable_expert_parallel: true" if facts.experts else ""
+        other = ", or another quantisation" if scheme.group else ""
+        yield Finding(key, what, f"take fewer GPUs{experts}{other}")
+
+
+def tensor_sizes(facts: ModelFacts, most: int = 64) -> list[int]:
+    """Sizes that heads and vocabulary can be divided by, as vLLM's layers demand."""
+    return [
+        size
+        for size in range(1, most + 1)
+        if facts.heads % size == 0
+        and padded_vocabulary(facts) % size == 0
+        and max(facts.kv_heads, size) % min(facts.kv_heads, size) == 0
+    ]
+
+
+def check_length(where: str, facts: ModelFacts, engine: Engine) -> Iterator[Finding]:
+    """Whether the model has so many positions."""
+    if engine.max_model_len is not None and engine.max_model_len > facts.positions:
+        what = (
+            f"{engine.max_model_len} tokens, but {facts.name} has {facts.positions} positions: "
+            "vLLM refuses more unless they are scaled"
+        )
+        mend = (
+            f"take {facts.positions} or fewer; or scale the positions with YaRN in "
+            "hf_overrides, as the model card says, which plan does not read"
+        )
+        yield Finding(f"{where}.engine.max_model_len", what, mend, fatal=not engine.scaled)
+
+
+def check_card(where: str, scheme: Scheme, engine: Engine, card: Card) -> Iterator[Finding]:
+    """Whether the card computes in the types that it is given."""
+    if scheme.compute == "fp8" and not card.fp8_tflops:
+        what = f"{card.name} does not compute in FP8: the weights are small, but not faster"
+        mend = "take int8, awq or gptq on this card, or accept it"
+        yield Finding(f"{where}.engine.quantization", what, mend, fatal=False)
+    if engine.cache_bytes == FP8_CACHE and not card.fp8_tflops:
+        what = f"{card.name} has no FP8: not every attention backend of vLLM takes such a cache"
+        mend = "leave kv_cache_dtype out, or try it before you count on it"
+        yield Finding(f"{where}.engine.kv_cache_dtype", what, mend, fatal=False)
+
+
+def check_margin(
+    where: str, facts: ModelFacts, scheme: Scheme, memory: Memory
+) -> Iterator[Finding]:
+    """Whether it fits by more than the plan may be wrong."""
+    spare = memory.kv_bytes - memory.max_model_len * memory.kv_bytes_a_token
+    doubt = MIXTURE_DOUBT_BYTES if facts.experts and scheme.compute == "fp8" else DOUBT_BYTES
+    if memory.fits and spare < doubt:
+        what = (
+            f"fits by {spare / GIB:.1f} GiB a GPU, and such a plan has been wrong by "
+            f"{doubt / GIB:g} (docs/planning.md)"
+        )
+        mend = "leave more room, or try it before you count on it"
+        yield Finding(f"{where}.engine", what, mend, fatal=False)
+
+
+def check_node(where: str, strategy: str, engine: Engine, gpus_per_node: int) -> Iterator[Finding]:
+    """Whether a replica fits on a node, where it must."""
+    gpus = engine.parallel.gpus
+    if gpus > gpus_per_node and strategy == "STRICT_PACK":
+        what = f"a replica needs {gpus} GPUs on one node, which has {gpus_per_node}"
+        mend = "fewer GPUs a replica; or strategy PACK, with TP within a node and PP across nodes"
+        yield Finding(f"{where}.placement.strategy", what, mend)
+    if engine.parallel.tensor > gpus_per_node:
+        what = f"TP {engine.parallel.tensor} would span nodes: every layer would wait for a network"
+        mend = f"TP {gpus_per_node} or less, and pipeline_parallel_size for the rest"
+        yield Finding(f"{where}.engine.tensor_parallel_size", what, mend)

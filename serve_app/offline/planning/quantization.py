@@ -1,0 +1,137 @@
+"""How many bits a weight takes, which weights that is true of, and what the card computes in."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass, replace
+from typing import Any, Literal
+
+from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.models import ModelFacts
+
+Compute = Literal["bf16", "fp8", "int8"]
+
+
+@dataclass(frozen=True)
+class Scheme:
+    """A way to store the matrices of attention and MLPs.
+
+    Embeddings, output head, norms, biases and an MoE's router stay in 16 bit: vLLM's quantisation
+    configs leave them out, and Qwen's quantised checkpoints hold them in 16 bit.
+    """
+
+    name: str
+    bits: float
+    """Of a weight, with its share of the group's scale and zero point."""
+    compute: Compute
+    group: int = 0
+    """Weights in a row that share a scale; a GPU's share must hold whole groups. 0: none."""
+    padded: bool = False
+    """Whether checkpoints of this kind may have a padded intermediate size."""
+
+
+_GROUP = 128
+"""Of all quantised checkpoints that Qwen publishes (their quantization_config)."""
+
+SCHEMES = {
+    scheme.name: scheme
+    for scheme in (
+        Scheme("bf16", 16, "bf16"),
+        Scheme("fp16", 16, "bf16"),
+        # A scale of 32 bits a tensor or channel: next to nothing.
+        Scheme("fp8", 8, "fp8"),
+        # Qwen's own FP8 checkpoints: a scale of 32 bits a block of 128 by 128.
+        Scheme("fp8-block", 8 + 32 / _GROUP**2, "fp8", _GROUP),
+        # W8A8 of compressed-tensors: a scale a channel.
+        Scheme("int8", 8, "int8"),
+        # A scale of 16 bits and a zero point a group; computed in 16 bit (Marlin).
+        Scheme("gptq-int8", 8 + (16 + 8) / _GROUP, "bf16", _GROUP, padded=True),
+        Scheme("gptq-int4", 4 + (16 + 4) / _GROUP, "bf16", _GROUP, padded=True),
+        Scheme("awq-int4", 4 + (16 + 4) / _GROUP, "bf16", _GROUP, padded=True),
+    )
+}
+SHORT = {"awq": "awq-int4", "gptq": "gptq-int4", "none": "bf16"}
+
+_BY_SUFFIX = {
+    "AWQ": "awq-int4",
+    "GPTQ-Int4": "gptq-int4",
+    "GPTQ-Int8": "gptq-int8",
+    "FP8": "fp8-block",
+}
+_BY_ENGINE = {
+    **dict.fromkeys(("awq", "auto_awq", "awq_marlin"), "awq-int4"),
+    **dict.fromkeys(("gptq", "auto_gptq", "gptq_marlin"), "gptq-int4"),
+    **dict.fromkeys(("fp8", "fp8_per_tensor", "fp8_per_channel"), "fp8"),
+    "fp8_per_block": "fp8-block",
+}
+"""vLLM's names, as far as they alone say how the weights are stored."""
+
+CACHE_BYTES = {
+    **dict.fromkeys(("auto", "bfloat16", "float16"), 2),
+    **dict.fromkeys(("fp8", "fp8_e4m3", "fp8_e5m2"), 1),
+}
+"""Bytes of a cached element by vLLM's `kv_cache_dtype`; `auto` is the model's own type."""
+
+
+def find_scheme(name: str) -> Scheme:
+    """A scheme by its name on the command line.
+
+    Raises:
+        PlanningFailed: there is none of this name.
+    """
+    scheme = SCHEMES.get(SHORT.get(name, name))
+    if scheme is None:
+        known = ", ".join((*SCHEMES, "awq", "gptq"))
+        raise PlanningFailed(f"quantisation '{name}' is not known; known are {known}")
+    return scheme
+
+
+def choose_scheme(engine: str | None, suffix: str | None, stated: Mapping[str, Any]) -> Scheme:
+    """How a tier's weights are stored: as the checkpoint says, else as the engine is told to.
+
+    Args:
+        engine: vLLM's `quantization`.
+        suffix: What the model's name states, such as `AWQ`.
+        stated: `quantization_config` of config.json.
+
+    Raises:
+        PlanningFailed: neither says it in a way that is known here.
+    """
+    if stated:
+        return _parse_stated(stated)
+    if suffix is not None:
+        return SCHEMES[_BY_SUFFIX[suffix]]
+    if engine is None:
+        return SCHEMES["bf16"]
+    if engine not in _BY_ENGINE:
+        raise PlanningFailed(
+            f"quantization: {engine} does not say how many bits a weight has; make the plan where "
+            "the model's config.json is (model_source: a directory), or give --quantization"
+        )
+    return SCHEMES[_BY_ENGINE[engine]]
+
+
+def _parse_stated(stated: Mapping[str, Any]) -> Scheme:
+    method, bits = stated.get("quant_method"), stated.get("bits")
+    group = stated.get("group_size")
+    group = group if isinstance(group, int) and group > 0 else 0
+    if method in ("awq", "gptq") and bits in (4, 8):
+        per_group = (16 + bits) / group if group else 0.0
+        return Scheme(f"{method}-int{bits}", bits + per_group, "bf16", group)
+    if method == "fp8":
+        block = stated.get("weight_block_size")
+        if isinstance(block, list) and block == [_GROUP, _GROUP]:
+            return SCHEMES["fp8-block"]
+        if block is None:
+            return SCHEMES["fp8"]
+    raise PlanningFailed(
+        f"quantization_config: {method!r} with {bits} bits cannot be planned; "
+        "give the nearest with --quantization"
+    )
+
+
+def pad(facts: ModelFacts, scheme: Scheme) -> ModelFacts:
+    """The model as checkpoints of this kind have it."""
+    if scheme.padded and facts.quantized_intermediate is not None:
+        return replace(facts, intermediate=facts.quantized_intermediate)
+    return facts

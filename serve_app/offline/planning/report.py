@@ -1,0 +1,157 @@
+"""A plan as tables for people and as JSON for programs."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Iterator
+from dataclasses import asdict
+
+import orjson
+from rich import box
+from rich.console import Console
+from rich.markup import escape
+from rich.table import Table
+
+from serve_app.model_files.finding import printable
+from serve_app.offline.planning.cards import GIB
+from serve_app.offline.planning.cost import Cost, Pool
+from serve_app.offline.planning.plan import Plan, TierPlan, Variant
+from serve_app.offline.planning.roofline import Speed
+
+KIB = 1024
+
+_LIMITS = {"KV cache": "KV cache", "max_num_seqs": "seqs", "target_ongoing_calls": "target"}
+
+
+def render_json(plan: Plan) -> bytes:
+    """Every number of the tables, unrounded; `ok` is that of the exit code."""
+    document = {**asdict(plan), "ok": plan.ok, "findings": plan.findings}
+    options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
+    return orjson.dumps(document, option=options)
+
+
+def print_plan(console: Console, plan: Plan) -> None:
+    """Prints a table a tier, the cluster, and what is wrong."""
+    for tier in plan.tiers:
+        console.print(_build_tier_table(plan, tier))
+        if tier.card is None:
+            console.print("  No speed is estimated for a CPU.\n", highlight=False)
+    if plan.pools:
+        console.print(_build_pool_table(plan.pools))
+    for text in (*map(str, plan.findings), *_tell_others(plan)):
+        console.print(text, highlight=False, markup=False, soft_wrap=True)
+    if any(tier.card for tier in plan.tiers):
+        text = "Speeds are estimates from peak rates, not measurements: docs/planning.md."
+        console.print(text, highlight=False)
+
+
+def _tell_others(plan: Plan) -> Iterator[str]:
+    """Why a compared quantisation cannot be started."""
+    for tier in plan.tiers:
+        for variant in tier.variants[1:]:
+            for finding in (found for found in variant.findings if found.fatal):
+                yield f"with {variant.scheme}: {finding}"
+
+
+def _build_tier_table(plan: Plan, tier: TierPlan) -> Table:
+    size = f"{_parameters(tier.parameters)} parameters"
+    if tier.active_parameters != tier.parameters:
+        size += f", {_parameters(tier.active_parameters)} active"
+    on = f"{tier.gpus} x {tier.card.name}" if tier.card else "CPU"
+    title = escape(printable(f"{tier.tier}: {tier.model} ({size}) on {on}, {tier.parallel}"))
+    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table.add_column("", no_wrap=True)
+    for variant in tier.variants:
+        table.add_column(variant.scheme, justify="right", no_wrap=True)
+    for name, render in _list_rows(plan, tier):
+        table.add_row(name, *map(render, tier.variants))
+    return table
+
+
+Render = Callable[[Variant], str]
+
+
+def _list_rows(plan: Plan, tier: TierPlan) -> Iterator[tuple[str, Render]]:
+    load, length = plan.load, tier.variants[0].memory.max_model_len
+    gpu = "GPU" if tier.card else "worker"
+    yield "can be started", lambda v: "yes" if v.ok else "NO"
+    yield f"weights a {gpu}, GiB", lambda v: _gib(v.memory.weights_bytes)
+    if tier.card:
+        yield (
+            "activations and overhead, GiB",
+            lambda v: _gib(v.memory.activation_bytes + v.memory.overhead_bytes),
+        )
+    yield f"left for keys and values a {gpu}, GiB", lambda v: _gib(v.memory.kv_bytes)
+    yield f"keys and values a token a {gpu}, KiB", lambda v: f"{v.memory.kv_bytes_a_token / KIB:g}"
+    yield "tokens in the KV cache", lambda v: f"{v.memory.kv_tokens:,}"
+    yield f"calls of {length:,} tokens at a time", lambda v: f"{v.memory.concurrency:,.1f}"
+    yield f"calls of {load.tokens:,} tokens at a time", lambda v: f"{v.typical_calls:,.0f}"
+    yield "longest context that fits", lambda v: f"{v.longest_tokens:,}"
+    if tier.card:
+        yield from _list_speeds(plan)
+
+
+def _list_speeds(plan: Plan) -> Iterator[tuple[str, Render]]:
+    load = plan.load
+    yield (
+        f"TTFT of {load.prompt_tokens:,} tokens, ms",
+        _of_speed(lambda s: f"{1000 * s.ttft_s:,.0f}"),
+    )
+    yield "tokens/s, one call alone", _of_speed(lambda s: f"{s.single_tokens_per_s:,.0f}")
+    yield "calls in flight", lambda v: f"{v.calls:,.0f}"
+    yield "kept from more by", lambda v: _LIMITS[v.limited_by]
+    yield "tokens/s, each of them", _of_speed(lambda s: f"{s.call_tokens_per_s:,.0f}")
+    yield "tokens/s, the replica", _of_speed(lambda s: f"{s.tokens_per_s:,.0f}")
+    yield "calls/s, the replica", _of_speed(lambda s: f"{s.calls_per_s:,.1f}")
+    yield f"to load at {plan.disk_gb_s:g} GB/s, s", _of_cost(lambda c: f"{c.load_s:,.0f}")
+    used = f"{plan.utilization:.0%} used"
+    yield (
+        f"GPU-hours, 1 M output tokens, {used}",
+        _of_cost(lambda c: f"{c.gpu_hours_a_million:.3g}"),
+    )
+    if plan.price_per_gpu_hour is not None:
+        yield (
+            f"price, 1 M output tokens, {used}",
+            _of_cost(lambda c: _money(c.price_a_million)),
+        )
+        yield "price a month, fewest replicas", _of_cost(lambda c: _money(c.price_a_month_min))
+        yield "price a month, most replicas", _of_cost(lambda c: _money(c.price_a_month_max))
+
+
+def _of_speed(render: Callable[[Speed], str]) -> Render:
+    return lambda variant: "-" if variant.speed is None else render(variant.speed)
+
+
+def _of_cost(render: Callable[[Cost], str]) -> Render:
+    return lambda variant: "-" if variant.cost is None else render(variant.cost)
+
+
+def _build_pool_table(pools: list[Pool]) -> Table:
+    table = Table("nodes", title="The cluster", title_justify="left", box=box.SIMPLE)
+    for name in ("GPUs", "fewest replicas", "most replicas", "room, others at their fewest"):
+        table.add_column(name, justify="right")
+    for pool in pools:
+        most = ", ".join(f"{tier} {count}" for tier, count in pool.most.items())
+        table.add_row(
+            escape(printable(f"{pool.nodes} of {pool.gpus_per_node} x {pool.card}")),
+            str(pool.nodes * pool.gpus_per_node),
+            _render_need(pool.gpus_min, pool.min_fits),
+            _render_need(pool.gpus_max, pool.max_fits),
+            most,
+        )
+    return table
+
+
+def _render_need(gpus: int, fits: bool) -> str:
+    return f"{gpus} GPUs, {'fit' if fits else 'do NOT fit'}"
+
+
+def _parameters(count: int) -> str:
+    return f"{count / 1e9:.3g} B" if count >= 1e8 else f"{count / 1e6:.3g} M"
+
+
+def _gib(size: float) -> str:
+    return f"{size / GIB:,.2f}" if abs(size) >= GIB / 10 else f"{size / GIB:.2g}"
+
+
+def _money(amount: float | None) -> str:
+    return "-" if amount is None else f"{amount:,.2f}" if amount < 1000 else f"{amount:,.0f}"

@@ -1,0 +1,48 @@
+"""From a tier's config to the model that it serves."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from serve_app import demo
+from serve_app.config.tiers import DEMO_PREFIX, TierConfig
+from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.models import ModelFacts, find_model, list_models, load_model
+
+
+@dataclass(frozen=True)
+class Resolved:
+    """A model, and what its checkpoint says of its quantisation."""
+
+    facts: ModelFacts
+    suffix: str | None
+    stated: Mapping[str, Any]
+
+
+def resolve_model(tier: TierConfig) -> Resolved:
+    """The demo model, a directory's config.json, or the table by the name of source or model id.
+
+    Raises:
+        PlanningFailed: none of them knows the model.
+    """
+    source = tier.source
+    if source.startswith(DEMO_PREFIX):
+        try:
+            source = str(demo.locate(source.removeprefix(DEMO_PREFIX)))
+        except demo.CheckpointMissing as missing:
+            raise PlanningFailed(f"tiers.{tier.name}.model_source: {missing}") from None
+    if (Path(source) / "config.json").is_file():
+        facts, stated = load_model(Path(source))
+        return Resolved(facts, None, stated)
+    for name in (source, tier.model_id):
+        found = find_model(name)
+        if found is not None:
+            return Resolved(*found, {})
+    raise PlanningFailed(
+        f"tiers.{tier.name}: the facts of '{source}' are not known here. Run this where it is a "
+        "directory with a config.json (the plan reads no other file), or take a shipped model: "
+        + ", ".join(list_models())
+    )

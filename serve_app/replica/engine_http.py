@@ -1,0 +1,255 @@
+"""The replica's HTTP side: its engine's own app, on a port that opens to lease holders only."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import logging
+import socket
+import time
+from collections.abc import Callable
+
+import httpx
+import uvicorn
+
+from serve_app.core.call import Endpoint
+from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, render_usage
+from serve_app.leases.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER, LOAD_PATH
+from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
+from serve_app.leases.http1 import IDLE_S_MAX, Address
+from serve_app.leases.load import LOAD_HEADER, EngineLoad
+from serve_app.leases.signature import parse_lease
+from serve_app.replica.asgi import ASGIApp, Message, Receive, Scope, Send
+from serve_app.replica.engine_stats import EngineStats
+from serve_app.replica.lease_table import Lease, LeaseTable
+from serve_app.replica.meter import METER, Meter
+
+logger = logging.getLogger("ray.serve")
+
+
+PATHS = frozenset(Endpoint)
+"""What Routers forward. The engine's app has paths to stop, change and empty the engine, too."""
+
+SETTLE_S = 0.5
+"""How long the end of a lease waits for an exchange that is being cut off; Routers wait longer."""
+
+LOAD_KEPT_S = 0.05
+"""How long the heads of answers tell the same load, which changes with each step of the engine."""
+
+
+def never() -> Refusal | None:
+    """Nothing is ever refused to a lease holder."""
+    return None
+
+
+class LeasedApp:
+    """The engine's app behind a door that opens to live leases only, and to what Routers send."""
+
+    def __init__(
+        self,
+        app: ASGIApp,
+        leases: LeaseTable,
+        stats: EngineStats | None = None,
+        *,
+        refusal: Callable[[], Refusal | None] = never,
+    ) -> None:
+        """`refusal` says why no exchange can begin now, None where it can."""
+        self._app = app
+        self._leases = leases
+        self._stats = stats
+        self._refusal = refusal
+        self._load: tuple[bytes, bytes] = (LOAD_HEADER, b"")
+        self._load_until = float("-inf")
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        path = scope["path"]
+        own = path in (LEASE_PATH, LOAD_PATH)
+        if scope["method"] != "POST" or scope["query_string"] or not (own or path in PATHS):
+            await _answer(send, 404, [])
+            return
+        lease = self._find(scope)
+        refusal = self._refusal()
+        if lease is None:
+            await self._refuse(send, Refusal.LEASE)
+        elif path == LEASE_PATH:
+            await self._end(lease, send, refusal)
+        elif refusal is not None:
+            if refusal is Refusal.DRAINING and not lease.exchanges:
+                # Ray waits for it; the Router passes it on no more.
+                lease.end()
+            await self._refuse(send, refusal)
+        elif path == LOAD_PATH:
+            await _answer(send, 200, [self._load_header()])
+        else:
+            await self._exchange(lease, scope, receive, send)
+
+    async def _exchange(self, lease: Lease, scope: Scope, receive: Receive, send: Send) -> None:
+        meter = Meter()
+        answer = Answer(receive, send, self._recent_load_header, lease.complete_exchange)
+        token = METER.set(meter)
+        lease.begin_exchange(meter)
+        try:
+            await self._app(scope, answer.receive, answer.send)
+        finally:
+            lease.end_exchange()
+            METER.reset(token)
+
+    async def _end(self, lease: Lease, send: Send, refusal: Refusal | None) -> None:
+        """End the lease, and tell what an exchange has taken that was cut off.
+
+        With a dead engine the lease goes on until it expires: while Ray counts the place as taken,
+        it sends fewer calls here.
+        """
+        if refusal is not Refusal.ENGINE:
+            lease.end()
+        headers = [] if refusal is Refusal.ENGINE else [self._load_header()]
+        if (usage := await lease.read_cut_off(SETTLE_S)) is not None:
+            headers.append((LEASE_USAGE_HEADER, render_usage(usage)))
+        await _answer(send, 200, headers)
+
+    async def _refuse(self, send: Send, refusal: Refusal) -> None:
+        headers = [(LEASE_REFUSED_HEADER, refusal.value)]
+        if refusal is Refusal.DRAINING:
+            headers.append(self._load_header())
+        await _answer(send, 403, headers)
+
+    def _find(self, scope: Scope) -> Lease | None:
+        """The live lease under which, and with whose secret, the request was sent."""
+        held, draft_tokens, body_bytes = b"", b"", b"0"
+        for name, value in scope["headers"]:
+            if name == LEASE_HEADER:
+                held = value
+            elif name == DRAFT_TOKENS_HEADER:
+                draft_tokens = value
+            elif name == b"content-length":
+                body_bytes = value
+        lease_id, counter, mac = parse_lease(held)
+        lease = self._leases.find(lease_id)
+        path = scope["path"].encode()
+        if lease is None or not lease.verifier.accepts(
+            counter, mac, path, draft_tokens, body_bytes
+        ):
+            return None
+        return lease
+
+    def _load_header(self) -> tuple[bytes, bytes]:
+        """The engine's own numbers, or else the calls that are here."""
+        load = None if self._stats is None else self._stats.read()
+        return LOAD_HEADER, (load or EngineLoad(self._leases.exchanges, 0, None)).render()
+
+    def _recent_load_header(self) -> tuple[bytes, bytes]:
+        now = time.monotonic()
+        if now >= self._load_until:
+            self._load, self._load_until = self._load_header(), now + LOAD_KEPT_S
+        return self._load
+
+
+class Answer:
+    """The messages of one answer of the engine's: the load on its head, and when it is whole.
+
+    After a disconnect none is: for a call that is not streamed vLLM stops the engine then, and
+    sends an empty answer all the same.
+    """
+
+    __slots__ = ("_left", "_load", "_receive", "_send", "_when_whole")
+
+    def __init__(
+        self,
+        receive: Receive,
+        send: Send,
+        load: Callable[[], tuple[bytes, bytes]],
+        when_whole: Callable[[], None],
+    ) -> None:
+        self._receive = receive
+        self._send = send
+        self._load = load
+        self._when_whole = when_whole
+        self._left = False
+
+    async def receive(self) -> Message:
+        """The next message of the Router's."""
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            self._left = True
+        return message
+
+    async def send(self, message: Message) -> None:
+        """Pass the next message on."""
+        if message["type"] == "http.response.start":
+            message = {**message, "headers": [*message.get("headers", ()), self._load()]}
+            await self._send(message)
+            return
+        await self._send(message)
+        if not (self._left or message.get("more_body", False)):
+            self._when_whole()
+
+
+async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -> None:
+    headers = [*headers, (b"content-length", b"0")]
+    await send({"type": "http.response.start", "status": status, "headers": headers})
+    await send({"type": "http.response.body", "body": b""})
+
+
+async def warm_up(app: ASGIApp, model: str) -> None:
+    """Answer one chat before Ray sends any: the first takes seconds for templates and tokenizers.
+
+    A model that cannot chat answers with an error, which does no harm.
+    """
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]}
+    started = time.monotonic()
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+        response = await client.post("/v1/chat/completions", json=body, timeout=None)
+    duration_s = time.monotonic() - started
+    logger.info("warm-up answered with %d after %.1f s", response.status_code, duration_s)
+
+
+class EngineHTTPServer:
+    """The HTTP server of one engine app, on a free port of the node's own address."""
+
+    def __init__(self, app: ASGIApp, host: str) -> None:
+        family = socket.AF_INET6 if ":" in host else socket.AF_INET
+        self._socket = socket.socket(family, socket.SOCK_STREAM)
+        self._socket.bind((host, 0))
+        self.address: Address = (host, self._socket.getsockname()[1])
+        config = uvicorn.Config(
+            app,
+            loop="none",
+            http="httptools",
+            ws="none",
+            lifespan="off",
+            access_log=False,
+            proxy_headers=False,
+            log_config=None,
+            log_level="warning",
+            server_header=False,
+            date_header=False,
+            backlog=2048,
+            # Longer than Routers keep idle connections, so that the server never closes one in the
+            # moment in which a Router sends on it.
+            timeout_keep_alive=int(4 * IDLE_S_MAX),
+        )
+        self._server = uvicorn.Server(config)
+        self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
+
+    async def wait_started(self) -> None:
+        """Return when the port is open.
+
+        Raises:
+            RuntimeError: the server ended instead.
+        """
+        while not self._server.started:
+            self.check()
+            await asyncio.sleep(0.01)
+
+    def check(self) -> None:
+        """Raise RuntimeError if the server no longer runs."""
+        if self._task.done():
+            raise RuntimeError("the engine's HTTP server has stopped")
+
+    async def close(self) -> None:
+        """Close the port and every connection."""
+        self._server.should_exit = self._server.force_exit = True
+        with contextlib.suppress(Exception):
+            await self._task
+        self._socket.close()

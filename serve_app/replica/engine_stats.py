@@ -1,0 +1,121 @@
+"""The engine's own numbers, taken where vLLM hands them to its loggers."""
+
+from __future__ import annotations
+
+import logging
+from collections.abc import Sequence
+from typing import Protocol
+
+from serve_app.autoscaling.demand import EngineSignals
+from serve_app.leases.load import EngineLoad
+
+logger = logging.getLogger("ray.serve")
+
+
+class SchedulerStats(Protocol):
+    """The part of vLLM's that matters here; it calls the interface unstable."""
+
+    num_running_reqs: int
+    num_waiting_reqs: int
+    kv_cache_usage: float
+
+
+class FinishedStats(Protocol):
+    """The part of vLLM's that matters here: the lengths of a call that has ended."""
+
+    num_prompt_tokens: int
+    num_generation_tokens: int
+
+
+class IterationStats(Protocol):
+    """The part of vLLM's that matters here: what one step has brought."""
+
+    time_to_first_tokens_iter: Sequence[float]
+    finished_requests: Sequence[FinishedStats]
+
+
+class EngineStats:
+    """One more of vLLM's stat loggers: keeps the newest numbers, and writes nothing.
+
+    vLLM calls it after every step of the engine, so it does no more than keep a reference and
+    count. With more than one engine core (data parallel) their numbers are added up.
+    """
+
+    def __init__(self) -> None:
+        self._newest: dict[int, SchedulerStats] = {}
+        self._first_tokens = 0
+        self._first_token_waits_s = 0.0
+        self._finished = 0
+        self._prompt_tokens = 0
+        self._output_tokens = 0
+
+    def record(
+        self,
+        scheduler_stats: SchedulerStats | None,
+        iteration_stats: IterationStats | None,
+        mm_cache_stats: object = None,
+        engine_idx: int = 0,
+    ) -> None:
+        """A step of the engine has ended."""
+        if scheduler_stats is not None:
+            self._newest[engine_idx] = scheduler_stats
+        if iteration_stats is not None:
+            waits_s = iteration_stats.time_to_first_tokens_iter
+            self._first_tokens += len(waits_s)
+            self._first_token_waits_s += sum(waits_s)
+            for call in iteration_stats.finished_requests:
+                self._finished += 1
+                self._prompt_tokens += call.num_prompt_tokens
+                self._output_tokens += call.num_generation_tokens
+
+    def log(self) -> None:
+        """Nothing is written."""
+
+    def log_engine_initialized(self) -> None:
+        """Nothing is written."""
+
+    def record_sleep_state(self, is_awake: int, level: int) -> None:
+        """Sleep is not used here."""
+
+    def read(self) -> EngineLoad | None:
+        """The newest numbers, None before the first step."""
+        newest = list(self._newest.values())
+        if not newest:
+            return None
+        return EngineLoad(
+            running=sum(stats.num_running_reqs for stats in newest),
+            queued=sum(stats.num_waiting_reqs for stats in newest),
+            kv_used_ratio=sum(stats.kv_cache_usage for stats in newest) / len(newest),
+        )
+
+    def signals(self) -> EngineSignals | None:
+        """What autoscaling asks for, None before the first step."""
+        load = self.read()
+        if load is None:
+            return None
+        return EngineSignals(
+            running=load.running,
+            queued=load.queued,
+            kv_used_ratio=load.kv_used_ratio or 0.0,
+            first_tokens=self._first_tokens,
+            first_token_waits_s=self._first_token_waits_s,
+            finished=self._finished,
+            prompt_tokens=self._prompt_tokens,
+            output_tokens=self._output_tokens,
+        )
+
+
+def watch_engine(client: object) -> EngineStats | None:
+    """Listen to an engine client of vLLM, as long as it keeps statistics at all.
+
+    vLLM takes further loggers only when it makes the client, which ray.serve.llm does, or as
+    plugins of the installation (https://github.com/vllm-project/vllm/issues/17702). So this one
+    joins the list of those it has.
+    """
+    loggers = getattr(getattr(client, "logger_manager", None), "stat_loggers", None)
+    if not isinstance(loggers, list):
+        logger.warning("the engine keeps no statistics, so Routers do not learn its KV cache use")
+        return None
+    stats = EngineStats()
+    loggers.append(stats)
+    return stats

@@ -1,0 +1,164 @@
+"""TierServer: a Ray Serve LLM replica that serves its engine's own app to lease holders."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections.abc import AsyncIterator, Callable
+from pathlib import Path
+from typing import Any
+
+import ray
+from ray.exceptions import RayActorError
+from ray.serve.llm import LLMConfig
+from ray.serve.llm.deployment import DPServer, LLMServer
+
+from serve_app.autoscaling.ray_policies import render_signals
+from serve_app.leases.answers import Refusal
+from serve_app.leases.http1 import Address
+from serve_app.model_files.pinned import check_pinned, default_stamps
+from serve_app.replica.draft_gate import DraftApp
+from serve_app.replica.engine_http import EngineHTTPServer, LeasedApp, warm_up
+from serve_app.replica.engine_stats import EngineStats, watch_engine
+from serve_app.replica.engine_watch import watch_drafts, watch_tokens
+from serve_app.replica.lease_table import LeaseTable
+from serve_app.replica.place import count_torn_groups, own_workers_by_node
+from serve_app.replica.state import find_draining, is_dead
+
+logger = logging.getLogger("ray.serve")
+
+
+class TensorGroupTorn(Exception):
+    """Tensor-parallel groups of this replica span nodes, whose network would slow every token."""
+
+    def __init__(self, size: int, torn: int, nodes: int) -> None:
+        super().__init__(
+            f"{torn} of {nodes} nodes hold part of a group of {size} GPUs; free whole groups of "
+            "GPUs on the nodes, or set placement.strategy to STRICT_PACK and gpus_per_node to "
+            "what a node has"
+        )
+
+
+class TierServer(LLMServer):
+    """One replica of a tier: Ray counts and places it, Routers talk HTTP to its engine."""
+
+    _http: EngineHTTPServer | None = None
+    _sha256sums: str | dict[str, str] | None = None
+    _stats: EngineStats | None = None
+    _is_draining: Callable[[], bool] = staticmethod(bool)
+
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, llm_config: LLMConfig, *, sha256sums: str | dict[str, str] | None = None
+    ) -> None:
+        self._sha256sums = sha256sums
+        await super().__init__(llm_config)
+
+    async def start(self) -> None:
+        """Check place and weights; start the engine, then its HTTP server.
+
+        Raises:
+            WeightsRefused: a file of the model is not the one that the config pins.
+            TensorGroupTorn: the GPUs of a tensor-parallel group lie on several nodes.
+        """
+        self._check_place()
+        if self._sha256sums is not None:
+            await self._check_weights(self._sha256sums)
+        self._skip_download_of_local_model()
+        await super().start()  # type: ignore[no-untyped-call]  # Ray's
+        assert self.engine is not None, "LLMServer.start() makes it"
+        self._leases = LeaseTable()
+        engine_app = await self.engine.build_asgi_app()
+        await warm_up(engine_app, self._llm_config.model_id)
+        watch_drafts(self._engine_client)
+        watch_tokens(self._engine_client)
+        self._stats = watch_engine(self._engine_client)
+        self._is_draining = find_draining()
+        app = LeasedApp(DraftApp(engine_app), self._leases, self._stats, refusal=self._refusal)
+        self._http = EngineHTTPServer(app, ray.util.get_node_ip_address())
+        await self._http.wait_started()
+        logger.info("engine app open to lease holders on port %d", self._http.address[1])
+
+    def _check_place(self) -> None:
+        size = int(self._llm_config.engine_kwargs.get("tensor_parallel_size") or 1)
+        workers = own_workers_by_node()
+        if torn := count_torn_groups(workers, size):
+            raise TensorGroupTorn(size, torn, len(workers))
+
+    async def _check_weights(self, sums: str | dict[str, str]) -> None:
+        directory = Path(str(self._model_source))
+        node = ray.get_runtime_context().get_node_id()  # Ray names every start of a node anew.
+        started = time.monotonic()
+        hashed = await asyncio.to_thread(check_pinned, directory, sums, node, default_stamps())
+        how = "hashed" if hashed else "unchanged since they were hashed"
+        logger.info("weights are as pinned: %s, %.1f s", how, time.monotonic() - started)
+
+    def _skip_download_of_local_model(self) -> None:
+        """Spare a process that imports vLLM only to find that there is nothing to download."""
+        source = self._model_source
+        callback = self._llm_config.get_or_create_callback()
+        if isinstance(source, str) and callback is not None:
+            callback.ctx.run_init_node = not Path(source).is_dir()
+
+    @property
+    def _model_source(self) -> object:
+        return getattr(self._llm_config.model_loading_config, "model_source", None)
+
+    @property
+    def _engine_client(self) -> Any:
+        return getattr(getattr(self, "engine", None), "_engine_client", None)
+
+    def _refusal(self) -> Refusal | None:
+        """Why no exchange can begin now: costs microseconds, because every exchange asks it."""
+        if is_dead(self._engine_client):
+            return Refusal.ENGINE
+        return Refusal.DRAINING if self._is_draining() else None
+
+    async def lease(self, lease_id: str, secret: bytes) -> AsyncIterator[Address]:
+        """Yield the address of the engine app, then hold the place while it is used.
+
+        The secret signs the requests under the lease.
+
+        The lease ends when its Router ends it over HTTP, or by itself when it has carried no
+        exchange for a while. The caller does not cancel it: see `RayGrant`.
+        """
+        assert self._http is not None, "Ray calls no method before start() has returned"
+        with self._leases.open(lease_id, secret) as lease:
+            yield self._http.address
+            await lease.wait_ended()
+
+    async def record_autoscaling_stats(self) -> dict[str, float]:
+        """The engine's numbers for `LLMPolicy`, which Ray takes to its controller."""
+        return render_signals(None if self._stats is None else self._stats.signals())
+
+    async def check_health(self) -> None:
+        """Ask the engine, and look whether its HTTP server still runs.
+
+        Raises:
+            RayActorError: the engine is dead. Ray's controller takes this error for the death of
+                the actor, and replaces it at once; any other one must come three times in a row,
+                and a dead engine does not come back.
+            Exception: the replica must be replaced, if that lasts.
+        """
+        if self._refusal() is Refusal.ENGINE:
+            raise RayActorError(error_msg="the engine of this replica is dead")
+        await super().check_health()
+        if self._http is not None:
+            self._http.check()
+
+    async def __del__(self) -> None:
+        if self._http is not None:
+            await self._http.close()
+        client = self._engine_client
+        if client is not None:
+            # LLMServer itself leaves EngineCore and its workers to the death of this
+            # process.
+            client.shutdown()
+        await super().__del__()
+
+
+class DataParallelTierServer(TierServer, DPServer):
+    """One engine of a group that shares the experts of a mixture; Ray starts and ends the group.
+
+    Serve counts and routes to each engine as a replica.
+    """

@@ -1,0 +1,443 @@
+"""The data plane against a real socket: keep-alive, deadlines, retries, disconnects."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import AsyncIterator, Awaitable, Callable
+from contextlib import asynccontextmanager
+
+import pytest
+
+from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
+from serve_app.core.call import Usage
+from serve_app.core.deadlines import Deadlines
+from serve_app.core.errors import (
+    DeadlineExceeded,
+    TierOverloaded,
+    TierUnavailable,
+    UpstreamFailed,
+)
+from serve_app.leases.client import TierClient, UpstreamRequest
+from serve_app.leases.http1 import BUFFER_BYTES_MAX
+from serve_app.leases.pool import Lease
+from tests.fakes import FakeGrant, FakeOpener
+
+Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
+
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\ncontent-length: 2\r\n\r\nok"
+CHUNKED = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
+REQUEST = UpstreamRequest("/v1/chat/completions", b'{"a":1}', "id-1", stream=True)
+DEADLINES = DeadlinesConfig(lease_s=1, first_byte_s=1, gap_s=1, total_s=5)
+
+
+def start(deadlines: DeadlinesConfig = DEADLINES) -> Deadlines:
+    return deadlines.start(asyncio.get_running_loop().time())
+
+
+class EngineStub:
+    """An HTTP server that answers each request by a handler and counts its connections."""
+
+    def __init__(self, *handlers: Handler) -> None:
+        self._handlers = list(handlers)
+        self.connections = 0
+        self.requests: list[bytes] = []
+        self.ended: list[bytes] = []
+        self.lost = asyncio.Event()
+        self.farewell = b""
+
+    async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        self.connections += 1
+        try:
+            while True:
+                head = await reader.readuntil(b"\r\n\r\n")
+                if head.startswith(b"POST /lease "):
+                    self.ended.append(head)
+                    writer.write(
+                        b"HTTP/1.1 200 OK\r\n" + self.farewell + b"content-length: 0\r\n\r\n"
+                    )
+                    continue
+                self.requests.append(head + await reader.readexactly(7))
+                handler = self._handlers.pop(0) if len(self._handlers) > 1 else self._handlers[0]
+                await handler(head, writer)
+        except (asyncio.IncompleteReadError, ConnectionError):
+            self.lost.set()
+        finally:
+            writer.close()
+
+
+@asynccontextmanager
+async def running(stub: EngineStub) -> AsyncIterator[tuple[TierClient, FakeOpener]]:
+    server = await asyncio.start_server(stub.serve, "127.0.0.1", 0)
+    opener = FakeOpener(server.sockets[0].getsockname()[:2])
+    client = TierClient("fast", opener, LeaseConfig())
+    try:
+        yield client, opener
+    finally:
+        client.close()
+        server.close()
+
+
+async def read_all(client: TierClient, deadlines: DeadlinesConfig = DEADLINES) -> bytes:
+    async with client.exchange(REQUEST, start(deadlines)) as answer:
+        body = b""
+        while chunk := await answer.read():
+            body += chunk
+        return body
+
+
+async def say_ok(head: bytes, writer: asyncio.StreamWriter) -> None:
+    writer.write(OK)
+
+
+async def test_exchanges_share_a_connection_and_a_lease() -> None:
+    """Calls that follow each other cost neither a connection nor a request to Ray."""
+    stub = EngineStub(say_ok)
+    async with running(stub) as (client, opener):
+        assert [await read_all(client) for _ in range(3)] == [b"ok"] * 3
+        assert stub.connections == opener.granted == 1
+        assert b"x-lease-id: lease-0\r\n" in stub.requests[0]
+        assert stub.requests[0].endswith(b'{"a":1}')
+
+
+async def test_a_draft_is_asked_for_by_a_header_and_dropped_by_closing() -> None:
+    """Its head comes before its body; whoever closes it there ends connection and lease."""
+
+    async def hold(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+
+    stub = EngineStub(hold)
+    draft = UpstreamRequest("/v1/chat/completions", b'{"a":1}', "id-1", stream=True, draft_tokens=8)
+    async with running(stub) as (client, _):
+        async with client.exchange(draft, start()) as answer:
+            assert answer.status == 200
+        async with asyncio.timeout(1):
+            await stub.lost.wait()
+            while not stub.ended:
+                await asyncio.sleep(0.005)
+        assert client.open_leases == 0
+    assert b"\r\nx-draft-tokens: 8\r\n" in stub.requests[0]
+    plain = REQUEST.render(Lease(FakeGrant("lease-0", ("127.0.0.1", 1)), 0.0))
+    assert b"x-draft-tokens" not in plain
+
+
+async def test_chunked_bodies_arrive_whole() -> None:
+    """Chunks are joined, whatever their pieces on the wire."""
+
+    async def in_pieces(head: bytes, writer: asyncio.StreamWriter) -> None:
+        for piece in (CHUNKED[:10], CHUNKED[10:] + b"3\r\nab", b"c\r\n2", b"\r\nde\r\n0\r\n\r\n"):
+            writer.write(piece)
+            await writer.drain()
+            await asyncio.sleep(0.002)
+
+    async with running(EngineStub(in_pieces)) as (client, _):
+        assert await read_all(client) == b"abcde"
+        assert await read_all(client) == b"abcde"
+
+
+async def test_leaving_early_disconnects_the_engine_and_frees_the_lease() -> None:
+    """A client that leaves ends the engine's work at once."""
+
+    async def endless(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+        while True:
+            writer.write(b"1\r\nx\r\n")
+            await writer.drain()
+            await asyncio.sleep(0.001)
+
+    stub = EngineStub(endless)
+    async with running(stub) as (client, _):
+        async with client.exchange(REQUEST, start()) as answer:
+            assert await answer.read()
+        async with asyncio.timeout(1):
+            await stub.lost.wait()
+            while not stub.ended:
+                await asyncio.sleep(0.005)
+        assert b"x-lease-id: lease-0\r\n" in stub.ended[0]
+        assert client.open_leases == 0
+
+
+@pytest.mark.parametrize(
+    ("first", "deadlines", "limit"),
+    [
+        (b"", {"first_byte_s": 0.05}, "first byte"),
+        (CHUNKED + b"1\r\nx\r\n", {"gap_s": 0.05}, "gap"),
+        (CHUNKED + b"1\r\nx\r\n", {"total_s": 0.05}, "total"),
+    ],
+)
+async def test_each_deadline_has_its_name(
+    first: bytes, deadlines: dict[str, float], limit: str
+) -> None:
+    """A silent engine is left when its deadline has passed, and the error says which."""
+
+    async def silent(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(first)
+        await asyncio.sleep(10)
+
+    async with running(EngineStub(silent)) as (client, _):
+        with pytest.raises(DeadlineExceeded) as caught:
+            await read_all(client, DEADLINES.model_copy(update=deadlines))
+        assert caught.value.limit == limit
+        assert client.open_leases == 0
+
+
+async def test_a_steady_stream_outlives_the_gap_deadline() -> None:
+    """Only silence counts against the gap, not the length of the stream."""
+
+    async def slow(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED)
+        for _ in range(8):
+            await asyncio.sleep(0.02)
+            writer.write(b"1\r\nx\r\n")
+        writer.write(b"0\r\n\r\n")
+
+    async with running(EngineStub(slow)) as (client, _):
+        assert await read_all(client, DEADLINES.model_copy(update={"gap_s": 0.1})) == b"x" * 8
+
+
+async def test_a_replica_lost_before_its_answer_is_replaced_by_another() -> None:
+    """Nothing had begun, so the call is sent again."""
+
+    async def die(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.transport.abort()
+        raise ConnectionError
+
+    stub = EngineStub(die, say_ok)
+    async with running(stub) as (client, opener):
+        assert await read_all(client) == b"ok"
+        assert opener.granted == 2
+
+
+async def test_an_expired_lease_is_replaced() -> None:
+    """A replica that no longer knows the lease has not begun the call."""
+
+    async def refuse(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 403 X\r\nx-lease-refused: 1\r\ncontent-length: 0\r\n\r\n")
+
+    stub = EngineStub(say_ok, refuse, say_ok)
+    async with running(stub) as (client, opener):
+        assert await read_all(client) == b"ok"
+        assert await read_all(client) == b"ok"
+        assert opener.granted == 2
+        leases = [b"lease-0" in request for request in stub.requests]
+        assert leases == [True, True, False]
+
+
+async def test_a_stream_that_breaks_is_not_begun_again() -> None:
+    """After the first byte a broken engine is an error, never a second answer."""
+
+    async def half(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"5\r\nhel")
+        await writer.drain()
+        writer.transport.close()
+        raise ConnectionError
+
+    stub = EngineStub(half)
+    async with running(stub) as (client, _):
+        with pytest.raises(UpstreamFailed):
+            await read_all(client)
+        assert len(stub.requests) == 1
+        assert client.open_leases == 0
+
+
+async def test_nobody_listens() -> None:
+    """A tier whose replicas cannot be reached is unavailable, and every place is given back."""
+    opener = FakeOpener(("127.0.0.1", 9))
+    client = TierClient("fast", opener, LeaseConfig())
+    with pytest.raises(TierUnavailable):
+        await read_all(client)
+    assert client.open_leases == 0
+
+
+async def test_no_place_in_time() -> None:
+    """A full tier is an overload with Retry-After, and the wait leaves nothing behind."""
+    opener = FakeOpener(permits=0)
+    client = TierClient("fast", opener, LeaseConfig())
+    with pytest.raises(TierOverloaded) as caught:
+        await read_all(client, DEADLINES.model_copy(update={"lease_s": 0.02}))
+    assert caught.value.retry_after_s
+    assert (client.open_leases, client.waiting) == (0, 0)
+
+
+async def test_a_slow_client_stops_the_engine_not_the_memory() -> None:
+    """What the Router holds for a client that does not read is bounded, until the client reads."""
+    sent = 0
+
+    async def flood(head: bytes, writer: asyncio.StreamWriter) -> None:
+        nonlocal sent
+        writer.write(CHUNKED)
+        piece = b"10000\r\n" + b"x" * 65536 + b"\r\n"
+        for _ in range(1024):
+            writer.write(piece)
+            await writer.drain()
+            sent += 65536
+
+    async with (
+        running(EngineStub(flood)) as (client, _),
+        client.exchange(REQUEST, start()) as answer,
+    ):
+        stopped_at = -1
+        async with asyncio.timeout(10):
+            # An engine that has not begun to send stands still too.
+            while sent < BUFFER_BYTES_MAX or sent != stopped_at:
+                stopped_at = sent
+                await asyncio.sleep(0.2)
+        assert stopped_at < 1024 * 65536
+        assert BUFFER_BYTES_MAX < len(await answer.read()) < 4 * BUFFER_BYTES_MAX
+        async with asyncio.timeout(10):
+            while sent == stopped_at:
+                await answer.read()
+
+
+async def test_the_place_is_free_when_the_engine_has_done_its_part() -> None:
+    """A client that reads slowly, or not at all, keeps neither a lease nor a connection."""
+    stub = EngineStub(say_ok)
+    async with running(stub) as (client, opener):
+        async with client.exchange(REQUEST, start()) as slow:
+            async with asyncio.timeout(1):
+                while client.load().ongoing:
+                    await asyncio.sleep(0.005)
+            assert await read_all(client) == b"ok"
+            assert stub.connections == opener.granted == 1
+            assert await slow.read() == b"ok"
+            assert await slow.read() == b""
+        assert stub.ended == []
+
+
+async def test_a_complete_answer_that_was_too_much_at_once_leaves_a_good_connection() -> None:
+    """Reading was paused for the slow client; the next exchange is read again."""
+    size = 2 * BUFFER_BYTES_MAX
+
+    async def much(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % size + b"x" * size)
+
+    stub = EngineStub(much)
+    async with running(stub) as (client, _):
+        assert len(await read_all(client)) == size
+        assert len(await read_all(client)) == size
+        assert stub.connections == 1
+
+
+async def test_an_engine_that_was_held_up_by_its_client_is_not_silent() -> None:
+    """The gap counts from when the Router reads again."""
+
+    async def flood(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(CHUNKED + b"200000\r\n" + b"x" * 0x200000 + b"\r\n")
+        await writer.drain()
+        await asyncio.sleep(0.1)
+        writer.write(b"1\r\ny\r\n0\r\n\r\n")
+
+    deadlines = DEADLINES.model_copy(update={"gap_s": 0.25})
+    async with (
+        running(EngineStub(flood)) as (client, _),
+        client.exchange(REQUEST, start(deadlines)) as answer,
+    ):
+        await asyncio.sleep(0.6)
+        body = b""
+        while chunk := await answer.read():
+            body += chunk
+    assert len(body) == 0x200001
+
+
+async def test_deadlines_do_not_begin_anew_with_another_replica() -> None:
+    """However many replicas are lost under a call, it ends when its time is up."""
+
+    async def die_slowly(head: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(0.15)
+        writer.transport.abort()
+        raise ConnectionError
+
+    async with running(EngineStub(die_slowly)) as (client, _):
+        with pytest.raises(DeadlineExceeded) as caught:
+            await read_all(client, DEADLINES.model_copy(update={"first_byte_s": 0.2}))
+    assert (caught.value.limit, caught.value.seconds) == ("first byte", 0.2)
+
+
+async def test_the_wait_for_a_place_counts() -> None:
+    """A call that got its place late has less time for its answer."""
+
+    async def silent(head: bytes, writer: asyncio.StreamWriter) -> None:
+        await asyncio.sleep(10)
+
+    async with running(EngineStub(silent)) as (client, opener):
+        opener.permits = asyncio.Semaphore(0)
+        began_at = asyncio.get_running_loop().time()
+        asked = asyncio.create_task(
+            read_all(client, DEADLINES.model_copy(update={"first_byte_s": 0.3}))
+        )
+        await asyncio.sleep(0.2)
+        opener.permits.release()
+        with pytest.raises(DeadlineExceeded):
+            await asked
+        assert asyncio.get_running_loop().time() - began_at < 0.45
+
+
+@pytest.mark.parametrize(
+    ("farewell", "usage"),
+    [
+        (b"x-lease-usage: 7 42\r\n", Usage(7, 42)),
+        (b"x-lease-usage: all of it\r\n", Usage()),
+        (b"", Usage()),
+    ],
+)
+@pytest.mark.parametrize("begun", [True, False])
+async def test_the_tokens_of_an_answer_that_was_cut_off_are_told(
+    farewell: bytes, usage: Usage, begun: bool
+) -> None:
+    """The replica knows them, and says so when the lease ends; if it does not, none is known."""
+
+    async def endless(head: bytes, writer: asyncio.StreamWriter) -> None:
+        if begun:
+            writer.write(CHUNKED + b"1\r\nx\r\n")
+        await asyncio.sleep(10)
+
+    stub = EngineStub(endless)
+    stub.farewell = farewell
+    request = UpstreamRequest(
+        "/v1/chat/completions", b'{"a":1}', "id-1", stream=True, usage=Usage()
+    )
+
+    async def ask(client: TierClient) -> None:
+        async with client.exchange(request, start()) as answer:
+            await answer.read()
+            await answer.read()
+
+    async with running(stub) as (client, _):
+        call = asyncio.create_task(ask(client))
+        async with asyncio.timeout(1):
+            while not stub.requests:
+                await asyncio.sleep(0.005)
+        call.cancel()
+        await asyncio.gather(call, return_exceptions=True)
+        assert request.settling is not None
+        async with asyncio.timeout(1):
+            await request.settling
+    assert request.usage == usage
+
+
+async def test_a_complete_answer_is_not_asked_after() -> None:
+    """Its usage was in it."""
+    request = UpstreamRequest(
+        "/v1/chat/completions", b'{"a":1}', "id-1", stream=True, usage=Usage()
+    )
+    async with running(EngineStub(say_ok)) as (client, _):
+        async with client.exchange(request, start()) as answer:
+            while await answer.read():
+                pass
+        assert request.settling is None
+
+
+async def test_connections_that_the_engine_closes_are_forgotten() -> None:
+    """Replicas come and go; the pool keeps nothing of those that went."""
+
+    async def ok_and_close(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK)
+        await asyncio.sleep(0.02)
+        writer.transport.abort()
+        raise ConnectionError
+
+    async with running(EngineStub(ok_and_close)) as (client, _):
+        assert await read_all(client) == b"ok"
+        assert client._connections._idle
+        async with asyncio.timeout(1):
+            while client._connections._idle:
+                await asyncio.sleep(0.005)

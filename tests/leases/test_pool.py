@@ -1,0 +1,260 @@
+"""The pool of leases: reuse, age, hand-over to waiting calls, and nothing that leaks."""
+
+from __future__ import annotations
+
+import asyncio
+
+import pytest
+
+from serve_app.core.errors import TierOverloaded, TierUnavailable
+from serve_app.leases.pool import CALLS_MIN, Lease, LeasePool
+from tests.fakes import FakeGrant, FakeOpener
+
+
+class RecordingPool(LeasePool):
+    """A pool that lists the leases it has ended."""
+
+    ended: list[Lease]
+
+
+def build_pool(opener: FakeOpener, reuse_s: float = 0.05, age_max_s: float = 60.0) -> RecordingPool:
+    ended: list[Lease] = []
+    pool = RecordingPool(opener, ended.append, reuse_s=reuse_s, age_max_s=age_max_s)
+    pool.ended = ended
+    return pool
+
+
+async def test_a_returned_place_serves_the_next_call() -> None:
+    """A call that follows at once costs no request to Ray."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    first = await pool.acquire()
+    pool.release(first, reusable=True)
+    assert await pool.acquire() is first
+    assert opener.granted == 1
+
+
+async def test_an_idle_place_is_not_kept() -> None:
+    """A place that no call takes within `reuse_s` is ended."""
+    opener = FakeOpener()
+    pool = build_pool(opener, reuse_s=0.02)
+    lease = await pool.acquire()
+    pool.release(lease, reusable=True)
+    assert pool.ended == []
+    async with asyncio.timeout(1):
+        while pool.open_leases:
+            await asyncio.sleep(0.005)
+    assert pool.ended == [lease]
+
+
+async def test_a_broken_exchange_ends_its_place() -> None:
+    """What is not reusable is not passed on."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    lease = await pool.acquire()
+    pool.release(lease, reusable=False)
+    assert pool.open_leases == 0
+    assert pool.ended == [lease]
+
+
+async def test_a_place_serves_a_few_calls_however_long_they_take() -> None:
+    """Then it is too old, and Ray is asked again, so that new replicas get their share."""
+    opener = FakeOpener()
+    pool = build_pool(opener, age_max_s=0.0)
+    for _ in range(CALLS_MIN):
+        lease = await pool.acquire()
+        await asyncio.sleep(0.002)
+        pool.release(lease, reusable=True)
+    assert opener.granted == 1
+    assert pool.open_leases == 0
+    assert pool.ended == [lease]
+
+
+async def test_a_young_place_serves_more_calls() -> None:
+    """Within `age_max_s` short calls follow each other without Ray."""
+    opener = FakeOpener()
+    pool = build_pool(opener, age_max_s=60.0)
+    for _ in range(3 * CALLS_MIN):
+        pool.release(await pool.acquire(), reusable=True)
+    assert opener.granted == 1
+
+
+async def test_reuse_can_be_switched_off() -> None:
+    """With `reuse_s` 0 every call asks Ray."""
+    opener = FakeOpener()
+    pool = build_pool(opener, reuse_s=0)
+    for _ in range(3):
+        pool.release(await pool.acquire(), reusable=True)
+    assert opener.granted == len(pool.ended) == 3
+    assert pool.open_leases == 0
+
+
+async def test_a_returned_place_goes_to_the_call_that_waits_longest() -> None:
+    """A full tier serves waiting calls from what others give back."""
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener)
+    lease = await pool.acquire()
+    first = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    second = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    assert pool.waiting == 2
+    pool.release(lease, reusable=True)
+    assert await first is lease
+    assert not second.done()
+    pool.release(lease, reusable=True)
+    assert await second is lease
+
+
+async def test_what_a_lost_call_asked_for_serves_the_next_one() -> None:
+    """A request to Ray is not withdrawn, so the next call needs none of its own."""
+    opener = FakeOpener(permits=0)
+    pool = build_pool(opener)
+    lost = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0.01)
+    lost.cancel()
+    await asyncio.gather(lost, return_exceptions=True)
+    assert pool.waiting == 0
+    next_call = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0.01)
+    opener.permits.release()
+    assert (await next_call).lease_id == "lease-0"
+    opener.permits.release()
+    await asyncio.sleep(0.01)
+    assert opener.granted == 1
+
+
+async def test_a_place_that_nobody_waits_for_any_more_ends() -> None:
+    """A call that gave up waiting leaves nothing behind, even with reuse switched off."""
+    opener = FakeOpener(permits=0)
+    pool = build_pool(opener, reuse_s=0)
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0.01)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    opener.permits.release()
+    await asyncio.sleep(0.01)
+    assert opener.granted == len(pool.ended) == 1
+    assert (pool.open_leases, pool.waiting) == (0, 0)
+
+
+async def test_a_place_granted_to_a_cancelled_call_is_kept() -> None:
+    """The grant and the cancellation meet in one turn of the loop: the place is offered again."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    waiting = asyncio.create_task(pool.acquire())
+    async with asyncio.timeout(1):
+        while not opener.granted:
+            await asyncio.sleep(0)
+    waiting.cancel()
+    await asyncio.gather(waiting, return_exceptions=True)
+    await asyncio.sleep(0)
+    assert (await pool.acquire()).lease_id == "lease-0"
+
+
+async def test_rays_refusal_reaches_one_caller() -> None:
+    """An error of Ray's fails the call that waits, not the pool."""
+    opener = FakeOpener()
+    opener.error = TierUnavailable(2)
+    pool = build_pool(opener)
+    with pytest.raises(TierUnavailable):
+        await pool.acquire()
+    opener.error = None
+    assert (await pool.acquire()).lease_id == "lease-0"
+
+
+class QueueingOpener(FakeOpener):
+    """Lets so many requests wait, and refuses further ones, as Ray's handle does."""
+
+    def __init__(self, queued_max: int) -> None:
+        super().__init__(permits=0)
+        self._room = queued_max
+
+    async def __call__(self, session: str | None = None) -> FakeGrant:
+        if not self._room:
+            raise TierOverloaded(retry_after_s=5)
+        self._room -= 1
+        return await super().__call__(session)
+
+
+async def waiting_calls(pool: LeasePool, count: int) -> list[asyncio.Task[Lease]]:
+    calls = [asyncio.create_task(pool.acquire()) for _ in range(count)]
+    await asyncio.sleep(0.01)
+    return calls
+
+
+async def test_an_overload_refuses_the_call_that_came_last() -> None:
+    """The one whose request Ray refused; who has waited longest goes on waiting."""
+    opener = QueueingOpener(queued_max=2)
+    pool = build_pool(opener)
+    first, second, third = await waiting_calls(pool, 3)
+    assert third.done()
+    with pytest.raises(TierOverloaded):
+        await third
+    assert not first.done()
+    assert not second.done()
+    opener.permits.release()
+    assert (await first).lease_id == "lease-0"
+    opener.permits.release()
+    assert (await second).lease_id == "lease-1"
+    assert pool.waiting == 0
+
+
+async def test_a_late_refusal_meets_the_call_that_would_go_empty() -> None:
+    """A place given back has served the first call, whose request now stands for nobody."""
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener)
+    lease = await pool.acquire()
+    first, second = await waiting_calls(pool, 2)
+    pool.release(lease, reusable=True)
+    assert await first is lease
+    opener.error = TierOverloaded(5)
+    opener.permits.release()
+    await asyncio.sleep(0.01)
+    assert not second.done()
+    opener.permits.release()
+    with pytest.raises(TierOverloaded):
+        await second
+    assert pool.waiting == 0
+
+
+async def test_a_request_to_ray_stands_for_each_call_that_waits() -> None:
+    """Whatever is granted, given back or refused, and whoever leaves: no call is forgotten."""
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener)
+    lease = await pool.acquire()
+    first, second, third = await waiting_calls(pool, 3)
+    second.cancel()
+    await asyncio.gather(second, return_exceptions=True)
+    pool.release(lease, reusable=True)
+    assert await first is lease
+    (fourth,) = await waiting_calls(pool, 1)
+    for call in (third, fourth):
+        opener.permits.release()
+        await call
+    assert opener.granted == 3
+    assert pool.waiting == 0
+    opener.permits.release()
+    await asyncio.sleep(0.01)
+    assert not pool._orphans
+
+
+async def test_idle_places_on_a_lost_replica_are_dropped() -> None:
+    """After a connection failed, the other idle places on that address are not tried."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    first, second = await pool.acquire(), await pool.acquire()
+    pool.release(first, reusable=True)
+    pool.release(second, reusable=True)
+    pool.drop_idle(opener.address)
+    assert pool.open_leases == 0
+
+
+async def test_a_closed_pool_ends_its_idle_places() -> None:
+    """A Router that retires leaves no replica waiting."""
+    pool = build_pool(FakeOpener())
+    lease = await pool.acquire()
+    pool.release(lease, reusable=True)
+    pool.close()
+    assert pool.ended == [lease]
+    assert pool.open_leases == 0

@@ -1,0 +1,180 @@
+"""Labelled calls, from files of three kinds."""
+
+from __future__ import annotations
+
+import math
+from pathlib import Path
+from typing import Any
+
+import orjson
+import pytest
+
+from serve_app.core.call import Turn
+from serve_app.offline.evaluate.dataset import load_dataset
+from serve_app.offline.learning.errors import InvalidRecords
+from serve_app.offline.learning.records import load_records
+
+GOOD: dict[str, Any] = {"prompt": "2 + 2?", "small_score": 0, "large_score": 1}
+
+
+def write(path: Path, *lines: object) -> Path:
+    path.write_bytes(
+        b"\n".join(line if isinstance(line, bytes) else orjson.dumps(line) for line in lines)
+    )
+    return path
+
+
+@pytest.fixture
+def path(tmp_path: Path) -> Path:
+    return tmp_path / "records.jsonl"
+
+
+def test_a_prompt_and_two_scores_are_enough(path: Path) -> None:
+    """Scores may be shares, or true and false; empty lines mean nothing."""
+    write(path, GOOD, b"", GOOD | {"small_score": 0.25, "large_score": True})
+    records = load_records([path])
+    assert [(r.fast, r.strong) for r in records.items] == [(0, 1), (0.25, 1)]
+    assert records.items[0].prompt.turns == (Turn("user", "2 + 2?"),)
+    assert len(records.sha256) == 64
+
+
+def test_a_conversation_keeps_its_roles_and_its_surroundings(path: Path) -> None:
+    """Messages as OpenAI has them: parts, tools and a response format."""
+    line = {
+        "messages": [
+            {"role": "system", "content": "Be brief."},
+            {
+                "role": "user",
+                "content": [{"type": "text", "text": "a"}, {"type": "text", "text": "b"}],
+            },
+            {"role": "assistant", "content": None},
+        ],
+        "tools": [{}, {}],
+        "response_format": {"type": "json_schema"},
+        "small_score": 1,
+        "large_score": 1,
+        "task": "t",
+        "group": "g",
+        "small_model": "S",
+        "large_model": "L",
+    }
+    [record] = load_records([write(path, line)]).items
+    assert [turn.text for turn in record.prompt.turns] == ["Be brief.", "a\nb", ""]
+    assert (record.prompt.tools, record.prompt.schema) == (2, True)
+    assert (record.task, record.group, record.pair) == ("t", "g", ("S", "L"))
+
+
+def test_a_log_may_wait_for_verdicts(path: Path) -> None:
+    """A line with one verdict, or none, is left out and counted."""
+    write(path, GOOD, GOOD | {"small_score": None}, {"prompt": "x"})
+    records = load_records([path])
+    assert (len(records.items), records.skipped) == (1, 2)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        (b"{", "line 2: the line: expected JSON"),
+        ([], "line 2: the line: expected an object"),
+        (GOOD | {"small_score": 2}, "line 2: small_score: expected a number from 0"),
+        (GOOD | {"large_score": "yes"}, "line 2: large_score: expected a number from 0"),
+        (GOOD | {"messages": []}, "line 2: messages: expected either"),
+        (GOOD | {"prompt": 1}, "line 2: prompt: expected a string"),
+        (GOOD | {"task": 1}, "line 2: task: expected a string"),
+        ({"messages": [{}], "small_score": 1}, r"line 2: messages\[0\]: expected an object"),
+        ({"messages": [], "small_score": 1}, "line 2: messages: expected a list"),
+    ],
+)
+def test_a_bad_line_is_named(path: Path, line: object, words: str) -> None:
+    """File, line, key, and what belongs there."""
+    with pytest.raises(InvalidRecords, match=words):
+        load_records([write(path, GOOD, line)])
+
+
+def test_a_missing_file_is_named(path: Path) -> None:
+    """By its path."""
+    with pytest.raises(InvalidRecords, match=r"records\.jsonl: No such file"):
+        load_records([path])
+
+
+def questions(path: Path) -> Path:
+    check = {"type": "exact", "value": "4"}
+    return write(path, *({"id": name, "prompt": f"{name}?", "check": check} for name in "abc"))
+
+
+def answer(question: str, model: str, right: bool | None) -> dict[str, Any]:
+    return {"id": question, "model": model, "right": right}
+
+
+def test_verdicts_of_an_evaluation_are_joined_by_question(tmp_path: Path) -> None:
+    """Its directory will do; the last verdict counts, and a question lacking one is left out."""
+    write(
+        tmp_path / "answers.jsonl",
+        answer("a", "fast", True),
+        answer("a", "fast", False),
+        answer("a", "strong", True),
+        answer("b", "fast", True),
+        answer("b", "auto", True),
+        answer("c", "fast", None),
+        answer("c", "strong", True),
+    )
+    dataset = load_dataset(questions(tmp_path / "questions.jsonl"))
+    records = load_records([tmp_path], dataset)
+    assert [(r.text, r.fast, r.strong) for r in records.items] == [("a?", 0, 1)]
+    assert records.skipped == 2
+
+
+def test_answers_need_their_questions(tmp_path: Path) -> None:
+    """Without them, or with others, the option that helps is named."""
+    path = write(tmp_path / "answers.jsonl", answer("a", "fast", True), answer("a", "strong", True))
+    with pytest.raises(InvalidRecords, match="--dataset"):
+        load_records([path])
+    dataset = load_dataset(questions(tmp_path / "questions.jsonl"))
+    with pytest.raises(InvalidRecords, match="as 'small' or 'strong2'"):
+        load_records([path], dataset, fast="small", strong="strong2")
+
+
+@pytest.mark.parametrize(
+    "line",
+    [
+        {"draft": {"mean_probability": 0.5, "min_probability": 0.25}},
+        {"small_logprobs": [math.log(1.0), math.log(0.25), math.log(0.001)]},
+    ],
+)
+def test_a_record_may_say_how_sure_the_fast_model_was(path: Path, line: dict[str, Any]) -> None:
+    """By the features, or by the tokens' log-probabilities up to the checkpoint."""
+    [record] = load_records([write(path, GOOD | line)], checkpoint_tokens=2).items
+    assert record.draft is not None
+    assert record.draft.mean_probability == pytest.approx(0.5)
+    assert record.draft.min_probability == pytest.approx(0.25)
+
+
+@pytest.mark.parametrize(
+    ("line", "words"),
+    [
+        ({"draft": {"mean_probability": 2, "min_probability": 0}}, "draft: expected an object"),
+        ({"draft": [0.5, 0.5]}, "draft: expected an object"),
+        ({"small_logprobs": [0.5]}, "small_logprobs: expected a list"),
+        ({"small_logprobs": "no"}, "small_logprobs: expected a list"),
+    ],
+)
+def test_a_draft_that_cannot_be_is_refused(path: Path, line: dict[str, Any], words: str) -> None:
+    """With the key, and what belongs there."""
+    with pytest.raises(InvalidRecords, match=words):
+        load_records([write(path, GOOD | line)])
+
+
+def test_drafts_of_an_evaluation(tmp_path: Path) -> None:
+    """The fast model's log-probabilities become the record's draft."""
+    dataset = write(
+        tmp_path / "set.jsonl",
+        {"id": "a", "prompt": "x", "check": {"type": "exact", "value": "1"}},
+    )
+    answers = write(
+        tmp_path / "answers.jsonl",
+        {"id": "a", "model": "fast", "right": True, "logprobs": [math.log(0.5)]},
+        {"id": "a", "model": "strong", "right": True, "logprobs": [math.log(0.1)]},
+    )
+    [record] = load_records([answers], load_dataset(dataset)).items
+    assert record.draft is not None
+    assert record.draft.mean_probability == pytest.approx(0.5)
