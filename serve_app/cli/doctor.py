@@ -107,7 +107,7 @@ def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
             "cluster",
             f"no cluster at {address}: {error}",
             "Nothing can be placed.",
-            "Start Ray (README, Production); export RAY_AUTH_MODE=token if it asks for a token.",
+            "Start Ray (docs/deploy.md); export RAY_AUTH_MODE=token if it asks for a token.",
         )
 
 

@@ -8,7 +8,7 @@ import torch
 from tokenizers import Tokenizer
 from transformers import Qwen3ForCausalLM
 
-from serve_app.demo import testset
+from serve_app.offline.demo import testset
 from serve_app.offline.demo.architecture import ARCHITECTURES
 from serve_app.offline.demo.batches import IGNORED, Batches, Position
 from serve_app.offline.demo.checkpoint import write_checkpoint
