@@ -19,7 +19,7 @@ from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontext
 from dataclasses import replace
 
 from serve_app.config.cascade import ConfidenceConfig
-from serve_app.core.call import Decision, Draft, Reason
+from serve_app.core.call import Draft, Reason, Route
 from serve_app.core.errors import GatewayError
 from serve_app.leases.client import UpstreamRequest
 from serve_app.leases.draft_report import DRAFT_HEADER, DraftReport, parse_report
@@ -28,7 +28,7 @@ from serve_app.routing.confidence import DraftFeatures, draft_features, p_right
 from serve_app.way import Way
 
 Headers = list[tuple[bytes, bytes]]
-Exchange = Callable[[Decision], AbstractAsyncContextManager[Answer]]
+Exchange = Callable[[Route], AbstractAsyncContextManager[Answer]]
 
 
 class WholeAnswer:
@@ -47,19 +47,19 @@ class WholeAnswer:
 
 @asynccontextmanager
 async def answer_by_cascade(
-    way: Way, decision: Decision, tier: Tier, escalate: Exchange
+    way: Way, route: Route, tier: Tier, escalate: Exchange
 ) -> AsyncIterator[Answer]:
-    """Answer a call whose decision names `tier` for a draft and another one `otherwise`.
+    """Answer a call whose route begins with a draft of `tier`.
 
-    `escalate` is how any call is sent to the tier of a decision; the other one gets it that way.
-    The record gets the decision that came true, and the draft.
+    `escalate` sends the call on along the rest of the route. The record gets the decision that came
+    true, and the draft.
 
     Raises:
         GatewayError: neither tier could answer, or no time was left for the second.
     """
-    assert decision.otherwise is not None, "only drafts come here"
-    draft = way.record.draft = Draft(decision.tier)
-    request = way.draft_request(decision, draft)
+    assert route.draft is not None, "only drafts come here"
+    draft = way.record.draft = Draft(route.draft.tier)
+    request = way.draft_request(route.draft, draft)
     async with AsyncExitStack() as drafting:
         try:
             answer, reason = await _begin_draft(way, request, draft, tier, drafting)
@@ -67,12 +67,12 @@ async def answer_by_cascade(
             answer, reason = None, Reason.DRAFT_FAILED
         if answer is not None:
             request.usage = way.record.usage
-            way.record.decision = replace(decision, reason=reason, otherwise=None)
+            way.record.decision = replace(route.draft, reason=reason)
             yield answer
             return
     draft.discarded = True
-    strong = way.record.decision = replace(decision.otherwise, reason=reason)
-    async with escalate(strong) as answer:
+    way.record.decision = replace(route.decision, reason=reason)
+    async with escalate(replace(route, decision=way.record.decision, draft=None)) as answer:
         yield answer
 
 

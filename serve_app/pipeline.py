@@ -10,12 +10,12 @@ from typing import Protocol
 from serve_app.cascade import answer_by_cascade
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import Call, Decision, Reason, Record
+from serve_app.core.call import Call, Reason, Record, Route
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls, UpstreamFailed
 from serve_app.core.load import TierLoad
 from serve_app.leases.tier import Answer, Tier
-from serve_app.routing.choose import choose_tier, fall_back, may_fall_back
+from serve_app.routing.choose import choose_route
 from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import Scorer
@@ -58,8 +58,8 @@ class Pipeline:
         self.wanted = dict.fromkeys(tiers, 0)
         """Calls by the tier that was meant for them, whether it had a place for them or not."""
 
-    def decide(self, call: Call) -> Decision:
-        """Choose the tier: without any effect, and cheap enough for every call.
+    def decide(self, call: Call) -> Route:
+        """Choose the tiers, in order: without any effect, and cheap enough for every call.
 
         Raises:
             ModelNotFound: the call asks for a model that no tier has.
@@ -67,7 +67,7 @@ class Pipeline:
         """
         routing = self.runtime.routing
         live = Live(self._control.threshold(routing), self._loads(routing))
-        return choose_tier(call, self._configs, routing, self.scorer, live)
+        return choose_route(call, self._configs, routing, self.scorer, live)
 
     def _loads(self, routing: RoutingConfig) -> Mapping[str, TierLoad]:
         """The load of every tier, if a rule will look at it."""
@@ -97,40 +97,38 @@ class Pipeline:
         if self._idle_work is not None:
             self._idle_work.call_began()
         try:
-            decision = record.decision = self.decide(call)
+            route = self.decide(call)
+            decision = record.decision = route.first
             self._control.note(decision, runtime.routing, self._configs[-1].name)
             busy = decision.reason is Reason.STRONG_BUSY
             self.wanted[self._configs[-1].name if busy else decision.tier] += 1
             way = Way(call, record, runtime.routing, deadlines)
-            async with self._open(way, decision) as answer:
+            async with self._open(way, route) as answer:
                 yield answer
         finally:
             self._in_flight -= 1
             if self._idle_work is not None:
                 self._idle_work.call_ended()
 
-    def _open(self, way: Way, decision: Decision) -> AbstractAsyncContextManager[Answer]:
-        if decision.otherwise is None:
-            return self._exchange(way, decision)
-        return answer_by_cascade(
-            way, decision, self._tiers[decision.tier], partial(self._escalate, way)
-        )
+    def _open(self, way: Way, route: Route) -> AbstractAsyncContextManager[Answer]:
+        if route.draft is None:
+            return self._exchange(way, route)
+        tier = self._tiers[route.draft.tier]
+        return answer_by_cascade(way, route, tier, partial(self._escalate, way))
 
-    def _escalate(self, way: Way, decision: Decision) -> AbstractAsyncContextManager[Answer]:
+    def _escalate(self, way: Way, route: Route) -> AbstractAsyncContextManager[Answer]:
         """The exchange that a draft gave way to; the tier that gets it must grow for it."""
-        self.wanted[decision.tier] += 1
-        return self._exchange(way, decision)
+        self.wanted[route.decision.tier] += 1
+        return self._exchange(way, route)
 
     @asynccontextmanager
-    async def _exchange(self, way: Way, decision: Decision) -> AsyncIterator[Answer]:
+    async def _exchange(self, way: Way, route: Route) -> AsyncIterator[Answer]:
         """The exchange with a tier that takes the call."""
         async with AsyncExitStack() as exchange:
-            yield await self._choose_and_open(way, decision, exchange)
+            yield await self._walk(way, route, exchange)
 
-    async def _choose_and_open(
-        self, way: Way, decision: Decision, exchange: AsyncExitStack
-    ) -> Answer:
-        """The answer of the tier that was chosen, or of another one where it takes no call.
+    async def _walk(self, way: Way, route: Route, exchange: AsyncExitStack) -> Answer:
+        """The answer of the tier that was chosen, or of the next one that takes the call.
 
         No answer has begun before this returns, so no byte has gone to the client. The record holds
         the decision that came true. What failed at a draft is not asked again.
@@ -138,17 +136,16 @@ class Pipeline:
         Raises:
             GatewayError: none of the tiers that the call may go to could answer.
         """
+        decision = route.decision
         refused = way.failed_drafts(decision)
-        patient = not may_fall_back(way.call, decision, way.routing)
-        patience_s = None if patient else way.routing.fallback_after_s
+        patience_s = way.routing.fallback_after_s if route.others else None
         while True:
             try:
                 tier = self._tiers[decision.tier]
                 return await way.send(tier, decision, exchange, patience_s)
             except (TierOverloaded, TierUnavailable, UpstreamFailed):
                 refused |= {decision.tier}
-                avoid = refused.union(self._down())
-                other = fall_back(way.call, decision, self._configs, way.routing, avoid)
+                other = route.other(refused.union(self._down()))
                 if other is None:
                     raise
                 decision = way.record.decision = other

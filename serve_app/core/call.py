@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import time
 from asyncio import Future
+from collections.abc import Set
 from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
@@ -153,8 +154,7 @@ class Decision:
     """Which tier answers, and why.
 
     `score` is the complexity in 0..1, None where nothing was scored; `threshold` is what it was
-    held against. `otherwise` is set where the tier's answer is only a draft: who answers if the
-    tier is not sure of it.
+    held against.
     """
 
     tier: str
@@ -162,7 +162,28 @@ class Decision:
     reason: Reason
     score: float | None = None
     threshold: float | None = None
-    otherwise: Decision | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Route:
+    """Every decision that may come true for one call, made once, in the order of preference.
+
+    A cascade begins with `draft`. `decision` answers the call, or takes it over from a draft.
+    `others` may answer in its place where its tier takes no call.
+    """
+
+    decision: Decision
+    draft: Decision | None = None
+    others: tuple[Decision, ...] = ()
+
+    @property
+    def first(self) -> Decision:
+        """The decision that the call begins with."""
+        return self.draft or self.decision
+
+    def other(self, avoid: Set[str]) -> Decision | None:
+        """The first of the others whose tier is not among those to avoid; None: there is none."""
+        return next((other for other in self.others if other.tier not in avoid), None)
 
 
 @dataclass(slots=True)

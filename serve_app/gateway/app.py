@@ -161,17 +161,19 @@ class Pages:
             policy=headers.policy,
             bodies=self._pipeline.runtime.bodies,
         )
-        decision = self._pipeline.decide(call)
+        route = self._pipeline.decide(call)
         control = self._pipeline.control_state()
         document = {
             "object": "route",
             "endpoint": endpoint,
-            **asdict(decision),
+            **asdict(route.first),
+            "otherwise": asdict(route.decision) if route.draft else None,
+            "others": [asdict(other) for other in route.others],
             "control": control and asdict(control),
             "load": {name: asdict(load) for name, load in self._pipeline.loads().items()},
         }
         answer = _json(orjson.dumps(document))
-        answer.raw_headers.extend(render_decision(decision))
+        answer.raw_headers.extend(render_decision(route.first))
         return answer
 
     async def health(self, request: Request) -> Response:

@@ -13,12 +13,13 @@ The rules, in order; the first that speaks decides:
    with the policy `cascade`                                     COMPLEX or DRAFT
 
 What the router chose by rules 3 to 7 is then moved: into the limits of the call and of the config
-(NEVER_BELOW, NEVER_ABOVE), and away from a tier that is down (FALLBACK).
+(NEVER_BELOW, NEVER_ABOVE), and away from a tier that is down (FALLBACK). All that may follow is
+decided here too: who takes over from a draft, and who answers where a tier takes no call.
 """
 
 from __future__ import annotations
 
-from collections.abc import Sequence, Set
+from collections.abc import Sequence
 from dataclasses import replace
 from typing import Literal
 
@@ -31,15 +32,16 @@ from serve_app.core.call import (
     Endpoint,
     Policy,
     Reason,
+    Route,
     TierLimits,
 )
 from serve_app.core.errors import InvalidField, ModelNotFound
 from serve_app.routing.limits import allowed_tiers, keep_within
-from serve_app.routing.live import Live, choose_by_load, choose_fallback, spare_draft
+from serve_app.routing.live import Live, choose_by_load, fits, leave_down, list_others
 from serve_app.routing.scorer import Scorer
 from serve_app.routing.tokens import estimate_tokens
 
-__all__ = ["choose_tier", "estimate_tokens", "resolve_model"]
+__all__ = ["choose_route", "estimate_tokens", "resolve_model"]
 
 AUTO = "auto"
 TIER_HEADER = "x-route-tier"
@@ -63,16 +65,18 @@ def resolve_model(requested: str, tiers: Sequence[TierConfig]) -> TierConfig | N
     raise ModelNotFound(requested)
 
 
-def choose_tier(
+def choose_route(
     call: Call,
     tiers: Sequence[TierConfig],
     config: RoutingConfig,
     scorer: Scorer,
     live: Live | None = None,
-) -> Decision:
-    """Choose the tier for a call, among at least one and weakest first.
+) -> Route:
+    """Decide once who answers a call, among at least one tier and weakest first.
 
-    `live` is the state of the moment; without it `strong_score_min` is the threshold.
+    `live` is the state of the moment; without it `strong_score_min` is the threshold. A call that
+    names its tier has no others, nor has one that generates nothing: vectors and token counts of
+    another model are no substitute.
 
     Raises:
         InvalidField: a header names no tier, or no tier that may be chosen can do the task.
@@ -81,54 +85,30 @@ def choose_tier(
     task = _task(call.endpoint)
     named = _named_tier(call, tiers)
     if named is not None:
-        tier, reason = named
-        _able([tier], task)
-        requested = call.model if call.tier is None else call.tier
-        model_id = tier.find_model(requested) or tier.model_id
-        return replace(_decision(tier, reason), model_id=model_id)
-    if live is None:
-        live = Live(config.strong_score_min)
+        return Route(_decide_named(call, *named, task))
     candidates = _able(tiers, task)
-    decision = _choose_among(candidates, call, config, scorer, live)
+    tokens = estimate_tokens(call.prompt) if call.endpoint.generates else 0
+    route = _choose_among(
+        candidates, call, tokens, config, scorer, live or Live(config.strong_score_min)
+    )
     if not call.endpoint.generates:
-        return decision
+        return route
     allowed = _allowed(candidates, call, tiers, config)
     if allowed is not candidates:
-        decision = keep_within(decision, allowed, tiers)
-    if not (config.fallback and live.loads):
-        return decision
-    decision = spare_draft(decision, live.down)
-    if decision.tier in live.down:
-        return choose_fallback(decision, allowed, _total_tokens(call), live.down) or decision
-    return decision
+        route = keep_within(route, allowed, tiers)
+    if not config.fallback or len(allowed) == 1:
+        return route
+    total_tokens = _total(call, tokens)
+    if live is not None and live.loads:
+        route = leave_down(route, allowed, total_tokens, live.down)
+    return replace(route, others=list_others(route.decision, allowed, total_tokens))
 
 
-def fall_back(
-    call: Call,
-    decision: Decision,
-    tiers: Sequence[TierConfig],
-    config: RoutingConfig,
-    avoid: Set[str],
-) -> Decision | None:
-    """Another tier for a call that its own has turned away; None where there is none for it.
-
-    A call that names its tier gets no other, nor does one that generates nothing: vectors and token
-    counts of another model are no substitute.
-    """
-    if not may_fall_back(call, decision, config):
-        return None
-    candidates = _able(tiers, _task(call.endpoint))
-    allowed = _allowed(candidates, call, tiers, config)
-    return choose_fallback(decision, allowed, _total_tokens(call), avoid)
-
-
-def may_fall_back(call: Call, decision: Decision, config: RoutingConfig) -> bool:
-    """Whether another tier may answer at all."""
-    return (
-        config.fallback
-        and decision.reason not in (Reason.MODEL, Reason.HEADER, Reason.ONLY_TIER)
-        and call.endpoint.generates
-    )
+def _decide_named(call: Call, tier: TierConfig, reason: Reason, task: Task | None) -> Decision:
+    """The tier that the call names, under the model or adapter that it names."""
+    _able([tier], task)
+    requested = call.model if call.tier is None else call.tier
+    return replace(_decision(tier, reason), model_id=tier.find_model(requested) or tier.model_id)
 
 
 def _allowed(
@@ -143,8 +123,9 @@ def _allowed(
     return allowed_tiers(candidates, tiers, call.limits, standing)
 
 
-def _total_tokens(call: Call) -> int:
-    return estimate_tokens(call.prompt) + (call.prompt.output_tokens_max or 0)
+def _total(call: Call, prompt_tokens: int) -> int:
+    """What must fit into a context: the prompt and as much as the call lets the model write."""
+    return prompt_tokens + (call.prompt.output_tokens_max or 0)
 
 
 def _named_tier(call: Call, tiers: Sequence[TierConfig]) -> tuple[TierConfig, Reason] | None:
@@ -183,45 +164,46 @@ def _able(tiers: Sequence[TierConfig], task: Task | None) -> list[TierConfig]:
 def _choose_among(
     candidates: Sequence[TierConfig],
     call: Call,
+    prompt_tokens: int,
     config: RoutingConfig,
     scorer: Scorer,
     live: Live,
-) -> Decision:
+) -> Route:
     if len(candidates) == 1:
-        return _decision(candidates[0], Reason.ONLY_TIER)
+        return Route(_decision(candidates[0], Reason.ONLY_TIER))
     for tier in candidates:
         if tier.name == config.default_tier:
-            return _decision(tier, Reason.POLICY)
+            return Route(_decision(tier, Reason.POLICY))
     if not call.endpoint.generates:
-        return _decision(candidates[0], Reason.NO_GENERATION)
-    return _choose_for_prompt(candidates, call, config, scorer, live)
+        return Route(_decision(candidates[0], Reason.NO_GENERATION))
+    return _choose_for_prompt(candidates, call, prompt_tokens, config, scorer, live)
 
 
 def _choose_for_prompt(
     candidates: Sequence[TierConfig],
     call: Call,
+    prompt_tokens: int,
     config: RoutingConfig,
     scorer: Scorer,
     live: Live,
-) -> Decision:
+) -> Route:
     """By length, then by score among the tiers that the prompt fits.
 
     A strong tier with a shorter context than the weak one is a common economy; complexity must not
     send a prompt where it can only be refused.
     """
-    prompt_tokens = estimate_tokens(call.prompt)
-    total_tokens = prompt_tokens + (call.prompt.output_tokens_max or 0)
+    total_tokens = _total(call, prompt_tokens)
     weakest, *others = candidates
-    fitting = [tier for tier in others if _fits(tier, total_tokens)]
-    if prompt_tokens > config.fast_prompt_tokens_max or not _fits(weakest, total_tokens):
+    fitting = [tier for tier in others if fits(tier, total_tokens)]
+    if prompt_tokens > config.fast_prompt_tokens_max or not fits(weakest, total_tokens):
         tier = _too_long_tier(weakest, others, fitting, total_tokens)
-        return _decision(tier, Reason.PROMPT_TOO_LONG)
+        return Route(_decision(tier, Reason.PROMPT_TOO_LONG))
     if not fitting:
-        return _decision(weakest, Reason.PROMPT_TOO_LONG)
+        return Route(_decision(weakest, Reason.PROMPT_TOO_LONG))
     score = scorer.score(call.prompt)
     if call.draftable and (call.policy or config.policy) == Policy.CASCADE:
         return _draft_by_score(weakest, fitting[-1], score, config.cascade.draft_score_max)
-    return _choose_by_score([weakest, *fitting], score, config, live)
+    return Route(_choose_by_score([weakest, *fitting], score, config, live))
 
 
 def _too_long_tier(
@@ -230,11 +212,7 @@ def _too_long_tier(
     """The next tier that the prompt fits; else the weakest if it does; else the strongest."""
     if fitting:
         return fitting[0]
-    return weakest if _fits(weakest, tokens) else others[-1]
-
-
-def _fits(tier: TierConfig, total_tokens: int) -> bool:
-    return tier.max_model_len is None or total_tokens <= tier.max_model_len
+    return weakest if fits(weakest, tokens) else others[-1]
 
 
 def _choose_by_score(
@@ -254,13 +232,14 @@ def _choose_by_score(
 
 def _draft_by_score(
     weakest: TierConfig, strongest: TierConfig, score: float, score_max: float
-) -> Decision:
+) -> Route:
     """A draft of the weakest, but for calls that would only pay for one."""
     if score >= score_max:
-        return _decision(strongest, Reason.COMPLEX, score, score_max)
-    otherwise = _decision(strongest, Reason.ESCALATED, score, score_max)
-    draft = _decision(weakest, Reason.DRAFT, score, score_max)
-    return replace(draft, otherwise=otherwise)
+        return Route(_decision(strongest, Reason.COMPLEX, score, score_max))
+    return Route(
+        _decision(strongest, Reason.ESCALATED, score, score_max),
+        draft=_decision(weakest, Reason.DRAFT, score, score_max),
+    )
 
 
 def _decision(

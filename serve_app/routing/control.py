@@ -176,7 +176,7 @@ class ThresholdControl:
         undone here. A draft is not decided by the threshold.
         """
         controller = self._follow(config)
-        if controller is None or decision.otherwise is not None:
+        if controller is None or decision.reason is Reason.DRAFT:
             return
         if decision.reason in _BY_OTHER_RULES:
             controller.note_unscored(strong=decision.tier == strongest)

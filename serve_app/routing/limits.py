@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import replace
 
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import NO_LIMITS, Decision, Reason, TierLimits
+from serve_app.core.call import NO_LIMITS, Decision, Reason, Route, TierLimits
 from serve_app.core.errors import InvalidField
 
 NEVER_BELOW_HEADER = "x-route-never-below"
@@ -39,16 +39,21 @@ def allowed_tiers(
     raise InvalidField(header, f"a limit that leaves one of {_names(candidates)}")
 
 
-def keep_within(
+def keep_within(route: Route, allowed: Sequence[TierConfig], tiers: Sequence[TierConfig]) -> Route:
+    """The route, moved to the nearest tiers that are allowed.
+
+    A draft needs two tiers, and must be the weakest tier's own: one that would be moved is none.
+    """
+    decision = _keep_within(route.decision, allowed, tiers)
+    if route.draft is None or route.draft.tier == decision.tier:
+        return Route(decision)
+    draft = _keep_within(route.draft, allowed, tiers)
+    return Route(decision, draft) if draft.tier == route.draft.tier else Route(draft)
+
+
+def _keep_within(
     decision: Decision, allowed: Sequence[TierConfig], tiers: Sequence[TierConfig]
 ) -> Decision:
-    """The decision, moved to the nearest tier that is allowed; a draft needs two of them."""
-    if decision.otherwise is not None:
-        otherwise = keep_within(decision.otherwise, allowed, tiers)
-        if otherwise.tier == decision.tier:
-            return otherwise
-        kept = keep_within(replace(decision, otherwise=None), allowed, tiers)
-        return replace(kept, otherwise=otherwise) if kept.tier == decision.tier else kept
     order = [tier.name for tier in tiers]
     chosen = order.index(decision.tier)
     lowest, highest = allowed[0], allowed[-1]
@@ -60,8 +65,8 @@ def keep_within(
 
 
 def move(decision: Decision, tier: TierConfig, reason: Reason) -> Decision:
-    """The same decision for another tier, whose answer is no draft."""
-    return replace(decision, tier=tier.name, model_id=tier.model_id, reason=reason, otherwise=None)
+    """The same decision for another tier."""
+    return replace(decision, tier=tier.name, model_id=tier.model_id, reason=reason)
 
 
 def _asked_range(asked: TierLimits, tiers: Sequence[TierConfig]) -> tuple[int, int]:

@@ -7,7 +7,7 @@ from dataclasses import dataclass, field, replace
 
 from serve_app.config.runtime import LoadConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import Decision, Reason
+from serve_app.core.call import Decision, Reason, Route
 from serve_app.core.load import TierLoad
 from serve_app.routing.limits import move
 
@@ -60,29 +60,36 @@ def is_idle(load: TierLoad, config: LoadConfig) -> bool:
     return not load.down and not load.waiting and calls <= allowed
 
 
-def spare_draft(decision: Decision, down: Set[str]) -> Decision:
-    """A draft between two tiers, of which one is down: the other one answers alone."""
-    if decision.otherwise is None:
-        return decision
-    if decision.tier in down:
-        return replace(decision.otherwise, reason=Reason.FALLBACK)
-    if decision.otherwise.tier in down:
-        return replace(decision, reason=Reason.FALLBACK, otherwise=None)
-    return decision
+def leave_down(
+    route: Route, allowed: Sequence[TierConfig], total_tokens: int, down: Set[str]
+) -> Route:
+    """The route without the tiers that are down, as far as there are others.
+
+    A cascade needs both of its tiers: where one of them is down, the other one answers alone.
+    """
+    if route.draft is not None and not down.isdisjoint({route.draft.tier, route.decision.tier}):
+        left = route.draft if route.decision.tier in down else route.decision
+        route = Route(replace(left, reason=Reason.FALLBACK))
+    if route.decision.tier not in down:
+        return route
+    others = Route(route.decision, others=list_others(route.decision, allowed, total_tokens))
+    return Route(others.other(down) or route.decision)
 
 
-def choose_fallback(
-    decision: Decision, allowed: Sequence[TierConfig], tokens: int, avoid: Set[str]
-) -> Decision | None:
-    """Another tier for a call whose own cannot be had: the next stronger one, else the next weaker.
+def list_others(
+    decision: Decision, allowed: Sequence[TierConfig], total_tokens: int
+) -> tuple[Decision, ...]:
+    """Who may answer instead, in order: the next stronger ones, then the next weaker ones.
 
-    `allowed` are weakest first, `tokens` are those that must fit, `avoid` names the tiers that
-    cannot be had either. None: there is no other.
+    `allowed` are weakest first, `total_tokens` are those that must fit a context.
     """
     names = [tier.name for tier in allowed]
     at = names.index(decision.tier) if decision.tier in names else len(names)
-    for tier in (*allowed[at + 1 :], *reversed(allowed[:at])):
-        fits = tier.max_model_len is None or tokens <= tier.max_model_len
-        if fits and tier.name not in avoid:
-            return move(decision, tier, Reason.FALLBACK)
-    return None
+    ordered = (*allowed[at + 1 :], *reversed(allowed[:at]))
+    fitting = (tier for tier in ordered if fits(tier, total_tokens))
+    return tuple(move(decision, tier, Reason.FALLBACK) for tier in fitting)
+
+
+def fits(tier: TierConfig, total_tokens: int) -> bool:
+    """Whether so many tokens, prompt and answer, have room in the context of a tier."""
+    return tier.max_model_len is None or total_tokens <= tier.max_model_len

@@ -18,12 +18,13 @@ from serve_app.core.call import (
     Policy,
     Prompt,
     Reason,
+    Route,
     TierLimits,
     Turn,
 )
 from serve_app.core.errors import InvalidField, ModelNotFound
 from serve_app.core.load import TierLoad
-from serve_app.routing.choose import choose_tier, resolve_model
+from serve_app.routing.choose import choose_route, resolve_model
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import HeuristicScorer
 from tests.routing.fakes import FakePayload, FakeScorer
@@ -61,7 +62,16 @@ def choose(
     score: float = 0.0,
     **routing: object,
 ) -> Decision:
-    return choose_tier(request, tiers, RoutingConfig.model_validate(routing), FakeScorer(score))
+    return find_route(request, tiers, score, **routing).first
+
+
+def find_route(
+    request: Call,
+    tiers: tuple[TierConfig, ...] = TWO,
+    score: float = 0.0,
+    **routing: object,
+) -> Route:
+    return choose_route(request, tiers, RoutingConfig.model_validate(routing), FakeScorer(score))
 
 
 @pytest.mark.parametrize(
@@ -165,7 +175,7 @@ def test_what_needs_no_score(
 ) -> None:
     """Where there is nothing to choose, or nothing to write, nothing is scored."""
     scorer = FakeScorer(1.0)
-    decision = choose_tier(call(endpoint=endpoint), tiers, RoutingConfig(), scorer)
+    decision = choose_route(call(endpoint=endpoint), tiers, RoutingConfig(), scorer).first
     assert (decision.tier, decision.reason) == (name, reason)
     assert (decision.score, decision.threshold, scorer.seen) == (None, None, [])
 
@@ -229,11 +239,12 @@ def test_a_threshold_of_zero_sends_everything_up() -> None:
 def test_a_cascade_begins_at_the_weakest_and_ends_at_the_strongest(
     tiers: tuple[TierConfig, ...], policy: str, header: Policy | None
 ) -> None:
-    """The decision names both; a caller's header turns it on as well as the config."""
+    """The route names both; a caller's header turns it on as well as the config."""
     request = replace(call(), policy=header)
-    decision = choose(request, tiers, score=0.7, policy=policy, cascade={"draft_score_max": 0.8})
-    assert (decision.tier, decision.reason) == ("fast", Reason.DRAFT)
-    assert decision.otherwise == Decision("strong", "Qwen/strong", Reason.ESCALATED, 0.7, 0.8)
+    route = find_route(request, tiers, 0.7, policy=policy, cascade={"draft_score_max": 0.8})
+    assert route.draft == Decision("fast", "Qwen/fast", Reason.DRAFT, 0.7, 0.8)
+    assert route.decision == Decision("strong", "Qwen/strong", Reason.ESCALATED, 0.7, 0.8)
+    assert route.first is route.draft
 
 
 @pytest.mark.parametrize(
@@ -250,13 +261,13 @@ def test_a_cascade_begins_at_the_weakest_and_ends_at_the_strongest(
 )
 def test_other_rules_come_before_a_cascade(request_: Call) -> None:
     """What is pinned, too long, writes nothing or cannot be judged is not drafted."""
-    assert choose(request_, policy="cascade").otherwise is None
+    assert find_route(request_, policy="cascade").draft is None
 
 
 def test_a_default_tier_and_a_lone_tier_draft_nothing() -> None:
     """With nobody to escalate to, or nothing to decide, a policy changes nothing."""
-    pinned = choose(call(), policy="cascade", default_tier="strong")
-    assert (pinned.reason, pinned.otherwise) == (Reason.POLICY, None)
+    pinned = find_route(call(), policy="cascade", default_tier="strong")
+    assert (pinned.decision.reason, pinned.draft) == (Reason.POLICY, None)
     assert choose(call(), (FAST,), policy="cascade").reason is Reason.ONLY_TIER
 
 
@@ -286,9 +297,9 @@ def test_a_cascade_keeps_within_limits(
     reason: Reason,
 ) -> None:
     """It needs two allowed tiers, of which the weakest of all is one; else one tier answers."""
-    decision = choose(replace(call(), limits=limits), tiers, score=0.4, policy="cascade")
-    otherwise = decision.otherwise and decision.otherwise.tier
-    assert (decision.tier, otherwise, decision.reason) == (begins, ends, reason)
+    route = find_route(replace(call(), limits=limits), tiers, 0.4, policy="cascade")
+    assert (route.first.tier, route.first.reason) == (begins, reason)
+    assert (route.decision.tier if route.draft else None) == ends
 
 
 @pytest.mark.parametrize(("down", "other"), [("fast", "strong"), ("strong", "fast")])
@@ -296,9 +307,9 @@ def test_a_cascade_needs_both_tiers(down: str, other: str) -> None:
     """Where one is down the other answers alone."""
     live = Live(0.5, {"fast": TierLoad(), "strong": TierLoad(), down: TierLoad(down=True)})
     routing = RoutingConfig.model_validate({"policy": "cascade"})
-    decision = choose_tier(call(), TWO, routing, FakeScorer(0.4), live)
-    assert (decision.tier, decision.reason) == (other, Reason.FALLBACK)
-    assert decision.otherwise is None
+    route = choose_route(call(), TWO, routing, FakeScorer(0.4), live)
+    assert (route.decision.tier, route.decision.reason) == (other, Reason.FALLBACK)
+    assert route.draft is None
 
 
 # 3,500 characters are about 1,000 tokens.
@@ -345,9 +356,10 @@ def test_a_decision_names_a_tier_or_the_caller_erred(
     """Any call ends at an existing tier that can do its task, or in an error of the caller's."""
     request = Call("id", endpoint, model, FakePayload(), prompt, tier=header)
     try:
-        decision = choose_tier(request, tiers, RoutingConfig(), HeuristicScorer())
+        route = choose_route(request, tiers, RoutingConfig(), HeuristicScorer())
     except (InvalidField, ModelNotFound):
         return
+    decision = route.first
     [chosen] = [t for t in tiers if t.name == decision.tier]
     assert decision.model_id == chosen.model_id
     assert not endpoint.generates or "generate" in chosen.tasks

@@ -13,12 +13,13 @@ from serve_app.core.call import (
     Endpoint,
     Prompt,
     Reason,
+    Route,
     TierLimits,
     Turn,
 )
 from serve_app.core.errors import InvalidField
 from serve_app.core.load import TierLoad
-from serve_app.routing.choose import choose_tier, fall_back
+from serve_app.routing.choose import choose_route
 from serve_app.routing.live import Live, is_idle
 from tests.routing.fakes import FakePayload, FakeScorer
 
@@ -56,9 +57,19 @@ def choose(
     loads: dict[str, TierLoad] | None = None,
     **routing: object,
 ) -> Decision:
+    return find_route(request, tiers, score, loads, **routing).first
+
+
+def find_route(
+    request: Call | None = None,
+    tiers: tuple[TierConfig, ...] = TWO,
+    score: float = 0.0,
+    loads: dict[str, TierLoad] | None = None,
+    **routing: object,
+) -> Route:
     config = RoutingConfig.model_validate(routing)
     live = Live(config.strong_score_min, loads or {})
-    return choose_tier(request or call(), tiers, config, FakeScorer(score), live)
+    return choose_route(request or call(), tiers, config, FakeScorer(score), live)
 
 
 @pytest.mark.parametrize(
@@ -228,11 +239,10 @@ def test_calls_leave_a_tier_that_is_down(
 def test_who_stays_with_a_tier_that_is_down(request_: Call, routing: dict[str, object]) -> None:
     """Who named it, whom limits keep there, all if policy says so, and who generates nothing."""
     at = "strong" if request_.endpoint.generates else "fast"
-    decision = choose(request_, score=0.9, loads={at: DOWN}, **routing)
-    assert decision.tier == at
-    assert decision.reason is not Reason.FALLBACK
-    config = RoutingConfig.model_validate(routing)
-    assert fall_back(request_, decision, TWO, config, {decision.tier}) is None
+    route = find_route(request_, score=0.9, loads={at: DOWN}, **routing)
+    assert route.decision.tier == at
+    assert route.decision.reason is not Reason.FALLBACK
+    assert route.others == ()
 
 
 def test_a_call_falls_back_only_to_where_it_fits() -> None:
@@ -242,3 +252,34 @@ def test_a_call_falls_back_only_to_where_it_fits() -> None:
     assert (decision.tier, decision.reason) == ("strong", Reason.PROMPT_TOO_LONG)
     decision = choose(call(chars=40), tiers, score=0.9, loads={"strong": DOWN})
     assert (decision.tier, decision.reason) == ("fast", Reason.FALLBACK)
+
+
+@pytest.mark.parametrize(
+    ("score", "routing", "first", "others"),
+    [
+        (0.1, {}, "fast", ["middle", "strong"]),
+        (0.4, {}, "middle", ["strong", "fast"]),
+        (0.9, {}, "strong", ["middle", "fast"]),
+        (0.9, {"default_tier": "middle"}, "middle", ["strong", "fast"]),
+        (0.4, {"policy": "cascade"}, "fast", ["middle", "fast"]),
+        (0.9, {"never_below": "middle"}, "strong", ["middle"]),
+        (0.9, {"fallback": False}, "strong", []),
+    ],
+)
+def test_a_route_holds_who_answers_instead(
+    score: float, routing: dict[str, object], first: str, others: list[str]
+) -> None:
+    """The next stronger tiers, then the next weaker ones, each within limits; decided once."""
+    route = find_route(tiers=THREE, score=score, **routing)
+    assert route.first.tier == first
+    assert [other.tier for other in route.others] == others
+    assert {other.reason for other in route.others} <= {Reason.FALLBACK}
+
+
+def test_the_first_of_the_others_that_can_be_had_answers() -> None:
+    """Those to avoid are passed over; where all are, there is none."""
+    route = find_route(tiers=THREE, score=0.1)
+    other = route.other({"fast", "middle"})
+    assert other is not None
+    assert (other.tier, other.model_id) == ("strong", "Qwen/strong")
+    assert route.other({"middle", "strong"}) is None

@@ -87,7 +87,9 @@ def test_two_workers_can_share_a_model(name: str) -> None:
 
 def test_locate_says_what_to_run(tmp_path: Path) -> None:
     """A missing checkpoint names the command that makes it, also after crossing a process."""
-    with pytest.raises(FileNotFoundError, match=r"python -m serve_app\.demo\.train") as caught:
+    with pytest.raises(
+        FileNotFoundError, match=r"python -m serve_app\.offline\.demo\.train"
+    ) as caught:
         locate("fast", tmp_path)
     assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)
 
