@@ -31,8 +31,9 @@ from serve_app.leases.http1 import (
     ExchangeTimeout,
     Headers,
 )
+from serve_app.leases.lease import Lease, Opener
 from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_engine_load
-from serve_app.leases.pool import Lease, LeasePool, Opener
+from serve_app.leases.pool import LeasePool
 
 LEASE_HEADER = b"x-lease-id"
 LEASE_REFUSED_HEADER = b"x-lease-refused"

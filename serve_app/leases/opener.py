@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from serve_app.core.errors import TierOverloaded, TierUnavailable
 from serve_app.leases.http1 import Address
-from serve_app.leases.pool import Opener
+from serve_app.leases.lease import Opener
 from serve_app.leases.signature import LeaseSigner, new_secret
 
 logger = logging.getLogger("ray.serve")

@@ -12,14 +12,14 @@ from __future__ import annotations
 
 import asyncio
 from collections import Counter, OrderedDict
-from collections.abc import Callable, Iterator
 from contextvars import Context
-from typing import Protocol
 
 from serve_app.core.errors import GatewayError, InternalError, TierUnavailable
-from serve_app.leases.http1 import Address, Headers
+from serve_app.leases.http1 import Address
+from serve_app.leases.lease import Closer, IdleLeases, Lease, Opener
 from serve_app.leases.penalties import Penalties
 from serve_app.leases.sessions import SessionMap
+from serve_app.leases.waiting import Ask, Waiter, WaitingCalls
 
 CALLS_MIN = 4
 """How many calls a place may serve whatever its age. Without it a place on a tier whose answers
@@ -35,151 +35,6 @@ fewest calls, and one that fails each call at once has none."""
 
 KNOWN_S = 30.0
 """How long a replica that has granted a place counts as one that could grant another."""
-
-
-class Grant(Protocol):
-    """A place on a replica."""
-
-    @property
-    def lease_id(self) -> str:
-        """What opens the replica's engine app."""
-        ...
-
-    @property
-    def address(self) -> Address:
-        """Host and port of the replica's engine app."""
-        ...
-
-    def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
-        """The lease header of one request; see `LeaseSigner`."""
-        ...
-
-
-class Opener(Protocol):
-    """Asks Ray for places."""
-
-    async def __call__(self, session: str | None = None) -> Grant:
-        """A place on a replica of Ray's choice; the session is there to choose by.
-
-        Raises:
-            GatewayError: Ray refused.
-        """
-        ...
-
-
-class Closer(Protocol):
-    """Tells a replica that a lease will not be used any more."""
-
-    def __call__(self, lease: Lease) -> None:
-        """Begin to end the lease; what cannot be told, the replica finds out by itself."""
-        ...
-
-
-class Lease:
-    """One place on one replica, used by one call at a time."""
-
-    __slots__ = ("_grant", "calls", "granted_at", "idle_since", "on_ended")
-
-    def __init__(self, grant: Grant, now: float) -> None:
-        self._grant = grant
-        self.granted_at = now
-        self.idle_since = now
-        self.calls = 0
-        """Calls that have used the place."""
-        self.on_ended: Callable[[Headers], None] | None = None
-        """Takes what the replica says at the lease's end; no headers if it says nothing."""
-
-    @property
-    def address(self) -> Address:
-        """Host and port of the replica's engine app."""
-        return self._grant.address
-
-    @property
-    def lease_id(self) -> str:
-        """What the engine app asks for."""
-        return self._grant.lease_id
-
-    def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
-        """The lease header of one request."""
-        return self._grant.sign(path, draft_tokens, body_bytes)
-
-
-class Ask:
-    """One request to Ray for a place, and the waiting call that it stands for.
-
-    Exactly one stands for each call that waits. So Ray's refusal meets the newest call, whose
-    request it refused, and not the one that has waited for longest.
-    """
-
-    __slots__ = ("session", "waiter")
-
-    def __init__(self, waiter: Waiter, session: str | None) -> None:
-        self.waiter: Waiter | None = waiter
-        self.session = session
-
-
-class Waiter(asyncio.Future[Lease]):
-    """A call that waits for a place, and the request to Ray that stands for it."""
-
-    def __init__(self, session: str | None, *, loop: asyncio.AbstractEventLoop) -> None:
-        super().__init__(loop=loop)
-        self.session = session
-        self.timer: asyncio.TimerHandle | None = None
-        self.ask: Ask | None = None
-
-
-class IdleLeases:
-    """Places that no call uses: the newest first, or one of a given replica."""
-
-    def __init__(self) -> None:
-        self._all: OrderedDict[Lease, None] = OrderedDict()
-        self._at: dict[Address, OrderedDict[Lease, None]] = {}
-
-    def __len__(self) -> int:
-        return len(self._all)
-
-    def __iter__(self) -> Iterator[Lease]:
-        return iter(self._all)
-
-    @property
-    def oldest(self) -> Lease | None:
-        """The one that has been idle for longest."""
-        return next(iter(self._all), None)
-
-    def add(self, lease: Lease) -> None:
-        """A place has become idle."""
-        self._all[lease] = None
-        self._at.setdefault(lease.address, OrderedDict())[lease] = None
-
-    def pop(self) -> Lease:
-        """Take the newest."""
-        lease = next(reversed(self._all))
-        self.remove(lease)
-        return lease
-
-    def pop_at(self, address: Address) -> Lease | None:
-        """Take the newest on a replica, None if it has none."""
-        here = self._at.get(address)
-        if not here:
-            return None
-        lease = next(reversed(here))
-        self.remove(lease)
-        return lease
-
-    def pop_all_at(self, address: Address) -> list[Lease]:
-        """Take all that are on a replica."""
-        leases = list(self._at.get(address, ()))
-        for lease in leases:
-            self.remove(lease)
-        return leases
-
-    def remove(self, lease: Lease) -> None:
-        """Take this one."""
-        del self._all[lease]
-        here = self._at[lease.address]
-        del here[lease]
-        if not here:
-            del self._at[lease.address]
 
 
 class LeasePool:
@@ -204,9 +59,8 @@ class LeasePool:
         self._opener = opener
         self._closer = closer
         self._idle = IdleLeases()
-        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._waiting = WaitingCalls()
         self._opening: set[asyncio.Task[None]] = set()
-        self._orphans: OrderedDict[Ask, None] = OrderedDict()
         self._sweeper: asyncio.TimerHandle | None = None
         self._in_use: set[Lease] = set()
         self._in_use_at: Counter[Address] = Counter()
@@ -232,7 +86,7 @@ class LeasePool:
     @property
     def waiting(self) -> int:
         """Calls that wait for a place."""
-        return len(self._waiters)
+        return len(self._waiting)
 
     def serving(self, now: float) -> bool:
         """Whether a call is in use of a place on a replica that has not just failed."""
@@ -318,10 +172,11 @@ class LeasePool:
     async def _wait_for_lease(self, session: str | None, patience_s: float | None) -> Lease:
         loop = asyncio.get_running_loop()
         waiter = Waiter(session, loop=loop)
-        self._waiters[waiter] = None
         if patience_s is not None:
             waiter.timer = loop.call_later(patience_s, self._lose_patience, waiter, patience_s)
-        self._stand_for(waiter)
+        ask = self._waiting.add(waiter, session if self._asks_by_session else None)
+        if ask is not None:
+            self._ask(ask)
         try:
             return await waiter
         except asyncio.CancelledError:
@@ -329,29 +184,13 @@ class LeasePool:
                 self._offer(waiter.result())
             raise
         finally:
-            self._leave(waiter)
+            self._waiting.leave(waiter)
 
-    def _stand_for(self, waiter: Waiter) -> None:
-        """Let a request to Ray stand for the call: one whose own call has gone, or a new one."""
-        if self._orphans:
-            ask, _ = self._orphans.popitem(last=False)
-            ask.waiter, waiter.ask = waiter, ask
-            return
-        waiter.ask = Ask(waiter, waiter.session if self._asks_by_session else None)
+    def _ask(self, ask: Ask) -> None:
         # An empty context: Ray would otherwise tie the lease to the request that happens to
         # open it, and cancel it with that request although another call uses it by then.
         loop = asyncio.get_running_loop()
-        self._opening.add(loop.create_task(self._open(waiter.ask), context=Context()))
-
-    def _leave(self, waiter: Waiter) -> None:
-        """The call waits no more; the request to Ray that stood for it is for another one."""
-        self._waiters.pop(waiter, None)
-        if waiter.timer is not None:
-            waiter.timer.cancel()
-        ask, waiter.ask = waiter.ask, None
-        if ask is not None:
-            ask.waiter = None
-            self._orphans[ask] = None
+        self._opening.add(loop.create_task(self._open(ask), context=Context()))
 
     def _lose_patience(self, waiter: Waiter, patience_s: float) -> None:
         """Let a call go that has waited for so long without any place in sight."""
@@ -360,19 +199,14 @@ class LeasePool:
         loop = asyncio.get_running_loop()
         quiet_s = 0.0 if self.open_leases else loop.time() - self._granted_at
         if quiet_s >= patience_s:
-            self._leave(waiter)
+            self._waiting.leave(waiter)
             waiter.set_exception(TierUnavailable(retry_after_s=1))
         else:
             delay_s = patience_s - quiet_s
             waiter.timer = loop.call_later(delay_s, self._lose_patience, waiter, patience_s)
 
     async def _open(self, ask: Ask) -> None:
-        """Ask Ray for one place, and let it be used by the call that has waited for longest.
-
-        If the place was asked for a session, a call of that session is first. A request to Ray is
-        not withdrawn when its call gives up: the place serves the next call, or ends as an idle
-        one.
-        """
+        """Ask Ray for one place, and give it to a call that waits."""
         try:
             lease = await self._ask_ray(ask)
         except GatewayError as error:
@@ -381,7 +215,7 @@ class LeasePool:
             self._refuse(ask, InternalError())
             raise
         else:
-            self._grant(ask, lease)
+            self._give(self._waiting.grant(ask), lease)
         finally:
             task = asyncio.current_task()
             assert task is not None
@@ -419,51 +253,18 @@ class LeasePool:
             return False
         return any(not self.penalties.active(other, now) for other in self._known)
 
-    def _grant(self, ask: Ask, lease: Lease) -> None:
-        """Give the place to a call that waits; the one that `ask` stood for goes on waiting."""
-        own = ask.waiter
-        if ask.session is not None and own is not None and own.session == ask.session:
-            first: Waiter | None = own
-        else:
-            first = next(iter(self._waiters), None)
-        self._swap(ask, first)
-        self._retire(ask)
-        if first is None:
-            self._keep(lease)
-        else:
-            self._serve(first, lease)
-
-    def _swap(self, ask: Ask, waiter: Waiter | None) -> None:
-        """Let `ask` stand for this call, and the request that did for the call of `ask`."""
-        own = ask.waiter
-        if waiter is None or waiter is own:
-            return
-        other = waiter.ask
-        assert other is not None, "a request to Ray stands for every call that waits"
-        ask.waiter, waiter.ask = waiter, ask
-        other.waiter = own
-        if own is not None:
-            own.ask = other
-        else:
-            self._orphans[other] = None
-
-    def _retire(self, ask: Ask) -> None:
-        """The request to Ray has been answered."""
-        self._orphans.pop(ask, None)
-        if ask.waiter is not None:
-            ask.waiter.ask = None
-            ask.waiter = None
-
     def _offer(self, lease: Lease) -> None:
         """Give the place to the call that has waited for longest, otherwise keep it."""
-        first = next(iter(self._waiters), None)
-        if first is None:
+        self._give(self._waiting.first, lease)
+
+    def _give(self, waiter: Waiter | None, lease: Lease) -> None:
+        if waiter is None:
             self._keep(lease)
         else:
-            self._serve(first, lease)
+            self._serve(waiter, lease)
 
     def _serve(self, waiter: Waiter, lease: Lease) -> None:
-        self._leave(waiter)
+        self._waiting.leave(waiter)
         if waiter.done():
             # It has been cancelled in this turn of the loop and has not run since.
             self._offer(lease)
@@ -481,11 +282,10 @@ class LeasePool:
 
     def _refuse(self, ask: Ask, error: GatewayError) -> None:
         """Refuse the call that the request to Ray stood for, and none that has waited longer."""
-        waiter = ask.waiter
-        self._retire(ask)
+        waiter = self._waiting.refuse(ask)
         if waiter is None:
             return
-        self._leave(waiter)
+        self._waiting.leave(waiter)
         if not waiter.done():
             waiter.set_exception(error)
 

@@ -19,7 +19,7 @@ from serve_app.core.errors import (
 )
 from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.http1 import BUFFER_BYTES_MAX
-from serve_app.leases.pool import Lease
+from serve_app.leases.lease import Lease
 from tests.fakes import FakeGrant, FakeOpener
 
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]

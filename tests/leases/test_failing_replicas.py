@@ -13,8 +13,8 @@ from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
 from serve_app.core.errors import GatewayError, TierOverloaded, TierUnavailable, UpstreamFailed
 from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.http1 import Address
+from serve_app.leases.lease import Grant
 from serve_app.leases.penalties import PENALTY_S, PENALTY_S_MAX, Penalties
-from serve_app.leases.pool import Grant
 from tests.fakes import FakeGrant
 from tests.leases.replica import Replica, Replicas, running
 

@@ -7,7 +7,8 @@ import asyncio
 import pytest
 
 from serve_app.core.errors import TierOverloaded, TierUnavailable
-from serve_app.leases.pool import CALLS_MIN, Lease, LeasePool
+from serve_app.leases.lease import Lease
+from serve_app.leases.pool import CALLS_MIN, LeasePool
 from tests.fakes import FakeGrant, FakeOpener
 
 
@@ -236,7 +237,7 @@ async def test_a_request_to_ray_stands_for_each_call_that_waits() -> None:
     assert pool.waiting == 0
     opener.permits.release()
     await asyncio.sleep(0.01)
-    assert not pool._orphans
+    assert not pool._waiting.orphans
 
 
 async def test_idle_places_on_a_lost_replica_are_dropped() -> None:

@@ -10,7 +10,8 @@ from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
 from serve_app.core.deadlines import Deadlines
 from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.http1 import Address
-from serve_app.leases.pool import Lease, LeasePool, Opener
+from serve_app.leases.lease import Lease, Opener
+from serve_app.leases.pool import LeasePool
 from serve_app.leases.sessions import SessionMap
 from tests.fakes import FakeGrant, FakeOpener
 from tests.leases.replica import running

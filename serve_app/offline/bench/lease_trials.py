@@ -20,8 +20,9 @@ from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
 from serve_app.core.deadlines import Deadlines
 from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.http1 import Address, Connection, ConnectionPool
+from serve_app.leases.lease import Lease
 from serve_app.leases.load import LOAD_HEADER
-from serve_app.leases.pool import Lease, LeasePool
+from serve_app.leases.pool import LeasePool
 from serve_app.leases.sessions import SessionMap
 from serve_app.leases.signature import LeaseSigner, new_secret
 

@@ -1,0 +1,130 @@
+"""A lease: one place on one replica, and the places that no call uses at the moment."""
+
+from __future__ import annotations
+
+from collections import OrderedDict
+from collections.abc import Callable, Iterator
+from typing import Protocol
+
+from serve_app.leases.http1 import Address, Headers
+
+
+class Grant(Protocol):
+    """A place on a replica."""
+
+    @property
+    def lease_id(self) -> str:
+        """What opens the replica's engine app."""
+        ...
+
+    @property
+    def address(self) -> Address:
+        """Host and port of the replica's engine app."""
+        ...
+
+    def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
+        """The lease header of one request; see `LeaseSigner`."""
+        ...
+
+
+class Opener(Protocol):
+    """Asks Ray for places."""
+
+    async def __call__(self, session: str | None = None) -> Grant:
+        """A place on a replica of Ray's choice; the session is there to choose by.
+
+        Raises:
+            GatewayError: Ray refused.
+        """
+        ...
+
+
+class Closer(Protocol):
+    """Tells a replica that a lease will not be used any more."""
+
+    def __call__(self, lease: Lease) -> None:
+        """Begin to end the lease; what cannot be told, the replica finds out by itself."""
+        ...
+
+
+class Lease:
+    """One place on one replica, used by one call at a time."""
+
+    __slots__ = ("_grant", "calls", "granted_at", "idle_since", "on_ended")
+
+    def __init__(self, grant: Grant, now: float) -> None:
+        self._grant = grant
+        self.granted_at = now
+        self.idle_since = now
+        self.calls = 0
+        """Calls that have used the place."""
+        self.on_ended: Callable[[Headers], None] | None = None
+        """Takes what the replica says at the lease's end; no headers if it says nothing."""
+
+    @property
+    def address(self) -> Address:
+        """Host and port of the replica's engine app."""
+        return self._grant.address
+
+    @property
+    def lease_id(self) -> str:
+        """What the engine app asks for."""
+        return self._grant.lease_id
+
+    def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
+        """The lease header of one request."""
+        return self._grant.sign(path, draft_tokens, body_bytes)
+
+
+class IdleLeases:
+    """Places that no call uses: the newest first, or one of a given replica."""
+
+    def __init__(self) -> None:
+        self._all: OrderedDict[Lease, None] = OrderedDict()
+        self._at: dict[Address, OrderedDict[Lease, None]] = {}
+
+    def __len__(self) -> int:
+        return len(self._all)
+
+    def __iter__(self) -> Iterator[Lease]:
+        return iter(self._all)
+
+    @property
+    def oldest(self) -> Lease | None:
+        """The one that has been idle for longest."""
+        return next(iter(self._all), None)
+
+    def add(self, lease: Lease) -> None:
+        """A place has become idle."""
+        self._all[lease] = None
+        self._at.setdefault(lease.address, OrderedDict())[lease] = None
+
+    def pop(self) -> Lease:
+        """Take the newest."""
+        lease = next(reversed(self._all))
+        self.remove(lease)
+        return lease
+
+    def pop_at(self, address: Address) -> Lease | None:
+        """Take the newest on a replica, None if it has none."""
+        here = self._at.get(address)
+        if not here:
+            return None
+        lease = next(reversed(here))
+        self.remove(lease)
+        return lease
+
+    def pop_all_at(self, address: Address) -> list[Lease]:
+        """Take all that are on a replica."""
+        leases = list(self._at.get(address, ()))
+        for lease in leases:
+            self.remove(lease)
+        return leases
+
+    def remove(self, lease: Lease) -> None:
+        """Take this one."""
+        del self._all[lease]
+        here = self._at[lease.address]
+        del here[lease]
+        if not here:
+            del self._at[lease.address]

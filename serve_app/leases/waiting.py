@@ -1,0 +1,129 @@
+"""The calls that wait for a place, and the requests to Ray for places.
+
+One request to Ray stands for every call that waits. So Ray's refusal meets the call whose request
+Ray refused, which is the newest one, and not the call that has waited for longest. A place that Ray
+grants goes to the call that has waited for longest, whichever call the request stood for.
+
+A request is in one of three states:
+
+standing    a call waits, and the request stands for it
+orphaned    its call has gone: served by another place, refused, or given up by its client
+answered    Ray has granted or refused; the request is forgotten
+
+    add (no orphan)          standing
+    add (an orphan)          orphaned -> standing, for the new call
+    leave                    standing -> orphaned
+    grant, refuse            standing or orphaned -> answered
+
+A request to Ray is never withdrawn: an orphan's place serves the next call, or ends as an idle one.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections import OrderedDict
+
+from serve_app.leases.lease import Lease
+
+
+class Ask:
+    """One request to Ray for a place, and the waiting call that it stands for."""
+
+    __slots__ = ("session", "waiter")
+
+    def __init__(self, waiter: Waiter, session: str | None) -> None:
+        self.waiter: Waiter | None = waiter
+        self.session = session
+        """The session that Ray is to choose the replica by, if it is."""
+
+
+class Waiter(asyncio.Future[Lease]):
+    """A call that waits for a place, and the request to Ray that stands for it."""
+
+    def __init__(self, session: str | None, *, loop: asyncio.AbstractEventLoop) -> None:
+        super().__init__(loop=loop)
+        self.session = session
+        self.timer: asyncio.TimerHandle | None = None
+        self.ask: Ask | None = None
+
+
+class WaitingCalls:
+    """The calls that wait, the one that has waited for longest first."""
+
+    def __init__(self) -> None:
+        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._orphans: OrderedDict[Ask, None] = OrderedDict()
+
+    def __len__(self) -> int:
+        return len(self._waiters)
+
+    @property
+    def orphans(self) -> int:
+        """Requests to Ray whose calls have gone."""
+        return len(self._orphans)
+
+    @property
+    def first(self) -> Waiter | None:
+        """The call that has waited for longest."""
+        return next(iter(self._waiters), None)
+
+    def add(self, waiter: Waiter, session: str | None) -> Ask | None:
+        """A call begins to wait. Returns the request to send to Ray, None if one stands already."""
+        self._waiters[waiter] = None
+        if self._orphans:
+            ask, _ = self._orphans.popitem(last=False)
+            ask.waiter, waiter.ask = waiter, ask
+            return None
+        waiter.ask = Ask(waiter, session)
+        return waiter.ask
+
+    def leave(self, waiter: Waiter) -> None:
+        """The call waits no more; the request that stood for it is for another call."""
+        self._waiters.pop(waiter, None)
+        if waiter.timer is not None:
+            waiter.timer.cancel()
+        ask, waiter.ask = waiter.ask, None
+        if ask is not None:
+            ask.waiter = None
+            self._orphans[ask] = None
+
+    def grant(self, ask: Ask) -> Waiter | None:
+        """Ray has granted a place. Returns the call that gets it, None if no call waits.
+
+        If the place was asked for a session, a call of that session is first. The call that `ask`
+        stood for goes on waiting, by the request of the call that is served.
+        """
+        own = ask.waiter
+        if ask.session is not None and own is not None and own.session == ask.session:
+            served: Waiter | None = own
+        else:
+            served = self.first
+        self._swap(ask, served)
+        self._retire(ask)
+        return served
+
+    def refuse(self, ask: Ask) -> Waiter | None:
+        """Ray has refused. Returns the call that the request stood for, None if it has gone."""
+        waiter = ask.waiter
+        self._retire(ask)
+        return waiter
+
+    def _swap(self, ask: Ask, waiter: Waiter | None) -> None:
+        """Let `ask` stand for this call, and its request for the call of `ask`."""
+        own = ask.waiter
+        if waiter is None or waiter is own:
+            return
+        other = waiter.ask
+        assert other is not None, "a request to Ray stands for every call that waits"
+        ask.waiter, waiter.ask = waiter, ask
+        other.waiter = own
+        if own is not None:
+            own.ask = other
+        else:
+            self._orphans[other] = None
+
+    def _retire(self, ask: Ask) -> None:
+        self._orphans.pop(ask, None)
+        if ask.waiter is not None:
+            ask.waiter.ask = None
+            ask.waiter = None
