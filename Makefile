@@ -9,7 +9,7 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench openapi lock clean
+.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench docs openapi lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -48,6 +48,10 @@ fuzz: install-dev ## 10,000 valid and broken calls, to the gateway alone and to 
 bench: install ## What the router costs, against bare vLLM
 	@exec $(BIN)/serve-app bench overhead
 
+docs: install-dev ## Build the documentation into site/; a broken link is an error
+	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+	@echo "Open site/index.html"
+
 openapi: install ## Write serve_app/gateway/openapi.json, the document of GET /openapi.json
 	@$(BIN)/python tools/openapi.py
 
@@ -55,5 +59,5 @@ lock: ## Resolve pyproject.toml into requirements/ (UPGRADE=1 takes newer versio
 	@sh tools/python.sh tools/lock.py
 
 clean: ## Remove .venv, caches and build artefacts
-	rm -rf .venv build dist *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
+	rm -rf .venv build dist site *.egg-info .mypy_cache .pytest_cache .ruff_cache .hypothesis .import_linter_cache
 	find . -name __pycache__ -type d -prune -exec rm -rf {} +
