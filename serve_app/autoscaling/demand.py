@@ -33,7 +33,7 @@ class TierSignals:
     `calls` are all that hold or wait for a place, `waiting` those of them that wait. `engines` are
     those replicas that have told, by their id; it may lack any of them. `wanted` counts the calls
     that were meant for the tier since each Router started, by the Router's id, wherever they went;
-    empty where nobody tells.
+    empty where no engine has reported.
     """
 
     now_s: float

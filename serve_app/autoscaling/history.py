@@ -20,7 +20,7 @@ SURGE_SIGMA = 4.0
 square root of n is chance."""
 UNCOUNTED_MIN = 1.25
 """How many times as many calls must have been seen as were meant for the tier, besides chance: the
-two are told at different moments."""
+two are reported at different moments."""
 TREND_BINS = 8
 TREND_EXPLAINED_MIN = 0.9
 TREND_RISE_MIN = 0.15

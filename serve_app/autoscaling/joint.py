@@ -50,7 +50,7 @@ def share_gpus(wishes: Sequence[TierWish], gpus_max: float | None) -> Mapping[st
 def _grant(
     wishes: Sequence[TierWish], wanted: Mapping[str, int], granted: dict[str, int], gpus_max: float
 ) -> None:
-    """One replica after another to whoever is furthest from what it wants, while GPUs are left."""
+    """Give replicas one by one to the tier furthest from what it wants, while GPUs are left."""
     free = gpus_max - sum(granted[wish.name] * wish.gpus for wish in wishes)
     while True:
         open_ = [

@@ -170,7 +170,7 @@ def now_s(ctx: AutoscalingContext) -> float:
 
 
 def read_signals(ctx: AutoscalingContext, wanted: Mapping[str, float] | None = None) -> TierSignals:
-    """What Ray tells of a deployment; replicas that have told nothing are left out."""
+    """Ray's reports of a deployment; replicas that have reported nothing are left out."""
     return TierSignals(
         now_s=now_s(ctx),
         ready=ctx.current_num_replicas,

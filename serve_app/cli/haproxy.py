@@ -30,7 +30,7 @@ def main(arguments: list[str]) -> None:
         # Ray shows the last lines of stderr as the reason why HAProxy did not start.
         sys.exit(f"serve-app: HAProxy is not started: {error}")
     swapped = [amended if argument == written else argument for argument in arguments]
-    # Ray tells its HAProxy from other processes by the path of its file among the words of the
+    # Ray recognises its HAProxy by the path of its file among the words of the
     # command line; the first of them is free.
     os.execve(binary, [written, *swapped], environment)
 

@@ -65,7 +65,7 @@ def deployed_environment() -> dict[str, str]:
 
 
 def socket_dir(run_dir: Path) -> Path:
-    """Where sockets go that nobody else removes: a short path, for it has 107 bytes at most."""
+    """A directory for sockets that vLLM does not remove. A socket's path has at most 107 bytes."""
     digest = hashlib.sha256(str(run_dir).encode()).hexdigest()[:10]
     return Path(tempfile.gettempdir()) / f"serve-app-{digest}"
 

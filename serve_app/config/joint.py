@@ -1,4 +1,4 @@
-"""What `JointPolicy` is told in the Serve file, checked before Ray's controller loads it."""
+"""The arguments of `JointPolicy`, checked before Ray's controller loads the policy."""
 
 from __future__ import annotations
 

@@ -122,7 +122,7 @@ class RoutingConfig(Config):
         500,
         ge=200,
         le=100_000,
-        description="Newest scores that the moving threshold follows, and by which drift is told.",
+        description="Number of newest scores behind the moving threshold and the drift.",
     )
     never_below: TierName | None = Field(
         None,

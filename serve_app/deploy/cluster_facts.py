@@ -71,7 +71,7 @@ def _knock(address: str) -> None:
     try:
         socket.create_connection((host.strip("[]"), int(port)), timeout=KNOCK_S_MAX).close()
     except (OSError, OverflowError):
-        raise ClusterUnreachable("nobody answers there") from None
+        raise ClusterUnreachable("no Ray cluster answers there") from None
 
 
 def gather_facts(packages: Sequence[str], variables: Sequence[str]) -> list[NodeFacts]:

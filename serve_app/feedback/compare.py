@@ -1,6 +1,6 @@
-"""Whether two answers to one question say the same, as far as that can be told by their words.
+"""Whether two answers to one question say the same, judged by their words.
 
-The rules, in order; the first that speaks decides:
+The rules, in order; the first that applies decides:
 
 1. normalised they are equal                                        the same
 2. one or both are JSON                                             the same if the values are
@@ -8,7 +8,7 @@ The rules, in order; the first that speaks decides:
 4. the shorter one's words stand in the longer one, in a row        the same, unless just one of
                                                                     them denies something
 5. both are short                                                   not the same
-6. anything else                                                    nobody knows
+6. anything else                                                    unknown
 
 Working that is shown before a result does not count (`3 + 4 = 7` says what `7` says).
 """
@@ -32,7 +32,7 @@ RESULT_CHARS: Final = 120
 
 
 def same(a: str, b: str) -> bool | None:
-    """Whether both say the same; None: it cannot be told. Symmetric."""
+    """Whether both say the same; None if that is unknown. Symmetric."""
     if normalise(a) == normalise(b):
         return True
     found = _same_json(a, b)

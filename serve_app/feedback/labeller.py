@@ -1,4 +1,4 @@
-"""Asks the other tier while nobody else wants it, and lets go the moment that somebody does."""
+"""Labels samples: asks the other tier while it is idle, and stops when a client's call comes."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ from serve_app.leases.tier import Tier
 logger = logging.getLogger("ray.serve")
 
 QUIET_S = 1.0
-"""How long nobody must have called before a label is begun."""
+"""The time without a call after which a label may begin."""
 
 POLL_S = 0.1
 """How often the load that other Routers bring is looked at; engines tell it about once a second."""
@@ -51,7 +51,7 @@ class NoLabel(Exception):
 class IdleLabeller:
     """One Router replica's samples that wait for a label, and the label calls that are made.
 
-    The pipeline tells it of every call that begins and ends. `runtime` may be replaced at any time.
+    The pipeline reports every call that begins and ends. `runtime` may be replaced at any time.
     """
 
     def __init__(
@@ -186,7 +186,7 @@ class IdleLabeller:
         return {sample.other, self._pair.large.name} if judges else {sample.other}
 
     def _is_free(self, tier: str) -> bool:
-        """Whether nobody but us has a call there."""
+        """Whether the tier has no call but our own."""
         load = self._tiers[tier].load()
         now = asyncio.get_running_loop().time()
         ours = sum(tier in self._tiers_of(sample) for sample in self._jobs.values())

@@ -17,7 +17,7 @@ PHONE_DIGITS_MIN = 9
 
 
 class RedactionFailed(Exception):
-    """The patterns took too long on these texts, so nobody knows what is in them."""
+    """The patterns took too long on these texts, so their contents are unknown."""
 
 
 class Redactor:

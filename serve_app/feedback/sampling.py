@@ -53,7 +53,7 @@ def choose_other(
     pair: TierPair,
     routing: RoutingConfig,
 ) -> TierConfig | None:
-    """The tier to ask as well; None where the call tells nothing of the score's choice.
+    """The tier to ask as well; None where the call says nothing about the score's choice.
 
     That is a call whose tier was named, one with tools or images, and one that its limits keep from
     the other tier. A tier that may have no replica is not woken for a label.

@@ -33,7 +33,7 @@ DROPPED = frozenset(
 )
 """In any spelling with `-` and `_`, as Ray compares some of them."""
 DROPPED_PREFIX = b"x-serve-router-"
-"""What HAProxy tells Routers of Ray's own request router, which this service does not use."""
+"""Headers for Ray's own request router, which this service does not use. HAProxy adds them."""
 TRACE = (b"traceparent", b"tracestate")
 ROUTES = "/-/routes"
 """Serve's list of applications."""

@@ -80,7 +80,7 @@ def _pick(names: Iterable[str], table: FieldTable) -> dict[str, FieldRule]:
 SPECIAL: FieldTable = {
     **_refuse("the template comes from the model, never from a caller", "chat_template"),
     **_refuse(
-        "it tells an engine from which host to take a prompt's cache",
+        "it names the host that an engine fetches a prompt's cache from",
         "kv_transfer_params",
         "ec_transfer_params",
     ),

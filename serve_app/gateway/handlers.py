@@ -100,7 +100,7 @@ async def read_body_in_time(
 
 @asynccontextmanager
 async def whole_in_time(deadlines: Deadlines) -> AsyncIterator[None]:
-    """End a call that lasts too long, whoever is to blame: an engine, or a client that stalls.
+    """End a call that lasts too long, whether an engine or a stalling client is the cause.
 
     Raises:
         DeadlineExceeded: the block has not ended by the deadline for the whole call.

@@ -52,7 +52,7 @@ def render_count(body: bytes) -> bytes:
 
 
 def _template(document: Mapping[str, Any]) -> Json:
-    """What `/v1/responses` tells the chat template of the effort that is asked for."""
+    """The arguments that `/v1/responses` gives the chat template for the requested effort."""
     reasoning, kwargs = document.get("reasoning"), document.get("chat_template_kwargs")
     effort = reasoning.get("effort") if isinstance(reasoning, dict) else None
     asked = kwargs if isinstance(kwargs, dict) else {}

@@ -63,7 +63,7 @@ class JsonPayload:
         ):
             return None
         kept = {key: value for key, value in document.items() if key not in STREAM_KEYS}
-        # A stored answer would be one that nobody knows of.
+        # No endpoint of this service could return a stored answer.
         stored = {"store": False} if "input" in document else {}
         return orjson.dumps({**kept, **stored, "model": model_id, "stream": False})
 
@@ -124,7 +124,7 @@ def parse_call(
         limits=limits,
         session=session,
         policy=None if policy is None else _policy(policy),
-        # A beam's tokens are nobody's answer, and one in the background has no stream to hold back.
+        # A beam's tokens are not the answer's; a background response has no stream to hold.
         draftable=not (document.get("use_beam_search") or document.get("background")),
     )
 

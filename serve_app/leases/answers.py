@@ -1,4 +1,4 @@
-"""What the replica's door tells a Router, in headers beside the engine's answer."""
+"""The headers that a replica's door adds to the engine's answer for the Router."""
 
 from __future__ import annotations
 

@@ -161,9 +161,9 @@ class Attempt:
         self._release(reusable=False)
 
     def cut(self) -> None:
-        """End an attempt whose answer is not complete: the engine stops, and tells how far it came.
+        """End an attempt whose answer is not complete; a complete one is left alone.
 
-        Nothing happens to one that is.
+        The engine stops, and its replica reports how far the answer had come.
         """
         if self._held and self._exchange is not None:
             self.lease.on_ended = self._request.expect_usage()
@@ -373,7 +373,7 @@ class TierClient:
             deadlines.spend_on_place(clock() - began_at)
 
     def _mark_down(self) -> None:
-        """Nobody need try the tier until the probe has reached a replica, or a call has."""
+        """No call need try the tier until the probe or another call has reached a replica."""
         self.down = True
         if self._probe is None:
             loop = asyncio.get_running_loop()

@@ -1,4 +1,4 @@
-"""What a replica tells a Router about a draft, in headers between the two."""
+"""A replica's report about a draft, in headers of its answer to the Router."""
 
 from __future__ import annotations
 

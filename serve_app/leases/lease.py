@@ -40,10 +40,10 @@ class Opener(Protocol):
 
 
 class Closer(Protocol):
-    """Tells a replica that a lease will not be used any more."""
+    """Reports to a replica that a lease will not be used any more."""
 
     def __call__(self, lease: Lease) -> None:
-        """Begin to end the lease; what cannot be told, the replica finds out by itself."""
+        """Begin to end the lease. If the replica cannot be reached, the lease expires there."""
         ...
 
 

@@ -22,7 +22,7 @@ class Finding:
 
 
 def printable(text: str) -> str:
-    """Names and texts out of files that nobody trusts, fit for a terminal and for a log."""
+    """Names and texts from untrusted files, made safe for a terminal and a log."""
     shown = "".join(
         char if char.isprintable() else char.encode("unicode_escape").decode() for char in text
     )

@@ -21,7 +21,7 @@ Progress = Callable[[int, int], None]
 
 
 def no_progress(done_bytes: int, all_bytes: int) -> None:
-    """Tell nobody."""
+    """Report no progress."""
 
 
 class _Tally:

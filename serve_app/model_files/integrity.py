@@ -20,7 +20,7 @@ def check_sums(
     listing: Listing,
     progress: Progress = no_progress,
 ) -> list[Finding]:
-    """Hash what is listed, and find what differs, what is missing and what nobody vouches for."""
+    """Hash the listed files; find those that differ, are missing, or are not in the list."""
     wanted = {name: digest.lower() for name, digest in expected.items() if _counts(name)}
     there = {name: size for name, size in listing.files.items() if name in wanted}
     try:
@@ -66,7 +66,7 @@ def _unlisted(expected: Mapping[str, str], names: Iterable[str]) -> Iterator[Fin
     mend = "remove the file, or put it on the list: sha256sum prints the line"
     for name in names:
         if name not in expected and is_read_by_engines(name):
-            yield Finding(name, "not in the list of sums, so nobody vouches for it", mend)
+            yield Finding(name, "not in the list of sums", mend)
 
 
 def is_read_by_engines(name: str) -> bool:

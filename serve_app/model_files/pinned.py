@@ -80,7 +80,7 @@ def _refuse(directory: Path, findings: list[Finding]) -> None:
 
 
 def _mark(directory: Path, listing: Listing, expected: Mapping[str, str], node: str) -> str:
-    """Changes whenever a file does: nobody can write to one and keep its time of change."""
+    """Changes whenever a file does: a write always changes a file's time of change."""
     states = []
     for name in sorted(listing.files):
         status = (directory / name).stat()

@@ -140,7 +140,7 @@ class CallMetrics:
         self._tally[counter, labels] += 1
 
     def flush(self, leases: Mapping[str, Callable[[], tuple[int, int]]]) -> None:
-        """Hand everything to Ray; `leases` tells each tier's open leases and waiting calls."""
+        """Hand everything to Ray; `leases` holds each tier's open leases and waiting calls."""
         tally, self._tally = self._tally, Tally()
         observed, self._observed = self._observed, []
         for (counter, labels), value in tally.items():

@@ -77,7 +77,7 @@ class ControlMetrics:
 
 
 class LoadMetrics:
-    """Reads the load of the tiers about once a second, and tells the log who goes down and up."""
+    """Reads the load of the tiers about once a second, and logs which tiers go down and come up."""
 
     def __init__(self, read: Callable[[], Mapping[str, TierLoad]]) -> None:
         self._read = read

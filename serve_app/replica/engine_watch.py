@@ -56,7 +56,7 @@ def metered(add_request: Callable[..., None], states: Mapping[str, Any]) -> Call
 
 
 def watched(generate: Generate) -> Generate:
-    """`AsyncLLM.generate` that tells the exchange's watch, if it has one, about every token."""
+    """`AsyncLLM.generate` that reports every token to the exchange's watch, if it has one."""
 
     def observed(
         prompt: object, sampling_params: SamplingParams, *args: Any, **kwargs: Any

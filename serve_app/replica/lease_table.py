@@ -34,7 +34,7 @@ class Lease:
         await self._ended
 
     def end(self) -> None:
-        """Nobody will use the lease any more."""
+        """The lease will not be used any more."""
         self._timer.cancel()
         if not self._ended.done():
             self._ended.set_result(None)

@@ -59,7 +59,7 @@ class Unattainable(ValueError):
 
 
 class Calibration:
-    """Every threshold that tells these calls apart, the fewest strong calls first."""
+    """Every threshold that separates these calls, the fewest strong calls first."""
 
     def __init__(self, samples: Sequence[Sample], prices: Prices | None = None) -> None:
         """At least one sample."""

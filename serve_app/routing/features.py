@@ -133,7 +133,7 @@ def extract_features(prompt: Prompt) -> Features:
 
 
 def list_asks(prompt: Prompt) -> list[str]:
-    """The newest user turns, newest first; without any, the last turn, whoever said it."""
+    """The newest user turns, newest first; without any, the last turn of any role."""
     recent = prompt.turns[-RECENT_TURNS_MAX:]
     users = [turn.text for turn in recent if _is_user(turn)]
     return users[: -RECENT_ASKS_MAX - 1 : -1] or [turn.text for turn in recent[-1:]]

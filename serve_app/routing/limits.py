@@ -21,7 +21,7 @@ def allowed_tiers(
 ) -> Sequence[TierConfig]:
     """The candidates that the limits leave; both lists are weakest first.
 
-    `asked` came with the call, `standing` are those of the config and of whoever else may set some.
+    `asked` came with the call; `standing` are the limits of the config.
     The narrowest hold; where they leave nothing between them, the ceiling wins.
 
     Raises:

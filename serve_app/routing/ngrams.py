@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 
 BUCKETS = 1 << 14
 CHARS_MAX = 4096
-"""Beyond this a text is cut: whoever calls has windowed it long before."""
+"""A longer text is cut. Callers pass a window of a text, which is much shorter."""
 
 WORD_GRAMS = (1, 2)
 CHARACTER_GRAMS = (3, 5)

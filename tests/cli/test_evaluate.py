@@ -190,7 +190,7 @@ def test_nobody_listens(questions: Path, tmp_path: Path) -> None:
     result = evaluate(questions, "--base-url", url, "--out", tmp_path / "out")
     assert (result.exit_code, result.stdout) == (1, "")
     assert result.stderr.splitlines()[-1] == (
-        f"Nobody answers at {url}. Is the service running there?"
+        f"No server answers at {url}. Is the service running there?"
     )
 
 

@@ -119,7 +119,7 @@ async def connect(host: str, port: int) -> Connection:
     """Opens a connection.
 
     Raises:
-        RequestFailed: nobody listens there.
+        RequestFailed: no server listens there.
     """
     loop = asyncio.get_running_loop()
     try:

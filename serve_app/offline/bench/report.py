@@ -112,5 +112,5 @@ def _milliseconds(value: float | None, digits: int = 1) -> str:
 
 
 def _elsewhere(share: float) -> str:
-    """CPU that nobody in the run used; much of it means that the numbers are not to be trusted."""
+    """CPU that no process of the run used. Where it is much, the figures are not reliable."""
     return f"{share:.0%}" + (" (!)" if share > _NOISY_RATIO else "")

@@ -63,7 +63,7 @@ def measure(
 def _measure_loads(
     name: str, server: Owned, loads: Sequence[Load], plan: Plan, generator: LoadGenerator
 ) -> Iterator[Measurement]:
-    # The first requests compile templates and open connections; they are nobody's steady state.
+    # The first requests compile templates and open connections; they do not count.
     longest = max(loads, key=lambda load: load.clients)
     warmup = replace(longest, warmup_s=plan.first_warmup_s, window_s=0.1)
     _drive(name, warmup, server, generator)

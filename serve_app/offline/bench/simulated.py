@@ -40,7 +40,7 @@ _BYTES_PER_TOKEN = 4
 
 @dataclass(frozen=True, slots=True)
 class SimulationOptions:
-    """What a simulated replica is told: seconds between two tokens, and where it leaves a file."""
+    """The arguments of a simulated replica: seconds between two tokens, and a directory."""
 
     pace_s: float
     directory: str

@@ -116,7 +116,7 @@ class Trainer:
         return progress.step / self.recipe.steps
 
     def save(self, path: Path) -> None:
-        """Whoever is interrupted here leaves the old state or the new one, never half of one."""
+        """An interruption leaves the old state or the new one, never half of one."""
         scratch = path.with_suffix(".tmp")
         state = {
             "model": self.model.state_dict(),

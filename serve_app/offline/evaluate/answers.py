@@ -32,7 +32,7 @@ class Settings:
 class Answer:
     """One call and what came of it; a line of the file.
 
-    `right` is None where nobody knows, and `error` then says why. `tier`, `reason` and `score` are
+    `right` is None where it is unknown, and `error` then says why. `tier`, `reason` and `score` are
     the Router's decision, where the endpoint tells it. `logprobs` are those of the first tokens,
     where they were asked for.
     """
@@ -118,7 +118,7 @@ def _render(answer: Answer) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """Whoever is interrupted here leaves the old file or the new one, never half of one."""
+    """An interruption leaves the old file or the new one, never half of one."""
     scratch = path.with_suffix(".tmp")
     scratch.write_bytes(content)
     os.replace(scratch, path)

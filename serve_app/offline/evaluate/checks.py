@@ -41,7 +41,7 @@ class InvalidCheck(ValueError):
 
 
 class CheckBroke(Exception):
-    """The check itself failed on this answer, so nobody knows whether the answer is right."""
+    """The check itself failed on this answer, so whether the answer is right is unknown."""
 
 
 class Check(Protocol):

@@ -3,7 +3,7 @@
 EvaluationFailed
 ├── InvalidDataset      a line of the data set cannot be used
 ├── OtherEvaluation     the directory holds the answers of another data set or of other settings
-├── EndpointDown        nobody answers at the address
+├── EndpointDown        no server answers at the address
 └── CallRefused         no such call can succeed: the key, the model or the path is wrong
 """
 
@@ -34,10 +34,10 @@ class OtherEvaluation(EvaluationFailed):
 
 
 class EndpointDown(EvaluationFailed):
-    """Nobody answers at the address."""
+    """No server answers at the address."""
 
     def __init__(self, base_url: str) -> None:
-        super().__init__(f"Nobody answers at {base_url}. Is the service running there?")
+        super().__init__(f"No server answers at {base_url}. Is the service running there?")
 
 
 class CallRefused(EvaluationFailed):

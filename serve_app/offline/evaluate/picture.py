@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 
 def draw_picture(summary: Summary, path: Path) -> None:
-    """Writes a PNG. A model whose share of strong calls nobody told is not in it."""
+    """Writes a PNG. A model whose share of strong calls is unknown is left out."""
     Picture(summary).image.save(path, format="PNG")
 
 

@@ -1,7 +1,7 @@
 """Prompts made by code that hold the two ends of the scale: everyday talk, and demanding work.
 
 Public outcomes of model pairs come from examinations. They hold none of the talk that most traffic
-is made of, and little of the work. Nobody measured the labels of these prompts: that both models
+is made of, and little of the work. The labels of these prompts were not measured: that both models
 get everyday talk right nearly always, and that the strong model is worth its price for work.
 """
 

@@ -2,7 +2,7 @@
 
 They lie in any order and in any of its files (`feedback/lines.py` writes them). Feedback on an
 answer counts more than its label, and the newest feedback more than older. Where a client gave
-several calls one request id, nobody knows which of them a line is about, and none of them counts.
+several calls one request id, a line cannot be assigned to one of them, and none of them counts.
 """
 
 from __future__ import annotations

@@ -42,7 +42,7 @@ class SimTier:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """How old what a controller is told may be."""
+    """How old a report to a controller may be."""
 
     look_back_s: float
     push_s: float
@@ -81,7 +81,7 @@ class EngineSample:
 
 @dataclass(frozen=True, slots=True)
 class TierView:
-    """What a controller is told of a tier."""
+    """A report to a controller about a tier."""
 
     ready: int
     target: int
@@ -155,7 +155,7 @@ class Cluster:
         self._news = news
         self._spill = spill or {}
         self._random = random.Random(seed)  # Not for secrets: the same seed, the same run.
-        # Nobody's clock begins with the trace.
+        # No process's clock begins with the trace.
         self._pushed_s = self._random.uniform(-news.push_s, 0.0)
         self._recorded_s = float("-inf")
         self._heap: list[tuple[float, int, int, SimReplica, int]] = []

@@ -143,7 +143,7 @@ async def test_silence_is_not_tried_again() -> None:
 async def test_nobody_is_there() -> None:
     """Three tries, then the evaluation is over with a line that names the address."""
     endpoint = FakeEndpoint([httpx.ConnectError("refused")])
-    with pytest.raises(EndpointDown, match=f"Nobody answers at {BASE_URL}"):
+    with pytest.raises(EndpointDown, match=f"No server answers at {BASE_URL}"):
         await endpoint.client().ask("auto", SEVEN)
     assert endpoint.waits_s == [0.5, 1]
 
