@@ -221,6 +221,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._message_complete = False
+        self._interim = False
         self._keep_alive = False
         self.idle_since = 0.0
         self.on_lost: Callable[[Connection], None] | None = None
@@ -292,7 +293,7 @@ class Connection(asyncio.Protocol):
         exchange.note_data()
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._keep_alive = False
             self.close()
             if not self._message_complete:
@@ -320,20 +321,30 @@ class Connection(asyncio.Protocol):
             self._exchange.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._exchange is not None:
-            self._exchange.note_headers(self._parser.get_status_code())
+        status = self._parser.get_status_code()
+        self._interim = status < 200
+        if self._exchange is None:
+            return
+        if self._interim:
+            # Not the answer: that is still to come, under a head of its own.
+            self._exchange.headers.clear()
+        else:
+            self._exchange.note_headers(status)
 
     def on_body(self, data: bytes) -> None:
-        if self._exchange is not None:
+        if self._exchange is not None and not self._interim:
             self._exchange.note_body(data)
 
     def on_message_begin(self) -> None:
         if self._message_complete:
-            # A second answer to one request: the peer is not to be trusted with a third.
+            # A second answer to one request: nobody gets it, nor is the peer trusted with a third.
+            self._exchange = None
             self._keep_alive = False
             self.close()
 
     def on_message_complete(self) -> None:
+        if self._interim:
+            return
         self._keep_alive = self._parser.should_keep_alive()
         self._message_complete = True
 

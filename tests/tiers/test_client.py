@@ -239,6 +239,78 @@ async def test_a_stream_that_breaks_is_not_begun_again() -> None:
         assert client.open_leases == 0
 
 
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"]
+)
+@pytest.mark.parametrize("pause_s", [0.0, 0.02])
+async def test_what_comes_before_the_answer_is_no_answer(interim: bytes, pause_s: float) -> None:
+    """The answer follows under a head of its own, and meets the call that it belongs to."""
+
+    async def hesitate(head: bytes, writer: asyncio.StreamWriter) -> None:
+        for data in (interim, interim, OK):
+            writer.write(data)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+
+    stub = EngineStub(hesitate)
+    async with running(stub) as (client, opener):
+        for _ in range(2):
+            async with client.exchange(REQUEST, start()) as answer:
+                assert (answer.status, dict(answer.headers).keys()) == (
+                    200,
+                    {b"content-type", b"content-length"},
+                )
+                assert await answer.read() == b"ok"
+        assert stub.connections == opener.granted == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nx",
+        b"HTTP/1.1 304 Not Modified\r\n\r\n",
+        b"HTTP/1.1 307 Temporary Redirect\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n",
+        b"garbage\r\n\r\n",
+        b"",
+    ],
+)
+async def test_an_engine_that_answers_nonsense_has_failed(
+    head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of it passes for an answer, no lease outlives it, and nothing of ours crashes."""
+
+    async def talk_nonsense(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        await writer.drain()
+        writer.close()
+
+    stub = EngineStub(talk_nonsense)
+    async with running(stub) as (client, _):
+        with pytest.raises((UpstreamFailed, TierUnavailable)):
+            await read_all(client)
+        async with asyncio.timeout(2):
+            while len(stub.ended) < len(stub.requests):
+                await asyncio.sleep(0.005)
+    assert "Fatal error" not in caplog.text
+
+
+async def test_what_comes_after_an_answer_meets_no_other_call() -> None:
+    """A connection on which more comes than was announced is not used again, nor its lease."""
+
+    async def say_too_much(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK + b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong")
+
+    stub = EngineStub(say_too_much)
+    async with running(stub) as (client, opener):
+        assert [await read_all(client) for _ in range(3)] == [b"ok"] * 3
+        assert opener.granted == 3
+
+
 async def test_nobody_listens() -> None:
     """A tier whose replicas cannot be reached is unavailable, and every place is given back."""
     opener = FakeOpener(("127.0.0.1", 9))
