@@ -191,6 +191,15 @@ async def test_the_body_limit(gateway: Gateway, chunked: bool) -> None:
     assert response.status_code == 413
 
 
+@pytest.mark.parametrize("length", ["0" * 5000 + "2", "9" * 5000, "+2", "two"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+async def test_an_odd_length_is_no_fault_of_ours(gateway: Gateway, length: str, path: str) -> None:
+    """Servers let some of them through; what counts is the body that comes."""
+    headers = {"content-length": length, "content-type": "application/json"}
+    response = await gateway.client.post(path, content=b"[]", headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+
+
 async def test_the_limit_of_calls_in_flight(gateway: Gateway) -> None:
     """One call more than allowed gets 429 and the time to come back."""
     gateway.pipeline.runtime = RuntimeConfig(limits=LimitsConfig(calls_max=1))
