@@ -119,6 +119,38 @@ def test_a_wrong_type_is_named(endpoint: Endpoint, fields: dict[str, Any], param
     assert param in error.param  # type: ignore[operator]  # InvalidField always has one
 
 
+def called(endpoint: Endpoint, arguments: str) -> dict[str, Any]:
+    """A conversation in which the model has called a function."""
+    function = {"name": "f", "arguments": arguments}
+    if endpoint is Endpoint.RESPONSES:
+        return {"input": [{"type": "function_call", "call_id": "c", **function}]}
+    call = {"id": "c", "type": "function", "function": function}
+    return {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.TOKENIZE])
+@pytest.mark.parametrize(
+    "arguments", ["[" * 5000, '{"a":' * 5000 + "1" + "}" * 5000, '{"a":"]]]"' + ',"b":[' * 300]
+)
+def test_arguments_that_an_engine_could_not_read(endpoint: Endpoint, arguments: str) -> None:
+    """vLLM reads them as JSON and answers 500 where they are nested too deeply for it."""
+    error = refusal(endpoint, called(endpoint, arguments))
+    assert isinstance(error, InvalidField)
+    assert error.param is not None
+    assert error.param.endswith(".arguments")
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.RESPONSES])
+@pytest.mark.parametrize(
+    "arguments", ["", "no JSON {", '{"a": "' + "[" * 5000 + '"}', '{"a":[' + "[]," * 5000 + "1]}"]
+)
+def test_arguments_of_everyday_use_pass(endpoint: Endpoint, arguments: str) -> None:
+    """Models write code into them, long lists, and sometimes no JSON at all."""
+    fields = called(endpoint, arguments)
+    document = sent(endpoint, fields)
+    assert all(document[name] == value for name, value in fields.items())
+
+
 # ---- templates, tools, media -------------------------------------------------------------------
 
 TEMPLATE_ENDPOINTS = [e for e, table in FIELDS.items() if "chat_template_kwargs" in table]

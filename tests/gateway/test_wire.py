@@ -413,6 +413,7 @@ def test_the_body_of_a_label_call(body: dict[str, object], sent: dict[str, objec
             900,
         ),
         (Endpoint.CHAT, {"tools": [{"type": "function", "description": "a" * 900}]}, 0, 900),
+        (Endpoint.CHAT, {"messages": [{"role": "developer", "tools": ["a" * 900]}, USER]}, 0, 900),
         (Endpoint.MESSAGES, {"tools": [{"name": "f", "input_schema": {"a": "b" * 900}}]}, 0, 900),
         (Endpoint.CHAT, {}, 0, 0),
     ],
