@@ -304,6 +304,21 @@ async def test_a_body_that_does_not_come_is_not_waited_for(gateway: Gateway) -> 
     assert not gateway.fast.requests
 
 
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+async def test_an_answer_without_a_body_is_none(gateway: Gateway, path: str, stream: bool) -> None:
+    """The client gets an error that its library knows, not a success that it cannot read."""
+    kind = b"text/event-stream" if stream else b"application/json"
+    gateway.fast.answer = FakeAnswer([], content_type=kind)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "input": "Hi", "stream": stream}
+    response = await gateway.client.post(path, json=body)
+    assert response.status_code == 502
+    assert response.json()["error"]["type"] in ("server_error", "api_error")
+    (record,) = gateway.recorder.records
+    assert (record.outcome, record.code) == (Outcome.SERVER_ERROR, "upstream_failed")
+    assert gateway.fast.open_exchanges == 0
+
+
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])
 async def test_a_stream_that_breaks_says_so(gateway: Gateway, path: str) -> None:
     """After the first byte an error is an event in the dialect of the stream."""
