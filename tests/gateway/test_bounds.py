@@ -423,6 +423,20 @@ def test_schemas_of_everyday_use_pass(schema: object) -> None:
         assert {name: document[name] for name in fields} == fields
 
 
+AB = {"type": "const_string", "value": "ab"}
+NOTHING = {"type": "const_string", "value": ""}
+
+
+def tag(content: dict[str, Any]) -> dict[str, Any]:
+    """A structural tag of this format, as text."""
+    return {"structural_tag": json.dumps({"type": "structural_tag", "format": content})}
+
+
+def repeated(count: int, content: dict[str, Any]) -> dict[str, Any]:
+    """A format up to so many times."""
+    return {"type": "repeat", "min": 0, "max": count, "content": content}
+
+
 def test_tools_that_may_be_called_are_no_grammar() -> None:
     """Agents bring a hundred tools; vLLM compiles them only where one must be called."""
     parameters = {"properties": {f"p{n}": STRING for n in range(40)}}
@@ -446,6 +460,14 @@ def test_tools_that_may_be_called_are_no_grammar() -> None:
         {"grammar": "root ::= root"},
         {"grammar": 'root ::= a\na ::= root "x"'},
         {"grammar": 'root ::= "a" b\nb ::= b'},
+        {"grammar": "root\n::= root"},
+        {"grammar": "root # a comment\n ::= root"},
+        {"grammar": "root ::= -a\n-a ::= root"},
+        {"grammar": "start: start"},
+        {"grammar": "?a: b 'x'\nb: a\n | a 'y' // a comment"},
+        {"grammar": 'a: "x"\nstart: b\nb: start'},
+        {"grammar": "\n".join(f"r{n}: 'a'" for n in range(129))},
+        {"grammar": "\n".join(f'-r{n} ::= "a"' for n in range(129))},
         {"grammar": "root ::= " + "[a-z]{1,100} " * 3},
         {"grammar": 'root ::= "' + "a" * 5000 + '"'},
         {"grammar": "\n".join(f'r{n} ::= "a"' for n in range(129))},
@@ -455,6 +477,11 @@ def test_tools_that_may_be_called_are_no_grammar() -> None:
         {"grammar": " "},
         {"json_object": False},
         {"structural_tag": json.dumps({"format": nested(40)})},
+        tag(repeated(128, repeated(128, {"type": "regex", "pattern": "[a-z]?"}))),
+        tag(repeated(100_000, {"type": "regex", "pattern": "[a-z]?"})),
+        tag(repeated(16, repeated(16, {"type": "const_string", "value": "ab"}))),
+        tag({"type": "sequence", "elements": [{"type": "optional", "content": AB}] * 9}),
+        tag({"type": "sequence", "elements": [{"type": "or", "elements": [AB, NOTHING]}] * 9}),
         {"json": {}, "regex": "a"},
     ],
 )
@@ -473,6 +500,7 @@ def test_a_constraint_that_would_stall_the_compiler(outputs: dict[str, Any]) -> 
         {"grammar": 'root ::= "a" root | "b"'},
         {"grammar": 'root ::= item*\nitem ::= "- " [^\\n]+ "\\n" # a list'},
         {"grammar": 'start: "a" | "b"'},
+        {"grammar": "?start: item+ // a list\nitem: \"a: b\" start\n  | 'c'"},
         {"json_object": True},
         {"json": {}, "disable_any_whitespace": True},
         {
@@ -483,6 +511,8 @@ def test_a_constraint_that_would_stall_the_compiler(outputs: dict[str, Any]) -> 
                 }
             )
         },
+        tag(repeated(100, {"type": "sequence", "elements": [AB, AB]})),
+        tag({"type": "star", "content": {"type": "or", "elements": [AB, {"type": "any_text"}]}}),
     ],
 )
 def test_constraints_of_everyday_use_pass(outputs: dict[str, Any]) -> None:
