@@ -128,7 +128,8 @@ class Attempt:
             ExchangeTimeout: no head came in time.
         """
         request = self._request
-        self._connection = await self._connections.take(self.lease.address)
+        head_at = deadlines.head_at(stream=request.stream)
+        self._connection = await self._connections.take(self.lease.address, head_at)
         self._exchange = self._connection.begin(
             request.render(self.lease),
             deadlines,

@@ -12,6 +12,7 @@ byte has come in, although a slow client may not have read the answer yet.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import cast
@@ -356,14 +357,14 @@ class ConnectionPool:
         self._connect_s = connect_s
         self._idle: dict[Address, OrderedDict[Connection, None]] = {}
 
-    async def take(self, address: Address) -> Connection:
-        """An open connection to `address`.
+    async def take(self, address: Address, until: float = math.inf) -> Connection:
+        """An open connection to `address`, by that time of the event loop's clock.
 
         Raises:
-            ConnectionBroken: nothing listens there.
+            ConnectionBroken: nothing listens there, or does not answer in time.
         """
         connection = self._take_idle(address)
-        return await self._connect(address) if connection is None else connection
+        return await self._connect(address, until) if connection is None else connection
 
     def _take_idle(self, address: Address) -> Connection | None:
         loop = asyncio.get_running_loop()
@@ -378,10 +379,10 @@ class ConnectionPool:
             connection.close()
         return None
 
-    async def _connect(self, address: Address) -> Connection:
+    async def _connect(self, address: Address, until: float) -> Connection:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._connect_s):
+            async with asyncio.timeout_at(min(until, loop.time() + self._connect_s)):
                 _, connection = await loop.create_connection(lambda: Connection(loop), *address)
         except (OSError, TimeoutError):
             raise ConnectionBroken(begun=False) from None

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 
@@ -318,6 +319,21 @@ async def test_nobody_listens() -> None:
     with pytest.raises(TierUnavailable):
         await read_all(client)
     assert client.open_leases == 0
+
+
+async def test_a_connection_that_does_not_come_is_not_waited_for_longer_than_the_answer() -> None:
+    """A host that says nothing, as one behind a cut link, keeps no call beyond its deadline."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, ExitStack() as others:
+        for _ in range(4):  # Its queue is full, and the kernel answers nobody any more.
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(silent.getsockname())
+        client = TierClient("fast", FakeOpener(silent.getsockname()), LeaseConfig())
+        async with asyncio.timeout(1.5):
+            with pytest.raises(DeadlineExceeded):
+                await read_all(client, DEADLINES.model_copy(update={"first_byte_s": 0.1}))
+        assert client.load().ongoing == 0
+        client.close()
 
 
 async def test_no_place_in_time() -> None:
