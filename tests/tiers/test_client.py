@@ -406,24 +406,28 @@ async def test_a_complete_answer_that_was_too_much_at_once_leaves_a_good_connect
 
 
 async def test_an_engine_that_was_held_up_by_its_client_is_not_silent() -> None:
-    """The gap counts from when the Router reads again."""
+    """The gap counts from when the Router reads again, also where nothing more was on its way."""
+    size = BUFFER_BYTES_MAX + 1
+    reads = asyncio.Event()
+    gap_s = 0.6
 
     async def flood(head: bytes, writer: asyncio.StreamWriter) -> None:
-        writer.write(CHUNKED + b"200000\r\n" + b"x" * 0x200000 + b"\r\n")
-        await writer.drain()
-        await asyncio.sleep(0.1)
+        writer.write(CHUNKED + b"%x\r\n" % size + b"x" * size + b"\r\n")
+        await reads.wait()
+        await asyncio.sleep(gap_s / 2)
         writer.write(b"1\r\ny\r\n0\r\n\r\n")
 
-    deadlines = DEADLINES.model_copy(update={"gap_s": 0.25})
+    deadlines = DEADLINES.model_copy(update={"gap_s": gap_s})
     async with (
         running(EngineStub(flood)) as (client, _),
         client.exchange(REQUEST, start(deadlines)) as answer,
     ):
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.8 * gap_s)
+        reads.set()
         body = b""
         while chunk := await answer.read():
             body += chunk
-    assert len(body) == 0x200001
+    assert len(body) == size + 1
 
 
 async def test_deadlines_do_not_begin_anew_with_another_replica() -> None:
