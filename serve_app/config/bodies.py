@@ -128,8 +128,9 @@ class GrammarsConfig(Config):
         le=1_000_000,
         description="Positions that repetitions add: `minLength` and `maxLength`, `{n,m}` in "
         "regular expressions and grammars, each up to 128; nested ones are multiplied, equal "
-        "lengths count once. An optional part (`a?`) counts 16, `maxProperties` once for every "
-        "four properties. Measured in [fields.md](fields.md#schemas-and-grammars).",
+        "lengths count once. A `repeat` of a structural tag counts, too. An optional part (`a?`) "
+        "counts 16, `maxProperties` once for every four properties. Measured in "
+        "[fields.md](fields.md#schemas-and-grammars).",
     )
     items_max: int = Field(
         65_536, ge=1, le=1_000_000_000, description="`minItems`, `maxItems` and the like."

@@ -17,6 +17,7 @@ from serve_app.core.errors import InvalidField, MalformedBody
 from serve_app.gateway.fields import admit_fields
 from serve_app.gateway.grammars import GRAMMAR_FIELDS, check_grammars
 from serve_app.gateway.prompts import detect_endpoint, read_prompt, read_text
+from serve_app.gateway.stored_responses import check_nothing_stored
 from serve_app.gateway.values import admit_tools, check_values
 
 __all__ = ["AUTO", "DEFAULT_BODIES", "JsonPayload", "detect_endpoint", "parse_call", "parse_json"]
@@ -101,6 +102,8 @@ def parse_call(
             not let through; names the field.
     """
     sent = parse_json(body)
+    if endpoint is Endpoint.RESPONSES:
+        check_nothing_stored(sent)
     prompt = read_prompt(endpoint, sent, bodies)
     document = admit_tools(endpoint, admit_fields(endpoint, sent, bodies), bodies)
     check_values(document, bodies)

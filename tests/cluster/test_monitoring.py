@@ -115,7 +115,7 @@ def test_alerts_keep_applications_apart(rule: dict[str, Any]) -> None:
 def test_panels_show_the_chosen_applications(panel: dict[str, Any]) -> None:
     """All of them, or those that are chosen at the top of the dashboard."""
     (variable,) = DASHBOARD["templating"]["list"]
-    for target in panel["targets"]:
+    for target in some(panel["targets"]):
         metrics = re.findall(r"\bray_\w+(\S{0,32})", target["expr"])
         assert metrics
         for rest in metrics:

@@ -331,15 +331,13 @@ def test_detect_endpoint_needs_a_prompt() -> None:
     ("more", "draftable"),
     [
         ({}, True),
-        ({"use_beam_search": False, "background": None}, True),
+        ({"use_beam_search": False}, True),
         ({"use_beam_search": True}, False),
-        ({"background": True}, False),
     ],
 )
 def test_what_cannot_be_drafted_is_marked(more: dict[str, object], draftable: bool) -> None:
-    """The tokens of a beam, and of an answer in the background, tell nothing in time."""
-    endpoint = Endpoint.RESPONSES if "background" in more else Endpoint.CHAT
-    assert parse(endpoint, {**PROMPTS[endpoint], **more}).draftable is draftable
+    """The tokens of a beam tell nothing in time."""
+    assert parse(Endpoint.CHAT, {**PROMPTS[Endpoint.CHAT], **more}).draftable is draftable
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
@@ -415,6 +413,7 @@ def test_the_body_of_a_label_call(body: dict[str, object], sent: dict[str, objec
             900,
         ),
         (Endpoint.CHAT, {"tools": [{"type": "function", "description": "a" * 900}]}, 0, 900),
+        (Endpoint.CHAT, {"messages": [{"role": "developer", "tools": ["a" * 900]}, USER]}, 0, 900),
         (Endpoint.MESSAGES, {"tools": [{"name": "f", "input_schema": {"a": "b" * 900}}]}, 0, 900),
         (Endpoint.CHAT, {}, 0, 0),
     ],
@@ -448,16 +447,12 @@ def test_a_tool_result_is_no_ask() -> None:
 
 
 def test_the_label_of_a_response_is_not_stored() -> None:
-    """By the engine, which would keep it for nobody; and one that goes on from another response
-    does not hold the whole question."""
+    """By the engine, which would keep it for nobody."""
     body = {"input": "x", "store": True}
     call = parse_call(Endpoint.RESPONSES, json.dumps(body).encode(), request_id="r", tier=None)
     found = call.payload.for_label("m")
     assert found is not None
     assert json.loads(found) == {"input": "x", "store": False, "model": "m", "stream": False}
-    body = {"input": "x", "previous_response_id": "resp_1"}
-    call = parse_call(Endpoint.RESPONSES, json.dumps(body).encode(), request_id="r", tier=None)
-    assert call.payload.for_label("m") is None
 
 
 @pytest.mark.parametrize("content", [[], [{"type": "refusal", "refusal": "no"}], [{"text": 5}]])
