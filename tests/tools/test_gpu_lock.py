@@ -11,7 +11,7 @@ from pathlib import Path
 import pins
 import pytest
 from check_locks import check_gpu
-from lock import read_pylock, render_pylock
+from lock import GpuResolver, read_pylock, render_pylock
 from packaging.requirements import Requirement
 
 LOCK = pins.lock_file(pins.ROOT, "gpu")
@@ -124,3 +124,39 @@ def test_sums_are_taken_from_wheels_and_addresses_left_out() -> None:
         + 'wheels = [{ url = "https://example.org/av-18.1.0.whl", hashes = { sha256 = "ab" } }]\n'
     )
     assert read_pylock(text) == ({"av": "18.1.0"}, {"av": {"ab"}})
+
+
+FAKE_UV = """#!{python}
+import sys
+output = sys.argv[sys.argv.index("--output-file") + 1]
+platform = sys.argv[sys.argv.index("--python-platform") + 1]
+kept = open(output).read()
+assert 'name = "av"' in kept, kept
+version = "18.2.0" if platform.startswith("{newer_on}") else "18.1.0"
+wheel = '{{ url = "https://example.org/w", hashes = {{ sha256 = "' + platform[:7] + '" }} }}'
+header = 'lock-version = "1.0"\\n[[packages]]\\nname = "av"\\nversion = "' + version + '"\\n'
+open(output, "w").write(header + "wheels = [" + wheel + "]\\n")
+"""
+
+
+def fake_uv(folder: Path, newer_on: str) -> Path:
+    """A uv that knows one package, and a newer version of it on one platform."""
+    path = folder / "uv"
+    path.write_text(FAKE_UV.format(python=sys.executable, newer_on=newer_on))
+    path.chmod(0o755)
+    return path
+
+
+def test_one_lock_has_the_sums_of_every_platform(tmp_path: Path) -> None:
+    """The versions agree, and the wheels of all of them may be installed."""
+    resolver = GpuResolver(tmp_path, fake_uv(tmp_path, newer_on="nowhere"))
+    locked, sums = resolver.resolve({"av": "18.1.0"})
+    assert locked == {"av": "18.1.0"}
+    assert sums == {"av": {"x86_64-", "aarch64"}}
+
+
+def test_a_platform_that_needs_another_version_is_an_error(tmp_path: Path) -> None:
+    """One lock cannot hold for both; the message names the package."""
+    resolver = GpuResolver(tmp_path, fake_uv(tmp_path, newer_on="aarch64"))
+    with pytest.raises(SystemExit, match="aarch64-manylinux_2_34 needs other av"):
+        resolver.resolve({"av": "18.1.0"})
