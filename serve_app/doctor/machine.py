@@ -192,6 +192,10 @@ WHY: Mapping[str, str] = {
     "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": (
         "Small replicas spread over all nodes and leave no room for one that needs many GPUs."
     ),
+    "VLLM_USE_FLASHINFER_SAMPLER": (
+        "Engines would compile CUDA when they start, and die where there is no nvcc."
+    ),
+    "VLLM_USE_DEEP_GEMM": "Engines with FP8 in blocks would die where there is no nvcc.",
     "RAY_USAGE_STATS_ENABLED": "Ray would report usage statistics to the outside.",
     "VLLM_NO_USAGE_STATS": "vLLM would report usage statistics to the outside.",
     "DO_NOT_TRACK": "Libraries would report usage statistics to the outside.",

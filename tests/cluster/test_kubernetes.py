@@ -331,7 +331,7 @@ def test_the_deployed_config_loads(tmp_path: Path, name: str) -> None:
 def test_ray_is_the_version_of_the_project() -> None:
     """KubeRay chooses its commands by it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (pin,) = project["optional-dependencies"]["gpu"]
+    (pin,) = (item for item in project["optional-dependencies"]["gpu"] if item.startswith("ray["))
     version = ray_service("prod")["rayClusterConfig"]["rayVersion"]
     assert pin == f"ray[llm]=={version}"
 
@@ -394,6 +394,24 @@ def test_workers_mount_what_the_models_job_fills() -> None:
     served = yaml.safe_load(ray_service("prod")["serveConfigV2"])
     for tier in some(served["applications"][0]["args"]["tiers"]):
         assert f" {tier['model_source']}\n" in listed
+
+
+def test_each_node_keeps_what_its_engines_compile() -> None:
+    """A directory of the node's own, made first by the pod's user, where vLLM and Triton look."""
+    claim = one("prod", "PersistentVolumeClaim", "compile-cache")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    for group in some(groups("prod")):
+        pod = group["template"]["spec"]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes["compile-cache"]["persistentVolumeClaim"] == {"claimName": "compile-cache"}
+        makes = {item["name"]: item for item in pod["initContainers"]}["compile-cache"]
+        assert makes["command"][-1] == 'mkdir -p "/compile-cache/$NODE_NAME"'
+        (engines,) = pod["containers"]
+        mounts = {mount["mountPath"]: mount for mount in engines["volumeMounts"]}
+        assert mounts["/home/ray/.cache"]["subPathExpr"] == "$(NODE_NAME)"
+        for container in (makes, engines):
+            (variable,) = container["env"]
+            assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
 
 
 def test_namespaces_enforce_the_strictest_profile() -> None:

@@ -178,3 +178,40 @@ def test_a_worker_drains_before_it_stops() -> None:
     assert stop.endswith("serve-app drain-node --wait-s ${DRAIN_S}")
     assert f"DRAIN_S={move_s(PROD)}" in settings["Service.Environment"]
     assert int(settings["Service.TimeoutStopSec"][0]) > move_s(PROD)
+
+
+# --- what is installed on GPU nodes ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "cluster/README.md",
+        "cluster/docker/Dockerfile.gpu",
+        "cluster/ray-up/aws.yaml",
+        "cluster/ray-up/on-premise.yaml",
+    ],
+)
+def test_gpu_nodes_install_the_lock_and_nothing_beside_it(name: str) -> None:
+    """By every way alike: the lock with its sums, then this project without dependencies."""
+    text = (ROOT / name).read_text()
+    command = r"pip install (?:--no-cache-dir )?+(?!pip==|boto3==)(.+?)(?: \\)?\n"
+    commands = re.findall(command, text)
+    lock, project = (re.sub(r"~/serve-app/?|--editable ", "", command) for command in commands)
+    assert lock == "--no-deps --require-hashes -r requirements/gpu.txt"
+    assert project.rstrip(" .") == "--no-deps --no-build-isolation"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "cluster/README.md", "cluster/docker/Dockerfile.gpu", "cluster/ray-up/aws.yaml"],
+)
+def test_gpu_nodes_have_the_compilers_that_engines_need(name: str) -> None:
+    """Triton's launchers need gcc and Python's headers, which the image's base has; no nvcc."""
+    (packages,) = re.findall(
+        r"apt-get install (?:-y )?(?:--no-\S+ )?(.+)", (ROOT / name).read_text()
+    )
+    assert {"gcc", "g++", "libnuma1"} <= set(packages.replace("`", " ").split())
+    assert ("python3-dev" in packages) == (not name.endswith("Dockerfile.gpu"))
+    assert "cuda" not in packages
