@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 
-from serve_app.planning.cards import GIB, Card
+from serve_app.planning.cards import GIB, Card, find_ray_cards, load_cards
 from serve_app.planning.engine import Engine
 from serve_app.planning.memory import Memory, padded_vocabulary
 from serve_app.planning.models import ModelFacts
@@ -109,12 +109,40 @@ def check_length(where: str, facts: ModelFacts, engine: Engine) -> Iterator[Find
         yield Finding(f"{where}.engine.max_model_len", what, mend, fatal=not engine.scaled)
 
 
+def check_name(where: str, accelerator_type: str | None, *, given: bool) -> Iterator[Finding]:
+    """Whether Ray finds nodes by this name, and whether the name alone says which card it is."""
+    key = f"{where}.accelerator_type"
+    card = load_cards().get(accelerator_type or "")
+    if card is not None and not card.takes_ray:
+        what = f"ray.serve.llm does not take {accelerator_type}: a replica would not be placed"
+        mend = f"leave it out, place by node_labels, and give --card {card.name} for the plan"
+        yield Finding(key, what, mend)
+    elif card is not None and card.ray != card.name:
+        what = f"Ray calls this card {card.ray}: no node has {card.name} of itself"
+        mend = f"accelerator_type: {card.ray}, and --card {card.name} for the plan"
+        yield Finding(key, what, mend, fatal=False)
+    elif accelerator_type and card is None and not given:
+        yield from _check_alike(key, accelerator_type)
+
+
+def _check_alike(key: str, accelerator_type: str) -> Iterator[Finding]:
+    """Several cards of one name in Ray, of which none has that name here."""
+    names = [card.name for card in find_ray_cards(accelerator_type)]
+    if len(names) > 1:
+        what = f"Ray calls {' and '.join(names)} so; {names[0]} is assumed, the smallest"
+        mend = " or ".join(f"--card {name}" for name in names)
+        yield Finding(key, what, mend, fatal=False)
+
+
 def check_card(where: str, scheme: Scheme, engine: Engine, card: Card) -> Iterator[Finding]:
     """Whether the card computes in the types that it is given."""
     if scheme.compute == "fp8" and not card.fp8_tflops:
         what = f"{card.name} does not compute in FP8: the weights are small, but not faster"
         mend = "take int8, awq or gptq on this card, or accept it"
         yield Finding(f"{where}.engine.quantization", what, mend, fatal=False)
+    if scheme.compute == "int8" and not card.int8_tops:
+        what = f"no INT8 rate of {card.name} is known here: that of 16 bit is taken"
+        yield Finding(f"{where}.engine.quantization", what, "take fp8 on this card", fatal=False)
     if engine.cache_bytes == FP8_CACHE and not card.fp8_tflops:
         what = f"{card.name} has no FP8: not every attention backend of vLLM takes such a cache"
         mend = "leave kv_cache_dtype out, or try it before you count on it"

@@ -7,12 +7,13 @@ from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 
 from serve_app.config.tiers import TierConfig
-from serve_app.planning.cards import Card, parse_card
+from serve_app.planning.cards import Card, find_ray_cards, load_cards, parse_card
 from serve_app.planning.checks import (
     check_card,
     check_division,
     check_length,
     check_margin,
+    check_name,
     check_node,
 )
 from serve_app.planning.cost import Cost, Need, Pool, plan_pool, price_tier
@@ -178,20 +179,31 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
     )
 
 
+def _is_given(tier: TierConfig, options: Options) -> bool:
+    return bool(options.cards.keys() & {tier.name, ""})
+
+
 def _choose_card(tier: TierConfig, options: Options) -> Card | None:
     if tier.accelerator == "cpu":
         return None
-    given = options.cards.get(tier.name) or options.cards.get("")
-    if given is not None:
-        return given
+    if _is_given(tier, options):
+        return options.cards.get(tier.name) or options.cards[""]
     if tier.accelerator_type is None:
         raise PlanningFailed(
             f"tiers.{tier.name}: accelerator_type names no GPU; give one with --card"
         )
     try:
-        return parse_card(tier.accelerator_type)
+        return _card_of_type(tier.accelerator_type)
     except PlanningFailed as failure:
         raise PlanningFailed(f"tiers.{tier.name}.accelerator_type: {failure}") from None
+
+
+def _card_of_type(accelerator_type: str) -> Card:
+    """The card of this name, else of those that Ray calls so the one with the least memory."""
+    alike = find_ray_cards(accelerator_type)
+    if accelerator_type in load_cards() or not alike:
+        return parse_card(accelerator_type)
+    return alike[0]
 
 
 def _plan_variant(
@@ -256,6 +268,7 @@ def _check(
         mend = f"{memory.max_model_len} at most: --prompt-tokens and --output-tokens together"
         yield Finding(f"{where}.engine.max_model_len", what, mend, fatal=False)
     if card is not None:
+        yield from check_name(where, tier.accelerator_type, given=_is_given(tier, options))
         yield from check_card(where, scheme, engine, card)
         yield from check_node(where, tier.placement_strategy, engine, options.gpus_per_node)
         if not engine.fixed_cache:

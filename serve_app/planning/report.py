@@ -14,7 +14,7 @@ from rich.table import Table
 from serve_app.planning.cards import GIB
 from serve_app.planning.cost import Cost, Pool
 from serve_app.planning.plan import Plan, TierPlan, Variant
-from serve_app.planning.roofline import Speed
+from serve_app.planning.roofline import BATCH_CALLS, Speed
 from serve_app.weights.finding import printable
 
 KIB = 1024
@@ -56,7 +56,7 @@ def _build_tier_table(plan: Plan, tier: TierPlan) -> Table:
     size = f"{_parameters(tier.parameters)} parameters"
     if tier.active_parameters != tier.parameters:
         size += f", {_parameters(tier.active_parameters)} active"
-    on = f"{tier.gpus} x {tier.card.name}" if tier.card else "CPU"
+    on = f"{tier.gpus} x {tier.card.full_name}" if tier.card else "CPU"
     title = escape(printable(f"{tier.tier}: {tier.model} ({size}) on {on}, {tier.parallel}"))
     table = Table(title=title, title_justify="left", box=box.SIMPLE)
     table.add_column("", no_wrap=True)
@@ -97,6 +97,7 @@ def _list_speeds(plan: Plan) -> Iterator[tuple[str, Render]]:
         _of_speed(lambda s: f"{1000 * s.ttft_s:,.0f}"),
     )
     yield "tokens/s, one call alone", _of_speed(lambda s: f"{s.single_tokens_per_s:,.0f}")
+    yield f"tokens/s, {BATCH_CALLS} calls, decoding", _render_batch
     yield "calls in flight", lambda v: f"{v.calls:,.0f}"
     yield "kept from more by", lambda v: _LIMITS[v.limited_by]
     yield "tokens/s, each of them", _of_speed(lambda s: f"{s.call_tokens_per_s:,.0f}")
@@ -115,6 +116,12 @@ def _list_speeds(plan: Plan) -> Iterator[tuple[str, Render]]:
         )
         yield "price a month, fewest replicas", _of_cost(lambda c: _money(c.price_a_month_min))
         yield "price a month, most replicas", _of_cost(lambda c: _money(c.price_a_month_max))
+
+
+def _render_batch(variant: Variant) -> str:
+    if variant.speed is None or variant.typical_calls < BATCH_CALLS:
+        return "-"
+    return f"{variant.speed.batch_tokens_per_s:,.0f}"
 
 
 def _of_speed(render: Callable[[Speed], str]) -> Render:

@@ -45,8 +45,8 @@ def test_tables_for_people() -> None:
     result = run(CONFIGS / "prod.yaml", *options)
     assert result.exit_code == 0, result.output
     for words in (
-        "fast: Qwen2.5-7B (7.62 B parameters) on 1 x H100, TP 1",
-        "strong: Qwen2.5-72B (72.7 B parameters) on 4 x H100, TP 4",
+        "fast: Qwen2.5-7B (7.62 B parameters) on 1 x H100 (SXM5, 80 GB), TP 1",
+        "strong: Qwen2.5-72B (72.7 B parameters) on 4 x H100 (SXM5, 80 GB), TP 4",
         "awq-int4",
         "price a month, most replicas",
         "fast 12, strong 3",
@@ -93,7 +93,7 @@ def test_a_config_that_does_not_fit_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--card", "H"), "card 'H' may be H20 or H100 or H200"),
+        (("--card", "H"), "card 'H' may be H20 or H100 or H100-NVL"),
         (("--card", "H100", "--card", "L4"), "two cards for all tiers"),
         (("--card", "slow=L4"), "there is no tier 'slow'"),
         (("--quantization", "int3"), "quantisation 'int3' is not known"),

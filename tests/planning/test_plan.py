@@ -172,10 +172,46 @@ def test_cards_come_from_the_option_first() -> None:
     assert plans == [cards["L4"], cards["H200"]]
     with pytest.raises(PlanningFailed, match="accelerator_type names no GPU"):
         plan_tier(tier(accelerator_type=None), Options())
-    with pytest.raises(PlanningFailed, match=r"accelerator_type: card 'A100' may be"):
-        plan_tier(tier(accelerator_type="A100"), Options())
+    with pytest.raises(PlanningFailed, match=r"accelerator_type: card 'A1' may be"):
+        plan_tier(tier(accelerator_type="A1"), Options())
     with pytest.raises(PlanningFailed, match="no tier 'slow', only fast"):
         make_plan([tier()], Options(cards={"slow": cards["L4"]}))
+
+
+@pytest.mark.parametrize(
+    ("accelerator_type", "card", "words"),
+    [
+        ("A100", "A100-40G", "Ray calls A100-40G and A100-80G so; A100-40G is assumed"),
+        ("A100-80G", "A100-80G", "Ray calls this card A100: no node has A100-80G of itself"),
+        ("H100-NVL", "H100-NVL", "accelerator_type: H100, and --card H100-NVL for the plan"),
+    ],
+)
+def test_names_that_ray_and_the_plan_do_not_share(
+    accelerator_type: str, card: str, words: str
+) -> None:
+    """A card is planned with, and what is to be written is said."""
+    made = plan_one("Qwen/Qwen3-0.6B", accelerator_type=accelerator_type)
+    assert made.card is not None
+    assert (made.card.name, words in texts(made, fatal=False)) == (card, True)
+    assert texts(made) == ""
+
+
+@pytest.mark.parametrize("name", ["A10", "L20", "GH200"])
+def test_names_that_ray_serve_llm_does_not_take(name: str) -> None:
+    """They are an error in the config; the card itself is planned with by --card."""
+    assert f"ray.serve.llm does not take {name}" in texts(
+        plan_one("Qwen/Qwen3-0.6B", accelerator_type=name)
+    )
+    options = Options(cards={"": load_cards()[name]})
+    assert plan_one("Qwen/Qwen3-0.6B", options, accelerator_type=None).variants[0].ok
+
+
+def test_a_card_by_option_settles_which_it_is() -> None:
+    """`A100` in the config and `--card A100-80G` is how a plan for bare metal is made."""
+    options = Options(cards={"": load_cards()["A100-80G"]})
+    made = plan_one("Qwen/Qwen3-0.6B", options, accelerator_type="A100")
+    assert made.card == load_cards()["A100-80G"]
+    assert texts(made, fatal=False) == ""
 
 
 def plan_two(nodes: int) -> Plan:

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -22,8 +24,8 @@ from serve_app.planning.roofline import Roofline
 from serve_app.weights.tensors import read_shard
 from tests.planning.tiers import engine, facts, fill
 
-L40S = Card("L40S", memory_gib=44.42, bandwidth_gb_s=864, bf16_tflops=362)
-LLAMA_8B = {
+L40S = replace(load_cards()["L40S"], memory_gib=44.42)
+LLAMA_8B: dict[str, Any] = {
     "model_type": "llama",
     "num_hidden_layers": 32,
     "hidden_size": 4096,
@@ -33,6 +35,13 @@ LLAMA_8B = {
     "vocab_size": 128256,
     "max_position_embeddings": 131072,
     "tie_word_embeddings": False,
+}
+LLAMA_70B = {
+    **LLAMA_8B,
+    "num_hidden_layers": 80,
+    "hidden_size": 8192,
+    "num_attention_heads": 64,
+    "intermediate_size": 28672,
 }
 
 
@@ -231,6 +240,66 @@ def test_speeds_that_nothing_was_fitted_to(
     assert -0.40 < found / published - 1 < 0.85
 
 
+# One decoding step of vLLM on Hopper: model, GPUs and card, calls at a time, tokens in and out, ms.
+# A: Qwen2.5-72B on 2 x H100, tenstorrent/tt-inference-server issue 143, April 2025. B: vLLM's own
+# benchmark of latency, buildkite.com/vllm/performance-benchmark/builds/9515, end of 2024, V0; the whole
+# time over the tokens out. C: the same benchmark on H100, whose page is not at hand any more: less
+# certain. D: vLLM 0.21.0, 16 May 2026, yobitelcomm.github.io/bench/recipes/concurrency-sweep; its
+# rows with 16 and 64 calls are left out, because they wait. E: QwQ-32B on 8 x H200, vLLM issue 18725,
+# May 2025, the median.
+HOPPER_ROWS = [
+    ("Qwen2.5-72B", 2, "H100", 1, 128, 128, 30.9, "A"),
+    ("Llama-3.1-70B", 4, "H200", 8, 32, 128, 2077.53 / 128, "B"),
+    ("Llama-3.1-8B", 1, "H200", 8, 32, 128, 833.421 / 128, "B"),
+    ("Llama-3.1-70B", 4, "H100", 8, 32, 128, 19.1, "C"),
+    ("Llama-3.1-8B", 1, "H100", 8, 32, 128, 7.8, "C"),
+    ("Llama-3.1-8B", 1, "H100", 1, 128, 128, 6.48, "D"),
+    ("Llama-3.1-8B", 1, "H100", 4, 128, 128, 6.59, "D"),
+    ("QwQ-32B", 8, "H200", 1, 137, 266, 6.49, "E"),
+]
+# Rows that nothing is fitted to, of newer engines or of other generations.
+NEWER_ROWS = [
+    # tenstorrent/tt-inference-server issue 340, June 2025.
+    ("Qwen3-1.7B", 1, "A100-80G", 1, 128, 128, 4.6, "F"),
+    # vLLM 0.23.0 on an A100 40 GB, johnmusgrave.com/p/vllm-throughput-latency-sweep-on: about 75
+    # tokens a second, prompt included.
+    ("Llama-3.1-8B", 1, "A100-40G", 1, 1024, 128, 1000 / 75, "G"),
+]
+STEP_MODELS = {
+    "Llama-3.1-8B": parse_config(LLAMA_8B, "Llama-3.1-8B"),
+    "Llama-3.1-70B": parse_config(LLAMA_70B, "Llama-3.1-70B"),
+    "QwQ-32B": facts("Qwen2.5-32B"),  # which it is trained from
+}
+
+
+def step_ms(name: str, tensor: int, card: str, calls: int, prompt: int, output: int) -> float:
+    """One decoding step, in the middle of the answers."""
+    found = STEP_MODELS.get(name) or facts(name)
+    run = engine(card, tensor_parallel_size=tensor)
+    line = Roofline(found, SCHEMES["bf16"], run, load_cards()[card])
+    return 1000 * line.step_s(calls, prompt + output / 2)
+
+
+@pytest.mark.parametrize("row", HOPPER_ROWS, ids=lambda row: f"{row[0]}-{row[2]}-{row[7]}-{row[3]}")
+def test_steps_on_hopper(row: tuple[str, int, str, int, int, int, float, str]) -> None:
+    """Within 13 %, one call or eight at a time, of vLLM from 0.6 to 0.21."""
+    assert step_ms(*row[:6]) == pytest.approx(row[6], rel=0.13)
+
+
+def test_steps_on_hopper_lean_to_no_side() -> None:
+    """The mean error is within 2 %: neither pessimistic nor optimistic."""
+    errors = [step_ms(*row[:6]) / row[6] - 1 for row in HOPPER_ROWS]
+    assert sum(errors) / len(errors) == pytest.approx(0, abs=0.02)
+
+
+@pytest.mark.parametrize("row", NEWER_ROWS, ids=lambda row: f"{row[0]}-{row[2]}")
+def test_newer_engines_on_ampere_are_faster(
+    row: tuple[str, int, str, int, int, int, float, str],
+) -> None:
+    """Up to 20 %, since Ampere's constants are of vLLM 0.6.3: what is planned is reached."""
+    assert row[6] <= step_ms(*row[:6]) <= 1.2 * row[6]
+
+
 def test_a_mixture_over_pcie() -> None:
     """vLLM issue 17469: 60 tokens a second with SGLang on four A10; docs/planning.md says 85."""
     run = engine("A10", tensor_parallel_size=4)
@@ -249,3 +318,10 @@ def test_the_docs_list_the_errors_as_they_are() -> None:
             f"| {name} | {scheme} | {gpus} | {prompt:,} | {published:g} | {found:.4g} | {error} |"
         )
         assert line in text
+    for name, tensor, card, calls, prompt, output, published, source in HOPPER_ROWS + NEWER_ROWS:
+        found = step_ms(name, tensor, card, calls, prompt, output)
+        error = f"{100 * (found / published - 1):+.0f} %"
+        assert (
+            f"| {name} | {tensor} x {card} | {calls} | {prompt:,} + {output} "
+            f"| {published:.3g} | {found:.3g} | {error} | {source} |"
+        ) in text
