@@ -149,6 +149,17 @@ def check_card(where: str, scheme: Scheme, engine: Engine, card: Card) -> Iterat
         yield Finding(f"{where}.engine.kv_cache_dtype", what, mend, fatal=False)
 
 
+def check_scheme(where: str, facts: ModelFacts, scheme: Scheme) -> Iterator[Finding]:
+    """Whether the weights are stored so, and whether there are any that the scheme packs."""
+    key = f"{where}.engine.quantization"
+    if scheme.assumed:
+        what = f"the plan cannot tell how the weights are stored: {scheme.name} is taken"
+        yield Finding(key, what, "plan where the model's config.json is", fatal=False)
+    if scheme.experts_only and not facts.experts:
+        what = f"{scheme.name} packs experts alone, and {facts.name} has none: all stays in 16 bit"
+        yield Finding(key, what, "take fp8, or leave it out", fatal=False)
+
+
 def check_margin(
     where: str, facts: ModelFacts, scheme: Scheme, memory: Memory
 ) -> Iterator[Finding]:

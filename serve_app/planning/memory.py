@@ -54,12 +54,19 @@ class Weights:
 
     def bytes(self, scheme: Scheme, element_bytes: int) -> float:
         """All of it."""
-        return self.packed * packed_bytes(scheme, element_bytes) + self.plain * element_bytes
+        return self.packed_bytes(scheme, element_bytes) + self.plain * element_bytes
+
+    def packed_bytes(self, scheme: Scheme, element_bytes: int, met: float = 1.0) -> float:
+        """What the scheme packs, with a share of the experts."""
+        experts = self.experts * met * weight_bytes(scheme, element_bytes)
+        dense = self.packed - self.experts
+        return experts + dense * weight_bytes(scheme, element_bytes, expert=False)
 
 
-def packed_bytes(scheme: Scheme, element_bytes: int) -> float:
+def weight_bytes(scheme: Scheme, element_bytes: int, *, expert: bool = True) -> float:
     """Bytes of one weight under a scheme; what is not quantised has the engine's `dtype`."""
-    return scheme.bits / 8 if scheme.bits < 16 else float(element_bytes)
+    packed = scheme.bits < 16 and (expert or not scheme.experts_only)
+    return scheme.bits / 8 if packed else float(element_bytes)
 
 
 def weigh(facts: ModelFacts, parallel: Parallel, stage: Stage) -> Weights:

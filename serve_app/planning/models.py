@@ -21,7 +21,7 @@ _NORMED = ("qwen3", "qwen3_moe")
 _NAME = re.compile(
     r"(?P<model>Qwen(?:2\.5|3)-[\dA-Z.]+B(?:-A\d+B)?)"
     r"(?:-(?P<kind>Base|Instruct|(?:Instruct|Thinking)-2507))?"
-    r"(?:-(?P<quantization>AWQ|GPTQ-Int4|GPTQ-Int8|FP8))?"
+    r"(?:-(?P<quantization>AWQ|GPTQ-Int[48]|FP8(?:-dynamic)?|quantized\.w(?:8a8|4a16)))?"
 )
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.config.tiers import TierConfig
 from serve_app.planning.cards import Card, find_ray_cards, load_cards, parse_card
@@ -15,14 +15,15 @@ from serve_app.planning.checks import (
     check_margin,
     check_name,
     check_node,
+    check_scheme,
 )
 from serve_app.planning.cost import Cost, Need, Pool, plan_pool, price_tier
 from serve_app.planning.engine import Engine, read_engine
-from serve_app.planning.errors import PlanningFailed
-from serve_app.planning.memory import Memory, calls_of, measure
+from serve_app.planning.errors import PlanningFailed, SchemeUnknown
+from serve_app.planning.memory import Memory, Weights, calls_of, measure
 from serve_app.planning.models import ModelFacts
-from serve_app.planning.quantization import Scheme, choose_scheme, find_scheme, pad
-from serve_app.planning.resolve import resolve_model
+from serve_app.planning.quantization import SCHEMES, Scheme, choose_scheme, find_scheme, pad
+from serve_app.planning.resolve import Resolved, resolve_model
 from serve_app.planning.roofline import Roofline, Speed, Workload
 from serve_app.planning.suggest import suggest
 from serve_app.weights.finding import Finding
@@ -36,6 +37,8 @@ class Options:
     """By tier; under the empty name the one for all others."""
     quantizations: tuple[str, ...] = ()
     """To compare beside the config's own."""
+    tensor_parallels: tuple[int, ...] = ()
+    """To compare each of these sizes under each quantisation."""
     load: Workload = field(default_factory=Workload)
     nodes: int | None = None
     gpus_per_node: int = 8
@@ -46,9 +49,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Variant:
-    """A tier under one quantisation."""
+    """A tier under one quantisation, on so many GPUs."""
 
     scheme: str
+    parallel: str
+    gpus: int
     memory: Memory
     longest_tokens: int
     """The longest context that a replica could hold, of those that the model has."""
@@ -65,6 +70,11 @@ class Variant:
     def ok(self) -> bool:
         """Whether it can be started."""
         return not any(finding.fatal for finding in self.findings)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of a million output tokens; infinite if it cannot be started."""
+        return math.inf if self.cost is None else self.cost.gpu_hours_a_million
 
 
 @dataclass(frozen=True)
@@ -84,6 +94,8 @@ class TierPlan:
     replicas_max: int
     variants: list[Variant]
     """The config's own first."""
+    compared: list[Variant]
+    """Every quantisation on every size of the comparison, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -158,7 +170,7 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
     card = _choose_card(tier, options)
     try:
         engine = read_engine(tier, card)
-        own = choose_scheme(engine.quantization, resolved.suffix, resolved.stated)
+        own = _choose_own(resolved, engine, options)
     except PlanningFailed as failure:
         raise PlanningFailed(f"tiers.{tier.name}: {failure}") from None
     others = [find_scheme(name) for name in options.quantizations]
@@ -176,7 +188,27 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
         replicas_min=tier.replicas.min,
         replicas_max=tier.replicas.max,
         variants=[_plan_variant(tier, facts, scheme, engine, card, options) for scheme in schemes],
+        compared=[
+            _plan_variant(tier, facts, scheme, resize(engine, size), card, options)
+            for scheme in schemes
+            for size in (options.tensor_parallels if card else ())
+        ],
     )
+
+
+def resize(engine: Engine, tensor: int) -> Engine:
+    """The engine on another number of GPUs."""
+    return replace(engine, parallel=replace(engine.parallel, tensor=tensor))
+
+
+def _choose_own(resolved: Resolved, engine: Engine, options: Options) -> Scheme:
+    """The config's own scheme; where it is not known, the first of those to compare."""
+    try:
+        return choose_scheme(engine.quantization, resolved.suffix, resolved.stated)
+    except SchemeUnknown:
+        if not options.quantizations:
+            raise
+        return replace(find_scheme(options.quantizations[0]), assumed=True)
 
 
 def _is_given(tier: TierConfig, options: Options) -> bool:
@@ -232,6 +264,8 @@ def _plan_variant(
         )
     return Variant(
         scheme=scheme.name,
+        parallel=str(engine.parallel),
+        gpus=engine.parallel.gpus if card else 0,
         memory=memory,
         longest_tokens=min(memory.kv_tokens, facts.positions),
         typical_calls=typical,
@@ -244,11 +278,13 @@ def _plan_variant(
 
 
 def checkpoint_bytes(facts: ModelFacts, scheme: Scheme, engine: Engine) -> float:
-    """The files of the model: as much as one GPU would hold of it, without padding."""
+    """The files that are read: without padding, and in 16 bit where vLLM packs them itself."""
+    stored = SCHEMES["bf16"] if scheme.online else scheme
     packed = facts.parameters - facts.layers * facts.small - facts.hidden
     packed -= facts.embedding * (1 if facts.tied else 2)
-    size = scheme.bits / 8 if scheme.bits < 16 else engine.element_bytes
-    return packed * size + (facts.parameters - packed) * engine.element_bytes
+    experts = facts.layers * facts.expert * facts.experts
+    weights = Weights(packed, facts.parameters - packed, 0.0, experts)
+    return weights.bytes(stored, engine.element_bytes)
 
 
 def _check(
@@ -270,6 +306,7 @@ def _check(
     if card is not None:
         yield from check_name(where, tier.accelerator_type, given=_is_given(tier, options))
         yield from check_card(where, scheme, engine, card)
+        yield from check_scheme(where, facts, scheme)
         yield from check_node(where, tier.placement_strategy, engine, options.gpus_per_node)
         if not engine.fixed_cache:
             yield from check_margin(where, facts, scheme, memory)

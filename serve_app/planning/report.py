@@ -12,6 +12,7 @@ from rich.markup import escape
 from rich.table import Table
 
 from serve_app.planning.cards import GIB
+from serve_app.planning.compare import TTFT_TARGET_S, find_cheapest, is_fast, tell_cheapest
 from serve_app.planning.cost import Cost, Pool
 from serve_app.planning.plan import Plan, TierPlan, Variant
 from serve_app.planning.roofline import BATCH_CALLS, Speed
@@ -22,19 +23,31 @@ KIB = 1024
 _LIMITS = {"KV cache": "KV cache", "max_num_seqs": "seqs", "target_ongoing_calls": "target"}
 
 
-def render_json(plan: Plan) -> bytes:
+def render_json(plan: Plan, ttft_s: float = TTFT_TARGET_S) -> bytes:
     """Every number of the tables, unrounded; `ok` is that of the exit code."""
-    document = {**asdict(plan), "ok": plan.ok, "findings": plan.findings}
+    cheapest = {tier.tier: find_cheapest(tier.compared, ttft_s) for tier in plan.tiers}
+    document = {
+        **asdict(plan),
+        "ok": plan.ok,
+        "findings": plan.findings,
+        "ttft_target_s": ttft_s,
+        "cheapest": {
+            name: best and [best.scheme, best.parallel] for name, best in cheapest.items()
+        },
+    }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(document, option=options)
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """Prints a table a tier, the cluster, and what is wrong."""
+def print_plan(console: Console, plan: Plan, ttft_s: float = TTFT_TARGET_S) -> None:
+    """Prints a table a tier, its comparison, the cluster, and what is wrong."""
     for tier in plan.tiers:
-        console.print(_build_tier_table(plan, tier))
+        _print_tier(console, plan, tier)
         if tier.card is None:
             console.print("  No speed is estimated for a CPU.\n", highlight=False)
+        if tier.compared:
+            console.print(_build_comparison(tier, ttft_s))
+            console.print(f"{tell_cheapest(tier, ttft_s)}\n", highlight=False, soft_wrap=True)
     if plan.pools:
         console.print(_build_pool_table(plan.pools))
     for text in (*map(str, plan.findings), *_tell_others(plan)):
@@ -52,18 +65,43 @@ def _tell_others(plan: Plan) -> Iterator[str]:
                 yield f"with {variant.scheme}: {finding}"
 
 
-def _build_tier_table(plan: Plan, tier: TierPlan) -> Table:
+def _print_tier(console: Console, plan: Plan, tier: TierPlan) -> None:
     size = f"{_parameters(tier.parameters)} parameters"
     if tier.active_parameters != tier.parameters:
         size += f", {_parameters(tier.active_parameters)} active"
     on = f"{tier.gpus} x {tier.card.full_name}" if tier.card else "CPU"
     title = escape(printable(f"{tier.tier}: {tier.model} ({size}) on {on}, {tier.parallel}"))
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
     table.add_column("", no_wrap=True)
     for variant in tier.variants:
         table.add_column(variant.scheme, justify="right", no_wrap=True)
     for name, render in _list_rows(plan, tier):
         table.add_row(name, *map(render, tier.variants))
+    # Not the table's own title, which would be folded to the width of a narrow table.
+    console.print(title, style="italic", highlight=False)
+    console.print(table)
+
+
+def _build_comparison(tier: TierPlan, ttft_s: float) -> Table:
+    table = Table(title=f"{tier.tier}, compared", title_justify="left", box=box.SIMPLE)
+    table.add_column("weights", no_wrap=True)
+    names = ("GPUs", "TTFT, ms", "in time", "tokens/s alone", "the replica", "GPU-hours, 1 M")
+    for name in ("run as", *names):
+        table.add_column(name, justify="right", no_wrap=True)
+    best = find_cheapest(tier.compared, ttft_s)
+    for variant in tier.compared:
+        mark = " *" if variant is best else ""
+        hours = f"{variant.gpu_hours:.3g}{mark}" if variant.cost else "cannot start"
+        table.add_row(
+            variant.scheme,
+            variant.parallel,
+            str(variant.gpus),
+            _of_speed(lambda s: f"{1000 * s.ttft_s:,.0f}")(variant),
+            "yes" if is_fast(variant, ttft_s) else "no",
+            _of_speed(lambda s: f"{s.single_tokens_per_s:,.0f}")(variant),
+            _of_speed(lambda s: f"{s.tokens_per_s:,.0f}")(variant),
+            hours,
+        )
     return table
 
 

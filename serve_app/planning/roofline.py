@@ -10,7 +10,7 @@ from dataclasses import dataclass
 
 from serve_app.planning.cards import Card
 from serve_app.planning.engine import Engine
-from serve_app.planning.memory import Stage, kv_bytes_a_token, packed_bytes, split_layers, weigh
+from serve_app.planning.memory import Stage, kv_bytes_a_token, split_layers, weigh
 from serve_app.planning.models import ModelFacts
 from serve_app.planning.quantization import Scheme
 
@@ -135,8 +135,7 @@ class Roofline:
             # The tokens of all data parallel engines meet in the same experts.
             tokens = max(1.0, tokens) * self._engine.parallel.data
             met = 1 - (1 - facts.active_experts / facts.experts) ** tokens
-        packed = weights.packed - weights.experts * (1 - met)
-        return packed * packed_bytes(self._scheme, size) + weights.read_plain * size
+        return weights.packed_bytes(self._scheme, size, met) + weights.read_plain * size
 
     def _token_flop(self, stage: Stage) -> float:
         """Operations of one token in a stage on one GPU: two for each weight that it meets."""

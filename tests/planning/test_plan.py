@@ -6,7 +6,7 @@ from typing import Any
 
 import pytest
 
-from serve_app.planning.cards import load_cards
+from serve_app.planning.cards import GIB, load_cards
 from serve_app.planning.checks import tensor_sizes
 from serve_app.planning.errors import PlanningFailed
 from serve_app.planning.plan import Options, Plan, TierPlan, make_plan, plan_tier
@@ -147,6 +147,38 @@ def test_quantisations_side_by_side() -> None:
     assert all(variant.ok for variant in made.variants)
     weights = [variant.memory.weights_bytes for variant in made.variants]
     assert weights == sorted(weights, reverse=True)
+
+
+def test_an_unknown_quantisation_is_planned_with_the_nearest() -> None:
+    """What the message says to do works, and the plan says that it was done."""
+    unknown = {"quantization": "torchao"}
+    with pytest.raises(PlanningFailed, match="give --quantization"):
+        plan_one("Qwen/Qwen3-8B", engine=unknown)
+    made = plan_one("Qwen/Qwen3-8B", Options(quantizations=("int8", "bf16")), engine=unknown)
+    assert [variant.scheme for variant in made.variants] == ["int8", "bf16"]
+    assert "int8 is taken" in texts(made, fatal=False)
+
+
+def test_int8_experts_do_nothing_for_a_dense_model() -> None:
+    """vLLM takes the key, and so does the plan, which says what it is worth."""
+    weight_only = {"quantization": "int8_per_channel_weight_only"}
+    dense, plain = (plan_one("Qwen/Qwen3-8B", engine=engine) for engine in (weight_only, {}))
+    assert "all stays in 16 bit" in texts(dense, fatal=False)
+    assert dense.variants[0].memory == plain.variants[0].memory
+    mixture = plan_one("Qwen/Qwen3-30B-A3B", engine=weight_only, accelerator_type="H100")
+    assert mixture.variants[0].memory.weights_bytes < 35 * GIB
+
+
+def test_weights_packed_online_are_read_in_16_bit() -> None:
+    """FP8 out of a 16-bit checkpoint is small on the GPU, not on the disk."""
+    made = plan_one(
+        B72, Options(quantizations=("fp8", "fp8-file")), engine={"tensor_parallel_size": 4}
+    )
+    bf16, online, file = (variant.cost for variant in made.variants if variant.cost)
+    assert bf16.load_s == online.load_s == pytest.approx(72.7, abs=0.1)
+    assert file.load_s == pytest.approx(37.6, abs=0.1)
+    weights = [variant.memory.weights_bytes for variant in made.variants]
+    assert weights[1] == weights[2] < weights[0]
 
 
 def test_calls_in_flight_are_bounded_by_the_tightest() -> None:

@@ -242,11 +242,11 @@ def test_speeds_that_nothing_was_fitted_to(
 
 # One decoding step of vLLM on Hopper: model, GPUs and card, calls at a time, tokens in and out, ms.
 # A: Qwen2.5-72B on 2 x H100, tenstorrent/tt-inference-server issue 143, April 2025. B: vLLM's own
-# benchmark of latency, buildkite.com/vllm/performance-benchmark/builds/9515, end of 2024, V0; the whole
-# time over the tokens out. C: the same benchmark on H100, whose page is not at hand any more: less
+# benchmark of latency, buildkite.com/vllm/performance-benchmark/builds/9515, end of 2024, V0; the
+# whole time over the tokens out. C: the same benchmark on H100, whose page is not at hand any more: less
 # certain. D: vLLM 0.21.0, 16 May 2026, yobitelcomm.github.io/bench/recipes/concurrency-sweep; its
-# rows with 16 and 64 calls are left out, because they wait. E: QwQ-32B on 8 x H200, vLLM issue 18725,
-# May 2025, the median.
+# rows with 16 and 64 calls are left out, because they wait. E: QwQ-32B on 8 x H200, vLLM issue
+# 18725, May 2025, the median.
 HOPPER_ROWS = [
     ("Qwen2.5-72B", 2, "H100", 1, 128, 128, 30.9, "A"),
     ("Llama-3.1-70B", 4, "H200", 8, 32, 128, 2077.53 / 128, "B"),
