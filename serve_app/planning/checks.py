@@ -15,7 +15,8 @@ DOUBT_BYTES = 1.0 * GIB
 """By how much the plan is trusted for a dense model: its errors against logs are below it."""
 
 MIXTURE_DOUBT_BYTES = 4.5 * GIB
-"""What is missing in the one log of a mixture of experts in FP8 (vLLM issue 21348)."""
+"""What is missing in the one log of a mixture of experts in FP8 (vLLM issue 21348); in that of
+gpt-oss (23278) a little less."""
 
 FP8_CACHE = 1
 """Bytes of a cached element in FP8."""
@@ -29,6 +30,9 @@ def check_division(
     tensor = parallel.tensor
     key = f"{where}.engine.tensor_parallel_size"
     sizes = ", ".join(map(str, tensor_sizes(facts)))
+    if facts.linear is not None and facts.linear.key_heads % tensor:
+        what = f"{facts.linear.key_heads} heads of linear attention cannot be divided by {tensor}"
+        yield Finding(key, what, f"take one of {sizes}")
     if facts.heads % tensor:
         what = f"{facts.heads} attention heads cannot be divided by {tensor}"
         yield Finding(key, what, f"take one of {sizes}")
@@ -90,6 +94,7 @@ def tensor_sizes(facts: ModelFacts, most: int = 64) -> list[int]:
         size
         for size in range(1, most + 1)
         if facts.heads % size == 0
+        and (facts.linear is None or facts.linear.key_heads % size == 0)
         and padded_vocabulary(facts) % size == 0
         and max(facts.kv_heads, size) % min(facts.kv_heads, size) == 0
     ]
@@ -155,6 +160,10 @@ def check_scheme(where: str, facts: ModelFacts, scheme: Scheme) -> Iterator[Find
     if scheme.assumed:
         what = f"the plan cannot tell how the weights are stored: {scheme.name} is taken"
         yield Finding(key, what, "plan where the model's config.json is", fatal=False)
+    if facts.vision:
+        what = "what images take beside the vision tower's weights is not counted"
+        mend = "leave some GiB, or bound them with limit_mm_per_prompt and try it"
+        yield Finding(f"{where}.engine", what, mend, fatal=False)
     if scheme.experts_only and not facts.experts:
         what = f"{scheme.name} packs experts alone, and {facts.name} has none: all stays in 16 bit"
         yield Finding(key, what, "take fp8, or leave it out", fatal=False)
@@ -164,8 +173,9 @@ def check_margin(
     where: str, facts: ModelFacts, scheme: Scheme, memory: Memory
 ) -> Iterator[Finding]:
     """Whether it fits by more than the plan may be wrong."""
-    spare = memory.kv_bytes - memory.max_model_len * memory.kv_bytes_a_token
-    doubt = MIXTURE_DOUBT_BYTES if facts.experts and scheme.compute == "fp8" else DOUBT_BYTES
+    spare = memory.kv_bytes - memory.call_bytes
+    packed = scheme.compute == "fp8" or scheme.experts_only
+    doubt = MIXTURE_DOUBT_BYTES if facts.experts and packed else DOUBT_BYTES
     if memory.fits and spare < doubt:
         what = (
             f"fits by {spare / GIB:.1f} GiB a GPU, and such a plan has been wrong by "

@@ -20,7 +20,7 @@ from serve_app.planning.checks import (
 from serve_app.planning.cost import Cost, Need, Pool, plan_pool, price_tier
 from serve_app.planning.engine import Engine, read_engine
 from serve_app.planning.errors import PlanningFailed, SchemeUnknown
-from serve_app.planning.memory import Memory, Weights, calls_of, measure
+from serve_app.planning.memory import Memory, Weights, measure
 from serve_app.planning.models import ModelFacts
 from serve_app.planning.quantization import SCHEMES, Scheme, choose_scheme, find_scheme, pad
 from serve_app.planning.resolve import Resolved, resolve_model
@@ -173,6 +173,11 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
         own = _choose_own(resolved, engine, options)
     except PlanningFailed as failure:
         raise PlanningFailed(f"tiers.{tier.name}: {failure}") from None
+    if resolved.facts.hybrid and engine.parallel.pipeline > 1:
+        raise PlanningFailed(
+            f"tiers.{tier.name}.engine.pipeline_parallel_size: {resolved.facts.name} has layers of "
+            "several kinds, and which of them a stage has cannot be planned; take 1"
+        )
     others = [find_scheme(name) for name in options.quantizations]
     schemes = [own, *(scheme for scheme in others if scheme.name != own.name)]
     facts = resolved.facts
@@ -249,7 +254,7 @@ def _plan_variant(
     padded = pad(facts, scheme)
     memory = measure(padded, scheme, engine, card)
     findings = list(_check(tier, facts, scheme, engine, card, memory, options))
-    typical = calls_of(memory.kv_tokens, options.load.tokens, engine)
+    typical = memory.calls(options.load.tokens)
     calls, limit = _choose_calls(tier, engine, typical)
     speed = cost = None
     if card is not None and not any(finding.fatal for finding in findings):
@@ -267,7 +272,7 @@ def _plan_variant(
         parallel=str(engine.parallel),
         gpus=engine.parallel.gpus if card else 0,
         memory=memory,
-        longest_tokens=min(memory.kv_tokens, facts.positions),
+        longest_tokens=min(memory.longest_tokens, facts.positions),
         typical_calls=typical,
         calls=calls,
         limited_by=limit,
@@ -280,8 +285,7 @@ def _plan_variant(
 def checkpoint_bytes(facts: ModelFacts, scheme: Scheme, engine: Engine) -> float:
     """The files that are read: without padding, and in 16 bit where vLLM packs them itself."""
     stored = SCHEMES["bf16"] if scheme.online else scheme
-    packed = facts.parameters - facts.layers * facts.small - facts.hidden
-    packed -= facts.embedding * (1 if facts.tied else 2)
+    packed = facts.packed
     experts = facts.layers * facts.expert * facts.experts
     weights = Weights(packed, facts.parameters - packed, 0.0, experts)
     return weights.bytes(stored, engine.element_bytes)
@@ -321,7 +325,7 @@ def _check(
 
 def _tell_shortage(memory: Memory, card: Card | None) -> str:
     gib = 1024**3
-    need = memory.max_model_len * memory.kv_bytes_a_token
+    need = memory.call_bytes
     if card is None:
         return f"one call of {memory.max_model_len} tokens needs {need / gib:.2f} GiB of cache"
     taken = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes
@@ -335,7 +339,9 @@ def _tell_shortage(memory: Memory, card: Card | None) -> str:
 
 def _mend_alone(memory: Memory, card: Card | None) -> str:
     if card is None:
-        return f"set max_model_len to {max(1, memory.kv_tokens)}, or give the cache more memory"
+        return (
+            f"set max_model_len to {max(1, memory.longest_tokens)}, or give the cache more memory"
+        )
     return "no single change makes it fit: take a larger card, or a smaller model"
 
 

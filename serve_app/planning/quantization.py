@@ -33,6 +33,8 @@ class Scheme:
     """Whether attention and dense MLPs stay in 16 bit."""
     online: bool = False
     """Whether vLLM packs the weights of a 16-bit checkpoint while it loads them."""
+    expert_pad: int = 0
+    """Multiple to which vLLM pads the columns of an expert on a GPU, and twice that for rows."""
     assumed: bool = False
     """Whether the command line said it, where the config does not."""
 
@@ -61,6 +63,8 @@ SCHEMES = {
         # A scale of 8 bits for 32 weights; computed in 16 bit, to be careful.
         Scheme("mxfp8", 8 + 8 / _MX_GROUP, "fp8", _MX_GROUP, online=True),
         Scheme("mxfp4", 4 + 8 / _MX_GROUP, "bf16", _MX_GROUP, online=True),
+        # gpt-oss: experts alone, in the checkpoint.
+        Scheme("mxfp4-experts", 4 + 8 / _MX_GROUP, "bf16", experts_only=True, expert_pad=128),
         # W4A16 of compressed-tensors: symmetric, so without a zero point.
         Scheme("w4a16", 4 + 16 / _GROUP, "bf16", _GROUP),
         # A scale of 16 bits and a zero point a group; computed in 16 bit (Marlin).
@@ -76,6 +80,7 @@ _BY_SUFFIX = {
     "GPTQ-Int4": "gptq-int4",
     "GPTQ-Int8": "gptq-int8",
     "FP8": "fp8-block",
+    "MXFP4": "mxfp4-experts",
     "FP8-dynamic": "fp8-file",
     "quantized.w8a8": "int8",
     "quantized.w4a16": "w4a16",
@@ -157,6 +162,8 @@ def _parse_stated(stated: Mapping[str, Any]) -> Scheme:
             return SCHEMES["fp8-block"]
         if block is None:
             return SCHEMES["fp8-file"]
+    if method == "mxfp4":
+        return SCHEMES["mxfp4-experts"]
     if method == "compressed-tensors":
         return parse_compressed(stated)
     raise SchemeUnknown(
@@ -186,6 +193,7 @@ def parse_compressed(stated: Mapping[str, Any]) -> Scheme:
 
 def pad(facts: ModelFacts, scheme: Scheme) -> ModelFacts:
     """The model as checkpoints of this kind have it."""
+    facts = replace(facts, expert_pad=scheme.expert_pad)
     if scheme.padded and facts.quantized_intermediate is not None:
         return replace(facts, intermediate=facts.quantized_intermediate)
     return facts

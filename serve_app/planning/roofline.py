@@ -75,7 +75,7 @@ class Roofline:
         return max(each) * len(each) if calls > 1 else sum(each)
 
     def _stage_s(self, stage: Stage, calls: float, context_tokens: float) -> float:
-        cache = calls * context_tokens * kv_bytes_a_token(self._facts, self._engine, stage.layers)
+        cache = calls * self._read_cache_bytes(stage, context_tokens)
         read_s = (self._read_bytes(stage, calls) + cache) / self._card.bytes_per_s
         head = weigh(self._facts, self._engine.parallel, stage).read_plain
         compute_s = calls * (self._token_flop(stage) / self._flop_s + 2 * head / self._bf16_flop_s)
@@ -94,7 +94,8 @@ class Roofline:
         # Query with key and weight with value, two operations each, for half of all pairs.
         pairs = prompt_tokens * prompt_tokens / 2
         heads = self._facts.heads / self._engine.parallel.tensor
-        attention_s = 4 * stage.layers * heads * self._facts.head_dim * pairs / self._bf16_flop_s
+        layers = stage.layers * self._facts.full_layers / self._facts.layers
+        attention_s = 4 * layers * heads * self._facts.head_dim * pairs / self._bf16_flop_s
         read_s = chunks * self._read_bytes(stage, prompt_tokens / chunks) / self._card.bytes_per_s
         hops_s = 2 * chunks * stage.layers * self._all_reduce_s(prompt_tokens / chunks)
         return (
@@ -125,6 +126,18 @@ class Roofline:
             tokens_per_s=per_s * load.output_tokens,
             calls_per_s=per_s,
         )
+
+    def _read_cache_bytes(self, stage: Stage, context_tokens: float) -> float:
+        """What a step reads of one call's cache; states are read and written."""
+        facts, engine = self._facts, self._engine
+        a_token = kv_bytes_a_token(facts, engine, stage.layers)
+        windowed = a_token * facts.windowed_layers / facts.full_layers
+        size = a_token * context_tokens + windowed * min(context_tokens, facts.window)
+        if facts.linear is None:
+            return size
+        states = stage.layers * facts.linear_layers / facts.layers
+        state = facts.linear.state / engine.parallel.tensor * engine.element_bytes
+        return size + 2 * states * state
 
     def _read_bytes(self, stage: Stage, tokens: float) -> float:
         """What a step with so many tokens reads on one GPU: of the experts those that are met."""

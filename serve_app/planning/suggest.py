@@ -47,7 +47,7 @@ def _change_one(
     if engine.cache_bytes > 1 and card.fp8_tflops and _fits(facts, scheme, smaller, card):
         yield "kv_cache_dtype: fp8"
     padded = pad(facts, scheme)
-    tokens = measure(padded, scheme, engine, card).kv_tokens // STEP_TOKENS * STEP_TOKENS
+    tokens = measure(padded, scheme, engine, card).longest_tokens // STEP_TOKENS * STEP_TOKENS
     if tokens and _divides(padded, scheme, engine):
         yield f"max_model_len: {tokens}"
     fuller = replace(engine, gpu_memory_utilization=UTILIZATION_MAX)

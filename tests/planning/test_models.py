@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,9 +11,10 @@ import pytest
 
 from serve_app.planning.errors import PlanningFailed, SchemeUnknown
 from serve_app.planning.memory import Weights
-from serve_app.planning.models import find_model, load_model, parse_config
+from serve_app.planning.models import find_model, list_models, load_model, parse_config
 from serve_app.planning.quantization import choose_scheme, find_scheme
 from serve_app.planning.resolve import resolve_model
+from tests.planning.reference import build_config
 from tests.planning.tiers import facts, tier
 
 CONFIG: dict[str, Any] = {
@@ -47,6 +49,16 @@ def write(directory: Path, **changes: Any) -> Path:
         ("Qwen/Qwen3-8B-Base", "Qwen3-8B", 32768, "bf16"),
         ("Qwen/Qwen3-30B-A3B-Instruct-2507-FP8", "Qwen3-30B-A3B", 262144, "fp8-block"),
         ("s3://bucket/Qwen3-4B-Thinking-2507", "Qwen3-4B", 262144, "bf16"),
+        ("Qwen/Qwen2.5-Coder-32B-Instruct-AWQ", "Qwen2.5-Coder-32B", 32768, "awq-int4"),
+        ("Qwen/QwQ-32B", "QwQ-32B", 40960, "bf16"),
+        ("Qwen/Qwen3-Coder-480B-A35B-Instruct-FP8", "Qwen3-Coder-480B-A35B", 262144, "fp8-block"),
+        ("Qwen/Qwen3-Next-80B-A3B-Thinking", "Qwen3-Next-80B-A3B", 262144, "bf16"),
+        ("Qwen/Qwen2.5-VL-7B-Instruct", "Qwen2.5-VL-7B", 128000, "bf16"),
+        ("Qwen/Qwen3-VL-30B-A3B-Instruct", "Qwen3-VL-30B-A3B", 262144, "bf16"),
+        ("openai/gpt-oss-120b", "gpt-oss-120b", 131072, "mxfp4-experts"),
+        ("meta-llama/Llama-3.3-70B-Instruct", "Llama-3.3-70B", 131072, "bf16"),
+        ("RedHatAI/Llama-3.3-70B-Instruct-FP8", "Llama-3.3-70B", 131072, "fp8-file"),
+        ("meta-llama/Meta-Llama-3.1-8B-Instruct", "Llama-3.1-8B", 131072, "bf16"),
     ],
 )
 def test_a_name_says_the_model(name: str, model: str, positions: int, scheme: str) -> None:
@@ -59,7 +71,15 @@ def test_a_name_says_the_model(name: str, model: str, positions: int, scheme: st
 
 @pytest.mark.parametrize(
     "name",
-    ["meta/Llama-3.1-8B", "Qwen/Qwen2.5-9B", "Qwen3-8B-Instruct-2507", "Qwen3-8B-GGUF", "Qwen2-7B"],
+    [
+        "meta/Llama-2-7b",
+        "Llama-4-70B",
+        "gpt-oss-7b",
+        "Qwen/Qwen2.5-9B",
+        "Qwen3-8B-Instruct-2507",
+        "Qwen3-8B-GGUF",
+        "Qwen2-7B",
+    ],
 )
 def test_an_unknown_name_is_not_guessed(name: str) -> None:
     """Neither another size, nor a kind that there never was."""
@@ -211,9 +231,19 @@ def test_a_mixture_with_dense_layers_is_refused() -> None:
 def test_an_unknown_model_is_a_clear_failure() -> None:
     """It says what to do, and which models need nothing done."""
     with pytest.raises(PlanningFailed, match=r"tiers\.fast: .*config\.json.*Qwen3-32B"):
-        resolve_model(tier("meta/Llama-3.1-8B"))
+        resolve_model(tier("meta/Llama-2-7b"))
     with pytest.raises(PlanningFailed, match="only fast and strong"):
         resolve_model(tier("x", model_source="demo:huge"))
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_a_config_says_what_the_table_says(name: str) -> None:
+    """The pinned transformers' own config of each model, written and read, gives the same facts."""
+    shipped = facts(name)
+    found = parse_config(build_config(name).to_dict(), name)
+    assert replace(found, source=shipped.source, quantized_intermediate=None) == replace(
+        shipped, quantized_intermediate=None
+    )
 
 
 def test_padding_is_that_of_the_quantised_checkpoints() -> None:

@@ -181,6 +181,24 @@ def test_weights_packed_online_are_read_in_16_bit() -> None:
     assert weights[1] == weights[2] < weights[0]
 
 
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-Next-80B-A3B-Instruct", "openai/gpt-oss-20b"])
+def test_stages_of_a_hybrid_are_refused(model: str) -> None:
+    """Which kinds of layers a stage has is not known here; without stages it can be planned."""
+    with pytest.raises(PlanningFailed, match=r"pipeline_parallel_size: .* take 1"):
+        plan_one(model, engine={"pipeline_parallel_size": 2})
+    assert plan_one(model, engine={"tensor_parallel_size": 4}).variants[0].ok
+
+
+def test_what_images_take_is_said_not_to_be_counted() -> None:
+    """The tower's weights are; of a text model nothing is said."""
+    made = plan_one("Qwen/Qwen3-VL-8B-Instruct", engine={"max_model_len": 32768})
+    assert "what images take" in texts(made, fatal=False)
+    text = plan_one("Qwen/Qwen3-8B", engine={"max_model_len": 32768})
+    assert "what images take" not in texts(text, fatal=False)
+    more = made.variants[0].memory.weights_bytes - text.variants[0].memory.weights_bytes
+    assert more == 2 * facts("Qwen3-VL-8B").vision
+
+
 def test_calls_in_flight_are_bounded_by_the_tightest() -> None:
     """The target of autoscaling, max_num_seqs or the cache, whichever is least."""
     replicas = {"target_ongoing_calls": 64}
