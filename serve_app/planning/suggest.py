@@ -67,7 +67,9 @@ def _change_tensor(
 
 
 def _smaller(scheme: Scheme) -> Iterator[str]:
-    return (name for name in SMALLER if SCHEMES[name].bits < scheme.bits)
+    """Schemes to change to; not of checkpoints that come in one kind alone."""
+    names = () if scheme.experts_only and not scheme.online else SMALLER
+    return (name for name in names if SCHEMES[name].bits < scheme.bits)
 
 
 def _fits(facts: ModelFacts, scheme: Scheme, engine: Engine, card: Card) -> bool:

@@ -9,6 +9,7 @@ import pytest
 from serve_app.planning.cards import GIB, load_cards
 from serve_app.planning.checks import tensor_sizes
 from serve_app.planning.errors import PlanningFailed
+from serve_app.planning.models import list_models
 from serve_app.planning.plan import Options, Plan, TierPlan, make_plan, plan_tier
 from serve_app.planning.roofline import Workload
 from tests.planning.tiers import engine, facts, fill, tier
@@ -179,6 +180,26 @@ def test_weights_packed_online_are_read_in_16_bit() -> None:
     assert file.load_s == pytest.approx(37.6, abs=0.1)
     weights = [variant.memory.weights_bytes for variant in made.variants]
     assert weights[1] == weights[2] < weights[0]
+
+
+@pytest.mark.parametrize("model", list_models())
+def test_every_shipped_model_can_be_planned(model: str) -> None:
+    """On eight B300 in 16 bit or as it is published, and on sizes from one GPU on."""
+    options = Options(cards={"": load_cards()["B300"]}, tensor_parallels=(1, 2, 4, 8))
+    made = plan_one(model, options, engine={"max_model_len": 8192})
+    able = [variant for variant in made.compared if variant.ok]
+    assert able
+    for variant in able:
+        assert variant.speed is not None
+        assert 0 < variant.speed.ttft_s < 2
+        assert variant.memory.calls(8192) >= 1
+
+
+def test_gpt_oss_is_not_told_to_change_its_kind() -> None:
+    """It comes in MXFP4 alone: more GPUs or a shorter context help where it does not fit."""
+    made = plan_one("openai/gpt-oss-120b", accelerator_type="L40S")
+    assert "tensor_parallel_size: 2" in texts(made)
+    assert "quantization" not in texts(made)
 
 
 @pytest.mark.parametrize("model", ["Qwen/Qwen3-Next-80B-A3B-Instruct", "openai/gpt-oss-20b"])

@@ -20,7 +20,7 @@ from serve_app.planning.models import (
 )
 from serve_app.planning.plan import checkpoint_bytes
 from serve_app.planning.quantization import SCHEMES, pad
-from serve_app.planning.roofline import Roofline
+from serve_app.planning.roofline import Roofline, Workload
 from serve_app.weights.tensors import read_shard
 from tests.planning.reference import count_parameters
 from tests.planning.tiers import engine, facts, fill
@@ -345,6 +345,53 @@ def test_newer_engines_on_ampere_are_faster(
     assert row[6] <= step_ms(*row[:6]) <= 1.2 * row[6]
 
 
+# Output tokens a second of one replica on H100 with many calls in flight, prompts included; nothing
+# is fitted to them: model, weights, GPUs, tokens in and out, calls, published.
+# H: vLLM 0.30.0, 24 September 2026, tgarg01/silybench-data, derived/csv/capacity.csv (as many users
+#    as it says keep a first token within 2 s and 50 ms a token).
+# I: TensorRT-LLM in NIM 1.8.0, docs.nvidia.com/nim/benchmarking/llm/1.0.0/performance.
+THROUGHPUT_ROWS = [
+    ("Qwen3-8B", "bf16", 1, 8192, 512, 7, 501.56, "H"),
+    ("Qwen3-8B", "bf16", 1, 2048, 2048, 40, 2814.7, "H"),
+    ("Qwen3-8B", "bf16", 1, 1024, 128, 80, 3017.7, "H"),
+    ("Qwen3-8B", "fp8", 1, 8192, 512, 10, 786.88, "H"),
+    ("Qwen3-8B", "fp8", 1, 2048, 2048, 52, 3653.1, "H"),
+    ("Qwen3-8B", "fp8", 1, 1024, 128, 108, 4129.0, "H"),
+    ("Llama-3.3-70B", "fp8", 2, 5000, 500, 5, 218.48, "I"),
+    ("Llama-3.3-70B", "fp8", 2, 5000, 500, 25, 623.4, "I"),
+    ("Llama-3.3-70B", "fp8", 2, 5000, 500, 50, 814.37, "I"),
+]
+# The same, with so many calls that the engine's own work for each of them counts, which is not
+# planned.
+CROWDED_ROWS = [
+    ("Qwen3-8B", "bf16", 1, 128, 1024, 396, 13322.0, "H"),
+    ("Qwen3-8B", "bf16", 1, 128, 128, 512, 14539.5, "H"),
+    ("Qwen3-8B", "fp8", 1, 128, 1024, 472, 15103.5, "H"),
+    ("Qwen3-8B", "fp8", 1, 128, 128, 512, 16542.0, "H"),
+]
+Throughput = tuple[str, str, int, int, int, int, float, str]
+
+
+def throughput(row: Throughput) -> float:
+    """Of one replica on H100."""
+    name, scheme, tensor, prompt, output, calls = row[:6]
+    run = engine("H100", tensor_parallel_size=tensor)
+    line = Roofline(facts(name), SCHEMES[scheme], run, load_cards()["H100"])
+    return line.estimate(Workload(prompt, output), calls).tokens_per_s
+
+
+@pytest.mark.parametrize("row", THROUGHPUT_ROWS, ids=lambda row: f"{row[0]}-{row[1]}-{row[5]}")
+def test_throughput_of_many_calls(row: Throughput) -> None:
+    """Within 13 % for 5 to 108 calls, of an engine next to the pinned one and of NVIDIA's."""
+    assert throughput(row) == pytest.approx(row[6], rel=0.13)
+
+
+@pytest.mark.parametrize("row", CROWDED_ROWS, ids=lambda row: f"{row[1]}-{row[4]}-{row[5]}")
+def test_throughput_of_hundreds_of_calls(row: Throughput) -> None:
+    """Within 35 %: less certain."""
+    assert throughput(row) == pytest.approx(row[6], rel=0.35)
+
+
 def test_a_mixture_over_pcie() -> None:
     """vLLM issue 17469: 60 tokens a second with SGLang on four A10; docs/planning.md says 85."""
     run = engine("A10", tensor_parallel_size=4)
@@ -369,4 +416,11 @@ def test_the_docs_list_the_errors_as_they_are() -> None:
         assert (
             f"| {name} | {tensor} x {card} | {calls} | {prompt:,} + {output} "
             f"| {published:.3g} | {found:.3g} | {error} | {source} |"
+        ) in text
+    for row in THROUGHPUT_ROWS + CROWDED_ROWS:
+        name, scheme, tensor, prompt, output, calls, published, source = row
+        error = f"{100 * (throughput(row) / published - 1):+.0f} %"
+        assert (
+            f"| {name} | {scheme} | {tensor} | {prompt:,} + {output:,} | {calls} "
+            f"| {published:,.0f} | {throughput(row):,.0f} | {error} | {source} |"
         ) in text
