@@ -141,7 +141,10 @@ def _check_alike(key: str, accelerator_type: str) -> Iterator[Finding]:
 
 def check_card(where: str, scheme: Scheme, engine: Engine, card: Card) -> Iterator[Finding]:
     """Whether the card computes in the types that it is given."""
-    if scheme.compute == "fp8" and not card.fp8_tflops:
+    if engine.quantization == "fp8_per_channel" and not card.fp8_tflops:
+        what = f"{card.name} does not compute in FP8, and vLLM refuses fp8_per_channel there"
+        yield Finding(f"{where}.engine.quantization", what, "take fp8, awq or gptq")
+    elif scheme.compute == "fp8" and not card.fp8_tflops:
         what = f"{card.name} does not compute in FP8: the weights are small, but not faster"
         mend = "take int8, awq or gptq on this card, or accept it"
         yield Finding(f"{where}.engine.quantization", what, mend, fatal=False)

@@ -279,21 +279,17 @@ def measure(facts: ModelFacts, scheme: Scheme, engine: Engine, card: Card | None
     ]
     activation = activation_bytes(facts, engine) if card else 0.0
     overhead = NON_TORCH_BYTES + (0.0 if engine.eager else GRAPH_BYTES) if card else 0.0
-    budget = card.memory_bytes * engine.gpu_memory_utilization if card else 0.0
-    total = card.memory_bytes if card else math.inf
-    rooms = []
-    for held, call in zip(weights, caches, strict=True):
-        taken = held + activation + overhead
-        fixed = _fixed_room(engine, call)
-        # A size that is set counts whatever the utilisation, up to what the GPU has.
-        rooms.append(budget - taken if fixed is None else min(fixed, total - taken))
+    rooms = [
+        _find_room(engine, card, call, held + activation + overhead)
+        for held, call in zip(weights, caches, strict=True)
+    ]
     worst = min(range(len(stages)), key=lambda i: rooms[i] / caches[i].a_token)
     call, room = caches[worst], _whole_blocks(rooms[worst], caches[worst])
     longest = call.longest(room)
     length = _choose_length(facts, engine, longest)
     concurrency = room / call.call_bytes(length)
     return Memory(
-        budget_bytes=budget,
+        budget_bytes=_budget(engine, card),
         weights_bytes=weights[worst],
         activation_bytes=activation,
         overhead_bytes=overhead,
@@ -306,6 +302,16 @@ def measure(facts: ModelFacts, scheme: Scheme, engine: Engine, card: Card | None
         call=call,
         engines=engine.parallel.data,
     )
+
+
+def _budget(engine: Engine, card: Card | None) -> float:
+    return card.memory_bytes * engine.gpu_memory_utilization if card else 0.0
+
+
+def _find_room(engine: Engine, card: Card | None, call: CallCache, taken: float) -> float:
+    """What is left for the cache; a size that is set counts up to what the GPU has."""
+    fixed, total = _fixed_room(engine, call), card.memory_bytes if card else math.inf
+    return _budget(engine, card) - taken if fixed is None else min(fixed, total - taken)
 
 
 def _fixed_room(engine: Engine, call: CallCache) -> float | None:

@@ -73,6 +73,11 @@ def test_two_changes_where_one_is_not_enough() -> None:
         ("Qwen/Qwen2.5-7B", {"tensor_parallel_size": 28}, "are 676.571 each, not whole"),
         ("Qwen/Qwen3-0.6B", {"pipeline_parallel_size": 29}, "29 stages for 28 layers"),
         ("Qwen/Qwen3-8B", {"max_model_len": 50000}, "50000 tokens, but Qwen3-8B has 40960"),
+        (
+            "Qwen/Qwen3-Next-80B-A3B-Instruct",
+            {"tensor_parallel_size": 32},
+            "16 heads of linear attention cannot be divided by 32",
+        ),
     ],
 )
 def test_what_cannot_work(model: str, arguments: dict[str, Any], words: str) -> None:
@@ -148,6 +153,13 @@ def test_quantisations_side_by_side() -> None:
     assert all(variant.ok for variant in made.variants)
     weights = [variant.memory.weights_bytes for variant in made.variants]
     assert weights == sorted(weights, reverse=True)
+
+
+def test_fp8_by_channel_needs_fp8() -> None:
+    """vLLM refuses to start it on Ampere, where plain fp8 is only not faster."""
+    for name, ok in (("fp8_per_channel", False), ("fp8", True)):
+        made = plan_one("Qwen/Qwen3-8B", accelerator_type="A100", engine={"quantization": name})
+        assert made.variants[0].ok is ok
 
 
 def test_an_unknown_quantisation_is_planned_with_the_nearest() -> None:
