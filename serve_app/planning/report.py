@@ -85,23 +85,15 @@ def _print_tier(console: Console, plan: Plan, tier: TierPlan) -> None:
 def _build_comparison(tier: TierPlan, ttft_s: float) -> Table:
     table = Table(title=f"{tier.tier}, compared", title_justify="left", box=box.SIMPLE)
     table.add_column("weights", no_wrap=True)
-    names = ("GPUs", "TTFT, ms", "in time", "tokens/s alone", "the replica", "GPU-hours, 1 M")
-    for name in ("run as", *names):
+    for name, _ in _COMPARED:
         table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("GPU-hours, 1 M", justify="right", no_wrap=True)
     best = find_cheapest(tier.compared, ttft_s)
     for variant in tier.compared:
-        mark = " *" if variant is best else ""
+        late = variant.speed is not None and not is_fast(variant, ttft_s)
+        mark = " *" if variant is best else " late" if late else ""
         hours = f"{variant.gpu_hours:.3g}{mark}" if variant.cost else "cannot start"
-        table.add_row(
-            variant.scheme,
-            variant.parallel,
-            str(variant.gpus),
-            _of_speed(lambda s: f"{1000 * s.ttft_s:,.0f}")(variant),
-            "yes" if is_fast(variant, ttft_s) else "no",
-            _of_speed(lambda s: f"{s.single_tokens_per_s:,.0f}")(variant),
-            _of_speed(lambda s: f"{s.tokens_per_s:,.0f}")(variant),
-            hours,
-        )
+        table.add_row(variant.scheme, *(render(variant) for _, render in _COMPARED), hours)
     return table
 
 
@@ -168,6 +160,17 @@ def _of_speed(render: Callable[[Speed], str]) -> Render:
 
 def _of_cost(render: Callable[[Cost], str]) -> Render:
     return lambda variant: "-" if variant.cost is None else render(variant.cost)
+
+
+_COMPARED: tuple[tuple[str, Render], ...] = (
+    ("run as", lambda variant: variant.parallel),
+    ("GPUs", lambda variant: str(variant.gpus)),
+    ("TTFT, ms", _of_speed(lambda speed: f"{1000 * speed.ttft_s:,.0f}")),
+    ("tokens/s alone", _of_speed(lambda speed: f"{speed.single_tokens_per_s:,.0f}")),
+    ("each", _of_speed(lambda speed: f"{speed.call_tokens_per_s:,.0f}")),
+    ("the replica", _of_speed(lambda speed: f"{speed.tokens_per_s:,.0f}")),
+)
+"""Columns of a comparison."""
 
 
 def _build_pool_table(pools: list[Pool]) -> Table:
