@@ -14,6 +14,7 @@ from serve_app import demo
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
 from serve_app.config.tiers import DEMO_PREFIX
 from serve_app.demo import CheckpointMissing
+from serve_app.planning.checks import check_name
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
 
@@ -24,6 +25,7 @@ def check(
     """Validate a config: every key, every engine argument of the pinned vLLM."""
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
+    check_accelerator_types(config, serve_config)
     names = ", ".join(tier.name for tier in serve_config.app.tiers)
     typer.echo(f"{config}: valid; tiers: {names}")
 
@@ -45,6 +47,24 @@ def check_engines(path: Path, config: ServeConfig) -> None:
         except ValueError as error:
             typer.echo(f"{path}: {error}", err=True)
             raise typer.Exit(2) from None
+
+
+def check_accelerator_types(path: Path, config: ServeConfig) -> None:
+    """Whether ray.serve.llm takes every tier's name of a GPU, and whether nodes have it."""
+    from ray.util.accelerators import accelerators
+
+    known = {value for key, value in vars(accelerators).items() if key.isupper()}
+    for tier in config.app.tiers:
+        name = tier.accelerator_type
+        if name is not None and name not in known:
+            typer.echo(
+                f"{path}: tiers.{tier.name}.accelerator_type: ray.serve.llm does not take "
+                f"'{name}'; leave it out, and place by node_labels or resources_per_replica",
+                err=True,
+            )
+            raise typer.Exit(2)
+        for finding in check_name(f"tiers.{tier.name}", name, given=True):
+            typer.echo(finding, err=True)
 
 
 def load_or_exit(path: Path) -> ServeConfig:

@@ -10,12 +10,14 @@ from rich.console import Console
 
 from serve_app.cli.check import check_engines, load_or_exit
 from serve_app.planning.cards import Card, parse_card
+from serve_app.planning.compare import TTFT_TARGET_S
 from serve_app.planning.errors import PlanningFailed
 from serve_app.planning.plan import Options, make_plan
 from serve_app.planning.report import print_plan, render_json
 from serve_app.planning.roofline import Workload
 
-_WIDTH_MIN = 110
+_WIDTH_MIN = 100
+_SIZE_MAX = 64
 
 
 def plan(
@@ -29,8 +31,19 @@ def plan(
     ] = None,
     quantization: Annotated[
         str | None,
-        typer.Option(help="Compare with these, side by side: bf16,fp8,int8,awq,gptq."),
+        typer.Option(
+            help="Compare with these, side by side: bf16,fp8,int8,awq,gptq. The first one is taken "
+            "for the config's own where that is not known."
+        ),
     ] = None,
+    tensor_parallel: Annotated[
+        str | None,
+        typer.Option(help="Compare these sizes, each with each quantisation: 1,2,4,8."),
+    ] = None,
+    ttft_ms: Annotated[
+        float,
+        typer.Option(min=1, max=1e6, help="Of the comparison: the slowest TTFT that is taken."),
+    ] = 1000 * TTFT_TARGET_S,
     prompt_tokens: Annotated[
         int, typer.Option(min=1, max=10_000_000, help="Of a typical call.")
     ] = Workload().prompt_tokens,
@@ -63,9 +76,8 @@ def plan(
             serve_config.app.tiers,
             Options(
                 cards=_parse_cards(card or []),
-                quantizations=tuple(
-                    part.strip() for part in (quantization or "").split(",") if part
-                ),
+                quantizations=tuple(_split(quantization)),
+                tensor_parallels=tuple(map(_parse_size, _split(tensor_parallel))),
                 load=Workload(prompt_tokens, output_tokens),
                 nodes=nodes,
                 gpus_per_node=gpus_per_node,
@@ -78,10 +90,20 @@ def plan(
         typer.echo(f"{config}: {failure}", err=True)
         raise typer.Exit(2) from None
     if json:
-        typer.echo(render_json(made), nl=False)
+        typer.echo(render_json(made, ttft_ms / 1000), nl=False)
     else:
-        print_plan(Console(width=max(_WIDTH_MIN, Console().width)), made)
+        print_plan(Console(width=max(_WIDTH_MIN, Console().width)), made, ttft_ms / 1000)
     raise typer.Exit(0 if made.ok else 1)
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _parse_size(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _SIZE_MAX:
+        raise PlanningFailed(f"--tensor-parallel: '{text}' is no number from 1 to {_SIZE_MAX}")
+    return int(text)
 
 
 def _parse_cards(texts: list[str]) -> dict[str, Card]:

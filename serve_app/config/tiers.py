@@ -288,8 +288,8 @@ class TierConfig(Config):
     accelerator: Literal["cpu", "gpu"] = Field("gpu", description="What the engine computes on.")
     accelerator_type: str | None = Field(
         None,
-        description="Ray's name of the GPU a replica must be placed on, for example `H100` or "
-        "`A100-80G`. None: any.",
+        description="Ray's name of the GPU a replica must be placed on, for example `H100`, or "
+        "`A100` for 40 and 80 GB (docs/planning.md lists the names). None: any.",
     )
     engine: dict[str, JsonValue] = Field(
         default_factory=dict,

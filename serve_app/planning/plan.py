@@ -4,24 +4,26 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 from serve_app.config.tiers import TierConfig
-from serve_app.planning.cards import Card, parse_card
+from serve_app.planning.cards import Card, find_ray_cards, load_cards, parse_card
 from serve_app.planning.checks import (
     check_card,
     check_division,
     check_length,
     check_margin,
+    check_name,
     check_node,
+    check_scheme,
 )
 from serve_app.planning.cost import Cost, Need, Pool, plan_pool, price_tier
 from serve_app.planning.engine import Engine, read_engine
-from serve_app.planning.errors import PlanningFailed
-from serve_app.planning.memory import Memory, calls_of, measure
+from serve_app.planning.errors import PlanningFailed, SchemeUnknown
+from serve_app.planning.memory import Memory, Weights, measure
 from serve_app.planning.models import ModelFacts
-from serve_app.planning.quantization import Scheme, choose_scheme, find_scheme, pad
-from serve_app.planning.resolve import resolve_model
+from serve_app.planning.quantization import SCHEMES, Scheme, choose_scheme, find_scheme, pad
+from serve_app.planning.resolve import Resolved, resolve_model
 from serve_app.planning.roofline import Roofline, Speed, Workload
 from serve_app.planning.suggest import suggest
 from serve_app.weights.finding import Finding
@@ -35,6 +37,8 @@ class Options:
     """By tier; under the empty name the one for all others."""
     quantizations: tuple[str, ...] = ()
     """To compare beside the config's own."""
+    tensor_parallels: tuple[int, ...] = ()
+    """To compare each of these sizes under each quantisation."""
     load: Workload = field(default_factory=Workload)
     nodes: int | None = None
     gpus_per_node: int = 8
@@ -45,9 +49,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Variant:
-    """A tier under one quantisation."""
+    """A tier under one quantisation, on so many GPUs."""
 
     scheme: str
+    parallel: str
+    gpus: int
     memory: Memory
     longest_tokens: int
     """The longest context that a replica could hold, of those that the model has."""
@@ -64,6 +70,11 @@ class Variant:
     def ok(self) -> bool:
         """Whether it can be started."""
         return not any(finding.fatal for finding in self.findings)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of a million output tokens; infinite if it cannot be started."""
+        return math.inf if self.cost is None else self.cost.gpu_hours_a_million
 
 
 @dataclass(frozen=True)
@@ -83,6 +94,8 @@ class TierPlan:
     replicas_max: int
     variants: list[Variant]
     """The config's own first."""
+    compared: list[Variant]
+    """Every quantisation on every size of the comparison, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -157,9 +170,14 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
     card = _choose_card(tier, options)
     try:
         engine = read_engine(tier, card)
-        own = choose_scheme(engine.quantization, resolved.suffix, resolved.stated)
+        own = _choose_own(resolved, engine, options)
     except PlanningFailed as failure:
         raise PlanningFailed(f"tiers.{tier.name}: {failure}") from None
+    if resolved.facts.hybrid and engine.parallel.pipeline > 1:
+        raise PlanningFailed(
+            f"tiers.{tier.name}.engine.pipeline_parallel_size: {resolved.facts.name} has layers of "
+            "several kinds, and which of them a stage has cannot be planned; take 1"
+        )
     others = [find_scheme(name) for name in options.quantizations]
     schemes = [own, *(scheme for scheme in others if scheme.name != own.name)]
     facts = resolved.facts
@@ -175,23 +193,54 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
         replicas_min=tier.replicas.min,
         replicas_max=tier.replicas.max,
         variants=[_plan_variant(tier, facts, scheme, engine, card, options) for scheme in schemes],
+        compared=[
+            _plan_variant(tier, facts, scheme, resize(engine, size), card, options)
+            for scheme in schemes
+            for size in (options.tensor_parallels if card else ())
+        ],
     )
+
+
+def resize(engine: Engine, tensor: int) -> Engine:
+    """The engine on another number of GPUs."""
+    return replace(engine, parallel=replace(engine.parallel, tensor=tensor))
+
+
+def _choose_own(resolved: Resolved, engine: Engine, options: Options) -> Scheme:
+    """The config's own scheme; where it is not known, the first of those to compare."""
+    try:
+        return choose_scheme(engine.quantization, resolved.suffix, resolved.stated)
+    except SchemeUnknown:
+        if not options.quantizations:
+            raise
+        return replace(find_scheme(options.quantizations[0]), assumed=True)
+
+
+def _is_given(tier: TierConfig, options: Options) -> bool:
+    return bool(options.cards.keys() & {tier.name, ""})
 
 
 def _choose_card(tier: TierConfig, options: Options) -> Card | None:
     if tier.accelerator == "cpu":
         return None
-    given = options.cards.get(tier.name) or options.cards.get("")
-    if given is not None:
-        return given
+    if _is_given(tier, options):
+        return options.cards.get(tier.name) or options.cards[""]
     if tier.accelerator_type is None:
         raise PlanningFailed(
             f"tiers.{tier.name}: accelerator_type names no GPU; give one with --card"
         )
     try:
-        return parse_card(tier.accelerator_type)
+        return _card_of_type(tier.accelerator_type)
     except PlanningFailed as failure:
         raise PlanningFailed(f"tiers.{tier.name}.accelerator_type: {failure}") from None
+
+
+def _card_of_type(accelerator_type: str) -> Card:
+    """The card of this name, else of those that Ray calls so the one with the least memory."""
+    alike = find_ray_cards(accelerator_type)
+    if accelerator_type in load_cards() or not alike:
+        return parse_card(accelerator_type)
+    return alike[0]
 
 
 def _plan_variant(
@@ -205,7 +254,7 @@ def _plan_variant(
     padded = pad(facts, scheme)
     memory = measure(padded, scheme, engine, card)
     findings = list(_check(tier, facts, scheme, engine, card, memory, options))
-    typical = calls_of(memory.kv_tokens, options.load.tokens, engine)
+    typical = memory.calls(options.load.tokens)
     calls, limit = _choose_calls(tier, engine, typical)
     speed = cost = None
     if card is not None and not any(finding.fatal for finding in findings):
@@ -220,8 +269,10 @@ def _plan_variant(
         )
     return Variant(
         scheme=scheme.name,
+        parallel=str(engine.parallel),
+        gpus=engine.parallel.gpus if card else 0,
         memory=memory,
-        longest_tokens=min(memory.kv_tokens, facts.positions),
+        longest_tokens=min(memory.longest_tokens, facts.positions),
         typical_calls=typical,
         calls=calls,
         limited_by=limit,
@@ -232,11 +283,12 @@ def _plan_variant(
 
 
 def checkpoint_bytes(facts: ModelFacts, scheme: Scheme, engine: Engine) -> float:
-    """The files of the model: as much as one GPU would hold of it, without padding."""
-    packed = facts.parameters - facts.layers * facts.small - facts.hidden
-    packed -= facts.embedding * (1 if facts.tied else 2)
-    size = scheme.bits / 8 if scheme.bits < 16 else engine.element_bytes
-    return packed * size + (facts.parameters - packed) * engine.element_bytes
+    """The files that are read: without padding, and in 16 bit where vLLM packs them itself."""
+    stored = SCHEMES["bf16"] if scheme.online else scheme
+    packed = facts.packed
+    experts = facts.layers * facts.expert * facts.experts
+    weights = Weights(packed, facts.parameters - packed, 0.0, experts)
+    return weights.bytes(stored, engine.element_bytes)
 
 
 def _check(
@@ -256,7 +308,9 @@ def _check(
         mend = f"{memory.max_model_len} at most: --prompt-tokens and --output-tokens together"
         yield Finding(f"{where}.engine.max_model_len", what, mend, fatal=False)
     if card is not None:
+        yield from check_name(where, tier.accelerator_type, given=_is_given(tier, options))
         yield from check_card(where, scheme, engine, card)
+        yield from check_scheme(where, facts, scheme)
         yield from check_node(where, tier.placement_strategy, engine, options.gpus_per_node)
         if not engine.fixed_cache:
             yield from check_margin(where, facts, scheme, memory)
@@ -271,7 +325,7 @@ def _check(
 
 def _tell_shortage(memory: Memory, card: Card | None) -> str:
     gib = 1024**3
-    need = memory.max_model_len * memory.kv_bytes_a_token
+    need = memory.call_bytes
     if card is None:
         return f"one call of {memory.max_model_len} tokens needs {need / gib:.2f} GiB of cache"
     taken = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes
@@ -285,7 +339,9 @@ def _tell_shortage(memory: Memory, card: Card | None) -> str:
 
 def _mend_alone(memory: Memory, card: Card | None) -> str:
     if card is None:
-        return f"set max_model_len to {max(1, memory.kv_tokens)}, or give the cache more memory"
+        return (
+            f"set max_model_len to {max(1, memory.longest_tokens)}, or give the cache more memory"
+        )
     return "no single change makes it fit: take a larger card, or a smaller model"
 
 

@@ -44,6 +44,8 @@ def test_check_takes_a_good_file(cli: CliRunner, name: str) -> None:
         ("dtype: bfloat16", "dtype: bfloat17", "tiers.fast.engine.dtype"),
         ("serve_app.app:build", "other:app", "import_path"),
         ("applications:", "applications: [", "not valid YAML"),
+        ("accelerator_type: H100", "accelerator_type: L20", "ray.serve.llm does not take 'L20'"),
+        ("accelerator_type: H100", "accelerator_type: A10", "ray.serve.llm does not take 'A10'"),
     ],
 )
 def test_check_refuses_a_bad_file(
@@ -57,6 +59,21 @@ def test_check_refuses_a_bad_file(
     assert result.stderr.startswith(f"{path}: ")
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("A10G", ""), ("A100", ""), ("A100-80G", "mend: accelerator_type: A100, and --card A100-80G")],
+)
+def test_check_says_which_name_ray_has(
+    cli: CliRunner, tmp_path: Path, name: str, words: str
+) -> None:
+    """A name that no node has of itself is a warning: it may have been given by hand."""
+    path = tmp_path / "named.yaml"
+    path.write_text(VALID.replace("accelerator_type: H100", f"accelerator_type: {name}"))
+    result = cli.invoke(app, ["check", str(path)])
+    assert result.exit_code == 0
+    assert (words in result.stderr, bool(result.stderr)) == (True, bool(words))
 
 
 def test_check_refuses_a_missing_file(cli: CliRunner, tmp_path: Path) -> None:

@@ -24,7 +24,9 @@ def tier_of(config: str, name: str) -> TierConfig:
 
 def test_there_are_configs() -> None:
     """The tables below are not empty."""
-    assert {"local", "local-tp2", "prod"} <= {path.stem for path in CONFIGS}
+    assert {"local", "local-tp2", "prod", "prod-fp8", "prod-qwen3"} <= {
+        path.stem for path in CONFIGS
+    }
 
 
 @every_config
@@ -97,6 +99,8 @@ def test_callers_meet_our_limit_before_rays(path: Path) -> None:
     [
         ("prod", "fast", 1),
         ("prod", "strong", 4),
+        ("prod-fp8", "fast", 1),
+        ("prod-fp8", "strong", 2),
         ("prod-qwen3", "fast", 1),
         ("prod-qwen3", "strong", 2),
     ],

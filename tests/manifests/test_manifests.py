@@ -144,7 +144,7 @@ def test_node_labels_of_the_config_stay(tmp_path: Path) -> None:
     assert [tier["placement"]["node_labels"] for tier in tiers] == [{"rack": "a"}] * 2
 
 
-@pytest.mark.parametrize("name", ["local", "local-tp2", "prod", "prod-qwen3"])
+@pytest.mark.parametrize("name", ["local", "local-tp2", "prod", "prod-fp8", "prod-qwen3"])
 def test_the_patch_holds_a_config_that_loads(tmp_path: Path, name: str) -> None:
     """What RayService is given is a config of ours, with the same run-time part."""
     operations = yaml.safe_load(render_patch(config(name), name))
