@@ -2,15 +2,13 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import sys
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serve_app import demo
+from serve_app.config.engine_arguments import check_engine_arguments
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
 from serve_app.config.tiers import DEMO_PREFIX
 from serve_app.demo import CheckpointMissing
@@ -29,19 +27,13 @@ def check(
 
 
 def check_engines(path: Path, config: ServeConfig) -> None:
-    """Every tier's engine arguments by the pinned vLLM, or one clear message and exit code 2.
+    """Every tier's engine arguments, or one clear message and exit code 2.
 
-    Without vLLM, as on a machine that only plans, they are not checked, and that is said.
+    By the schema of the pinned vLLM, so that a machine that only plans needs no vLLM.
     """
-    if importlib.util.find_spec("vllm") is None:
-        typer.echo("vLLM is not installed here: the engine's keys are not checked.", err=True)
-        return
-    with contextlib.redirect_stdout(sys.stderr):  # vLLM logs while it is imported
-        from serve_app.tiers.engine_args import check_engine_args
-
     for tier in config.app.tiers:
         try:
-            check_engine_args(tier.name, tier.engine)
+            check_engine_arguments(tier.name, tier.engine)
         except ValueError as error:
             typer.echo(f"{path}: {error}", err=True)
             raise typer.Exit(2) from None

@@ -18,9 +18,7 @@ VALID = (CONFIGS / "prod.yaml").read_text()
 
 @pytest.fixture
 def cli() -> CliRunner:
-    """Runs commands in this process; vLLM's log keeps the stderr that it meets when imported."""
-    import serve_app.tiers.engine_args  # noqa: F401
-
+    """Runs commands in this process."""
     return CliRunner()
 
 
@@ -42,6 +40,7 @@ def test_check_takes_a_good_file(cli: CliRunner, name: str) -> None:
         ("strong_score_min: 0.5", "weights: /no.bin", "routing.weights: /no.bin: No such file"),
         ("max_num_seqs: 256", "max_num_sequences: 256", "did you mean 'max_num_seqs'"),
         ("dtype: bfloat16", "dtype: bfloat17", "tiers.fast.engine.dtype"),
+        ("gpu_memory_utilization: 0.92", "gpu_memory_utilization: 1.7", "less than or equal to 1"),
         ("serve_app.app:build", "other:app", "import_path"),
         ("applications:", "applications: [", "not valid YAML"),
     ],
