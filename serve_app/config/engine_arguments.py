@@ -1,4 +1,4 @@
-"""Checking a tier's `engine` arguments by the pinned vLLM's schema, on machines without vLLM."""
+"""Checking a tier's `engine` and `accelerator_type` on machines that have neither vLLM nor Ray."""
 
 from __future__ import annotations
 
@@ -74,9 +74,11 @@ class Argument(BaseModel):
 
 
 class PinnedArguments(BaseModel):
-    """The arguments of the pinned vLLM, by the generated schema."""
+    """What the pinned vLLM and Ray take, by the generated schema."""
 
     vllm: str
+    ray: str
+    accelerator_types: tuple[str, ...]
     quantization_methods: tuple[str, ...]
     arguments: dict[str, Argument]
 
@@ -115,6 +117,23 @@ def check_engine_arguments(
     for key, value in engine.items():
         if problem := _problem(known, key, value):
             raise ValueError(f"tiers.{tier}.engine.{key}: {problem}")
+
+
+def check_accelerator_type(tier: str, name: str) -> None:
+    """Check that ray.serve.llm takes a tier's name of a GPU.
+
+    Raises:
+        ValueError: names the nearest one that it takes, and what to do with other cards.
+    """
+    known = load_engine_arguments().accelerator_types
+    if name not in known:
+        upper = {other.upper(): other for other in known}
+        near = difflib.get_close_matches(name.upper(), upper, n=1)
+        hint = f"did you mean '{upper[near[0]]}'? Otherwise " if near else ""
+        raise ValueError(
+            f"tiers.{tier}.accelerator_type: ray.serve.llm does not take '{name}'; {hint}leave it "
+            "out, and place by node_labels or resources_per_replica"
+        )
 
 
 def _problem(known: EngineArguments, key: str, value: JsonValue) -> str | None:
