@@ -12,10 +12,12 @@ import orjson
 import typer
 
 from serve_app import demo
-from serve_app.cli.check import check_engines, load_or_exit
+from serve_app.cli.check import check_accelerator_types, check_engines, load_or_exit
 from serve_app.config.environment import ray_environment
 from serve_app.config.load import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
+from serve_app.doctor.cards import read_cards
+from serve_app.doctor.compilers import check_compilers
 from serve_app.doctor.finding import Finding, Level, note, ok
 from serve_app.doctor.gpus import check_gpus
 from serve_app.doctor.machine import (
@@ -26,6 +28,7 @@ from serve_app.doctor.machine import (
     check_shared_memory,
     check_token,
     check_versions,
+    list_ports,
 )
 from serve_app.doctor.models import check_model_of
 
@@ -55,6 +58,7 @@ def doctor(
     """
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
+    check_accelerator_types(config, serve_config)
     findings = list(_look_here(serve_config))
     if address is not None:
         findings += _look_at_cluster(serve_config, address)
@@ -88,8 +92,10 @@ def _look_here(config: ServeConfig) -> Iterator[Finding]:
     yield from check_environment(environment, ray_environment())
     yield check_token(environment, Path.home())
     http = ServeFile.model_validate(config.document).http_options
-    yield from check_ports({http.port: "public", 9101: "HAProxy metrics", 6379: "Ray"}, http.host)
-    yield from check_gpus(tiers)
+    yield from check_ports(list_ports(http.port, environment), http.host)
+    cards, engine_environment = read_cards(), {**environment, **ray_environment()}
+    yield from check_gpus(tiers, cards, engine_environment)
+    yield from check_compilers(tiers, cards or [], engine_environment)
     for tier in tiers:
         yield from check_model_of(tier, demo.locate)
 
