@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -16,10 +17,8 @@ from serve_app.cli.check import check_accelerator_types, check_engines, load_or_
 from serve_app.config.environment import ray_environment
 from serve_app.config.load import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
-from serve_app.doctor.cards import read_cards
-from serve_app.doctor.compilers import check_compilers
+from serve_app.doctor.engines import check_engines_here, find_engine_errors
 from serve_app.doctor.finding import Finding, Level, note, ok
-from serve_app.doctor.gpus import check_gpus
 from serve_app.doctor.machine import (
     PINS,
     check_environment,
@@ -93,9 +92,7 @@ def _look_here(config: ServeConfig) -> Iterator[Finding]:
     yield check_token(environment, Path.home())
     http = ServeFile.model_validate(config.document).http_options
     yield from check_ports(list_ports(http.port, environment), http.host)
-    cards, engine_environment = read_cards(), {**environment, **ray_environment()}
-    yield from check_gpus(tiers, cards, engine_environment)
-    yield from check_compilers(tiers, cards or [], engine_environment)
+    yield from check_engines_here(tiers, {**environment, **ray_environment()})
     for tier in tiers:
         yield from check_model_of(tier, demo.locate)
 
@@ -125,7 +122,8 @@ def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
 
     gpu = any(tier.accelerator == "gpu" for tier in config.app.tiers)
     wanted = ray_environment()
-    facts = gather_facts(list(PINS["gpu" if gpu else "cpu"]), list(wanted))
+    probe = partial(find_engine_errors, config.app.tiers)
+    facts = gather_facts(list(PINS["gpu" if gpu else "cpu"]), list(wanted), probe)
     for node in facts:
         if node.versions is None or node.environment is None:
             yield Finding(
@@ -136,7 +134,7 @@ def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
                 "Look at its raylet's log.",
             )
             continue
-        for found in check_environment(node.environment, wanted):
+        for found in (*check_environment(node.environment, wanted), *(node.found or ())):
             yield Finding(found.level, f"node {node.address}", found.what, found.why, found.mend)
         if abs(node.ahead_s) > CLOCK_S_MAX:
             yield Finding(

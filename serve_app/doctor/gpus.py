@@ -123,7 +123,7 @@ def _check_names(tiers: Iterable[TierConfig], cards: Sequence[Card]) -> Iterator
             "GPUs",
             f"this node has several kinds of cards: {names}",
             f"Ray calls all of them {cards[0].ray_name}, after the first one.",
-            "One kind of card a node; CUDA_VISIBLE_DEVICES before `ray start` hides the others.",
+            "One kind of card a node; the others can be a node of their own in a container.",
         )
     here = cards[0].ray_name
     for tier in tiers:
