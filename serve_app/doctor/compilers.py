@@ -107,14 +107,14 @@ def _check_inductor(
     tier: TierConfig, environment: Mapping[str, str], box: Toolbox
 ) -> Iterator[Finding]:
     """On a CPU torch.compile writes C++."""
-    compiler = environment.get("CXX")
-    if not (box.find(compiler) if compiler else box.find("g++", "clang++")):
+    compiler = environment.get("CXX", "g++")
+    if box.find(compiler) is None:
         yield Finding(
             Level.ERROR,
             "compilers",
-            f"{tier.name}: no g++",
+            f"{tier.name}: no {compiler}",
             "torch.compile compiles the model with it when the engine starts.",
-            "apt-get install g++, or `enforce_eager: true` in the tier's engine.",
+            "apt-get install g++, CXX for another one, or `enforce_eager: true` in `engine`.",
         )
 
 

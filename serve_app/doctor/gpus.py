@@ -95,9 +95,12 @@ def _check_driver(driver: str, environment: Mapping[str, str]) -> Iterator[Findi
 
 
 def _find_compat(environment: Mapping[str, str]) -> Path | None:
-    """A user-mode driver that the engine would load in place of the installed one."""
-    parts = environment.get("LD_LIBRARY_PATH", "").split(":")
-    places = [Path(part) / "libcuda.so.1" for part in parts if part]
+    """NVIDIA's forward-compatibility library, by the name of the directory that its package has.
+
+    Other directories hold the installed driver's own library, as /usr/local/nvidia/lib64 does.
+    """
+    parts = map(Path, environment.get("LD_LIBRARY_PATH", "").split(":"))
+    places = [part / "libcuda.so.1" for part in parts if "compat" in part.parts]
     return next((place for place in places if place.exists()), None)
 
 

