@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import pickle
+from functools import partial
+
 from serve_app.config.tiers import TierConfig
 from serve_app.doctor.engines import check_engines_here, find_engine_errors
 from tests.doctor.smi import FakeSmi, h100s
@@ -32,3 +35,9 @@ def test_a_node_is_judged_by_the_tiers_that_can_be_placed_there() -> None:
 def test_a_node_without_gpus_has_no_errors() -> None:
     """The head, and nodes for Routers."""
     assert checks([H100, ANY], FakeSmi(missing=True)) == set()
+
+
+def test_the_search_can_be_sent_to_a_node() -> None:
+    """With the tiers, and with what it finds on the way back."""
+    sent = pickle.loads(pickle.dumps(partial(find_engine_errors, [H100, ANY])))
+    assert {"driver"} <= {found.check for found in pickle.loads(pickle.dumps(sent({}, OLD)))}
