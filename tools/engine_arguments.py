@@ -105,7 +105,11 @@ class Reduction:
         return FUNCTIONS[name](self, schema)
 
     def _bounded(self, schema: Mapping[str, Any]) -> Json:
-        return {"type": schema["type"], **{key: schema[key] for key in BOUNDS if key in schema}}
+        bounds = {key: schema[key] for key in BOUNDS if key in schema}
+        if schema["type"] == "float":
+            # Python caches annotations, so that Gt(0) may come as an equal Gt(0.0) of another one.
+            bounds = {key: float(value) for key, value in bounds.items()}
+        return {"type": schema["type"], **bounds}
 
     _int = _float = _str = _bounded
 
