@@ -9,7 +9,7 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench openapi lock clean
+.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench openapi engine-arguments lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -50,6 +50,9 @@ bench: install ## What the router costs, against bare vLLM
 
 openapi: install ## Write serve_app/gateway/openapi.json, the document of GET /openapi.json
 	@$(BIN)/python tools/openapi.py
+
+engine-arguments: install ## Write serve_app/config/engine_arguments.json from the pinned vLLM
+	@$(BIN)/python tools/engine_arguments.py
 
 lock: ## Resolve pyproject.toml into requirements/ (UPGRADE=1 takes newer versions)
 	@sh tools/python.sh tools/lock.py

@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serve_app import demo
+from serve_app.config.engine_arguments import check_accelerator_type, check_engine_arguments
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
 from serve_app.config.tiers import DEMO_PREFIX
 from serve_app.demo import CheckpointMissing
 from serve_app.planning.checks import check_name
+from serve_app.planning.errors import PlanningFailed
+from serve_app.planning.resolve import check_directory
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
 
@@ -26,45 +28,47 @@ def check(
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
     check_accelerator_types(config, serve_config)
+    check_directories(config, serve_config)
     names = ", ".join(tier.name for tier in serve_config.app.tiers)
     typer.echo(f"{config}: valid; tiers: {names}")
 
 
 def check_engines(path: Path, config: ServeConfig) -> None:
-    """Every tier's engine arguments by the pinned vLLM, or one clear message and exit code 2.
+    """Every tier's engine arguments, or one clear message and exit code 2.
 
-    Without vLLM, as on a machine that only plans, they are not checked, and that is said.
+    By the schema of the pinned vLLM, so that a machine that only plans needs no vLLM.
     """
-    if importlib.util.find_spec("vllm") is None:
-        typer.echo("vLLM is not installed here: the engine's keys are not checked.", err=True)
-        return
-    with contextlib.redirect_stdout(sys.stderr):  # vLLM logs while it is imported
-        from serve_app.tiers.engine_args import check_engine_args
-
-    for tier in config.app.tiers:
-        try:
-            check_engine_args(tier.name, tier.engine)
-        except ValueError as error:
-            typer.echo(f"{path}: {error}", err=True)
-            raise typer.Exit(2) from None
+    with _exit_code_2(path):
+        for tier in config.app.tiers:
+            check_engine_arguments(tier.name, tier.engine)
 
 
 def check_accelerator_types(path: Path, config: ServeConfig) -> None:
-    """Whether ray.serve.llm takes every tier's name of a GPU, and whether nodes have it."""
-    from ray.util.accelerators import accelerators
+    """Every tier's name of a GPU, or one clear message and exit code 2."""
+    with _exit_code_2(path):
+        for tier in config.app.tiers:
+            name = tier.accelerator_type
+            if name is not None:
+                check_accelerator_type(tier.name, name)
+            for finding in check_name(f"tiers.{tier.name}", name, given=True):
+                typer.echo(finding, err=True)
 
-    known = {value for key, value in vars(accelerators).items() if key.isupper()}
-    for tier in config.app.tiers:
-        name = tier.accelerator_type
-        if name is not None and name not in known:
-            typer.echo(
-                f"{path}: tiers.{tier.name}.accelerator_type: ray.serve.llm does not take "
-                f"'{name}'; leave it out, and place by node_labels or resources_per_replica",
-                err=True,
-            )
-            raise typer.Exit(2)
-        for finding in check_name(f"tiers.{tier.name}", name, given=True):
-            typer.echo(finding, err=True)
+
+def check_directories(path: Path, config: ServeConfig) -> None:
+    """Every model's directory that is on this machine, or one clear message and exit code 2."""
+    with _exit_code_2(path):
+        for tier in config.app.tiers:
+            check_directory(tier)
+
+
+@contextmanager
+def _exit_code_2(path: Path) -> Iterator[None]:
+    """Says what is wrong with a config in one message, with its file."""
+    try:
+        yield
+    except (ValueError, PlanningFailed) as error:
+        typer.echo(f"{path}: {error}", err=True)
+        raise typer.Exit(2) from None
 
 
 def load_or_exit(path: Path) -> ServeConfig:

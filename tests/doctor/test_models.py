@@ -43,7 +43,9 @@ def test_a_model_that_is_not_here(source: str, words: str) -> None:
 def test_a_damaged_model(tmp_path: Path) -> None:
     """What `serve-app verify` finds is found here as well."""
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 4)
-    assert "error" in said(str(tmp_path))
+    text = said(str(tmp_path))
+    assert "error: config.json: not there" in text
+    assert "error: model.safetensors" in text
 
 
 def test_the_read_rate_is_a_rate(tmp_path: Path) -> None:
