@@ -13,6 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from serve_app.config.app import AppConfig, RouterConfig
+from serve_app.config.load import ROUTER_NAME
 from serve_app.config.tiers import TierConfig
 from serve_app.tiers.fit import ACCELERATOR, Need, Room, add_up, parse_selector
 from serve_app.tiers.fleet import Fleet, Named, place_all, sort_largest_first
@@ -20,8 +21,6 @@ from serve_app.tiers.plan import plan_need
 
 POOL_LABEL = "pool"
 """The label of Ray's nodes that names the pool which a node belongs to."""
-ROUTER = "Router"
-"""The Router's deployment."""
 ROUTER_POOL = "router"
 ROUTER_SLOT = "implicit:Router"
 """What Serve gives to each node by itself, to keep `max_replicas_per_node`."""
@@ -89,7 +88,7 @@ def list_needs(app: AppConfig, *, most: bool) -> list[Named]:
     needs = [(tier.name, plan_need(tier), _replicas(tier, most=most)) for tier in app.tiers]
     replicas = app.router.replicas
     routers = replicas.max if most else replicas.min
-    return [*needs, (ROUTER, need_of_router(app.router), routers)]
+    return [*needs, (ROUTER_NAME, need_of_router(app.router), routers)]
 
 
 def _replicas(tier: TierConfig, *, most: bool) -> int:
@@ -351,7 +350,7 @@ def _build_pod(name: str, tier: TierConfig) -> NodePool:
 def _build_router_pod(router: RouterConfig) -> NodePool:
     return NodePool(
         name=ROUTER_POOL,
-        deployments=(ROUTER,),
+        deployments=(ROUTER_NAME,),
         cpus=max(1, math.ceil(router.cpus)),
         labels={POOL_LABEL: ROUTER_POOL},
         nodes_min=router.replicas.min,

@@ -9,11 +9,10 @@ import pytest
 from hypothesis import given, settings
 
 from serve_app.config.app import AppConfig
-from serve_app.config.load import load_serve_config
+from serve_app.config.load import ROUTER_NAME, load_serve_config
 from serve_app.tiers.fit import Room
 from serve_app.tiers.fleet import fit_all
 from serve_app.tiers.pools import (
-    ROUTER,
     NodePool,
     Unplaceable,
     list_needs,
@@ -70,7 +69,7 @@ def check_pods(app: AppConfig) -> None:
     pools = plan_pods(app)
     for most in (False, True) if pools else ():
         *needs, (_, _, routers) = list_needs(pinned(app, pools), most=most)
-        router = (ROUTER, need_of_router(app.router, {"pool": "router"}), routers)
+        router = (ROUTER_NAME, need_of_router(app.router, {"pool": "router"}), routers)
         assert fit_all([*needs, router], rooms(pools, most=most)) == {}
 
 
