@@ -21,6 +21,7 @@ from serve_app.cli.evaluate import evaluate
 from serve_app.cli.learn import learn
 from serve_app.cli.manifests import manifests
 from serve_app.cli.plan import plan
+from serve_app.cli.scale_pool import scale_pool
 from serve_app.cli.up import up
 from serve_app.cli.verify import verify
 
@@ -44,6 +45,7 @@ app.command()(calibrate)
 app.command()(learn)
 app.command("config-docs")(config_docs)
 app.command()(manifests)
+app.command()(scale_pool)
 
 bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
 bench.command("overhead")(overhead)

@@ -23,8 +23,8 @@ def manifests(
 ) -> None:
     """Write the files that follow from a config, for Kubernetes and for machines with systemd.
 
-    Without CONFIG: the generated files below cluster/, from configs/local.yaml and
-    configs/prod.yaml.
+    Without CONFIG: the generated files below cluster/, from configs/local.yaml, prod.yaml and
+    prod-ha.yaml.
     """
     if (config is None) != (out is None) or (config and check):
         typer.echo("CONFIG and --out go together, without --check", err=True)

@@ -28,6 +28,7 @@ OVERLAYS = Path("cluster/kuberay/overlays")
 SYSTEMD = Path("cluster/systemd")
 DEV = "configs/local.yaml"
 PROD = "configs/prod.yaml"
+PROD_HA = "configs/prod-ha.yaml"
 
 Files = dict[Path, str]
 
@@ -51,9 +52,9 @@ def render_manifests(root: Path) -> Files:
     Raises:
         ConfigError: a config cannot be used.
     """
-    dev, prod = (Source.load(root / name, name) for name in (DEV, PROD))
+    dev, prod, ha = (Source.load(root / name, name) for name in (DEV, PROD, PROD_HA))
     environment = render_environment()
-    overlays = {OVERLAYS / "dev": dev, OVERLAYS / "prod": prod}
+    overlays = {OVERLAYS / "dev": dev, OVERLAYS / "prod": prod, OVERLAYS / "prod-ha": ha}
     return {
         Path("cluster/docker/ray.env"): environment,
         Path("cluster/docker/serve.yaml"): render_serve_file(dev.config, DEV),

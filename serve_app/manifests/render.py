@@ -4,14 +4,13 @@ from __future__ import annotations
 
 import copy
 import json
-from collections.abc import Sequence
 from typing import Any
 
 import yaml
 
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import deployed_environment
-from serve_app.config.load import ROUTER_NAME, ServeConfig
+from serve_app.config.load import ServeConfig
 from serve_app.manifests.deployed import deploy_document, is_fetched, is_mounted, model_dir
 from serve_app.manifests.pools import drain_s, head_cpus, move_s, stop_s
 from serve_app.tiers.fit import parse_selector
@@ -165,7 +164,7 @@ def _build_pod(pool: NodePool, pod: Object, app: AppConfig) -> Object:
     container["lifecycle"] = {"preStop": {"exec": {"command": drain}}}
     spec["terminationGracePeriodSeconds"] = stop_s(app)
     spec.update(_choose_machines(pool))
-    spec["topologySpreadConstraints"] = [_spread(pool, app)]
+    spec["topologySpreadConstraints"] = _spread(pool)
     return made
 
 
@@ -203,21 +202,22 @@ def _match(key: str, selector: str) -> Object:
     return {"key": KUBERNETES_LABELS.get(key, key), "operator": operator, "values": values}
 
 
-def _spread(pool: NodePool, app: AppConfig) -> Object:
+def _spread(pool: NodePool) -> list[Object]:
     """Over machines, one cluster of an upgrade apart from the other.
 
-    Routers wait rather than come together, if the config keeps them apart. Engines come together
-    where they have to: a machine that is full must not keep a tier from growing.
+    Where the config bounds how many a node holds, pods wait rather than come together. Others come
+    together where they have to: a machine that is full must not keep a tier from growing.
     """
-    strict = ROUTER_NAME in pool.deployments and app.router.max_replicas_per_node is not None
-    return {
-        "maxSkew": 1,
+    common = {
         "topologyKey": "kubernetes.io/hostname",
-        "whenUnsatisfiable": "DoNotSchedule" if strict else "ScheduleAnyway",
         "nodeTaintsPolicy": "Honor",
         "labelSelector": {"matchLabels": {"ray.io/group": pool.name}},
         "matchLabelKeys": ["ray.io/cluster"],
     }
+    evenly = {"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", **common}
+    if pool.apart is None:
+        return [evenly]
+    return [{"maxSkew": pool.apart, "whenUnsatisfiable": "DoNotSchedule", **common}, evenly]
 
 
 def render_budgets(app: AppConfig, source: str) -> str:
@@ -237,17 +237,14 @@ def _build_budget(pool: NodePool) -> Object:
     }
 
 
-def render_sizes(pools: Sequence[NodePool]) -> list[Object]:
-    """A JSON patch of a RayCluster that runs: how many pods its pools have."""
-    operations: list[Object] = []
-    for index, pool in enumerate(pools):
-        path = f"/spec/workerGroupSpecs/{index}"
-        operations += [
-            {"op": "test", "path": f"{path}/groupName", "value": pool.name},
-            {"op": "replace", "path": f"{path}/minReplicas", "value": pool.nodes_min},
-            {"op": "replace", "path": f"{path}/maxReplicas", "value": pool.nodes_max},
-        ]
-    return operations
+def render_sizes(index: int, pool: NodePool) -> list[Object]:
+    """A JSON patch of a RayCluster that runs: how many pods one of its groups has."""
+    path = f"/spec/workerGroupSpecs/{index}"
+    return [
+        {"op": "test", "path": f"{path}/groupName", "value": pool.name},
+        {"op": "replace", "path": f"{path}/minReplicas", "value": pool.nodes_min},
+        {"op": "replace", "path": f"{path}/maxReplicas", "value": pool.nodes_max},
+    ]
 
 
 def _add(path: str, value: object) -> Object:

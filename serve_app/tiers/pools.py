@@ -55,6 +55,8 @@ class NodePool:
     nodes_min: int = 0
     nodes_max: int = 0
     memory_gib: int = POD_MEMORY_GIB
+    apart: int | None = None
+    """Of pods: how many more of them a machine may hold than another one; None: as it comes."""
 
     @property
     def resources(self) -> dict[str, int]:
@@ -344,7 +346,16 @@ def _build_pod(name: str, tier: TierConfig) -> NodePool:
         nodes_min=tier.replicas.min * len(parts),
         nodes_max=tier.replicas.max * len(parts),
         memory_gib=_memory(gpus, max(1, tier.workers // len(parts))),
+        apart=_find_bound(tier, part),
     )
+
+
+def _find_bound(tier: TierConfig, part: Mapping[str, float]) -> int | None:
+    """How many replicas a machine with one of each custom resource holds."""
+    if tier.placement_strategy == "STRICT_SPREAD":
+        return 1
+    bounds = [max(1, math.floor(1 / part[name])) for name in _offer([part])]
+    return min(bounds, default=None)
 
 
 def _build_router_pod(router: RouterConfig) -> NodePool:
@@ -355,4 +366,5 @@ def _build_router_pod(router: RouterConfig) -> NodePool:
         labels={POOL_LABEL: ROUTER_POOL},
         nodes_min=router.replicas.min,
         nodes_max=router.replicas.max,
+        apart=router.max_replicas_per_node,
     )

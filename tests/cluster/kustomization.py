@@ -75,7 +75,7 @@ def merge(into: Object, patch: Object) -> None:
 
 
 def patch_json(document: Any, operations: list[Object]) -> None:
-    """`add` and `test` of RFC 6902, on keys that the parent has or may get."""
+    """`add`, `replace` and `test` of RFC 6902, on keys that the parent has or may get."""
     for operation in operations:
         *way, last = [
             part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]
@@ -86,7 +86,8 @@ def patch_json(document: Any, operations: list[Object]) -> None:
         if operation["op"] == "test":
             assert at[last] == operation["value"], operation["path"]
         else:
-            assert operation["op"] == "add", operation["op"]
+            assert operation["op"] in ("add", "replace"), operation["op"]
+            assert operation["op"] == "add" or last in at, operation["path"]
             at[last] = operation["value"]
 
 

@@ -52,11 +52,12 @@ COMPONENTS = ("../../components/redis", "../../components/incremental-upgrade")
 SETS = {
     "dev": build(KUBERAY / "overlays/dev"),
     "prod": build(KUBERAY / "overlays/prod"),
+    "prod-ha": build(KUBERAY / "overlays/prod-ha"),
     "models": build(KUBERAY / "models"),
     "everything": build(KUBERAY / "overlays/prod", *COMPONENTS),
 }
 every_set = pytest.mark.parametrize("name", SETS)
-every_service = pytest.mark.parametrize("name", ["dev", "prod", "everything"])
+every_service = pytest.mark.parametrize("name", ["dev", "prod", "prod-ha", "everything"])
 
 
 def one(name: str, kind: str, called: str) -> Object:
@@ -112,7 +113,12 @@ def test_objects_have_their_kind_and_one_name(name: str) -> None:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which builds offline")
 @pytest.mark.parametrize(
     ("folder", "name"),
-    [("overlays/dev", "dev"), ("overlays/prod", "prod"), ("overlays/prod", "everything")],
+    [
+        ("overlays/dev", "dev"),
+        ("overlays/prod", "prod"),
+        ("overlays/prod-ha", "prod-ha"),
+        ("overlays/prod", "everything"),
+    ],
 )
 def test_kustomize_builds_the_same(tmp_path: Path, folder: str, name: str) -> None:
     """What these tests look at is what kubectl would apply, ConfigMaps' hashes apart."""
@@ -375,15 +381,24 @@ def test_kubernetes_holds_the_gpus_that_plan_counts() -> None:
     assert machines.nodes_max == pool.nodes_for_max
 
 
-def test_pods_are_spread_over_machines() -> None:
-    """Routers are apart or wait; engines are apart where there is room. An upgrade counts anew."""
-    for group in some(groups("prod")):
-        [spread] = group["template"]["spec"]["topologySpreadConstraints"]
-        assert spread["topologyKey"] == "kubernetes.io/hostname"
-        assert spread["labelSelector"]["matchLabels"] == {"ray.io/group": group["groupName"]}
-        assert spread["matchLabelKeys"] == ["ray.io/cluster"]
-        strict = group["groupName"] == "router"
-        assert (spread["whenUnsatisfiable"] == "DoNotSchedule") is strict
+@pytest.mark.parametrize(
+    ("name", "apart"),
+    [("prod", {"router": 1}), ("prod-ha", {"fast": 2, "strong": 1, "router": 1})],
+)
+def test_pods_are_spread_over_machines(name: str, apart: dict[str, int]) -> None:
+    """Evenly where there is room; by the config's bounds, or they wait. An upgrade counts anew."""
+    bounds = {}
+    for group in some(groups(name)):
+        *hard, evenly = group["template"]["spec"]["topologySpreadConstraints"]
+        assert (evenly["maxSkew"], evenly["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
+        for spread in (*hard, evenly):
+            assert spread["topologyKey"] == "kubernetes.io/hostname"
+            assert spread["labelSelector"]["matchLabels"] == {"ray.io/group": group["groupName"]}
+            assert spread["matchLabelKeys"] == ["ray.io/cluster"]
+        for spread in hard:
+            assert spread["whenUnsatisfiable"] == "DoNotSchedule"
+            bounds[group["groupName"]] = spread["maxSkew"]
+    assert bounds == apart
 
 
 def test_disruption_budgets_hold_the_least_nodes() -> None:
@@ -427,7 +442,8 @@ def test_workers_mount_what_the_models_job_fills() -> None:
 
 def test_namespaces_enforce_the_strictest_profile() -> None:
     """Kubernetes itself refuses a pod that gives up what is asked for above."""
-    for name, called in (("dev", "serve-app-dev"), ("prod", "serve-app")):
+    spaces = (("dev", "serve-app-dev"), ("prod", "serve-app"), ("prod-ha", "serve-app"))
+    for name, called in spaces:
         labels = one(name, "Namespace", called)["metadata"]["labels"]
         assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
@@ -440,12 +456,13 @@ def test_the_upgrade_is_blue_green_and_by_choice_in_steps() -> None:
     assert ray_service("prod")["rayClusterConfig"]["enableInTreeAutoscaling"] is True
 
 
-def test_redis_is_asked_by_its_name_and_password() -> None:
+@pytest.mark.parametrize("name", ["prod-ha", "everything"])
+def test_redis_is_asked_by_its_name_and_password(name: str) -> None:
     """Ray's address is the Service's, and both read one Secret."""
-    options = ray_service("everything")["rayClusterConfig"]["gcsFaultToleranceOptions"]
-    service = one("everything", "Service", "redis")
+    options = ray_service(name)["rayClusterConfig"]["gcsFaultToleranceOptions"]
+    service = one(name, "Service", "redis")
     assert options["redisAddress"] == f"redis:{service['spec']['ports'][0]['port']}"
-    (container,) = find_containers(one("everything", "StatefulSet", "redis"))
+    (container,) = find_containers(one(name, "StatefulSet", "redis"))
     (variable,) = container["env"]
     assert variable["valueFrom"] == options["redisPassword"]["valueFrom"]
 
