@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from serve_app.cli.check import check_engines, load_or_exit
+from serve_app.config.scaled import read_scaled
 from serve_app.planning.cards import Card, parse_card
 from serve_app.planning.errors import PlanningFailed
 from serve_app.planning.plan import Options, make_plan
@@ -63,9 +64,10 @@ def plan(
     """
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
+    scaled = read_scaled(serve_config)
     try:
         made = make_plan(
-            serve_config.app.tiers,
+            scaled.tiers,
             Options(
                 cards=_parse_cards(card or []),
                 quantizations=tuple(
@@ -75,7 +77,7 @@ def plan(
                 nodes=nodes,
                 gpus_per_node=gpus_per_node or Options().gpus_per_node,
                 own_nodes=gpus_per_node is None,
-                router=serve_config.app.router,
+                router=scaled.router,
                 disk_gb_s=disk_gb_s,
                 utilization=utilization,
                 price_per_gpu_hour=price_per_gpu_hour,

@@ -10,6 +10,7 @@ import orjson
 import typer
 
 from serve_app.cli.check import load_or_exit
+from serve_app.config.scaled import read_scaled
 from serve_app.manifests.render import render_sizes
 from serve_app.tiers.pools import NodePool, Unplaceable, plan_pods
 
@@ -28,7 +29,7 @@ def scale_pool(
     """
     serve_config = load_or_exit(config)
     try:
-        pools = plan_pods(serve_config.app)
+        pools = plan_pods(read_scaled(serve_config))
         sized = _resize(pools, pool, nodes_min, nodes_max)
     except (Unplaceable, ValueError) as error:
         typer.echo(f"{config}: {error}", err=True)

@@ -8,7 +8,9 @@ from typing import Any
 
 import yaml
 
+from serve_app.config.app import AppConfig
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
+from serve_app.config.scaled import read_scaled
 from serve_app.manifests.overlay import render_kustomization, render_models_kustomization
 from serve_app.manifests.render import (
     NAMESPACE,
@@ -45,6 +47,11 @@ class Source:
         """Raises ConfigError where the config cannot be used."""
         return cls(load_serve_config(path), name)
 
+    @property
+    def app(self) -> AppConfig:
+        """The topology, with the numbers of replicas that Serve goes by."""
+        return read_scaled(self.config)
+
 
 def render_manifests(root: Path) -> Files:
     """The text of every generated file below `cluster/`, by its path from the project's root.
@@ -59,7 +66,7 @@ def render_manifests(root: Path) -> Files:
         Path("cluster/docker/ray.env"): environment,
         Path("cluster/docker/serve.yaml"): render_serve_file(dev.config, DEV),
         Path("cluster/kuberay/base/ray.env"): environment,
-        Path("cluster/kuberay/models/models.txt"): render_models(prod.config.app, PROD),
+        Path("cluster/kuberay/models/models.txt"): render_models(prod.app, PROD),
         **{
             folder / name: text
             for folder, source in overlays.items()
@@ -72,7 +79,7 @@ def render_manifests(root: Path) -> Files:
 
 def _render_overlay(source: Source, root: Path) -> Files:
     """What an overlay of Kustomize takes from a config."""
-    app = source.config.app
+    app = source.app
     try:
         files = {Path("generated.yaml"): render_patch(source.config, source.name)}
         if not fits_on_head(app):
@@ -85,7 +92,7 @@ def _render_overlay(source: Source, root: Path) -> Files:
 
 def _render_units(source: Source) -> Files:
     """What systemd's units take from a config."""
-    app = source.config.app
+    app = source.app
     try:
         pools = plan_machines(app)
     except Unplaceable as error:
@@ -113,7 +120,7 @@ def render_folder(config: Path, root: Path, out: Path) -> tuple[Files, Files]:
         ConfigError: the config cannot be used.
     """
     source = Source.load(config, config.name)
-    app = source.config.app
+    app = source.app
     kuberay, systemd, models = Path("kuberay"), Path("systemd"), Path("models")
     overlay = _render_overlay(source, root)
     fetched = render_models(app, source.name)

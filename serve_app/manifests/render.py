@@ -11,6 +11,7 @@ import yaml
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import deployed_environment
 from serve_app.config.load import ServeConfig
+from serve_app.config.scaled import read_scaled
 from serve_app.manifests.deployed import deploy_document, is_fetched, is_mounted, model_dir
 from serve_app.manifests.pools import drain_s, head_cpus, move_s, stop_s
 from serve_app.tiers.fit import parse_selector
@@ -102,7 +103,7 @@ def render_node(pool: NodePool, source: str) -> str:
 
 def render_patch(config: ServeConfig, source: str) -> str:
     """A JSON patch of the RayService: all in it that follows from the config, but the workers."""
-    app = config.app
+    app = read_scaled(config)
     operations = [
         _add("/spec/serveConfigV2", _dump(deploy_document(config, plan_pods(app)))),
         # The old cluster of an upgrade stays until its last stream has ended.

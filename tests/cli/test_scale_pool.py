@@ -51,6 +51,26 @@ def test_one_pool_gets_another_size() -> None:
     }
 
 
+def test_numbers_beside_a_deployment_count(tmp_path: Path) -> None:
+    """They are what Serve goes by, whatever `args` say."""
+    path = tmp_path / "serve.yaml"
+    scaling = "autoscaling_config: {min_replicas: 2, max_replicas: 6}"
+    fast, strong = "name: tier-fast, num_replicas: 4", f"name: tier-strong, {scaling}"
+    more = f"deployments:\n      - {{{fast}}}\n      - {{{strong}}}"
+    path.write_text(PROD.read_text().replace("deployments:", more))
+    result = run(path)
+    assert result.exit_code == 0, result.output
+    sizes = [(op["path"], op["value"]) for op in orjson.loads(result.stdout) if op["op"] != "test"]
+    assert sizes == [
+        ("/spec/workerGroupSpecs/0/minReplicas", 4),
+        ("/spec/workerGroupSpecs/0/maxReplicas", 4),
+        ("/spec/workerGroupSpecs/1/minReplicas", 2),
+        ("/spec/workerGroupSpecs/1/maxReplicas", 6),
+        ("/spec/workerGroupSpecs/2/minReplicas", 2),
+        ("/spec/workerGroupSpecs/2/maxReplicas", 3),
+    ]
+
+
 @pytest.mark.parametrize(
     ("arguments", "words"),
     [
