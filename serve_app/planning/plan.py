@@ -120,10 +120,10 @@ class Plan:
         for pool in self.pools:
             where = f"{pool.nodes} nodes of {pool.gpus_per_node} x {pool.card}"
             if not pool.min_fits and pool.nodes_for_min:
-                what = f"replicas.min of all tiers need {pool.gpus_min} GPUs"
+                what = _tell_need("replicas.min", pool.gpus_min, pool)
                 yield Finding(where, what, f"--nodes {pool.nodes_for_min}, or fewer replicas")
             elif not pool.max_fits and pool.nodes_for_max:
-                what = f"replicas.max of all tiers need {pool.gpus_max} GPUs"
+                what = _tell_need("replicas.max", pool.gpus_max, pool)
                 mend = f"--nodes {pool.nodes_for_max}, or scale less far"
                 yield Finding(where, what, mend, fatal=False)
             for tier in pool.together:
@@ -132,6 +132,13 @@ class Plan:
                     "slots keep them apart; pods of cluster/kuberay are spread: docs/placement.md"
                 )
                 yield Finding(f"tiers.{tier}.placement", what, mend, fatal=False)
+
+
+def _tell_need(key: str, gpus: int, pool: Pool) -> str:
+    """There may be GPUs enough, but not where a replica may have them."""
+    apart = gpus <= pool.nodes * pool.gpus_per_node
+    rest = ", and labels, slots or the size of replicas leave some without a place" if apart else ""
+    return f"{key} of all tiers need {gpus} GPUs{rest}"
 
 
 def make_plan(tiers: Sequence[TierConfig], options: Options) -> Plan:

@@ -211,6 +211,16 @@ def test_nodes_are_as_large_as_each_tier_says() -> None:
     assert [(pool.gpus_per_node, pool.nodes_for_max) for pool in pools] == [(2, 1), (8, 1)]
 
 
+def test_slots_may_be_what_is_missing() -> None:
+    """There are GPUs for two replicas, but a node holds one; it says so."""
+    placement = {"gpus_per_node": 8, "resources_per_replica": {"slot": 1}}
+    slotted = tier(placement=placement, replicas={"min": 2, "max": 2})
+    [finding] = make_plan([slotted], Options(nodes=1)).findings
+    assert finding.fatal
+    assert "need 2 GPUs, and labels, slots or the size of replicas" in finding.what
+    assert finding.mend.startswith("--nodes 2")
+
+
 def test_routers_that_share_no_node_need_as_many() -> None:
     """A warning, for they may be on nodes without GPUs."""
     router = RouterConfig.model_validate(
