@@ -81,8 +81,13 @@ class Commands(LazyGroup):
         LazyCommand(
             "manifests",
             "serve_app.cli.manifests:manifests",
-            "Write the generated files below cluster/ from configs/local.yaml and "
-            "configs/prod.yaml.",
+            "Write the files that follow from a config, for Kubernetes and for machines with"
+            " systemd.",
+        ),
+        LazyCommand(
+            "scale-pool",
+            "serve_app.cli.scale_pool:scale_pool",
+            "Print a JSON patch of the RayCluster that runs: how many pods each of its pools has.",
         ),
     )
 

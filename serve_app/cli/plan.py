@@ -9,6 +9,7 @@ import typer
 from rich.console import Console
 
 from serve_app.cli.check import check_engines, load_or_exit
+from serve_app.config.scaled import read_scaled
 from serve_app.planning.cards import Card, parse_card
 from serve_app.planning.compare import TTFT_TARGET_S
 from serve_app.planning.errors import PlanningFailed
@@ -53,7 +54,12 @@ def plan(
     nodes: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Of the cluster; of each kind of GPU.")
     ] = None,
-    gpus_per_node: Annotated[int, typer.Option(min=1, max=72)] = Options().gpus_per_node,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Of each node; if not, what `placement` of a tier says."
+        ),
+    ] = None,
     disk_gb_s: Annotated[
         float, typer.Option(min=0.001, max=1000, help="At which a node reads the model.")
     ] = Options().disk_gb_s,
@@ -71,16 +77,19 @@ def plan(
     """
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
+    scaled = read_scaled(serve_config)
     try:
         made = make_plan(
-            serve_config.app.tiers,
+            scaled.tiers,
             Options(
                 cards=_parse_cards(card or []),
                 quantizations=tuple(_split(quantization)),
                 tensor_parallels=tuple(map(_parse_size, _split(tensor_parallel))),
                 load=Workload(prompt_tokens, output_tokens),
                 nodes=nodes,
-                gpus_per_node=gpus_per_node,
+                gpus_per_node=gpus_per_node or Options().gpus_per_node,
+                own_nodes=gpus_per_node is None,
+                router=scaled.router,
                 disk_gb_s=disk_gb_s,
                 utilization=utilization,
                 price_per_gpu_hour=price_per_gpu_hour,
