@@ -23,7 +23,7 @@ from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.feedback import FeedbackMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
-from serve_app.observe.routing import ControlMetrics, LoadMetrics
+from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
@@ -71,12 +71,14 @@ class Router:
             {name: partial(read_leases, client) for name, client in self._clients.items()},
             [
                 ControlMetrics(self._pipeline.control_state).flush,
+                DriftMetrics(self._pipeline.scores).flush,
                 LoadMetrics(self._pipeline.loads).flush,
                 FeedbackMetrics(self._feedback.tally.take).flush,
             ],
         )
 
     async def __serve_build_asgi_app__(self) -> object:
+        self._recorder.start()
         return build_gateway(
             self._config.tiers,
             self._pipeline,
