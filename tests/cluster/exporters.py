@@ -33,9 +33,9 @@ DCGM = dict.fromkeys(
     ],
     _DCGM_LABELS,
 )
-"""Those of NVIDIA's exporter that we ask for. All are on by default, with the GPU operator too: etc/default-counters.csv,
-etc/dcp-metrics-included.csv and
-internal/pkg/rendermetrics of NVIDIA/dcgm-exporter 4.5.3-4.8.2, looked up in November 2026."""
+"""Those of NVIDIA's exporter that we ask for. All are on by default, with the GPU operator too:
+etc/default-counters.csv, etc/dcp-metrics-included.csv and internal/pkg/rendermetrics of
+NVIDIA/dcgm-exporter 4.5.3-4.8.2, looked up in November 2026."""
 
 
 def _installed(package: str) -> Path:
