@@ -114,7 +114,8 @@ def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
 def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
     from serve_app.tiers.cluster_facts import gather_facts
     from serve_app.tiers.cluster_nodes import count_placed, read_groups, read_rooms
-    from serve_app.tiers.fit import Need, fit_all
+    from serve_app.tiers.fit import Need
+    from serve_app.tiers.fleet import fit_all
     from serve_app.tiers.plan import deployment_name, plan_need
 
     gpu = any(tier.accelerator == "gpu" for tier in config.app.tiers)

@@ -40,7 +40,12 @@ def plan(
     nodes: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Of the cluster; of each kind of GPU.")
     ] = None,
-    gpus_per_node: Annotated[int, typer.Option(min=1, max=72)] = Options().gpus_per_node,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Of each node; if not, what `placement` of a tier says."
+        ),
+    ] = None,
     disk_gb_s: Annotated[
         float, typer.Option(min=0.001, max=1000, help="At which a node reads the model.")
     ] = Options().disk_gb_s,
@@ -68,7 +73,9 @@ def plan(
                 ),
                 load=Workload(prompt_tokens, output_tokens),
                 nodes=nodes,
-                gpus_per_node=gpus_per_node,
+                gpus_per_node=gpus_per_node or Options().gpus_per_node,
+                own_nodes=gpus_per_node is None,
+                router=serve_config.app.router,
                 disk_gb_s=disk_gb_s,
                 utilization=utilization,
                 price_per_gpu_hour=price_per_gpu_hour,

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from serve_app.config.app import RouterConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.planning.cards import Card, parse_card
 from serve_app.planning.checks import (
@@ -38,6 +39,9 @@ class Options:
     load: Workload = field(default_factory=Workload)
     nodes: int | None = None
     gpus_per_node: int = 8
+    own_nodes: bool = False
+    """Nodes have the `gpus_per_node` that each tier says, and not those above."""
+    router: RouterConfig | None = None
     disk_gb_s: float = 2.0
     utilization: float = 0.5
     price_per_gpu_hour: float | None = None
@@ -95,6 +99,7 @@ class Plan:
     price_per_gpu_hour: float | None
     tiers: list[TierPlan]
     pools: list[Pool]
+    router_findings: list[Finding] = field(default_factory=list)
 
     @property
     def findings(self) -> list[Finding]:
@@ -102,6 +107,7 @@ class Plan:
         return [
             *(f for tier in self.tiers for f in tier.variants[0].findings),
             *self._pool_findings,
+            *self.router_findings,
         ]
 
     @property
@@ -120,6 +126,12 @@ class Plan:
                 what = f"replicas.max of all tiers need {pool.gpus_max} GPUs"
                 mend = f"--nodes {pool.nodes_for_max}, or scale less far"
                 yield Finding(where, what, mend, fatal=False)
+            for tier in pool.together:
+                what = f"one lost node takes all replicas of {tier}, at the fewest"
+                mend = (
+                    "slots keep them apart; pods of cluster/kuberay are spread: docs/placement.md"
+                )
+                yield Finding(f"tiers.{tier}.placement", what, mend, fatal=False)
 
 
 def make_plan(tiers: Sequence[TierConfig], options: Options) -> Plan:
@@ -131,16 +143,15 @@ def make_plan(tiers: Sequence[TierConfig], options: Options) -> Plan:
     for name in options.cards.keys() - {"", *(tier.name for tier in tiers)}:
         names = ", ".join(tier.name for tier in tiers)
         raise PlanningFailed(f"--card {name}=...: there is no tier '{name}', only {names}")
-    plans = [plan_tier(tier, options) for tier in tiers]
+    plans = [plan_tier(tier, _at_home(tier, options)) for tier in tiers]
     pools = []
     if options.nodes is not None:
-        for name in dict.fromkeys(plan.card.name for plan in plans if plan.card):
-            needs = [
-                _need(tier, read_engine(tier, plan.card))
-                for tier, plan in zip(tiers, plans, strict=True)
-                if plan.card is not None and plan.card.name == name
-            ]
-            pools.append(plan_pool(name, options.nodes, options.gpus_per_node, needs))
+        kinds: dict[tuple[str, int], list[TierConfig]] = {}
+        for tier, plan in zip(tiers, plans, strict=True):
+            if plan.card is not None:
+                kind = plan.card.name, _at_home(tier, options).gpus_per_node
+                kinds.setdefault(kind, []).append(tier)
+        pools = [plan_pool(card, options.nodes, gpus, on) for (card, gpus), on in kinds.items()]
     return Plan(
         load=options.load,
         disk_gb_s=options.disk_gb_s,
@@ -148,7 +159,30 @@ def make_plan(tiers: Sequence[TierConfig], options: Options) -> Plan:
         price_per_gpu_hour=options.price_per_gpu_hour,
         tiers=plans,
         pools=pools,
+        router_findings=list(_check_routers(options, len(pools))),
     )
+
+
+def _at_home(tier: TierConfig, options: Options) -> Options:
+    """The options on the nodes that a tier is for."""
+    if not options.own_nodes:
+        return options
+    return replace(options, gpus_per_node=tier.placement.gpus_per_node)
+
+
+def _check_routers(options: Options, kinds: int) -> Iterator[Finding]:
+    """Whether there are as many nodes as Routers that must not share one."""
+    router, nodes = options.router, (options.nodes or 0) * kinds
+    if not nodes or router is None or router.max_replicas_per_node is None:
+        return
+    wanted = math.ceil(router.replicas.min / router.max_replicas_per_node)
+    if wanted > nodes:
+        what = (
+            f"{router.replicas.min} Routers, {router.max_replicas_per_node} a node, and "
+            f"{nodes} with GPUs"
+        )
+        mend = f"--nodes {wanted}, or nodes without GPUs for the Routers, as pods are"
+        yield Finding("router.replicas.min", what, mend, fatal=False)
 
 
 def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
@@ -302,12 +336,4 @@ def _choose_calls(tier: TierConfig, engine: Engine, typical: float) -> tuple[flo
 
 
 def _need(tier: TierConfig, engine: Engine) -> Need:
-    parallel = engine.parallel
-    whole = tier.placement_strategy == "STRICT_PACK"
-    return Need(
-        tier=tier.name,
-        group_gpus=parallel.gpus if whole else parallel.tensor,
-        groups=1 if whole else parallel.pipeline * parallel.data,
-        replicas_min=tier.replicas.min,
-        replicas_max=tier.replicas.max,
-    )
+    return Need(engine.parallel.gpus, tier.replicas.min, tier.replicas.max)

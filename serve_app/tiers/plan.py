@@ -91,7 +91,9 @@ def plan_need(tier: TierConfig) -> Need:
     first, *others = placement["bundles"]
     first["CPU"] += tier.placement.cpus_per_server
     bundles = (first, *others) * tier.data_parallel_size
-    return Need(bundles, placement["strategy"], tier.placement.node_labels)
+    return Need(
+        bundles, placement["strategy"], tier.placement.node_labels, tier.tensor_parallel_size
+    )
 
 
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"

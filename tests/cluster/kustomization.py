@@ -21,14 +21,14 @@ def load_all(path: Path) -> list[Any]:
 def build(folder: Path, *components: str) -> list[Object]:
     """The objects of a kustomization: its resources, components, patches and images, in this order.
 
-    `components` are such as its own file holds in a comment.
+    `components` are more of them, as its own file holds in a comment.
     """
     settings = yaml.safe_load((folder / "kustomization.yaml").read_text())
     objects: list[Object] = []
     for name in settings.get("resources", []):
         path = folder / name
         objects += build(path.resolve()) if path.is_dir() else load_all(path)
-    for name in components:
+    for name in (*settings.get("components", []), *components):
         objects = _add(folder / name, objects)
     _apply(settings, folder, objects)
     return objects

@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from serve_app.config.load import load_serve_config
-from serve_app.manifests.pools import drain_s, plan_pools
+from serve_app.manifests.pools import drain_s
+from serve_app.planning.cost import plan_pool
+from serve_app.tiers.pools import plan_machines, plan_pods
 from tests.cluster.found import some
 from tests.cluster.kustomization import (
     KUBERAY,
@@ -117,7 +119,7 @@ def test_kustomize_builds_the_same(tmp_path: Path, folder: str, name: str) -> No
     shutil.copytree(KUBERAY, tmp_path / "kuberay")
     path = tmp_path / "kuberay" / folder / "kustomization.yaml"
     if name == "everything":
-        path.write_text(re.sub("^# (components:|  - )", r"\1", path.read_text(), flags=re.M))
+        path.write_text(re.sub("^  # (- )", r"  \1", path.read_text(), flags=re.M))
     command = ["kubectl", "kustomize", str(path.parent)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     built = {
@@ -345,23 +347,48 @@ def test_every_ray_process_has_the_environment() -> None:
 
 def test_worker_groups_are_the_pools_of_the_config() -> None:
     """By name, size, label and resources; and the pod has what Ray is told that it has."""
-    for group, pool in some(zip(groups("prod"), plan_pools(PROD), strict=True)):
+    for group, pool in some(zip(groups("prod"), plan_pods(PROD), strict=True)):
         assert group["groupName"] == pool.name
         assert (group["minReplicas"], group["maxReplicas"]) == (pool.nodes_min, pool.nodes_max)
         assert group["labels"] == {"pool": pool.name}
         assert group["resources"] == {key: str(value) for key, value in pool.resources.items()}
         spec = group["template"]["spec"]
-        assert spec["nodeSelector"] == {"pool": pool.name}
+        wanted = {"serve-app/gpu": "H100"} if pool.gpus else None
+        assert spec.get("nodeSelector") == wanted
         assert spec["tolerations"]
         (container,) = spec["containers"]
         assert int(container["resources"]["requests"]["cpu"]) > pool.cpus
         for side in ("requests", "limits"):
-            assert container["resources"][side]["nvidia.com/gpu"] == pool.gpus
+            assert container["resources"][side].get("nvidia.com/gpu", 0) == pool.gpus
+            assert container["resources"][side]["memory"] == f"{pool.memory_gib}Gi"
+
+
+def test_kubernetes_holds_the_gpus_that_plan_counts() -> None:
+    """Six at the fewest, as `serve-app plan` says, and all of them fit its one node of eight."""
+    held = sum(
+        group["minReplicas"] * int(group["resources"].get("GPU", 0)) for group in groups("prod")
+    )
+    pool = plan_pool("H100", 1, 8, PROD.tiers)
+    assert held == pool.gpus_min == 6
+    assert (pool.min_fits, pool.nodes_for_min) == (True, 1)
+    [machines] = plan_machines(PROD)
+    assert machines.nodes_max == pool.nodes_for_max
+
+
+def test_pods_are_spread_over_machines() -> None:
+    """Routers are apart or wait; engines are apart where there is room. An upgrade counts anew."""
+    for group in some(groups("prod")):
+        [spread] = group["template"]["spec"]["topologySpreadConstraints"]
+        assert spread["topologyKey"] == "kubernetes.io/hostname"
+        assert spread["labelSelector"]["matchLabels"] == {"ray.io/group": group["groupName"]}
+        assert spread["matchLabelKeys"] == ["ray.io/cluster"]
+        strict = group["groupName"] == "router"
+        assert (spread["whenUnsatisfiable"] == "DoNotSchedule") is strict
 
 
 def test_disruption_budgets_hold_the_least_nodes() -> None:
     """As many as the config's least replicas need."""
-    for pool in some(plan_pools(PROD)):
+    for pool in some(plan_pods(PROD)):
         budget = one("prod", "PodDisruptionBudget", f"ray-{pool.name}")["spec"]
         assert budget["minAvailable"] == pool.nodes_min
         assert budget["selector"]["matchLabels"]["ray.io/group"] == pool.name
@@ -383,7 +410,9 @@ def test_workers_mount_what_the_models_job_fills() -> None:
     assert one("models", "PersistentVolumeClaim", "models")["spec"]["accessModes"] == [
         "ReadWriteMany"
     ]
-    for group in some(groups("prod")):
+    *tiers, router = groups("prod")
+    assert "initContainers" not in router["template"]["spec"]
+    for group in some(tiers):
         volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
         claim = volumes["models"]["persistentVolumeClaim"]
         assert claim == {"claimName": "models", "readOnly": True}

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from serve_app.config.app import RouterConfig
 from serve_app.planning.cards import load_cards
 from serve_app.planning.checks import tensor_sizes
 from serve_app.planning.errors import PlanningFailed
@@ -191,8 +192,33 @@ def test_nodes_are_for_all_tiers_together() -> None:
     one, two, six = (plan_two(nodes) for nodes in (1, 2, 6))
     assert [plan.ok for plan in (one, two, six)] == [False, True, True]
     assert "--nodes 2" in str(one.findings[-1])
-    assert "--nodes 6" in str(two.findings[-1])
-    assert six.findings == []
+    assert "--nodes 6" in str(two.findings[0])
+    assert [finding.what for finding in six.findings] == [
+        "one lost node takes all replicas of fast, at the fewest"
+    ]
+
+
+def test_nodes_are_as_large_as_each_tier_says() -> None:
+    """Without the option: one node of two GPUs for one tier, one of eight for the other."""
+    fast = tier(placement={"gpus_per_node": 2}, replicas={"min": 2, "max": 2})
+    strong = tier(
+        B72,
+        name="strong",
+        engine={"tensor_parallel_size": 4},
+        placement={"gpus_per_node": 8},
+    )
+    pools = make_plan([fast, strong], Options(nodes=1, own_nodes=True)).pools
+    assert [(pool.gpus_per_node, pool.nodes_for_max) for pool in pools] == [(2, 1), (8, 1)]
+
+
+def test_routers_that_share_no_node_need_as_many() -> None:
+    """A warning, for they may be on nodes without GPUs."""
+    router = RouterConfig.model_validate(
+        {"replicas": {"min": 2, "max": 2}, "max_replicas_per_node": 1}
+    )
+    one, two = (make_plan([tier()], Options(nodes=nodes, router=router)) for nodes in (1, 2))
+    assert "2 Routers, 1 a node, and 1 with GPUs" in str(one.findings[-1])
+    assert (one.ok, two.findings) == (True, [])
 
 
 def test_each_kind_of_gpu_has_nodes_of_its_own() -> None:
