@@ -14,7 +14,7 @@ from tests.cluster.kustomization import KUBERAY, Object, build, find_pods, load_
 
 ROOT = Path(__file__).parents[2]
 LEFT_OUT = {"RayService", "ConfigMap"}
-"""Kubernetes has no schema of the first; kustomize itself makes the second of a generator's line."""
+"""Kubernetes has no schema of the first; kustomize makes the second of a generator's line."""
 
 COMPONENTS = [f"../../components/{name}" for name in ("redis", "ingress")]
 SETS = {

@@ -1,0 +1,53 @@
+"""What the running service exports, and what alerts and dashboard ask of it."""
+
+from __future__ import annotations
+
+import re
+
+import httpx
+import pytest
+
+from tests.cluster.exporters import DCGM, find_all
+from tests.cluster.test_monitoring import NAME, expressions
+from tests.serve.service import Service, scrape, wait_for
+
+pytestmark = pytest.mark.serve
+
+NOT_HERE = {
+    *DCGM,
+    "ray_serve_app_draft_tokens_total",  # with a cascade
+    "ray_serve_app_kv_free_ratio",  # with routing.load
+    "ray_serve_app_routing_drift",  # after 500 calls
+    "ray_serve_app_routing_strong_ratio",  # with routing.strong_ratio_target
+    "ray_serve_app_routing_threshold",  # with routing.strong_ratio_target
+    "ray_vllm_num_preemptions_total",  # once an engine has preempted a call
+}
+OF_RAY = {"le"}
+"""Labels of histograms, which Ray adds to their buckets."""
+
+
+def exported() -> dict[str, set[str]]:
+    """The labels of each metric that Ray's ports show."""
+    found: dict[str, set[str]] = {}
+    for name, labels in re.findall(r"^(\w+)\{(.*)\} \S+$", scrape(), re.MULTILINE):
+        found.setdefault(name, set()).update(re.findall(r'(\w+)="', labels))
+    return found
+
+
+def test_alerts_and_panels_ask_for_what_is_exported(local: Service) -> None:
+    """Names and labels are those of a running service, but for what needs more than some calls."""
+    for model in ("fast", "strong"):
+        stream = local.chat(model=model, stream=True)
+        assert stream.status_code == 200
+    assert local.chat(model="nobody").status_code == 404
+    asked = {name for expression in expressions() for name in NAME.findall(expression)}
+    wait_for(lambda: asked - NOT_HERE <= set(exported()), timeout_s=60, what="all are exported")
+    there, declared = exported(), find_all()
+    for name in asked - NOT_HERE:
+        assert declared[name] <= there[name], name
+
+
+def test_a_router_without_calls_reports(local: Service) -> None:
+    """The alert for a missing Router looks at its leases, which are 0 while nobody calls."""
+    assert httpx.get(f"{local.base_url}/health").status_code == 200
+    assert {"application", "tier"} <= exported()["ray_serve_app_leases_open"]
