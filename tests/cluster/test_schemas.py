@@ -7,7 +7,10 @@ from pathlib import Path
 
 import kubernetes_validate
 import pytest
+import yaml
 
+from serve_app.config.app import complete_runtime
+from serve_app.config.haproxy import HAProxyLimits, read_limits
 from serve_app.config.load import load_serve_config
 from tests.cluster.found import some
 from tests.cluster.kustomization import KUBERAY, Object, build, find_pods, load_all
@@ -64,6 +67,27 @@ def test_ways_in_are_open_as_long_as_a_call() -> None:
         timeouts = re.findall(r"(?:imeout|timeout_seconds|equest)[\"']?[:=]\s*'?(\w+)", str(way))
         assert len(timeouts) >= 2
         assert all(int(found.removesuffix("s")) >= longest_s for found in timeouts)
+
+
+def test_ways_in_pass_bodies_on_that_a_router_takes() -> None:
+    """The Router refuses what is longer, with an error of the API."""
+    limits = re.findall(r"body-size': '(\d+)m'", str(ways_in()))
+    assert len(limits) == 2
+    for path in some((ROOT / "configs").glob("*.yaml")):
+        config = load_serve_config(path)
+        bytes_max = complete_runtime(config.runtime, config.app.tiers).limits.body_bytes_max
+        assert all(int(limit) * 1024**2 >= bytes_max for limit in limits)
+
+
+@pytest.mark.parametrize("name", ["gateway", "ingress"])
+def test_ways_in_are_not_one_client(name: str) -> None:
+    """HAProxy does not hold the connections of all callers against the proxy before it."""
+    settings = yaml.safe_load((KUBERAY / f"components/{name}/kustomization.yaml").read_text())
+    (generator,) = settings["configMapGenerator"]
+    assert (generator["name"], generator["behavior"]) == ("ray-environment", "merge")
+    variable, _, addresses = generator["literals"][0].partition("=")
+    unlimited = read_limits({variable: addresses}).unlimited_addresses
+    assert set(HAProxyLimits().unlimited_addresses) < set(unlimited)
 
 
 def test_ways_in_lead_to_the_public_port() -> None:
