@@ -11,6 +11,7 @@ import yaml
 from serve_app.config.app import AppConfig
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
 from serve_app.config.scaled import read_scaled
+from serve_app.manifests.helm import render_values
 from serve_app.manifests.overlay import render_kustomization, render_models_kustomization
 from serve_app.manifests.render import (
     NAMESPACE,
@@ -27,6 +28,7 @@ from serve_app.tiers.pools import Unplaceable, fits_on_head, plan_machines
 
 POD = Path("cluster/kuberay/components/workers/pod.yaml")
 OVERLAYS = Path("cluster/kuberay/overlays")
+HELM = Path("cluster/helm/values")
 SYSTEMD = Path("cluster/systemd")
 DEV = "configs/local.yaml"
 PROD = "configs/prod.yaml"
@@ -72,6 +74,10 @@ def render_manifests(root: Path) -> Files:
             for folder, source in overlays.items()
             for name, text in _render_overlay(source, root).items()
         },
+        **{
+            HELM / f"{folder.name}.yaml": _render_values(source, root)
+            for folder, source in overlays.items()
+        },
         SYSTEMD / "ray.env": environment,
         **{SYSTEMD / name: text for name, text in _render_units(prod).items()},
     }
@@ -88,6 +94,14 @@ def _render_overlay(source: Source, root: Path) -> Files:
     except Unplaceable as error:
         raise ConfigError(str(error)) from None
     return files
+
+
+def _render_values(source: Source, root: Path) -> str:
+    """What the Helm chart takes from a config."""
+    try:
+        return render_values(source.config, _load_pod(root), source.name)
+    except Unplaceable as error:
+        raise ConfigError(str(error)) from None
 
 
 def _render_units(source: Source) -> Files:
@@ -129,6 +143,7 @@ def render_folder(config: Path, root: Path, out: Path) -> tuple[Files, Files]:
         **{systemd / name: text for name, text in _render_units(source).items()},
         systemd / "serve.yaml": render_serve_file(source.config, source.name),
         models / "models.txt": fetched,
+        Path("helm/values.yaml"): _render_values(source, root),
     }
     base = (root / "cluster/kuberay").resolve()
     once = {

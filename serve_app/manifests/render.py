@@ -62,7 +62,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def _dump(value: object) -> str:
+def dump(value: object) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120)
 
 
@@ -74,7 +74,7 @@ def render_environment() -> str:
 
 def render_serve_file(config: ServeConfig, source: str) -> str:
     """The config for machines or a container that are reached from outside."""
-    return HEADER.format(source=source) + _dump(deploy_document(config))
+    return HEADER.format(source=source) + dump(deploy_document(config))
 
 
 def render_models(app: AppConfig, source: str) -> str:
@@ -109,17 +109,17 @@ def render_patch(config: ServeConfig, source: str) -> str:
     """A JSON patch of the RayService: all in it that follows from the config, but the workers."""
     app = read_scaled(config)
     operations = [
-        _add("/spec/serveConfigV2", _dump(deploy_document(config, plan_pods(app)))),
+        _add("/spec/serveConfigV2", dump(deploy_document(config, plan_pods(app)))),
         # The old cluster of an upgrade stays until its last stream has ended.
         _add("/spec/rayClusterDeletionDelaySeconds", drain_s(app)),
         _add(f"{CLUSTER}/headGroupSpec/resources", {"CPU": str(head_cpus(app))}),
     ]
     if fits_on_head(app):
-        operations.append(_add(f"{HEAD}/resources", _head_resources(app)))
-    return HEADER.format(source=source) + _dump(operations)
+        operations.append(_add(f"{HEAD}/resources", head_resources(app)))
+    return HEADER.format(source=source) + dump(operations)
 
 
-def _head_resources(app: AppConfig) -> Object:
+def head_resources(app: AppConfig) -> Object:
     engines = sum(tier.replicas.max * tier.data_parallel_size for tier in app.tiers)
     memory = f"{POD_MEMORY_GIB * (1 + engines)}Gi"
     return {
@@ -134,17 +134,17 @@ def _head_resources(app: AppConfig) -> Object:
 
 def render_workers(app: AppConfig, pod: Object, source: str) -> str:
     """The pools of workers, as a part of the RayService; `pod` is what all their pods share."""
-    groups = [_build_group(pool, pod, app) for pool in plan_pods(app)]
+    groups = [build_group(pool, pod, app) for pool in plan_pods(app)]
     service = {
         "apiVersion": "ray.io/v1",
         "kind": "RayService",
         "metadata": {"name": "serve-app"},
         "spec": {"rayClusterConfig": {"workerGroupSpecs": groups}},
     }
-    return HEADER.format(source=source) + _dump(service)
+    return HEADER.format(source=source) + dump(service)
 
 
-def _build_group(pool: NodePool, pod: Object, app: AppConfig) -> Object:
+def build_group(pool: NodePool, pod: Object, app: AppConfig) -> Object:
     return {
         "groupName": pool.name,
         "minReplicas": pool.nodes_min,

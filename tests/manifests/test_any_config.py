@@ -184,6 +184,7 @@ def test_a_folder_of_three_tiers(tmp_path: Path, three: Path) -> None:
     written = run(three, "--out", out, "--root", ROOT)
     assert written.exit_code == 0, written.output
     assert {line.removesuffix(": written") for line in written.stdout.splitlines()} == {
+        "helm/values.yaml",
         "kuberay/generated.yaml",
         "kuberay/kustomization.yaml",
         "kuberay/namespace.yaml",

@@ -182,9 +182,9 @@ def test_the_command_writes_what_is_out_of_date(project: Path) -> None:
     (project / "cluster/systemd/ray.env").unlink()
     checked = CliRunner().invoke(app, ["manifests", "--root", str(project), "--check"])
     assert checked.exit_code == 1
-    assert checked.stdout.count("out of date") == 4
+    assert checked.stdout.count("out of date") == 5
     written = CliRunner().invoke(app, ["manifests", "--root", str(project)])
-    assert (written.exit_code, written.stdout.count(": written")) == (0, 4)
+    assert (written.exit_code, written.stdout.count(": written")) == (0, 5)
     service = yaml.safe_load((project / patch).read_text())
     groups = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
     assert [group["maxReplicas"] for group in groups] == [8, 6, 3]
