@@ -14,8 +14,12 @@ from serve_app import demo
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
 from serve_app.config.tiers import DEMO_PREFIX
 from serve_app.demo import CheckpointMissing
+from serve_app.planning.errors import PlanningFailed
+from serve_app.planning.plan import Options, make_plan
+from serve_app.planning.queues import plan_queues
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
+from serve_app.weights.finding import Finding
 
 
 def check(
@@ -24,6 +28,8 @@ def check(
     """Validate a config: every key, every engine argument of the pinned vLLM."""
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
+    for finding in find_long_queues(serve_config):
+        typer.echo(str(finding), err=True)
     names = ", ".join(tier.name for tier in serve_config.app.tiers)
     typer.echo(f"{config}: valid; tiers: {names}")
 
@@ -45,6 +51,16 @@ def check_engines(path: Path, config: ServeConfig) -> None:
         except ValueError as error:
             typer.echo(f"{path}: {error}", err=True)
             raise typer.Exit(2) from None
+
+
+def find_long_queues(config: ServeConfig) -> list[Finding]:
+    """Queues that are too long to be served in time, as far as the config can be planned."""
+    try:
+        made = make_plan(config.app.tiers, Options())
+    except PlanningFailed:
+        return []
+    queues = plan_queues(config, made.rates, made.load)
+    return [finding for queue in queues for finding in queue.check()]
 
 
 def load_or_exit(path: Path) -> ServeConfig:

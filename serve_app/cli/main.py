@@ -20,6 +20,7 @@ from serve_app.cli.environment import environment
 from serve_app.cli.evaluate import evaluate
 from serve_app.cli.learn import learn
 from serve_app.cli.manifests import manifests
+from serve_app.cli.measure_rates import measure
 from serve_app.cli.plan import plan
 from serve_app.cli.up import up
 from serve_app.cli.verify import verify
@@ -35,6 +36,7 @@ app.command()(down)
 app.command()(check)
 app.command()(doctor)
 app.command()(plan)
+app.command("measure-rates")(measure)
 app.command()(verify)
 app.command()(convert)
 app.command("env")(environment)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -12,6 +13,7 @@ from serve_app.cli.check import check_engines, load_or_exit
 from serve_app.planning.cards import Card, parse_card
 from serve_app.planning.errors import PlanningFailed
 from serve_app.planning.plan import Options, make_plan
+from serve_app.planning.queues import plan_queues
 from serve_app.planning.report import print_plan, render_json
 from serve_app.planning.roofline import Workload
 
@@ -77,6 +79,7 @@ def plan(
     except PlanningFailed as failure:
         typer.echo(f"{config}: {failure}", err=True)
         raise typer.Exit(2) from None
+    made = replace(made, queues=list(plan_queues(serve_config, made.rates, made.load)))
     if json:
         typer.echo(render_json(made), nl=False)
     else:

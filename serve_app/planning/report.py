@@ -15,6 +15,7 @@ from serve_app.planning.cards import GIB
 from serve_app.planning.cost import Cost, Pool
 from serve_app.planning.plan import Plan, TierPlan, Variant
 from serve_app.planning.roofline import Speed
+from serve_app.planning.starting_table import build_starting_table
 from serve_app.weights.finding import printable
 
 KIB = 1024
@@ -37,6 +38,8 @@ def print_plan(console: Console, plan: Plan) -> None:
             console.print("  No speed is estimated for a CPU.\n", highlight=False)
     if plan.pools:
         console.print(_build_pool_table(plan.pools))
+    if any(plan.rates.values()):
+        console.print(build_starting_table(plan))
     for text in (*map(str, plan.findings), *_tell_others(plan)):
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     if any(tier.card for tier in plan.tiers):
