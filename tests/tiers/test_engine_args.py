@@ -8,7 +8,11 @@ from typing import Any
 
 import pytest
 import yaml
+from ray.llm._internal.serve.engines.vllm.vllm_engine import _normalize_vllm_engine_kwargs
+from vllm.engine.arg_utils import AsyncEngineArgs
 
+from serve_app import demo
+from serve_app.config.load import load_serve_config
 from serve_app.config.tiers import TierConfig
 from serve_app.tiers.engine_args import OURS, check_engine_args, known_engine_args
 
@@ -97,3 +101,24 @@ def test_every_block_of_the_engine_page_is_valid() -> None:
     for block in blocks:
         tier = TierConfig.model_validate({"name": "fast", "model_id": "m", **block})
         check_engine_args(tier.name, tier.engine)
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own import of it
+@pytest.mark.parametrize(
+    ("name", "temperature", "top_p"), [("fast", 0.7, 0.8), ("strong", 0.6, 0.95)]
+)
+def test_qwen3_samples_as_its_model_card_says(name: str, temperature: float, top_p: float) -> None:
+    """vLLM itself, with a demo model, makes of the shipped keys what they are meant for."""
+    path = Path(__file__).parents[2] / "configs" / "prod-qwen3.yaml"
+    tier = next(tier for tier in load_serve_config(path).app.tiers if tier.name == name)
+    keys = ("override_generation_config", "reasoning_config", "reasoning_parser")
+    engine = _normalize_vllm_engine_kwargs({k: tier.engine[k] for k in keys if k in tier.engine})
+    arguments = AsyncEngineArgs(model=str(demo.locate(name)), max_model_len=512, **engine)
+    made = arguments.create_engine_config()
+    sampling = made.model_config.get_diff_sampling_param()
+    assert sampling == {"temperature": temperature, "top_p": top_p, "top_k": 20, "min_p": 0}
+    reasoning = made.reasoning_config
+    assert reasoning is not None
+    assert reasoning.enabled, "without it a budget of thoughts is refused"
+    natural = reasoning.natural_reasoning_end_token_ids or [-1]
+    assert natural[0] in (reasoning.reasoning_end_token_ids or [])
