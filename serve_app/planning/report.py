@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 import orjson
@@ -14,6 +14,8 @@ from rich.table import Table
 from serve_app.planning.cards import GIB
 from serve_app.planning.cost import Cost, Pool
 from serve_app.planning.plan import Plan, TierPlan, Variant
+from serve_app.planning.prices import Comparison
+from serve_app.planning.prices_table import print_prices
 from serve_app.planning.roofline import Speed
 from serve_app.planning.starting_table import build_starting_table
 from serve_app.weights.finding import printable
@@ -23,15 +25,15 @@ KIB = 1024
 _LIMITS = {"KV cache": "KV cache", "max_num_seqs": "seqs", "target_ongoing_calls": "target"}
 
 
-def render_json(plan: Plan) -> bytes:
+def render_json(plan: Plan, prices: Sequence[Comparison] = ()) -> bytes:
     """Every number of the tables, unrounded; `ok` is that of the exit code."""
-    document = {**asdict(plan), "ok": plan.ok, "findings": plan.findings}
+    document = {**asdict(plan), "ok": plan.ok, "findings": plan.findings, "prices": prices}
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(document, option=options)
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """Prints a table a tier, the cluster, and what is wrong."""
+def print_plan(console: Console, plan: Plan, prices: Sequence[Comparison] = ()) -> None:
+    """Prints a table a tier, the cluster, prices where they are asked for, and what is wrong."""
     for tier in plan.tiers:
         console.print(_build_tier_table(plan, tier))
         if tier.card is None:
@@ -40,6 +42,7 @@ def print_plan(console: Console, plan: Plan) -> None:
         console.print(_build_pool_table(plan.pools))
     if any(plan.rates.values()):
         console.print(build_starting_table(plan))
+    print_prices(console, plan, prices)
     for text in (*map(str, plan.findings), *_tell_others(plan)):
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     if any(tier.card for tier in plan.tiers):
