@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib.util
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -19,6 +20,7 @@ from serve_app.planning.plan import Options, make_plan
 from serve_app.planning.queues import plan_queues
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
+from serve_app.weights.checkout import check_revision
 from serve_app.weights.finding import Finding
 
 
@@ -28,7 +30,7 @@ def check(
     """Validate a config: every key, every engine argument of the pinned vLLM."""
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
-    for finding in find_long_queues(serve_config):
+    for finding in (*find_long_queues(serve_config), *find_loose_models(serve_config)):
         typer.echo(str(finding), err=True)
     names = ", ".join(tier.name for tier in serve_config.app.tiers)
     typer.echo(f"{config}: valid; tiers: {names}")
@@ -61,6 +63,15 @@ def find_long_queues(config: ServeConfig) -> list[Finding]:
         return []
     queues = plan_queues(config, made.rates, made.load)
     return [finding for queue in queues for finding in queue.check()]
+
+
+def find_loose_models(config: ServeConfig) -> Iterator[Finding]:
+    """Tiers whose engines may start with other files than those that were tried."""
+    for tier in config.app.tiers:
+        local = tier.source.startswith(("/", DEMO_PREFIX)) or "://" in tier.source
+        if not local:
+            where = f"tiers.{tier.name}.engine.revision"
+            yield from check_revision(where, tier.source, tier.engine.get("revision"))
 
 
 def load_or_exit(path: Path) -> ServeConfig:

@@ -21,6 +21,7 @@ from serve_app.cli.evaluate import evaluate
 from serve_app.cli.learn import learn
 from serve_app.cli.manifests import manifests
 from serve_app.cli.measure_rates import measure
+from serve_app.cli.pin import pin
 from serve_app.cli.plan import plan
 from serve_app.cli.up import up
 from serve_app.cli.verify import verify
@@ -38,6 +39,7 @@ app.command()(doctor)
 app.command()(plan)
 app.command("measure-rates")(measure)
 app.command()(verify)
+app.command()(pin)
 app.command()(convert)
 app.command("env")(environment)
 app.command("drain-node")(drain_node)

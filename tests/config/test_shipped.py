@@ -12,6 +12,7 @@ from serve_app.config.app import complete_runtime
 from serve_app.config.load import load_serve_config
 from serve_app.config.tiers import TierConfig
 from serve_app.tiers.plan import plan_deployment, plan_llm_config, plan_placement
+from serve_app.weights.checkout import COMMIT
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -125,3 +126,10 @@ def test_cpu_tiers_need_no_gpu(config: str, workers: int) -> None:
         "bundles": [{"CPU": 0.2}] * workers,
         "strategy": "STRICT_PACK",
     }
+
+
+@pytest.mark.parametrize("config", ["prod", "prod-qwen3"])
+def test_models_of_the_hub_are_pinned(config: str) -> None:
+    """By a commit: a branch would let replicas start with different files."""
+    for name in ("fast", "strong"):
+        assert COMMIT.fullmatch(str(tier_of(config, name).engine["revision"]))
