@@ -15,40 +15,45 @@ from serve_app.planning.roofline import Workload
 from serve_app.planning.starting import Rates, round_down
 from tests.planning.tiers import tier
 
-CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("prod*.yaml"))
-every_prod = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
+CONFIGS = Path(__file__).parents[2] / "configs"
 ESTIMATE_MAY_MOVE = 0.25
 """By how much the shipped rates may be off today's estimates: these move with every correction of
 the roofline, and by less than what they are off the truth."""
+LOADS = {
+    ("prod", "fast"): Workload(2000, 400),
+    ("prod", "strong"): Workload(2000, 400),
+    ("prod-qwen3", "fast"): Workload(2000, 400),
+    ("prod-qwen3", "strong"): Workload(2000, 4000),
+}
+"""The typical calls that the configs name beside their rates."""
+every_tier = pytest.mark.parametrize(("config", "name"), LOADS)
 
 
-def load(path: Path) -> tuple[ServeConfig, Plan]:
-    config = load_serve_config(path)
-    return config, make_plan(config.app.tiers, Options())
+def load(config: str, typical: Workload | None = None) -> tuple[ServeConfig, Plan]:
+    loaded = load_serve_config(CONFIGS / f"{config}.yaml")
+    return loaded, make_plan(loaded.app.tiers, Options(load=typical or Workload()))
 
 
-@every_prod
-def test_the_shipped_rates_are_those_of_the_plan(path: Path) -> None:
+@every_tier
+def test_the_shipped_rates_are_those_of_the_plan(config: str, name: str) -> None:
     """Every GPU tier scales by the work that comes, at rates that `plan` prints."""
-    config, plan = load(path)
-    for shipped in config.app.tiers:
-        planned = plan.rates[shipped.name]
-        assert planned is not None
-        assert shipped.replicas.policy == "llm"
-        for key in ("prompt_tokens_per_s", "output_tokens_per_s"):
-            found, expected = getattr(shipped.replicas, key), getattr(planned, key)
-            assert found == pytest.approx(expected, rel=ESTIMATE_MAY_MOVE), (shipped.name, key)
+    loaded, plan = load(config, LOADS[config, name])
+    replicas = next(tier for tier in loaded.app.tiers if tier.name == name).replicas
+    planned = plan.rates[name]
+    assert planned is not None
+    assert replicas.policy == "llm"
+    for key in ("prompt_tokens_per_s", "output_tokens_per_s"):
+        expected = pytest.approx(getattr(planned, key), rel=ESTIMATE_MAY_MOVE)
+        assert getattr(replicas, key) == expected, key
 
 
-@every_prod
-def test_no_shipped_config_queues_what_it_cannot_serve(path: Path) -> None:
+@every_tier
+def test_no_shipped_config_queues_what_it_cannot_serve(config: str, name: str) -> None:
     """The last of a full queue gets its place in time; and the time is not left unused."""
-    config, plan = load(path)
-    queues = list(plan_queues(config, plan.rates, plan.load))
-    assert len(queues) == len(config.app.tiers)
-    for queue in queues:
-        assert list(queue.check()) == []
-        assert queue.queued_max > queue.served_max / 4
+    loaded, plan = load(config, LOADS[config, name])
+    queues = {queue.tier: queue for queue in plan_queues(loaded, plan.rates, plan.load)}
+    assert list(queues[name].check()) == []
+    assert queues[name].queued_max > queues[name].served_max / 4
 
 
 def test_rates_add_up_to_the_speed_of_a_full_replica() -> None:
@@ -79,14 +84,14 @@ def test_a_full_replica_has_more_calls_than_scaling_aims_at() -> None:
 
 def test_a_tier_on_cpu_has_no_rates() -> None:
     """No speed is claimed for a CPU, so no queue is either."""
-    config, plan = load(CONFIGS[0].with_name("local.yaml"))
+    config, plan = load("local")
     assert plan.rates == {"fast": None, "strong": None}
     assert list(plan_queues(config, plan.rates, plan.load)) == []
 
 
 def test_measured_rates_count_before_estimates() -> None:
     """A queue goes by what the config says of its replicas."""
-    config, plan = load(CONFIGS[0])
+    config, plan = load("prod")
     tenfold = {
         name: Rates(10 * rates.prompt_tokens_per_s, 10 * rates.output_tokens_per_s)
         for name, rates in plan.rates.items()
