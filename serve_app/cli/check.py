@@ -16,9 +16,13 @@ from serve_app.config.tiers import DEMO_PREFIX
 from serve_app.demo import CheckpointMissing
 from serve_app.planning.checks import check_name
 from serve_app.planning.errors import PlanningFailed
+from serve_app.planning.plan import Options, make_plan
+from serve_app.planning.queues import plan_queues
 from serve_app.planning.resolve import check_directory
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
+from serve_app.weights.checkout import check_revision
+from serve_app.weights.finding import Finding
 
 
 def check(
@@ -29,6 +33,8 @@ def check(
     check_engines(config, serve_config)
     check_accelerator_types(config, serve_config)
     check_directories(config, serve_config)
+    for finding in (*find_long_queues(serve_config), *find_loose_models(serve_config)):
+        typer.echo(str(finding), err=True)
     names = ", ".join(tier.name for tier in serve_config.app.tiers)
     typer.echo(f"{config}: valid; tiers: {names}")
 
@@ -69,6 +75,25 @@ def _exit_code_2(path: Path) -> Iterator[None]:
     except (ValueError, PlanningFailed) as error:
         typer.echo(f"{path}: {error}", err=True)
         raise typer.Exit(2) from None
+
+
+def find_long_queues(config: ServeConfig) -> list[Finding]:
+    """Queues that are too long to be served in time, as far as the config can be planned."""
+    try:
+        made = make_plan(config.app.tiers, Options())
+    except PlanningFailed:
+        return []
+    queues = plan_queues(config, made.rates, made.load)
+    return [finding for queue in queues for finding in queue.check()]
+
+
+def find_loose_models(config: ServeConfig) -> Iterator[Finding]:
+    """Tiers whose engines may start with other files than those that were tried."""
+    for tier in config.app.tiers:
+        local = tier.source.startswith(("/", DEMO_PREFIX)) or "://" in tier.source
+        if not local:
+            where = f"tiers.{tier.name}.engine.revision"
+            yield from check_revision(where, tier.source, tier.engine.get("revision"))
 
 
 def load_or_exit(path: Path) -> ServeConfig:

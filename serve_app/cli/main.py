@@ -38,9 +38,19 @@ class Commands(LazyGroup):
             " it takes.",
         ),
         LazyCommand(
+            "measure-rates",
+            "serve_app.cli.measure_rates:measure",
+            "Load one tier with typical calls: what does a replica of it read and write in a second?",
+        ),
+        LazyCommand(
             "verify",
             "serve_app.cli.verify:verify",
             "Check a model: sums, safetensors, config, tokenizer, template; no pickles.",
+        ),
+        LazyCommand(
+            "pin",
+            "serve_app.cli.pin:pin",
+            "Pin each tier to the files that are here: the commit of the hub, and the sums.",
         ),
         LazyCommand(
             "convert",

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -14,6 +15,8 @@ from serve_app.planning.cards import Card, parse_card
 from serve_app.planning.compare import TTFT_TARGET_S
 from serve_app.planning.errors import PlanningFailed
 from serve_app.planning.plan import Options, make_plan
+from serve_app.planning.prices import compare_prices, parse_tokens
+from serve_app.planning.queues import plan_queues
 from serve_app.planning.report import print_plan, render_json
 from serve_app.planning.roofline import Workload
 
@@ -69,6 +72,19 @@ def plan(
     price_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, max=1000, help="In any currency; none is assumed.")
     ] = None,
+    prices: Annotated[
+        bool,
+        typer.Option(
+            "--prices", help="Beside rented GPUs and tokens that others sell, in dollars."
+        ),
+    ] = False,
+    api_price: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=PROMPT/OUTPUT, of a million tokens each, in place of the shipped prices of "
+            "tokens; may be repeated."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Say before anything starts whether a config fits, how fast it could be, and what it takes.
@@ -95,13 +111,16 @@ def plan(
                 price_per_gpu_hour=price_per_gpu_hour,
             ),
         )
+        made = replace(made, queues=list(plan_queues(serve_config, made.rates, made.load)))
+        given = [parse_tokens(text) for text in api_price or []]
+        compared = compare_prices(made, given) if prices or given else []
     except PlanningFailed as failure:
         typer.echo(f"{config}: {failure}", err=True)
         raise typer.Exit(2) from None
     if json:
-        typer.echo(render_json(made, ttft_ms / 1000), nl=False)
+        typer.echo(render_json(made, compared, ttft_ms / 1000), nl=False)
     else:
-        print_plan(Console(width=max(_WIDTH_MIN, Console().width)), made, ttft_ms / 1000)
+        print_plan(Console(width=max(_WIDTH_MIN, Console().width)), made, compared, ttft_ms / 1000)
     raise typer.Exit(0 if made.ok else 1)
 
 

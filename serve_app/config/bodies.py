@@ -157,6 +157,15 @@ class BodiesConfig(Config):
         description="Keys that `chat_template_kwargs` may have. Their values are plain: a boolean, "
         "a number, or a string of up to 256 characters.",
     )
+    thinking_tokens_max: dict[str, Annotated[int, Field(ge=0, le=10_000_000)]] = Field(
+        default_factory=dict,
+        max_length=8,
+        description="Tokens that a model may think for a chat completion, by the tier's name: the "
+        "budget of a call without `thinking_token_budget`, and the most that a call may ask for. "
+        "Then the engine ends the thinking, and the answer follows. The tier's `engine` needs a "
+        "`reasoning_parser`. vLLM knows no such field for other endpoints. A tier that is not "
+        "named: no budget but the caller's.",
+    )
     media_hosts: tuple[Host, ...] = Field(
         (),
         max_length=256,

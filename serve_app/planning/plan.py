@@ -24,8 +24,10 @@ from serve_app.planning.errors import PlanningFailed, SchemeUnknown
 from serve_app.planning.memory import Memory, Weights, measure
 from serve_app.planning.models import ModelFacts
 from serve_app.planning.quantization import SCHEMES, Scheme, choose_scheme, find_scheme, pad
+from serve_app.planning.queues import Queue
 from serve_app.planning.resolve import Resolved, resolve_model
 from serve_app.planning.roofline import Roofline, Speed, Workload
+from serve_app.planning.starting import Rates, estimate_rates
 from serve_app.planning.suggest import suggest
 from serve_app.weights.finding import Finding
 
@@ -69,6 +71,8 @@ class Variant:
     speed: Speed | None
     cost: Cost | None
     findings: list[Finding]
+    rates: Rates | None = None
+    """Of a full replica, for `replicas.policy: llm` to begin with."""
 
     @property
     def ok(self) -> bool:
@@ -113,6 +117,8 @@ class Plan:
     tiers: list[TierPlan]
     pools: list[Pool]
     router_findings: list[Finding] = field(default_factory=list)
+    queues: list[Queue] = field(default_factory=list)
+    """Of calls that wait for a tier, where the whole config is known."""
 
     @property
     def findings(self) -> list[Finding]:
@@ -121,7 +127,13 @@ class Plan:
             *(f for tier in self.tiers for f in tier.variants[0].findings),
             *self._pool_findings,
             *self.router_findings,
+            *(finding for queue in self.queues for finding in queue.check()),
         ]
+
+    @property
+    def rates(self) -> dict[str, Rates | None]:
+        """By tier, of the config as it stands."""
+        return {tier.tier: tier.variants[0].rates for tier in self.tiers}
 
     @property
     def ok(self) -> bool:
@@ -297,9 +309,11 @@ def _plan_variant(
     findings = list(_check(tier, facts, scheme, engine, card, memory, options))
     typical = memory.calls(options.load.tokens)
     calls, limit = _choose_calls(tier, engine, typical)
-    speed = cost = None
+    speed = cost = rates = None
     if card is not None and not any(finding.fatal for finding in findings):
-        speed = Roofline(padded, scheme, engine, card).estimate(options.load, calls)
+        roofline = Roofline(padded, scheme, engine, card)
+        speed = roofline.estimate(options.load, calls)
+        rates = estimate_rates(roofline, options.load, _choose_full(tier, engine, typical))
         cost = price_tier(
             _need(tier, engine),
             speed,
@@ -320,6 +334,7 @@ def _plan_variant(
         speed=speed,
         cost=cost,
         findings=findings,
+        rates=rates,
     )
 
 
@@ -396,6 +411,13 @@ def _choose_calls(tier: TierConfig, engine: Engine, typical: float) -> tuple[flo
     }
     limit = min(bounds, key=lambda name: bounds[name])
     return max(float(engines), bounds[limit]), limit
+
+
+def _choose_full(tier: TierConfig, engine: Engine, typical: float) -> float:
+    """Calls in flight of a replica that takes no more."""
+    engines = engine.parallel.data
+    most = min(engine.max_num_seqs, tier.max_ongoing_calls) * engines
+    return max(float(engines), min(float(most), math.floor(typical)))
 
 
 def _need(tier: TierConfig, engine: Engine) -> Need:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 import orjson
@@ -15,7 +15,10 @@ from serve_app.planning.cards import GIB
 from serve_app.planning.compare import TTFT_TARGET_S, find_cheapest, is_fast, tell_cheapest
 from serve_app.planning.cost import Cost, Pool
 from serve_app.planning.plan import Plan, TierPlan, Variant
+from serve_app.planning.prices import Comparison
+from serve_app.planning.prices_table import print_prices
 from serve_app.planning.roofline import BATCH_CALLS, Speed
+from serve_app.planning.starting_table import build_starting_table
 from serve_app.weights.finding import printable
 
 KIB = 1024
@@ -23,7 +26,9 @@ KIB = 1024
 _LIMITS = {"KV cache": "KV cache", "max_num_seqs": "seqs", "target_ongoing_calls": "target"}
 
 
-def render_json(plan: Plan, ttft_s: float = TTFT_TARGET_S) -> bytes:
+def render_json(
+    plan: Plan, prices: Sequence[Comparison] = (), ttft_s: float = TTFT_TARGET_S
+) -> bytes:
     """Every number of the tables, unrounded; `ok` is that of the exit code."""
     cheapest = {tier.tier: find_cheapest(tier.compared, ttft_s) for tier in plan.tiers}
     document = {
@@ -34,13 +39,19 @@ def render_json(plan: Plan, ttft_s: float = TTFT_TARGET_S) -> bytes:
         "cheapest": {
             name: best and [best.scheme, best.parallel] for name, best in cheapest.items()
         },
+        "prices": prices,
     }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(document, option=options)
 
 
-def print_plan(console: Console, plan: Plan, ttft_s: float = TTFT_TARGET_S) -> None:
-    """Prints a table a tier, its comparison, the cluster, and what is wrong."""
+def print_plan(
+    console: Console,
+    plan: Plan,
+    prices: Sequence[Comparison] = (),
+    ttft_s: float = TTFT_TARGET_S,
+) -> None:
+    """Prints a table a tier, its comparison, the cluster, prices on demand, and what is wrong."""
     for tier in plan.tiers:
         _print_tier(console, plan, tier)
         if tier.card is None:
@@ -50,6 +61,9 @@ def print_plan(console: Console, plan: Plan, ttft_s: float = TTFT_TARGET_S) -> N
             console.print(f"{tell_cheapest(tier, ttft_s)}\n", highlight=False, soft_wrap=True)
     if plan.pools:
         console.print(_build_pool_table(plan.pools))
+    if any(plan.rates.values()):
+        console.print(build_starting_table(plan))
+    print_prices(console, plan, prices)
     for text in (*map(str, plan.findings), *_tell_others(plan)):
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     if any(tier.card for tier in plan.tiers):

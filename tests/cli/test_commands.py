@@ -95,6 +95,19 @@ def test_a_model_directory_without_a_config_is_refused(
     assert result.stderr.startswith(where)
 
 
+def test_check_warns_of_a_queue_that_cannot_be_served(cli: CliRunner, tmp_path: Path) -> None:
+    """A warning says which key and what would do; the config is valid all the same."""
+    text = (CONFIGS / "prod.yaml").read_text()
+    path = tmp_path / "long.yaml"
+    path.write_text(text.replace("lease_s: 60", "lease_s: 20"))
+    result = cli.invoke(app, ["check", str(path)])
+    assert result.exit_code == 0
+    assert "warning: tiers.strong.max_queued_calls: 3 Routers let" in result.stderr
+    assert "mend: max_queued_calls: " in result.stderr
+    shipped = cli.invoke(app, ["check", str(CONFIGS / "prod.yaml")])
+    assert "warning" not in shipped.stderr
+
+
 def test_check_refuses_a_missing_file(cli: CliRunner, tmp_path: Path) -> None:
     """A path that leads nowhere is a plain message too."""
     result = cli.invoke(app, ["check", str(tmp_path / "nowhere.yaml")])

@@ -109,6 +109,22 @@ def test_the_docs_show_what_is_printed(tmp_path: Path) -> None:
     assert "error: " + error.partition("Speeds")[0] in text
 
 
+def test_prices_are_compared_where_that_is_asked_for() -> None:
+    """Yours first, rented GPUs and tokens with the day of their price; JSON has the same."""
+    options = ("--prices", "--price-per-gpu-hour", 2, "--api-price", "mine=1/2")
+    result = run(CONFIGS / "prod.yaml", *options)
+    assert result.exit_code == 0, result.output
+    for words in ("your price", "RunPod, Secure Cloud", "2026-11-09", "mine", "GPUs pay from"):
+        assert words in result.stdout
+    assert max(map(len, result.stdout.splitlines())) <= 110
+    tiers = orjson.loads(run(CONFIGS / "prod.yaml", *options, "--json").stdout)["prices"]
+    assert [tier["tier"] for tier in tiers] == ["fast", "strong"]
+    assert 0 < tiers[0]["tokens"][0]["pays_from_ratio"] < 1
+    assert "GPUs pay from" not in run(CONFIGS / "prod.yaml").stdout
+    wrong = run(CONFIGS / "prod.yaml", "--api-price", "mine")
+    assert (wrong.exit_code, "NAME=PROMPT/OUTPUT" in wrong.stderr) == (2, True)
+
+
 def test_no_speed_is_claimed_for_a_cpu() -> None:
     """It says so in place of the rows."""
     result = run(CONFIGS / "local.yaml")

@@ -416,6 +416,22 @@ def test_limits_must_leave_a_tier() -> None:
         check_runtime(RuntimeConfig(routing=routing), tiers)
 
 
+def test_a_thinking_budget_needs_an_engine_that_knows_thoughts() -> None:
+    """vLLM refuses the budget otherwise, with every call; a tier must exist, too."""
+    tiers = (
+        TierConfig(name="fast", model_id="m"),
+        TierConfig(name="strong", model_id="n", engine={"reasoning_parser": "qwen3"}),
+    )
+    for name, words in (("fast", "has no reasoning_parser"), ("huge", "none of the tiers fast")):
+        with pytest.raises(ValueError, match=words):
+            check_runtime(RuntimeConfig.model_validate(thinking(name)), tiers)
+    check_runtime(RuntimeConfig.model_validate(thinking("strong")), tiers)
+
+
+def thinking(tier: str) -> dict[str, Any]:
+    return {"bodies": {"thinking_tokens_max": {tier: 1024}}}
+
+
 @pytest.mark.parametrize("value", [-1, None, "auto"])
 def test_a_context_length_that_vllm_finds(value: object) -> None:
     """Only a number of tokens is one; what leaves the choice to vLLM bounds no prompt."""

@@ -69,7 +69,7 @@ def parse(endpoint: Endpoint, document: object, bodies: BodiesConfig = DEFAULT_B
 def parses_or_refuses(endpoint: Endpoint, document: object) -> None:
     try:
         call = parse(endpoint, document)
-        sent = json.loads(call.payload.for_model("m"))
+        sent = json.loads(call.payload.for_model("m", "fast"))
     except BadRequest:
         return
     assert call.endpoint is endpoint
@@ -113,7 +113,7 @@ def test_every_other_field_is_forwarded(
     expected = {**document, "model": "engine-id"}
     if call.adds_usage:
         expected["stream_options"] = {"include_usage": True}
-    assert json.loads(call.payload.for_model("engine-id")) == expected
+    assert json.loads(call.payload.for_model("engine-id", "fast")) == expected
     assert call.model == (model or AUTO)
     assert call.stream is (stream and endpoint.generates)
 
@@ -148,7 +148,7 @@ def test_usage_is_asked_for_once(
     """Only a stream that would hide its token counts is asked for them, in the dialects that do."""
     call = parse(endpoint, {**PROMPTS[endpoint], **fields})
     assert call.adds_usage is adds
-    assert json.loads(call.payload.for_model("m")).get("stream_options") == options
+    assert json.loads(call.payload.for_model("m", "fast")).get("stream_options") == options
 
 
 @pytest.mark.parametrize(
@@ -463,3 +463,32 @@ def test_an_earlier_answer_without_text_is_refused(content: list[object]) -> Non
     with pytest.raises(InvalidField) as caught:
         parse_call(Endpoint.RESPONSES, body, request_id="id", tier=None)
     assert caught.value.param == "input[0].content"
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({}, 100),
+        (None, 100),
+        (-1, 100),
+        (7, 7),
+        (101, 100),
+        (-2, -2),
+        ("many", "many"),
+        (True, True),
+    ],
+)
+def test_a_tier_bounds_the_thinking(asked: object, sent: object) -> None:
+    """A budget is set or lowered, for chats to that tier alone; what is no budget, vLLM refuses."""
+    bodies = BodiesConfig(thinking_tokens_max={"strong": 100})
+    fields = {} if asked == {} else {"thinking_token_budget": asked}
+
+    def budget(endpoint: Endpoint, tier: str) -> object:
+        call = parse(endpoint, {**PROMPTS[endpoint], **fields, "stream": True}, bodies)
+        return json.loads(call.payload.for_model("m", tier)).get("thinking_token_budget")
+
+    assert budget(Endpoint.CHAT, "strong") == sent
+    untouched = fields.get("thinking_token_budget")
+    assert budget(Endpoint.CHAT, "fast") == untouched
+    assert budget(Endpoint.COMPLETIONS, "strong") == untouched
+    assert budget(Endpoint.MESSAGES, "strong") is None

@@ -12,12 +12,16 @@ import engine_arguments
 import pytest
 import yaml
 from pydantic import JsonValue, TypeAdapter
+from ray.llm._internal.serve.engines.vllm.vllm_engine import _normalize_vllm_engine_kwargs
+from vllm.engine.arg_utils import AsyncEngineArgs
 
+from serve_app import demo
 from serve_app.config.engine_arguments import (
     OURS,
     check_engine_arguments,
     load_engine_arguments,
 )
+from serve_app.config.load import load_serve_config
 from serve_app.config.tiers import TierConfig
 from serve_app.tiers.engine_args import InstalledArguments, check_engine_args
 
@@ -208,3 +212,24 @@ def problem(known: Any, name: str, value: JsonValue) -> str:
     except (ValueError, TypeError, KeyError) as error:
         return str(error)
     return ""
+
+
+@pytest.mark.filterwarnings("ignore:.*torch.jit:DeprecationWarning")  # torch's own import of it
+@pytest.mark.parametrize(
+    ("name", "temperature", "top_p"), [("fast", 0.7, 0.8), ("strong", 0.6, 0.95)]
+)
+def test_qwen3_samples_as_its_model_card_says(name: str, temperature: float, top_p: float) -> None:
+    """vLLM itself, with a demo model, makes of the shipped keys what they are meant for."""
+    path = Path(__file__).parents[2] / "configs" / "prod-qwen3.yaml"
+    tier = next(tier for tier in load_serve_config(path).app.tiers if tier.name == name)
+    keys = ("override_generation_config", "reasoning_config", "reasoning_parser")
+    engine = _normalize_vllm_engine_kwargs({k: tier.engine[k] for k in keys if k in tier.engine})
+    arguments = AsyncEngineArgs(model=str(demo.locate(name)), max_model_len=512, **engine)
+    made = arguments.create_engine_config()
+    sampling = made.model_config.get_diff_sampling_param()
+    assert sampling == {"temperature": temperature, "top_p": top_p, "top_k": 20, "min_p": 0}
+    reasoning = made.reasoning_config
+    assert reasoning is not None
+    assert reasoning.enabled, "without it a budget of thoughts is refused"
+    natural = reasoning.natural_reasoning_end_token_ids or [-1]
+    assert natural[0] in (reasoning.reasoning_end_token_ids or [])
