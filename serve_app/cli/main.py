@@ -5,6 +5,7 @@ from __future__ import annotations
 import typer
 
 from serve_app.bench.command import overhead
+from serve_app.bench.gpu.command import gpu
 from serve_app.bench.leases import leases
 from serve_app.bench.replicas import replicas
 from serve_app.bench.scaling import scaling
@@ -51,6 +52,7 @@ bench.command("scorer")(scorer)
 bench.command("scaling")(scaling)
 bench.command("replicas")(replicas)
 bench.command("leases")(leases)
+bench.command("gpu")(gpu)
 app.add_typer(bench, name="bench")
 
 
