@@ -88,7 +88,9 @@ def gpu(
         with load_generator() as generator:
             good = check.run(names, generator)
     finally:
-        _report(results, serve_config, log, _render_command(path, only, batches, output_tokens))
+        results.tables = build_grids(results, _estimate_all(results, serve_config))
+        results.write(output)
+        _report(results, log, _render_command(path, only, batches, output_tokens))
     raise typer.Exit(0 if good else 1)
 
 
@@ -144,12 +146,12 @@ def _choose(
     )
 
 
-def _report(results: Results, config: ServeConfig, log: Path | None, command: str) -> None:
+def _report(results: Results, log: Path | None, command: str) -> None:
     """Whatever there is, however the run ended."""
-    grids = build_grids(results, _estimate_all(results, config))
-    print_report(build_console(), results.machine, grids)
+    machine, grids = results.machine, results.tables
+    print_report(build_console(), machine, grids)
     if log is not None:
-        section = render_section(results.machine, command, grids, [_describe(results)])
+        section = render_section(machine, command, grids, [_describe(results)])
         append_section(log, section)
 
 

@@ -11,6 +11,7 @@ from serve_app.bench.gpu.asking import Prefill, Stream
 from serve_app.bench.gpu.engine_log import EngineFacts
 from serve_app.bench.gpu.rates import Rates
 from serve_app.bench.machine import Machine
+from serve_app.bench.report import Grid
 
 
 @dataclass(frozen=True, slots=True)
@@ -73,6 +74,8 @@ class Results:
     """Of the GPU, with the service on it and nothing else."""
     replicas: list[ReplicaRates] = field(default_factory=list)
     steps: list[Step] = field(default_factory=list)
+    tables: list[Grid] = field(default_factory=list)
+    """As they are printed at the end, the plan's estimates beside the rest."""
 
     def write(self, path: Path) -> None:
         """Replace the file, which is whole at any time."""

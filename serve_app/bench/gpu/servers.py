@@ -10,6 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from serve_app.bench.targets import HOST, Target
+from serve_app.config.environment import ray_environment
 from serve_app.config.load import ServeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.tiers.plan import plan_engine, resolve_source
@@ -18,8 +19,6 @@ OURS = (sys.executable, "-m", "serve_app.cli.main")
 """The `serve-app` of this very code, wherever the other one may be."""
 
 _QUIET = {"VLLM_NO_USAGE_STATS": "1", "DO_NOT_TRACK": "1", "RAY_USAGE_STATS_ENABLED": "0"}
-# As `serve-app up` sets it.
-_ALIKE = {"OMP_NUM_THREADS": "1"}
 
 
 def build_bare(tier: TierConfig, port: int) -> Target:
@@ -35,7 +34,16 @@ def build_bare(tier: TierConfig, port: int) -> Target:
         "--disable-uvicorn-access-log",
         *render_flags(plan_engine(tier)),
     ]
-    return Target(f"bare {tier.name}", command, {**_QUIET, **_ALIKE, **tier.env})
+    return Target(f"bare {tier.name}", command, {**_QUIET, **_engine_environment(), **tier.env})
+
+
+def _engine_environment() -> dict[str, str]:
+    """What `serve-app up` sets for engines."""
+    ours = ray_environment()
+    return {
+        "OMP_NUM_THREADS": "1",
+        **{name: value for name, value in ours.items() if name.startswith("VLLM_")},
+    }
 
 
 def build_service(config: ServeConfig, port: int, scratch: Path) -> Target:
