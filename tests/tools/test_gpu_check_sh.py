@@ -18,7 +18,7 @@ def run(directory: Path, **env: str) -> list[str]:
     """The lines that the script prints in a directory of its own."""
     paths = {"PATH": "/usr/bin:/bin", **env}
     done = subprocess.run(
-        ["sh", str(SCRIPT), "--quick"],
+        ["sh", str(SCRIPT), "--batches=1"],
         cwd=directory,
         env=paths,
         capture_output=True,
@@ -31,7 +31,7 @@ def run(directory: Path, **env: str) -> list[str]:
 def test_an_environment_that_is_there_is_used(tmp_path: Path) -> None:
     """Nothing is installed into it; the section goes to the log."""
     program(tmp_path / "mine/bin/serve-app", 'echo "$@"')
-    assert run(tmp_path, GPU_VENV="mine") == ["bench gpu --log=docs/bench-log.md --quick"]
+    assert run(tmp_path, GPU_VENV="mine") == ["bench gpu --log=docs/bench-log.md --batches=1"]
 
 
 def test_an_environment_is_made_once(tmp_path: Path) -> None:
@@ -46,7 +46,7 @@ def test_an_environment_is_made_once(tmp_path: Path) -> None:
     said = run(tmp_path, PYTHON=python)
     assert said[1:] == [
         "pip install -e .[gpu]",
-        "serve-app bench gpu --log=docs/bench-log.md --quick",
+        "serve-app bench gpu --log=docs/bench-log.md --batches=1",
     ]
     assert run(tmp_path, PYTHON=python) == said[2:]
     (tmp_path / "requirements").mkdir()
