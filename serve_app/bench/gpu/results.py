@@ -33,6 +33,7 @@ class Step:
     name: str
     seconds: float
     outcome: str
+    good: bool = True
 
 
 @dataclass(frozen=True, slots=True)

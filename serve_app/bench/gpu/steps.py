@@ -31,7 +31,6 @@ from serve_app.bench.targets import HOST, Target
 from serve_app.config.environment import ray_environment
 from serve_app.config.load import ServeConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.outputs import OutputUnusable
 from serve_app.demo import CheckpointMissing
 
 DONE = "done"
@@ -81,28 +80,29 @@ class Check:
             "bare": lambda: self._measure_bare(generator),
             "service": lambda: self._measure_service(generator),
         }
-        taken = [self._take(name, acts[name]) for name in names]
-        return all(taken)
+        for name in names:
+            self._take(name, acts[name])
+        return all(step.good for step in self._results.steps)
 
-    def _take(self, name: str, act: Callable[[], str]) -> bool:
+    def _take(self, name: str, act: Callable[[], str]) -> None:
         left_s = self._settings.budget_s - (time.monotonic() - self._began)
         if left_s <= 0:
-            self._note(name, 0.0, f"left out: the {self._settings.budget_s:g} s are over")
-            return False
-        began, outcome = time.monotonic(), "cut short"
+            outcome = f"left out: the {self._settings.budget_s:g} s are over"
+            self._note(Step(name, 0.0, outcome, good=False))
+            return
+        began, outcome, good = time.monotonic(), "cut short", False
         try:
-            outcome = act()
-        except (BenchFailed, OutputUnusable, CheckpointMissing, OSError) as error:
+            outcome, good = act(), True
+        except (BenchFailed, CheckpointMissing, OSError) as error:
             outcome = f"failed: {str(error).splitlines()[0]}"
             self._say(str(error))
         finally:
-            self._note(name, time.monotonic() - began, outcome)
-        return not outcome.startswith("failed")
+            self._note(Step(name, time.monotonic() - began, outcome, good))
 
-    def _note(self, name: str, seconds: float, outcome: str) -> None:
-        self._results.steps.append(Step(name, seconds, outcome))
+    def _note(self, step: Step) -> None:
+        self._results.steps.append(step)
         self._save()
-        self._say(f"{name}: {outcome} ({seconds:.0f} s)")
+        self._say(f"{step.name}: {step.outcome} ({step.seconds:.0f} s)")
 
     def _save(self) -> None:
         self._results.write(self._output)
