@@ -11,10 +11,11 @@ from typing import Any
 
 import orjson
 
-from serve_app.bench.clocks import Clocks
+from serve_app.bench.clocks import Clocks, read_clocks, subtract_clocks
 from serve_app.bench.errors import NothingMeasured, RequestsFailed, ServerNotReady
 from serve_app.bench.generator import LoadGenerator
 from serve_app.bench.load import Load, Requests
+from serve_app.bench.machine import count_cores
 from serve_app.bench.ownership import Owned
 from serve_app.bench.summary import percentile
 from serve_app.bench.targets import HOST
@@ -42,6 +43,8 @@ class Stream:
     step_p50_ms: float
     """From one token of a stream to its next, over the whole answer."""
     total_p99_ms: float
+    elsewhere_ratio: float
+    """Of all cores, what neither the server nor the load generator took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -89,7 +92,11 @@ class Server:
         """
         load = replace(load, port=self.port)
         prompt_tokens = self._count_prompt(load)
-        outcome, _, _ = generator.run(load, lambda: Clocks({}, 0.0))
+
+        def clocks() -> Clocks:
+            return read_clocks([self.owned.pid], generator.pid)
+
+        outcome, before, after = generator.run(load, clocks)
         name = f"{self.name}, {tier}"
         if outcome.errors:
             raise RequestsFailed(name, load.label, outcome.errors, self.owned.log_tail())
@@ -112,6 +119,8 @@ class Server:
                 (total - first) / steps for first, total in zip(first_ms, total_ms, strict=True)
             ),
             total_p99_ms=percentile(total_ms, 0.99),
+            elsewhere_ratio=subtract_clocks(after, before).elsewhere_s
+            / (outcome.window_s * count_cores()),
         )
 
     def prefill(self, tier: str, model: str, prompt_tokens: int) -> Prefill:

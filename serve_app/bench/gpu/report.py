@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from serve_app.bench.gpu.asking import Stream
 from serve_app.bench.gpu.estimates import Estimate
 from serve_app.bench.gpu.results import Results
-from serve_app.bench.report import Grid
+from serve_app.bench.report import Grid, render_elsewhere
 from serve_app.bench.summary import ratio
 from serve_app.planning.cards import GIB
 from serve_app.planning.roofline import COMPUTE_REACHED
@@ -23,6 +23,7 @@ _STREAMS = (
     "tokens/s: bare",
     "service",
     "ratio",
+    "CPU elsewhere",
 )
 _WORDS = ("what", "estimated", "measured", "measured / estimated")
 _LEVELS = ("error", "warning")
@@ -75,7 +76,8 @@ def _list_streams(streams: Sequence[Stream]) -> Iterator[tuple[str, ...]]:
         bare, ours = rate
         share = "-" if bare is None or ours is None else f"{ratio(ours, bare):.2f}"
         cells = [*(_render(v, 1) for v in (*first, *last)), *(_render(v, 0) for v in rate)]
-        yield tier, str(batch), *cells, share
+        noise = render_elsewhere(max(run.elsewhere_ratio for run in runs if run is not None))
+        yield tier, str(batch), *cells, share, noise
 
 
 def _first_p50(run: Stream) -> float:

@@ -172,7 +172,7 @@ class Check:
         for tier in self._tiers:
             options = {
                 "base-url": f"http://{HOST}:{server.port}/v1",
-                "seconds": self._settings.window_s,
+                "seconds": self._settings.window_s / 2,
                 "prompt-tokens": _PROMPT_TOKENS,
                 "output-tokens": _OUTPUT_TOKENS,
             }

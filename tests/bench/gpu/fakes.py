@@ -44,6 +44,7 @@ def make_stream(server: str, batch: int, tokens_per_s: float, tier: str = "fast"
         ttft_p99_ms=30.0,
         step_p50_ms=1000 * batch / tokens_per_s,
         total_p99_ms=900.0,
+        elsewhere_ratio=0.2 if batch == 1 else 0.05,
     )
 
 

@@ -48,6 +48,7 @@ async def test_a_batch_of_streams(process: Owned) -> None:
     assert found.tokens_per_s > 0
     assert 0 < found.ttft_p50_ms <= found.ttft_p99_ms <= found.total_p99_ms
     assert found.step_p50_ms >= 0
+    assert found.elsewhere_ratio >= 0
 
 
 async def test_a_failed_stream_fails_the_step(process: Owned) -> None:

@@ -40,8 +40,8 @@ def test_the_service_beside_bare_vllm() -> None:
     """One row a batch; what only one of the two has measured has no ratio."""
     rows = grids()["The service beside bare vLLM"].rows
     assert rows == [
-        ("fast", "1", "20.0", "20.0", "30.0", "30.0", "160", "152", "0.95"),
-        ("fast", "8", "20.0", "-", "30.0", "-", "1,200", "-", "-"),
+        ("fast", "1", "20.0", "20.0", "30.0", "30.0", "160", "152", "0.95", "20% (!)"),
+        ("fast", "8", "20.0", "-", "30.0", "-", "1,200", "-", "-", "5%"),
     ]
 
 
