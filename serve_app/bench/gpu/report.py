@@ -127,7 +127,9 @@ def _pair_engine(tier: str, results: Results, estimate: Estimate) -> Iterator[Pa
     memory, said = estimate.memory, results.engines.get(tier)
     if said is None:
         return
-    yield Pair(tier, "weights, GiB", memory.weights_bytes / GIB, said.weights_gib)
+    weights_gib = memory.weights_bytes / GIB
+    digits = 2 if weights_gib > 0.1 else 4
+    yield Pair(tier, "weights, GiB", weights_gib, said.weights_gib, digits)
     yield Pair(tier, "tokens in the KV cache", memory.kv_tokens, said.kv_tokens, digits=0)
     what = f"calls of {memory.max_model_len:,} tokens at a time"
     yield Pair(tier, what, memory.concurrency, said.concurrency)
