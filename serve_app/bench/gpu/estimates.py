@@ -10,14 +10,7 @@ from serve_app.bench.gpu.rates import Rates
 from serve_app.config.tiers import TierConfig
 from serve_app.planning.cards import GIB, Card, load_cards, parse_card
 from serve_app.planning.engine import Engine, read_engine
-from serve_app.planning.memory import (
-    Memory,
-    kv_bytes_a_token,
-    measure,
-    packed_bytes,
-    split_layers,
-    weigh,
-)
+from serve_app.planning.memory import Memory, measure, split_layers, weigh
 from serve_app.planning.models import ModelFacts
 from serve_app.planning.quantization import Scheme, choose_scheme, pad
 from serve_app.planning.resolve import resolve_model
@@ -50,7 +43,7 @@ class Estimate:
         [stage] = split_layers(self.facts.layers, 1)
         weights = weigh(self.facts, self.engine.parallel, stage)
         size = self.engine.element_bytes
-        return weights.packed * packed_bytes(self.scheme, size) + weights.read_plain * size
+        return weights.bytes(self.scheme, size) - (weights.plain - weights.read_plain) * size
 
     def step_ms(self, batch: int, prompt_tokens: int, output_tokens: int) -> float | None:
         """From one token to the next with so many streams, in the middle of their answers."""
@@ -69,7 +62,7 @@ class Estimate:
         """The rate of memory that the plan counts with: by what more cache costs a step."""
         if self.card is None:
             return None
-        a_token = kv_bytes_a_token(self.facts, self.engine, self.facts.layers)
+        a_token = self.memory.kv_bytes_a_token
         near, far = (self._step_s(self.card, tokens) for tokens in _CONTEXTS)
         return (_CONTEXTS[1] - _CONTEXTS[0]) * a_token / (far - near)
 
@@ -78,7 +71,7 @@ class Estimate:
         """What the plan counts for a layer of a step beside the reading."""
         if self.card is None or self.bytes_per_s is None:
             return None
-        a_token = kv_bytes_a_token(self.facts, self.engine, self.facts.layers)
+        a_token = self.memory.kv_bytes_a_token
         read_s = (self.read_bytes + _CONTEXTS[0] * a_token) / self.bytes_per_s
         return 1e6 * (self._step_s(self.card, _CONTEXTS[0]) - read_s) / self.facts.layers
 
