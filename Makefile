@@ -9,7 +9,7 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench openapi engine-arguments lock clean
+.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench gpu-check openapi engine-arguments lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -47,6 +47,10 @@ fuzz: install-dev ## 10,000 valid and broken calls, to the gateway alone and to 
 
 bench: install ## What the router costs, against bare vLLM
 	@exec $(BIN)/serve-app bench overhead
+
+gpu-check: ## One 141 GB GPU: plan and doctor against it, the router beside bare vLLM (docs/gpu-check.md)
+	@if nvidia-smi -L > /dev/null 2>&1; then exec sh tools/gpu_check.sh; \
+	else $(MAKE) --no-print-directory install && exec $(BIN)/serve-app bench gpu; fi
 
 openapi: install ## Write serve_app/gateway/openapi.json, the document of GET /openapi.json
 	@$(BIN)/python tools/openapi.py

@@ -40,7 +40,8 @@ class Commands(LazyGroup):
         LazyCommand(
             "measure-rates",
             "serve_app.cli.measure_rates:measure",
-            "Load one tier with typical calls: what does a replica of it read and write in a second?",
+            "Load one tier with typical calls: what does a replica of it read and write in a "
+            "second?",
         ),
         LazyCommand(
             "verify",
@@ -127,6 +128,11 @@ class Benchmarks(LazyGroup):
             "replicas",
             "serve_app.bench.replicas:replicas",
             "Start the service before simulated engines, in one size after another, and compare.",
+        ),
+        LazyCommand(
+            "gpu",
+            "serve_app.bench.gpu.command:gpu",
+            "Set what plan and doctor say against one GPU, and the service beside bare vLLM on it.",
         ),
         LazyCommand(
             "leases",

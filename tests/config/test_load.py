@@ -221,6 +221,23 @@ def test_base_url_holds_the_route_prefix(load: Load, prefix: str | None, path: s
         ),
         (
             "args.tiers",
+            [{"name": "a", "model_id": "m", "placement": {"gpus_per_worker": 0.5}}],
+            ["engines that share a GPU start at the same time", "kv_cache_memory_bytes"],
+        ),
+        (
+            "args.tiers",
+            [
+                {
+                    "name": "a",
+                    "model_id": "m",
+                    "engine": {"tensor_parallel_size": 2, "kv_cache_memory_bytes": 1},
+                    "placement": {"gpus_per_worker": 0.5},
+                }
+            ],
+            ["only engines of one worker can share a GPU"],
+        ),
+        (
+            "args.tiers",
             [{"name": "a", "model_id": "m", "placement": {"node_labels": {"pool": "in(a"}}}],
             ["'pool: in(a' is no label selector", "`in(a,b)`"],
         ),

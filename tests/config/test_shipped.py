@@ -11,6 +11,8 @@ import ray
 from serve_app.config.app import complete_runtime
 from serve_app.config.load import load_serve_config
 from serve_app.config.tiers import TierConfig
+from serve_app.planning.cards import load_cards
+from serve_app.planning.plan import Options, plan_tier
 from serve_app.tiers.plan import plan_deployment, plan_llm_config, plan_placement
 from serve_app.weights.checkout import COMMIT
 
@@ -121,6 +123,23 @@ def test_gpu_tiers_are_packed(config: str, name: str, workers: int) -> None:
         "bundles": [bundle] * workers,
         "strategy": "STRICT_PACK",
     }
+
+
+def test_the_pair_of_the_gpu_check_shares_one_gpu() -> None:
+    """Ray gives both engines parts of one, and at its start each finds free what it looks for."""
+    card = load_cards()["H200"]
+    tiers = [tier_of("gpu-check", name) for name in ("fast", "strong")]
+    assert sum(plan_placement(tier)["bundles"][0]["GPU"] for tier in tiers) == 1
+    held = []
+    for tier in tiers:
+        memory = plan_tier(tier, Options()).variants[0].memory
+        fixed = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes
+        held.append(fixed + memory.kv_bytes)
+    for tier, neighbour in zip(tiers, reversed(held), strict=True):
+        wanted = tier.engine["gpu_memory_utilization"]
+        assert isinstance(wanted, float)
+        assert wanted * card.memory_bytes < card.memory_bytes - neighbour
+    assert sum(held) < 0.95 * card.memory_bytes
 
 
 @pytest.mark.parametrize(("config", "workers"), [("local", 1), ("local-tp2", 2)])

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from serve_app.config.tiers import TierConfig
 from serve_app.doctor.models import check_model_of, measure_read_rate
 
 
-def said(source: str, **fields: str) -> str:
+def said(source: str, **fields: Any) -> str:
     """Everything that is found of a tier with this source."""
     tier = TierConfig(name="fast", model_id="m", model_source=source, **fields)
     findings = check_model_of(tier, demo.locate)
@@ -38,6 +39,12 @@ def test_a_demo_model() -> None:
 def test_a_model_that_is_not_here(source: str, words: str) -> None:
     """An error where it must be here, a note where it will be fetched."""
     assert words in said(source)
+
+
+def test_a_model_without_weights(tmp_path: Path) -> None:
+    """Nothing is missed where the engine makes the weights up."""
+    text = said(str(tmp_path), engine={"load_format": "dummy"})
+    assert text == "note: load_format is dummy: its weights are random, and no file of them is read"
 
 
 def test_a_damaged_model(tmp_path: Path) -> None:
