@@ -9,7 +9,8 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench docs openapi lock clean
+.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench gpu-check docs openapi \
+	engine-arguments lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -52,8 +53,15 @@ docs: install-dev ## Build the documentation into site/; a broken link is an err
 	@NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 	@echo "Open site/index.html"
 
+gpu-check: ## One 141 GB GPU: plan and doctor against it, the router beside bare vLLM (docs/gpu-check.md)
+	@if nvidia-smi -L > /dev/null 2>&1; then exec sh tools/gpu_check.sh; \
+	else $(MAKE) --no-print-directory install && exec $(BIN)/serve-app bench gpu; fi
+
 openapi: install ## Write serve_app/gateway/openapi.json, the document of GET /openapi.json
 	@$(BIN)/python tools/openapi.py
+
+engine-arguments: install ## Write serve_app/config/engine_arguments.json from the pinned vLLM
+	@$(BIN)/python tools/engine_arguments.py
 
 lock: ## Resolve pyproject.toml into requirements/ (UPGRADE=1 takes newer versions)
 	@sh tools/python.sh tools/lock.py

@@ -17,6 +17,7 @@ from serve_app.core.load import TierLoad
 from serve_app.leases.tier import Answer, Tier
 from serve_app.routing.choose import choose_route
 from serve_app.routing.control import ControlState, ThresholdControl
+from serve_app.routing.drift import ScoreWindow
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import Scorer
 from serve_app.way import Way
@@ -80,6 +81,10 @@ class Pipeline:
     def control_state(self) -> ControlState | None:
         """What holds the share of strong calls, None where the threshold is fixed."""
         return self._control.state(self.runtime.routing)
+
+    def scores(self) -> ScoreWindow:
+        """The newest scores that decided a call, and whether they drift."""
+        return self._control.scores(self.runtime.routing)
 
     @asynccontextmanager
     async def answer(

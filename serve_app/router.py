@@ -7,6 +7,7 @@ seconds and half a gigabyte for nothing.
 from __future__ import annotations
 
 import logging
+from collections.abc import Callable
 from functools import partial
 from typing import Any
 
@@ -20,6 +21,7 @@ from serve_app.config.explain import explain_validation
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.deploy.status import ServeReadiness
 from serve_app.feedback.collector import FeedbackCollector
+from serve_app.feedback.tally import FeedbackTally
 from serve_app.gateway.app import build_gateway
 from serve_app.leases.client import TierClient
 from serve_app.leases.opener import build_opener
@@ -27,7 +29,7 @@ from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.feedback import FeedbackMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
-from serve_app.observe.routing import ControlMetrics, LoadMetrics
+from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
@@ -69,14 +71,11 @@ class Router:
             CallMetrics(),
             AccessLog(log_path),
             {name: partial(read_leases, client) for name, client in self._clients.items()},
-            [
-                ControlMetrics(self._pipeline.control_state).flush,
-                LoadMetrics(self._pipeline.loads).flush,
-                FeedbackMetrics(self._feedback.tally.take).flush,
-            ],
+            build_flushers(self._pipeline, self._feedback.tally),
         )
 
     async def __serve_build_asgi_app__(self) -> object:
+        self._recorder.start()
         return build_gateway(
             self._config.tiers,
             self._pipeline,
@@ -116,10 +115,8 @@ class Router:
         self._configure_clients(runtime)
 
     def _configure_clients(self, runtime: RuntimeConfig) -> None:
-        # Labels are made while other Routers have no calls either, which the engines' load tells.
-        watches_load = runtime.routing.load.watched or runtime.feedback.directory is not None
         for client in self._clients.values():
-            client.configure(runtime.leases, watches_load=watches_load)
+            client.configure(runtime.leases, watches_load=runtime.watches_load)
 
     async def __del__(self) -> None:
         try:
@@ -128,6 +125,16 @@ class Router:
             for client in self._clients.values():
                 client.close()
             await self._recorder.close()
+
+
+def build_flushers(pipeline: Pipeline, tally: FeedbackTally) -> list[Callable[[], None]]:
+    """What reports about once a second, beside the calls themselves."""
+    return [
+        ControlMetrics(pipeline.control_state).flush,
+        DriftMetrics(pipeline.scores).flush,
+        LoadMetrics(pipeline.loads).flush,
+        FeedbackMetrics(tally.take).flush,
+    ]
 
 
 def read_leases(client: TierClient) -> tuple[int, int]:

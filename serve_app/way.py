@@ -43,7 +43,7 @@ class Way:
         call = self.call
         request = UpstreamRequest(
             call.endpoint.value,
-            call.payload.for_model(decision.model_id),
+            call.payload.for_model(decision.model_id, decision.tier),
             call.request_id,
             stream=call.stream,
             patience_s=patience_s,
@@ -57,7 +57,7 @@ class Way:
         call = self.call
         return UpstreamRequest(
             call.endpoint.value,
-            call.payload.for_model(decision.model_id),
+            call.payload.for_model(decision.model_id, decision.tier),
             call.request_id,
             stream=True,
             session=call.session,

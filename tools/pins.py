@@ -2,7 +2,7 @@
 
 import re
 import tomllib
-from collections.abc import Mapping
+from collections.abc import Collection, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -18,7 +18,20 @@ PIP = "pip==26.3"
 # PyPI has no CPU build of torch for Linux. Where pip is not set up to find one, it is here.
 TORCH_INDEX = "https://download.pytorch.org/whl/cpu"
 
+# What the lock for GPUs must fit: each Python that the project supports, on machines whose glibc is
+# 2.34 (RHEL 9, Debian 12, Ubuntu 24.04) or newer. There is one lock for all of them.
+GPU_PYTHONS = ("3.11", "3.12", "3.13")
+GPU_PLATFORMS = ("x86_64-manylinux_2_34", "aarch64-manylinux_2_34")
+
+GPU_HEADER = (
+    "# Written by `make lock` from pyproject.toml, for nodes with NVIDIA GPUs: Linux on x86-64\n"
+    "# and aarch64, with the SHA-256 of every wheel that may be installed.\n"
+    "# Complete: pip install --no-deps --require-hashes -r requirements/gpu.txt\n"
+)
+
 Pins = Mapping[str, str]
+Sums = Mapping[str, Collection[str]]
+"""The SHA-256 of each file that may be installed, by the package's canonical name."""
 
 
 def pyproject(root: Path) -> Path:
@@ -39,9 +52,9 @@ def read_lock(root: Path, lock: str) -> Pins:
 
 
 def parse_lock(text: str) -> Pins:
-    """The version of each package, by canonical name."""
-    lines = (line.partition("#")[0].strip() for line in text.splitlines())
-    pins = (line.partition("==") for line in lines if line)
+    """The version of each package, by canonical name; the sums of a lock are left out."""
+    lines = (line.partition("#")[0].strip(" \\") for line in text.splitlines())
+    pins = (line.partition("==") for line in lines if line and not line.startswith("--hash="))
     return {canonical(name): version for name, _, version in pins}
 
 
@@ -51,6 +64,15 @@ def render_lock(pins: Pins) -> str:
         "# Complete, so installed with --no-deps: see EXCLUDED in tools/pins.py.\n"
     )
     return header + "".join(f"{name}=={pins[name]}\n" for name in sorted(pins))
+
+
+def render_summed_lock(pins: Pins, sums: Sums) -> str:
+    """A lock that says which files may be installed, for `pip install --require-hashes`."""
+    lines = []
+    for name in sorted(pins):
+        hashes = (f"    --hash=sha256:{sha256}" for sha256 in sorted(sums[name]))
+        lines.append(" \\\n".join([f"{name}=={pins[name]}", *hashes]) + "\n")
+    return GPU_HEADER + "".join(lines)
 
 
 def canonical(name: str) -> str:

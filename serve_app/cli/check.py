@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
-import contextlib
-import importlib.util
-import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from typing import Annotated
 
 import typer
 
 from serve_app import demo
+from serve_app.config.engine_arguments import check_accelerator_type, check_engine_arguments
 from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
 from serve_app.config.tiers import DEMO_PREFIX
 from serve_app.demo import CheckpointMissing
+from serve_app.model_files.finding import Finding
+from serve_app.offline.checkpoints.checkout import check_revision
+from serve_app.offline.planning.checks import check_name
+from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.plan import Options, make_plan
+from serve_app.offline.planning.queues import plan_queues
+from serve_app.offline.planning.resolve import check_directory
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
 
@@ -24,27 +31,69 @@ def check(
     """Validate a config: every key, every engine argument of the pinned vLLM."""
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
+    check_accelerator_types(config, serve_config)
+    check_directories(config, serve_config)
+    for finding in (*find_long_queues(serve_config), *find_loose_models(serve_config)):
+        typer.echo(str(finding), err=True)
     names = ", ".join(tier.name for tier in serve_config.app.tiers)
     typer.echo(f"{config}: valid; tiers: {names}")
 
 
 def check_engines(path: Path, config: ServeConfig) -> None:
-    """Every tier's engine arguments by the pinned vLLM, or one clear message and exit code 2.
+    """Every tier's engine arguments, or one clear message and exit code 2.
 
-    Without vLLM, as on a machine that only plans, they are not checked, and that is said.
+    By the schema of the pinned vLLM, so that a machine that only plans needs no vLLM.
     """
-    if importlib.util.find_spec("vllm") is None:
-        typer.echo("vLLM is not installed here: the engine's keys are not checked.", err=True)
-        return
-    with contextlib.redirect_stdout(sys.stderr):  # vLLM logs while it is imported
-        from serve_app.deploy.engine_args import check_engine_args
+    with _exit_code_2(path):
+        for tier in config.app.tiers:
+            check_engine_arguments(tier.name, tier.engine)
 
+
+def check_accelerator_types(path: Path, config: ServeConfig) -> None:
+    """Every tier's name of a GPU, or one clear message and exit code 2."""
+    with _exit_code_2(path):
+        for tier in config.app.tiers:
+            name = tier.accelerator_type
+            if name is not None:
+                check_accelerator_type(tier.name, name)
+            for finding in check_name(f"tiers.{tier.name}", name, given=True):
+                typer.echo(finding, err=True)
+
+
+def check_directories(path: Path, config: ServeConfig) -> None:
+    """Every model's directory that is on this machine, or one clear message and exit code 2."""
+    with _exit_code_2(path):
+        for tier in config.app.tiers:
+            check_directory(tier)
+
+
+@contextmanager
+def _exit_code_2(path: Path) -> Iterator[None]:
+    """Says what is wrong with a config in one message, with its file."""
+    try:
+        yield
+    except (ValueError, PlanningFailed) as error:
+        typer.echo(f"{path}: {error}", err=True)
+        raise typer.Exit(2) from None
+
+
+def find_long_queues(config: ServeConfig) -> list[Finding]:
+    """Queues that are too long to be served in time, as far as the config can be planned."""
+    try:
+        made = make_plan(config.app.tiers, Options())
+    except PlanningFailed:
+        return []
+    queues = plan_queues(config, made.rates, made.load)
+    return [finding for queue in queues for finding in queue.check()]
+
+
+def find_loose_models(config: ServeConfig) -> Iterator[Finding]:
+    """Tiers whose engines may start with other files than those that were tried."""
     for tier in config.app.tiers:
-        try:
-            check_engine_args(tier.name, tier.engine)
-        except ValueError as error:
-            typer.echo(f"{path}: {error}", err=True)
-            raise typer.Exit(2) from None
+        local = tier.source.startswith(("/", DEMO_PREFIX)) or "://" in tier.source
+        if not local:
+            where = f"tiers.{tier.name}.engine.revision"
+            yield from check_revision(where, tier.source, tier.engine.get("revision"))
 
 
 def load_or_exit(path: Path) -> ServeConfig:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import Iterator
 from dataclasses import asdict
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -12,12 +13,12 @@ import orjson
 import typer
 
 from serve_app import demo
-from serve_app.cli.check import check_engines, load_or_exit
+from serve_app.cli.check import check_accelerator_types, check_engines, load_or_exit
 from serve_app.config.environment import ray_environment
 from serve_app.config.load import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
+from serve_app.offline.doctor.engines import check_engines_here, find_engine_errors
 from serve_app.offline.doctor.finding import Finding, Level, note, ok
-from serve_app.offline.doctor.gpus import check_gpus
 from serve_app.offline.doctor.machine import (
     PINS,
     check_environment,
@@ -26,6 +27,7 @@ from serve_app.offline.doctor.machine import (
     check_shared_memory,
     check_token,
     check_versions,
+    list_ports,
 )
 from serve_app.offline.doctor.models import check_model_of
 
@@ -55,6 +57,7 @@ def doctor(
     """
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
+    check_accelerator_types(config, serve_config)
     findings = list(_look_here(serve_config))
     if address is not None:
         findings += _look_at_cluster(serve_config, address)
@@ -88,8 +91,8 @@ def _look_here(config: ServeConfig) -> Iterator[Finding]:
     yield from check_environment(environment, ray_environment())
     yield check_token(environment, Path.home())
     http = ServeFile.model_validate(config.document).http_options
-    yield from check_ports({http.port: "public", 9101: "HAProxy metrics", 6379: "Ray"}, http.host)
-    yield from check_gpus(tiers)
+    yield from check_ports(list_ports(http.port, environment), http.host)
+    yield from check_engines_here(tiers, {**environment, **ray_environment()})
     for tier in tiers:
         yield from check_model_of(tier, demo.locate)
 
@@ -114,12 +117,14 @@ def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
 def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
     from serve_app.deploy.cluster_facts import gather_facts
     from serve_app.deploy.cluster_nodes import count_placed, read_groups, read_rooms
-    from serve_app.deploy.fit import Need, fit_all
+    from serve_app.deploy.fit import Need
+    from serve_app.deploy.fleet import fit_all
     from serve_app.deploy.plan import deployment_name, plan_need
 
     gpu = any(tier.accelerator == "gpu" for tier in config.app.tiers)
     wanted = ray_environment()
-    facts = gather_facts(list(PINS["gpu" if gpu else "cpu"]), list(wanted))
+    probe = partial(find_engine_errors, config.app.tiers)
+    facts = gather_facts(list(PINS["gpu" if gpu else "cpu"]), list(wanted), probe)
     for node in facts:
         if node.versions is None or node.environment is None:
             yield Finding(
@@ -130,7 +135,7 @@ def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
                 "Look at its raylet's log.",
             )
             continue
-        for found in check_environment(node.environment, wanted):
+        for found in (*check_environment(node.environment, wanted), *(node.found or ())):
             yield Finding(found.level, f"node {node.address}", found.what, found.why, found.mend)
         if abs(node.ahead_s) > CLOCK_S_MAX:
             yield Finding(

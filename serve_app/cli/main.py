@@ -4,54 +4,156 @@ from __future__ import annotations
 
 import typer
 
-from serve_app.cli.calibrate import calibrate
-from serve_app.cli.check import check
-from serve_app.cli.config_docs import config_docs
-from serve_app.cli.convert import convert
-from serve_app.cli.doctor import doctor
-from serve_app.cli.down import down
-from serve_app.cli.drain_node import drain_node
-from serve_app.cli.environment import environment
-from serve_app.cli.evaluate import evaluate
-from serve_app.cli.learn import learn
-from serve_app.cli.manifests import manifests
-from serve_app.cli.plan import plan
-from serve_app.cli.up import up
-from serve_app.cli.verify import verify
-from serve_app.offline.bench.command import overhead
-from serve_app.offline.bench.leases import leases
-from serve_app.offline.bench.replicas import replicas
-from serve_app.offline.bench.scaling import scaling
-from serve_app.offline.bench.scorer import scorer
+from serve_app.cli.lazy import LazyCommand, LazyGroup
+
+
+class Commands(LazyGroup):
+    """What an operator runs; a command's help is the first sentence of its function."""
+
+    lazy = (
+        LazyCommand(
+            "up",
+            "serve_app.cli.up:up",
+            "Start the service on this machine and wait; Ctrl-C or `serve-app down` ends it.",
+        ),
+        LazyCommand(
+            "down",
+            "serve_app.cli.down:down",
+            "End the service and everything it started, whatever became of its parent.",
+        ),
+        LazyCommand(
+            "check",
+            "serve_app.cli.check:check",
+            "Validate a config: every key, every engine argument of the pinned vLLM.",
+        ),
+        LazyCommand(
+            "doctor",
+            "serve_app.cli.doctor:doctor",
+            "Say what keeps a config from running well here: what, why it matters, how to mend it.",
+        ),
+        LazyCommand(
+            "plan",
+            "serve_app.cli.plan:plan",
+            "Say before anything starts whether a config fits, how fast it could be, and what"
+            " it takes.",
+        ),
+        LazyCommand(
+            "measure-rates",
+            "serve_app.cli.measure_rates:measure",
+            "Load one tier with typical calls: what does a replica of it read and write in a "
+            "second?",
+        ),
+        LazyCommand(
+            "verify",
+            "serve_app.cli.verify:verify",
+            "Check a model: sums, safetensors, config, tokenizer, template; no pickles.",
+        ),
+        LazyCommand(
+            "pin",
+            "serve_app.cli.pin:pin",
+            "Pin each tier to the files that are here: the commit of the hub, and the sums.",
+        ),
+        LazyCommand(
+            "convert",
+            "serve_app.cli.convert:convert",
+            "Convert a checkpoint to safetensors, with tokenizer, template and SHA256SUMS.",
+        ),
+        LazyCommand(
+            "env",
+            "serve_app.cli.environment:environment",
+            'Print what must be set before `ray start` or `serve run`: eval "$(serve-app env)".',
+        ),
+        LazyCommand(
+            "drain-node",
+            "serve_app.cli.drain_node:drain_node",
+            "Ask Ray to move this node's replicas elsewhere, and wait until they and its "
+            "proxy have ended.",
+        ),
+        LazyCommand(
+            "evaluate",
+            "serve_app.cli.evaluate:evaluate",
+            "Ask a running endpoint labelled questions, and say who answers them how well.",
+        ),
+        LazyCommand(
+            "calibrate",
+            "serve_app.cli.calibrate:calibrate",
+            "Say what each share of strong calls buys, and the user_config that keeps a budget.",
+        ),
+        LazyCommand(
+            "learn",
+            "serve_app.cli.learn:learn",
+            "Learn from labelled calls which ones need the strong model, and measure how well.",
+        ),
+        LazyCommand(
+            "config-docs",
+            "serve_app.cli.config_docs:config_docs",
+            "Print the page on every config key.",
+        ),
+        LazyCommand(
+            "manifests",
+            "serve_app.cli.manifests:manifests",
+            "Write the files that follow from a config, for Kubernetes and for machines with"
+            " systemd.",
+        ),
+        LazyCommand(
+            "scale-pool",
+            "serve_app.cli.scale_pool:scale_pool",
+            "Print a JSON patch of the RayCluster that runs: how many pods each of its pools has.",
+        ),
+    )
+
+
+class Benchmarks(LazyGroup):
+    """What `serve-app bench` runs."""
+
+    lazy = (
+        LazyCommand(
+            "overhead",
+            "serve_app.offline.bench.command:overhead",
+            "Measure this service, Ray Serve LLM and the bare engine, one after another, and "
+            "compare.",
+        ),
+        LazyCommand(
+            "scorer",
+            "serve_app.offline.bench.scorer:scorer",
+            "Time the scorers on the same prompts, in turns, so that a busy machine hits both"
+            " alike.",
+        ),
+        LazyCommand(
+            "scaling",
+            "serve_app.offline.bench.scaling:scaling",
+            "Simulate both tiers under five traces: missed calls, GPU-hours, changes of direction.",
+        ),
+        LazyCommand(
+            "replicas",
+            "serve_app.offline.bench.replicas:replicas",
+            "Start the service before simulated engines, in one size after another, and compare.",
+        ),
+        LazyCommand(
+            "gpu",
+            "serve_app.offline.bench.gpu.command:gpu",
+            "Set what plan and doctor say against one GPU, and the service beside bare vLLM on it.",
+        ),
+        LazyCommand(
+            "leases",
+            "serve_app.offline.bench.leases:leases",
+            "Time a Router's own work for a call, without Ray: leases, connections, load, "
+            "sessions.",
+        ),
+    )
+
 
 app = typer.Typer(
+    cls=Commands,
     help="Self-hosted models behind one OpenAI-compatible address.",
     no_args_is_help=True,
     add_completion=False,
     pretty_exceptions_enable=False,
 )
-app.command()(up)
-app.command()(down)
-app.command()(check)
-app.command()(doctor)
-app.command()(plan)
-app.command()(verify)
-app.command()(convert)
-app.command("env")(environment)
-app.command("drain-node")(drain_node)
-app.command()(evaluate)
-app.command()(calibrate)
-app.command()(learn)
-app.command("config-docs")(config_docs)
-app.command()(manifests)
-
-bench = typer.Typer(help="Benchmarks of this machine.", no_args_is_help=True)
-bench.command("overhead")(overhead)
-bench.command("scorer")(scorer)
-bench.command("scaling")(scaling)
-bench.command("replicas")(replicas)
-bench.command("leases")(leases)
-app.add_typer(bench, name="bench")
+app.add_typer(
+    typer.Typer(cls=Benchmarks, help="Benchmarks of this machine.", no_args_is_help=True),
+    name="bench",
+)
 
 
 def main() -> None:

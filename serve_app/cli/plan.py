@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
 from pathlib import Path
 from typing import Annotated
 
@@ -9,13 +10,18 @@ import typer
 from rich.console import Console
 
 from serve_app.cli.check import check_engines, load_or_exit
+from serve_app.config.scaled import read_scaled
 from serve_app.offline.planning.cards import Card, parse_card
+from serve_app.offline.planning.compare import TTFT_TARGET_S
 from serve_app.offline.planning.errors import PlanningFailed
 from serve_app.offline.planning.plan import Options, make_plan
+from serve_app.offline.planning.prices import compare_prices, parse_tokens
+from serve_app.offline.planning.queues import plan_queues
 from serve_app.offline.planning.report import print_plan, render_json
 from serve_app.offline.planning.roofline import Workload
 
-_WIDTH_MIN = 110
+_WIDTH_MIN = 100
+_SIZE_MAX = 64
 
 
 def plan(
@@ -29,8 +35,19 @@ def plan(
     ] = None,
     quantization: Annotated[
         str | None,
-        typer.Option(help="Compare with these, side by side: bf16,fp8,int8,awq,gptq."),
+        typer.Option(
+            help="Compare with these, side by side: bf16,fp8,int8,awq,gptq. The first one is taken "
+            "for the config's own where that is not known."
+        ),
     ] = None,
+    tensor_parallel: Annotated[
+        str | None,
+        typer.Option(help="Compare these sizes, each with each quantisation: 1,2,4,8."),
+    ] = None,
+    ttft_ms: Annotated[
+        float,
+        typer.Option(min=1, max=1e6, help="Of the comparison: the slowest TTFT that is taken."),
+    ] = 1000 * TTFT_TARGET_S,
     prompt_tokens: Annotated[
         int, typer.Option(min=1, max=10_000_000, help="Of a typical call.")
     ] = Workload().prompt_tokens,
@@ -40,7 +57,12 @@ def plan(
     nodes: Annotated[
         int | None, typer.Option(min=1, max=1024, help="Of the cluster; of each kind of GPU.")
     ] = None,
-    gpus_per_node: Annotated[int, typer.Option(min=1, max=72)] = Options().gpus_per_node,
+    gpus_per_node: Annotated[
+        int | None,
+        typer.Option(
+            min=1, max=1024, help="Of each node; if not, what `placement` of a tier says."
+        ),
+    ] = None,
     disk_gb_s: Annotated[
         float, typer.Option(min=0.001, max=1000, help="At which a node reads the model.")
     ] = Options().disk_gb_s,
@@ -50,6 +72,19 @@ def plan(
     price_per_gpu_hour: Annotated[
         float | None, typer.Option(min=0, max=1000, help="In any currency; none is assumed.")
     ] = None,
+    prices: Annotated[
+        bool,
+        typer.Option(
+            "--prices", help="Beside rented GPUs and tokens that others sell, in dollars."
+        ),
+    ] = False,
+    api_price: Annotated[
+        list[str] | None,
+        typer.Option(
+            help="NAME=PROMPT/OUTPUT, of a million tokens each, in place of the shipped prices of "
+            "tokens; may be repeated."
+        ),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Say before anything starts whether a config fits, how fast it could be, and what it takes.
@@ -58,30 +93,45 @@ def plan(
     """
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
+    scaled = read_scaled(serve_config)
     try:
         made = make_plan(
-            serve_config.app.tiers,
+            scaled.tiers,
             Options(
                 cards=_parse_cards(card or []),
-                quantizations=tuple(
-                    part.strip() for part in (quantization or "").split(",") if part
-                ),
+                quantizations=tuple(_split(quantization)),
+                tensor_parallels=tuple(map(_parse_size, _split(tensor_parallel))),
                 load=Workload(prompt_tokens, output_tokens),
                 nodes=nodes,
-                gpus_per_node=gpus_per_node,
+                gpus_per_node=gpus_per_node or Options().gpus_per_node,
+                own_nodes=gpus_per_node is None,
+                router=scaled.router,
                 disk_gb_s=disk_gb_s,
                 utilization=utilization,
                 price_per_gpu_hour=price_per_gpu_hour,
             ),
         )
+        made = replace(made, queues=list(plan_queues(serve_config, made.rates, made.load)))
+        given = [parse_tokens(text) for text in api_price or []]
+        compared = compare_prices(made, given) if prices or given else []
     except PlanningFailed as failure:
         typer.echo(f"{config}: {failure}", err=True)
         raise typer.Exit(2) from None
     if json:
-        typer.echo(render_json(made), nl=False)
+        typer.echo(render_json(made, compared, ttft_ms / 1000), nl=False)
     else:
-        print_plan(Console(width=max(_WIDTH_MIN, Console().width)), made)
+        print_plan(Console(width=max(_WIDTH_MIN, Console().width)), made, compared, ttft_ms / 1000)
     raise typer.Exit(0 if made.ok else 1)
+
+
+def _split(text: str | None) -> list[str]:
+    return [part.strip() for part in (text or "").split(",") if part.strip()]
+
+
+def _parse_size(text: str) -> int:
+    if not text.isdecimal() or not 1 <= int(text) <= _SIZE_MAX:
+        raise PlanningFailed(f"--tensor-parallel: '{text}' is no number from 1 to {_SIZE_MAX}")
+    return int(text)
 
 
 def _parse_cards(texts: list[str]) -> dict[str, Card]:

@@ -14,6 +14,7 @@ BODY_BYTES_REST = 256 * 1024
 """For schemas and everything else that is no prompt."""
 BODY_BYTES_IMAGES = 20 * 1024 * 1024
 IMAGES_KEY = "limit_mm_per_prompt"
+THINKING_KEYS = frozenset({"reasoning_parser", "reasoning_config"})
 
 
 class RouterReplicasConfig(ReplicasConfig):
@@ -108,9 +109,25 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
             "feedback.directory: labels tell two tiers that generate apart, and there is "
             f"{'one' if generating else 'none'}"
         )
+    _check_thinking(runtime, tiers)
     low, high = routing.never_below, routing.never_above
     if low and high and generating.index(low) > generating.index(high):
         raise ValueError(f"routing.never_below: '{low}' is stronger than never_above, '{high}'")
+
+
+def _check_thinking(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:
+    """vLLM refuses a budget where it does not know how thoughts begin and end."""
+    engines = {tier.name: tier.engine for tier in tiers}
+    for name in runtime.bodies.thinking_tokens_max:
+        if name not in engines:
+            raise ValueError(
+                f"bodies.thinking_tokens_max: '{name}' is none of the tiers {', '.join(engines)}"
+            )
+        if not engines[name].keys() & THINKING_KEYS:
+            raise ValueError(
+                f"bodies.thinking_tokens_max: the engine of {name} has no reasoning_parser, so "
+                "vLLM would refuse its calls"
+            )
 
 
 def check_drains(config: AppConfig, runtime: RuntimeConfig) -> None:

@@ -128,8 +128,9 @@ class GrammarsConfig(Config):
         le=1_000_000,
         description="Positions that repetitions add: `minLength` and `maxLength`, `{n,m}` in "
         "regular expressions and grammars, each up to 128; nested ones are multiplied, equal "
-        "lengths count once. An optional part (`a?`) counts 16, `maxProperties` once for every "
-        "four properties. Measured in [fields.md](fields.md#schemas-and-grammars).",
+        "lengths count once. A `repeat` of a structural tag counts, too. An optional part (`a?`) "
+        "counts 16, `maxProperties` once for every four properties. Measured in "
+        "[fields.md](fields.md#schemas-and-grammars).",
     )
     items_max: int = Field(
         65_536, ge=1, le=1_000_000_000, description="`minItems`, `maxItems` and the like."
@@ -155,6 +156,15 @@ class BodiesConfig(Config):
         max_length=64,
         description="Keys that `chat_template_kwargs` may have. Their values are plain: a boolean, "
         "a number, or a string of up to 256 characters.",
+    )
+    thinking_tokens_max: dict[str, Annotated[int, Field(ge=0, le=10_000_000)]] = Field(
+        default_factory=dict,
+        max_length=8,
+        description="Tokens that a model may think for a chat completion, by the tier's name: the "
+        "budget of a call without `thinking_token_budget`, and the most that a call may ask for. "
+        "Then the engine ends the thinking, and the answer follows. The tier's `engine` needs a "
+        "`reasoning_parser`. vLLM knows no such field for other endpoints. A tier that is not "
+        "named: no budget but the caller's.",
     )
     media_hosts: tuple[Host, ...] = Field(
         (),

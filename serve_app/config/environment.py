@@ -38,7 +38,9 @@ def ray_environment(
     before Serve's HTTP layers.
     Usage statistics are off: the data may not leave the house. Serve packs replicas, the largest
     first, onto nodes that are in use already: spread over all nodes, small replicas would leave no
-    node with enough free GPUs for a large one.
+    node with enough free GPUs for a large one. FlashInfer's sampler and DeepGEMM are off: vLLM
+    takes them by the card alone, and they would compile CUDA on nodes that have no compiler for it
+    (docs/decisions/0011).
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if haproxy else "0",
@@ -52,6 +54,8 @@ def ray_environment(
         PYTHON: str(python),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.gateway.edge:build_edge",
         "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1",
+        "VLLM_USE_FLASHINFER_SAMPLER": "0",
+        "VLLM_USE_DEEP_GEMM": "0",
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

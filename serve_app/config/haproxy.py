@@ -1,9 +1,9 @@
 """What HAProxy must do beyond the configuration that Ray Serve writes for it; pure.
 
 Ray's template has no time limit for a request's head and no limit for the connections of one
-address. It shows metrics and statistics on all interfaces, and its errors are plain text. Ray
-offers no way to add lines to it. So its text is amended here, line by known line, and a line that
-is not as expected is an error.
+address, and it passes on requests for another protocol. It shows metrics and statistics on all
+interfaces, and its errors are plain text. Ray offers no way to add lines to it. So its text is
+amended here, line by known line, and a line that is not as expected is an error.
 """
 
 from __future__ import annotations
@@ -186,5 +186,7 @@ def _public(limits: HAProxyLimits, connections_max: int) -> Iterator[str]:
     yield "    tcp-request connection track-sc0 src,ipmask(32,64)"
     most = limits.connections_per_address_max
     yield f"    tcp-request connection reject if {{ sc0_conn_cur gt {most} }}{unlimited}"
+    # No endpoint speaks another protocol, and a server may go on as if it had not been asked to.
+    yield "    http-request del-header upgrade"
     # Until the body is there or fills HAProxy's buffer, no Router is asked.
     yield f"    http-request wait-for-body time {limits.body_s}s if METH_POST"

@@ -263,6 +263,14 @@ class RuntimeConfig(Config):
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
 
+    @property
+    def watches_load(self) -> bool:
+        """Whether Routers ask the engines for their load.
+
+        Labels are made while other Routers have no calls either, which the engines' load tells.
+        """
+        return self.routing.load.watched or self.feedback.directory is not None
+
     def with_body_bytes(self, bytes_max: int) -> RuntimeConfig:
         """The same, with a limit of the body's length where none is given."""
         if self.limits.given_body_bytes_max is not None:

@@ -54,6 +54,15 @@ class PlacementConfig(Config):
         description="Labels that a node must have to get a replica (`ray start --labels`), for "
         "example `{pool: strong}`. A value may be Ray's `!value`, `in(a,b)` or `!in(a,b)`.",
     )
+    gpus_per_worker: float = Field(
+        1.0,
+        gt=0,
+        le=1,
+        description="GPUs that Ray sets aside for each engine worker. Below 1 engines share a GPU; "
+        "each then needs `engine.kv_cache_memory_bytes`, because they start at the same time and "
+        "vLLM would take what a neighbour loads for its own. Ray counts shares and limits nothing: "
+        "the sum of the engines' memory is yours to check ([gpu-check.md](gpu-check.md)).",
+    )
     cpus_per_worker: float = Field(
         1.0, ge=0, le=1024, description="CPUs that Ray sets aside for each engine worker."
     )
@@ -288,8 +297,8 @@ class TierConfig(Config):
     accelerator: Literal["cpu", "gpu"] = Field("gpu", description="What the engine computes on.")
     accelerator_type: str | None = Field(
         None,
-        description="Ray's name of the GPU a replica must be placed on, for example `H100` or "
-        "`A100-80G`. None: any.",
+        description="Ray's name of the GPU a replica must be placed on, for example `H100`, or "
+        "`A100` for 40 and 80 GB (docs/planning.md lists the names). None: any.",
     )
     engine: dict[str, JsonValue] = Field(
         default_factory=dict,
@@ -376,6 +385,8 @@ class TierConfig(Config):
             self._check_cpu()
         else:
             self._check_placement()
+        if self.placement.gpus_per_worker < 1:
+            self._check_shared_gpu()
         if self.data_parallel_size > 1:
             self._check_data_parallel()
         if self.adapters and "generate" not in self.tasks:
@@ -414,6 +425,19 @@ class TierConfig(Config):
             raise ValueError(
                 f"placement.strategy: {strategy} would spread the {tensor} GPUs of a "
                 "tensor-parallel group over nodes; leave it at `auto`"
+            )
+
+    def _check_shared_gpu(self) -> None:
+        """What engines on one GPU need, so that it does not matter which of them starts first."""
+        if self.workers > 1 or self.data_parallel_size > 1:
+            raise ValueError(
+                "placement.gpus_per_worker: only engines of one worker can share a GPU; leave it "
+                "at 1 with parallel sizes above 1"
+            )
+        if self.engine.get("kv_cache_memory_bytes") is None:
+            raise ValueError(
+                "placement.gpus_per_worker: engines that share a GPU start at the same time, and "
+                "each would measure the other's memory; set engine.kv_cache_memory_bytes"
             )
 
     def _check_data_parallel(self) -> None:

@@ -70,8 +70,8 @@ class Prompt:
 class Payload(Protocol):
     """The body as the client sent it, ready to be forwarded."""
 
-    def for_model(self, model_id: str) -> bytes:
-        """The JSON body, addressed to the model that will answer."""
+    def for_model(self, model_id: str, tier: str) -> bytes:
+        """The JSON body, addressed to the model of a tier that will answer."""
         ...
 
     def for_label(self, model_id: str) -> bytes | None:

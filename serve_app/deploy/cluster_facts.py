@@ -6,10 +6,11 @@ import logging
 import socket
 import sys
 import time
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from importlib.metadata import PackageNotFoundError, version
+from typing import Any, Generic, TypeVar
 
 import ray
 from ray.exceptions import RayError
@@ -23,16 +24,19 @@ TASK_S_MAX = 60.0
 
 KNOCK_S_MAX = 5.0
 
+T = TypeVar("T")
+
 
 class ClusterUnreachable(Exception):
     """There is no cluster, or it does not let us in."""
 
 
 @dataclass(frozen=True, slots=True)
-class NodeFacts:
+class NodeFacts(Generic[T]):
     """One node: its address, or None for the facts where it did not answer.
 
-    `environment` is that of its Ray workers, `ahead_s` how far its clock is ahead of ours.
+    `environment` is that of its Ray workers, `ahead_s` how far its clock is ahead of ours, `found`
+    what the probe returned there.
     """
 
     address: str
@@ -40,6 +44,7 @@ class NodeFacts:
     versions: dict[str, str] | None = None
     environment: dict[str, str] | None = None
     ahead_s: float = 0.0
+    found: T | None = None
 
 
 @contextmanager
@@ -74,24 +79,31 @@ def _knock(address: str) -> None:
         raise ClusterUnreachable("no Ray cluster answers there") from None
 
 
-def gather_facts(packages: Sequence[str], variables: Sequence[str]) -> list[NodeFacts]:
-    """The facts of every living node, with the versions and environment variables of interest."""
+def gather_facts(
+    packages: Sequence[str], variables: Sequence[str], probe: Callable[[Mapping[str, str]], T]
+) -> list[NodeFacts[T]]:
+    """The facts of every living node, with the versions and environment variables of interest.
+
+    `probe` runs on each of them, with the whole environment of its Ray workers.
+    """
     nodes = [node for node in ray.nodes() if node["Alive"]]
     asked = {}
     for node in nodes:
         affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
         task = ray.remote(num_cpus=0)(_look).options(scheduling_strategy=affinity)
-        asked[task.remote(list(packages), list(variables))] = node
+        asked[task.remote(list(packages), list(variables), probe)] = node
     ready, late = ray.wait(list(asked), num_returns=len(asked), timeout=TASK_S_MAX)
-    facts = [NodeFacts(asked[ref]["NodeManagerAddress"]) for ref in late]
+    facts: list[NodeFacts[T]] = [NodeFacts(asked[ref]["NodeManagerAddress"]) for ref in late]
     for ref in ready:
-        python, versions, environment = ray.get(ref)
-        address = asked[ref]["NodeManagerAddress"]
-        facts.append(NodeFacts(address, python, versions, environment, _measure_clock(asked[ref])))
+        python, versions, environment, found = ray.get(ref)
+        address, ahead_s = asked[ref]["NodeManagerAddress"], _measure_clock(asked[ref])
+        facts.append(NodeFacts(address, python, versions, environment, ahead_s, found))
     return facts
 
 
-def _look(packages: list[str], variables: list[str]) -> tuple[str, dict[str, str], dict[str, str]]:
+def _look(
+    packages: list[str], variables: list[str], probe: Callable[[Mapping[str, str]], Any]
+) -> tuple[str, dict[str, str], dict[str, str], Any]:
     versions = {}
     for name in packages:
         try:
@@ -100,7 +112,7 @@ def _look(packages: list[str], variables: list[str]) -> tuple[str, dict[str, str
             continue
     known = process_environment()
     environment = {name: known[name] for name in variables if name in known}
-    return ".".join(map(str, sys.version_info[:2])), versions, environment
+    return ".".join(map(str, sys.version_info[:2])), versions, environment, probe(known)
 
 
 def _read_clock() -> float:

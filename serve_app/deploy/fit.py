@@ -5,7 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass, replace
+from dataclasses import dataclass
 
 Amounts = Mapping[str, float]
 
@@ -23,6 +23,8 @@ class Need:
     bundles: tuple[Amounts, ...]
     strategy: str
     labels: Mapping[str, str]
+    group: int = 1
+    """Bundles in a row that must be on one node: a tensor-parallel group."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -52,63 +54,31 @@ def explain_misfit(need: Need, rooms: Sequence[Room]) -> str | None:
     return _explain_several(need, chosen)
 
 
-def fit_all(needs: Sequence[tuple[str, Need, int]], rooms: Sequence[Room]) -> dict[str, str]:
-    """Place so many replicas of each named need, as Serve packs them; what those lack that do not
-    fit, by name. The largest are placed first, each where least is left over.
-    """
-    left = list(rooms)
-    lacking: dict[str, str] = {}
-    for name, need, count in sorted(needs, key=lambda wanted: -_gpus(wanted[1])):
-        for number in range(1, count + 1):
-            misfit = explain_misfit(need, left)
-            if misfit is not None:
-                lacking[name] = f"replica {number} of {count} has no place: {misfit}"
-                break
-            left = _take(need, left)
-    return lacking
-
-
-def _gpus(need: Need) -> float:
-    return _sum(need.bundles).get("GPU", 0)
-
-
-def _take(need: Need, rooms: Sequence[Room]) -> list[Room]:
-    """The rooms once the replica is there; it fits."""
-    parts = [_sum(need.bundles)] if need.strategy == "STRICT_PACK" else list(need.bundles)
-    left = sorted(rooms, key=lambda room: room.free.get("GPU", 0))
-    used: set[int] = set()
-    for part in parts:
-        index = next(
-            index
-            for index, room in enumerate(left)
-            if has_labels(room, need.labels)
-            and _holds(room.free, part)
-            and not (need.strategy == "STRICT_SPREAD" and index in used)
-        )
-        used.add(index)
-        free = {name: n - part.get(name, 0) for name, n in left[index].free.items()}
-        left[index] = replace(left[index], free=free)
-    return left
-
-
 def has_labels(room: Room, labels: Mapping[str, str]) -> bool:
     """Whether a node has all of these labels, by the rules of Ray's selectors."""
     return all(_selects(value, room.labels.get(key)) for key, value in labels.items())
 
 
 def _selects(selector: str, value: str | None) -> bool:
+    wanted, without = parse_selector(selector)
+    return (value in wanted) != without
+
+
+def parse_selector(selector: str) -> tuple[list[str], bool]:
+    """The values that a selector of Ray names, and whether it wants none of them."""
     match = _SELECTOR.fullmatch(selector)
     assert match is not None, "the pattern takes any text"
     several = match["several"]
-    wanted = [match["one"]] if several is None else [part.strip() for part in several.split(",")]
-    return (value in wanted) != bool(match["no"])
+    values = [match["one"]] if several is None else [part.strip() for part in several.split(",")]
+    return values, bool(match["no"])
 
 
 def _asks(need: Need, name: str) -> bool:
     return any(bundle.get(name, 0) > 0 for bundle in need.bundles)
 
 
-def _sum(bundles: Iterable[Amounts]) -> Amounts:
+def add_up(bundles: Iterable[Amounts]) -> Amounts:
+    """The whole of several amounts, by name."""
     total: dict[str, float] = {}
     for bundle in bundles:
         for name, amount in bundle.items():
@@ -116,15 +86,16 @@ def _sum(bundles: Iterable[Amounts]) -> Amounts:
     return total
 
 
-def _holds(have: Amounts, need: Amounts) -> bool:
+def holds(have: Amounts, need: Amounts) -> bool:
+    """Whether there is as much of everything as is needed."""
     return all(have.get(name, 0) + ROUNDING >= amount for name, amount in need.items())
 
 
 def _explain_one_node(need: Need, rooms: Sequence[Room]) -> str | None:
-    whole = _sum(need.bundles)
-    if any(_holds(room.free, whole) for room in rooms):
+    whole = add_up(need.bundles)
+    if any(holds(room.free, whole) for room in rooms):
         return None
-    large = [room for room in rooms if _holds(room.total, whole)]
+    large = [room for room in rooms if holds(room.total, whole)]
     if not large:
         name = _scarcest(whole, [room.total for room in rooms])
         most = max(room.total.get(name, 0) for room in rooms)
@@ -149,8 +120,8 @@ def _explain_several(need: Need, rooms: Sequence[Room]) -> str | None:
     apart = need.strategy == "STRICT_SPREAD"
     if _pack(need.bundles, [room.free for room in rooms], apart=apart):
         return None
-    whole = _sum(need.bundles)
-    name = _scarcest(whole, [_sum(room.free for room in rooms)])
+    whole = add_up(need.bundles)
+    name = _scarcest(whole, [add_up(room.free for room in rooms)])
     free, total = (sum(amounts.get(name, 0) for amounts in side) for side in _sides(rooms))
     where = f"on {len(need.bundles)} different nodes" if apart else "together"
     return (
@@ -167,7 +138,7 @@ def _pack(bundles: Sequence[Amounts], have: Sequence[Amounts], *, apart: bool) -
     """First fit, which is exact for bundles that are alike, as those of a replica nearly are."""
     left = [dict(amounts) for amounts in have]
     for bundle in bundles:
-        room = next((room for room in left if _holds(room, bundle)), None)
+        room = next((room for room in left if holds(room, bundle)), None)
         if room is None:
             return False
         if apart:
@@ -181,7 +152,7 @@ def _scarcest(whole: Amounts, have: Sequence[Amounts]) -> str:
     """What is missing most, GPUs before anything else."""
     names = sorted(whole, key=lambda name: (name != "GPU", name.startswith(ACCELERATOR), name))
     lacking = [
-        name for name in names if all(not _holds(amounts, {name: whole[name]}) for amounts in have)
+        name for name in names if all(not holds(amounts, {name: whole[name]}) for amounts in have)
     ]
     return (lacking or names)[0]
 

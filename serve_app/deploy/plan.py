@@ -48,7 +48,7 @@ def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
         "placement_group_config": plan_placement(tier),
         "deployment_config": plan_deployment(tier),
         "experimental_configs": dict(STREAM_BATCHING),
-        "runtime_env": {"env_vars": dict(tier.env)},
+        "runtime_env": {"env_vars": plan_env(tier)},
         "log_engine_metrics": True,
     }
 
@@ -56,6 +56,17 @@ def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
 def plan_engine(tier: TierConfig) -> dict[str, Any]:
     """vLLM's engine and server arguments."""
     return {**tier.engine, "enable_lora": True} if tier.adapters else dict(tier.engine)
+
+
+def plan_env(tier: TierConfig) -> dict[str, str]:
+    """The environment of a replica and its engine.
+
+    ray.serve.llm tells vLLM's workers of shares of a GPU, but not the process that makes them: it
+    would ask Ray for a whole GPU within the bundle that has a part of one, and wait for ever.
+    """
+    if tier.placement.gpus_per_worker == 1:
+        return dict(tier.env)
+    return {"VLLM_RAY_PER_WORKER_GPUS": f"{tier.placement.gpus_per_worker:g}", **tier.env}
 
 
 def deployment_name(tier: TierConfig) -> str:
@@ -75,7 +86,7 @@ def plan_placement(tier: TierConfig) -> dict[str, Any]:
     placement = tier.placement
     bundle: dict[str, float] = {"CPU": placement.cpus_per_worker}
     if tier.accelerator == "gpu":
-        bundle["GPU"] = 1
+        bundle["GPU"] = placement.gpus_per_worker
     bundle.update(placement.resources_per_worker)
     if tier.accelerator_type is not None:
         bundle[f"accelerator_type:{tier.accelerator_type}"] = 0.001
@@ -91,7 +102,9 @@ def plan_need(tier: TierConfig) -> Need:
     first, *others = placement["bundles"]
     first["CPU"] += tier.placement.cpus_per_server
     bundles = (first, *others) * tier.data_parallel_size
-    return Need(bundles, placement["strategy"], tier.placement.node_labels)
+    return Need(
+        bundles, placement["strategy"], tier.placement.node_labels, tier.tensor_parallel_size
+    )
 
 
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"

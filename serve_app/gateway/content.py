@@ -20,6 +20,11 @@ TENSOR_KEYS = ("image_embeds", "video_embeds", "audio_embeds", "prompt_embeds")
 TENSOR_TYPES = frozenset(TENSOR_KEYS)
 TEXT_KEYS = ("text", "content", "thinking", "refusal")
 
+ARGUMENTS_DEPTH_MAX = 254
+"""What orjson writes; vLLM reads the text of a tool call's arguments with Python's `json`, which
+gives up at about 1,000 levels with an error that is taken for the engine's own."""
+
+BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 DATA_URL = re.compile(r"data:[^,;]{1,64}(?:;[^,;]{1,64}){0,4};base64,", re.IGNORECASE)
 # No user, no backslash, no space: every parser on the way finds the same host in it.
 REMOTE_URL = re.compile(
@@ -63,6 +68,8 @@ class ContentReader:
             self._count_calls(message["tool_calls"], f"{param}.tool_calls")
         if isinstance(reasoning := message.get("reasoning"), str):
             self.rendered_bytes += len(reasoning)
+        if role == "developer":  # Only of these does vLLM pass tools on to the template.
+            self.rendered_bytes += _json_bytes(message.get("tools"))
 
     def read_item(self, item: object, param: str) -> None:
         """An item of a Responses input."""
@@ -81,6 +88,7 @@ class ContentReader:
 
     def _read_call(self, item: Json, param: str) -> None:
         """A tool call of the model's, its reasoning, or a reference: nothing that a user asks."""
+        _check_arguments(item.get("arguments"), param)
         for key in ("arguments", "input", "name"):
             value = item.get(key)
             if isinstance(value, str):
@@ -189,7 +197,10 @@ class ContentReader:
         for call in calls:
             if not isinstance(call, dict):
                 raise InvalidField(param, "a list of objects")
-            self._count_call(_json_bytes(call.get("function")), param)
+            function = call.get("function")
+            if isinstance(function, dict):
+                _check_arguments(function.get("arguments"), param)
+            self._count_call(_json_bytes(function), param)
 
 
 def _check_answer(item: Json, param: str) -> None:
@@ -204,6 +215,19 @@ def _check_answer(item: Json, param: str) -> None:
         isinstance(first, dict) and isinstance(first.get("text"), str)
     ):
         raise InvalidField(f"{param}.content", "a part with text first")
+
+
+def _check_arguments(arguments: object, param: str) -> None:
+    """What a model once wrote may be no JSON; vLLM then takes it for an empty object."""
+    if not isinstance(arguments, str):
+        return
+    if arguments.count("[") + arguments.count("{") <= ARGUMENTS_DEPTH_MAX:
+        return
+    depth = 0
+    for bracket in BRACKET.findall(arguments):
+        depth += {"[": 1, "{": 1, "]": -1, "}": -1}.get(bracket, 0)
+        if depth > ARGUMENTS_DEPTH_MAX:
+            raise InvalidField(f"{param}.arguments", "JSON that is nested less deeply")
 
 
 def _is_tool_result(part: object) -> bool:

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from serve_app.core.call import Call, Endpoint, Usage
 from serve_app.core.errors import GatewayError
 from serve_app.gateway.engine_errors import translate_refusal
-from serve_app.gateway.stored_responses import check_nothing_stored, may_ask_for_stored
+from serve_app.gateway.stored_responses import check_nothing_stored
 from serve_app.gateway.stream_tap import StreamTap
 from serve_app.gateway.token_count import render_count, render_tokenize
 from serve_app.gateway.tool_choice import forces_tool, mend_stop_reason
@@ -55,6 +55,4 @@ def translate(endpoint: Endpoint, body: bytes) -> Translation:
         document = parse_json(body)
         check_nothing_stored(document)
         return Translation(endpoint, Endpoint.TOKENIZE, render_tokenize(document))
-    if endpoint is Endpoint.RESPONSES and may_ask_for_stored(body):
-        check_nothing_stored(parse_json(body))
     return Translation(endpoint, endpoint, body, forces_tool(endpoint, body))

@@ -228,33 +228,36 @@ def _media_unreadable(error: EngineError, found: Found) -> EngineRefused:
 RULES: tuple[Rule, ...] = (
     (
         re.compile(
-            r"maximum context length is (?P<limit>\d+) tokens.{,80}?(?P<output>\d+) output tokens"
-            r".{,80}?(?P<prompt>\d+) (?P<unit>input tokens|characters)"
+            r"maximum context length is (?P<limit>\d{1,15}) tokens.{,80}?"
+            r"(?P<output>\d{1,15}) output tokens.{,80}?"
+            r"(?P<prompt>\d{1,15}) (?P<unit>input tokens|characters)"
         ),
         _context_exceeded,
     ),
     (
         re.compile(
-            r"Input length \((?P<prompt>\d+)\) exceeds model's maximum context length "
-            r"\((?P<limit>\d+)\)"
-        ),
-        _context_exceeded,
-    ),
-    (
-        re.compile(r"prompt length (?P<prompt>\d+) exceeds the max_model_len (?P<limit>\d+)"),
-        _context_exceeded,
-    ),
-    (
-        re.compile(
-            r"prompt \(length (?P<prompt>\d+)\).{,120}? longer than the maximum model length of "
-            r"(?P<limit>\d+)"
+            r"Input length \((?P<prompt>\d{1,15})\) exceeds model's maximum context length "
+            r"\((?P<limit>\d{1,15})\)"
         ),
         _context_exceeded,
     ),
     (
         re.compile(
-            r"(?P<param>max_(?:completion_|output_)?tokens)=(?P<asked>\d+) cannot be greater than "
-            r"\S*?=(?P<limit>\d+)\b"
+            r"prompt length (?P<prompt>\d{1,15}) exceeds the max_model_len (?P<limit>\d{1,15})"
+        ),
+        _context_exceeded,
+    ),
+    (
+        re.compile(
+            r"prompt \(length (?P<prompt>\d{1,15})\).{,120}? longer than the maximum model length "
+            r"of (?P<limit>\d{1,15})"
+        ),
+        _context_exceeded,
+    ),
+    (
+        re.compile(
+            r"(?P<param>max_(?:completion_|output_)?tokens)=(?P<asked>\d{1,15}) cannot be greater "
+            r"than \S*?=(?P<limit>\d{1,15})\b"
         ),
         _output_too_long,
     ),
@@ -262,4 +265,6 @@ RULES: tuple[Rule, ...] = (
     (re.compile(r"^Response with id '.*' not found"), _response_unknown),
     (re.compile(r"Failed to fetch media from URL(?:: HTTP \d+ error)?"), _media_unreadable),
 )
-"""What vLLM 0.29 says, and the error that clients know for it; the first that is found holds."""
+"""What vLLM 0.29 says, and the error that clients know for it; the first that is found holds.
+
+An engine may repeat what the client wrote, so no number is longer than Python reads."""

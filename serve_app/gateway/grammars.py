@@ -14,10 +14,11 @@ import orjson
 from serve_app.config.bodies import BodiesConfig, GrammarsConfig
 from serve_app.core.errors import InvalidField, MalformedBody, TooMany
 from serve_app.gateway.patterns import (
+    OPTIONAL_REPEATS,
     REPEATS_MAX,
     Shape,
+    as_ebnf,
     ends_somewhere,
-    is_ebnf,
     measure_grammar,
     measure_pattern,
     read_rules,
@@ -145,11 +146,12 @@ def _functions(tool: object, param: str) -> Iterator[tuple[Json, str]]:
 class GrammarMeter:
     """Adds up what all schemas of one body hold."""
 
-    __slots__ = ("_bytes", "_lengths", "_literals", "_nodes", "_repeats", "config")
+    __slots__ = ("_bytes", "_lengths", "_literals", "_nodes", "_repeats", "_times", "config")
 
     def __init__(self, config: GrammarsConfig) -> None:
         self.config = config
         self._bytes = self._nodes = self._literals = self._repeats = 0
+        self._times = 1
         self._lengths: set[tuple[object, object]] = set()
 
     def add_schema(self, schema: object, param: str) -> None:
@@ -160,12 +162,14 @@ class GrammarMeter:
             raise InvalidField(param, "a JSON schema")
         self._add_bytes(schema, param)
         nodes: list[Json] = []
-        todo: list[tuple[Json, int]] = [(schema, 1)]
+        todo: list[tuple[Json, int, int]] = [(schema, 1, 1)]
         while todo:
-            node, depth = todo.pop()
+            node, depth, self._times = todo.pop()
             nodes.append(node)
             self._add_node(node, depth, param)
-            todo.extend((child, depth + 1) for child in self._children(node, param))
+            times = self._times * self._add_repetition(node, param)
+            todo.extend((child, depth + 1, times) for child in self._children(node, param))
+        self._times = 1
         if _runs_in_circles(schema, nodes):
             raise InvalidField(param, "references that lead somewhere")
 
@@ -183,12 +187,9 @@ class GrammarMeter:
             raise InvalidField(param, "a grammar")
         if len(grammar) > self.config.grammar_chars_max:
             raise TooMany(param, "characters", self.config.grammar_chars_max)
-        self._add_shape(measure_grammar(grammar), param)
-        if is_ebnf(grammar):
-            self._check_rules(grammar, param)
-
-    def _check_rules(self, grammar: str, param: str) -> None:
-        rules = read_rules(grammar)
+        ebnf = as_ebnf(grammar)
+        self._add_shape(measure_grammar(ebnf), param)
+        rules = read_rules(ebnf)
         if len(rules) > self.config.rules_max:
             raise TooMany(param, "rules", self.config.rules_max)
         if not ends_somewhere(rules):
@@ -221,6 +222,18 @@ class GrammarMeter:
         if bounds != (None, None):
             self._add_lengths(bounds, param)
         self._add_property_counts(node, param)
+
+    def _add_repetition(self, node: Json, param: str) -> int:
+        """How often a format of a structural tag has what it holds; a part of it may be nothing."""
+        if node.get("type") == "optional" or node.get("value") == "":
+            self._add_repeats(OPTIONAL_REPEATS, param)
+        if node.get("type") != "repeat":
+            return 1
+        counts = [node.get("min"), node.get("max")]
+        largest = max((count for count in counts if _is_count(count)), default=0)
+        times = min(largest, REPEATS_MAX)
+        self._add_repeats(times, param)
+        return max(times, 1)
 
     def _add_property_counts(self, node: Json, param: str) -> None:
         """To count its properties, a grammar has each of them once for every count."""
@@ -287,7 +300,7 @@ class GrammarMeter:
         self._add_repeats(shape.repeats, param)
 
     def _add_repeats(self, repeats: int, param: str) -> None:
-        self._repeats += repeats
+        self._repeats += repeats * self._times
         if self._repeats > self.config.repeats_max:
             raise TooMany(param, "repetitions", self.config.repeats_max)
 

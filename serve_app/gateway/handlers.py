@@ -19,6 +19,7 @@ from serve_app.core.errors import (
     BodyTooSlow,
     GatewayError,
     InternalError,
+    UpstreamFailed,
 )
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.collector import FeedbackCollector
@@ -278,6 +279,8 @@ class CallHandler:
         if tap.error is not None:
             raise tap.error
         if not response.begun:
+            if not rest:
+                raise UpstreamFailed
             await response.begin(answer.status, head)
         await response.write(rest, more=False)
 
@@ -291,6 +294,9 @@ class CallHandler:
         capture: Capture | None,
     ) -> None:
         body = await read_answer(answer)
+        if not body:
+            # vLLM's answer to a call whose client it takes for gone.
+            raise UpstreamFailed
         if capture is not None:
             capture.add(body)
         read_usage(body, record.usage)

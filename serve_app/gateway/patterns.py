@@ -18,9 +18,12 @@ every token that is checked against them."""
 _ATOM = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]?|[(){}|*+?]|.", re.DOTALL)
 _RANGE = re.compile(r"\{([0-9]{1,6})(,([0-9]{0,6}))?\}")
 _TEXT = re.compile(r'#[^\n]*|"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\]', re.DOTALL)
-_RULE = re.compile(r"^[ \t]*([A-Za-z_][\w.-]*)[ \t]*::=", re.MULTILINE)
+_RULE = re.compile(r"^[ \t]*([A-Za-z_.-][\w.-]*)(?:\s|#[^\n]*\n)*::=", re.MULTILINE)
+_LARK_COMMENT = re.compile(r"(?:#|//).*")
+_LARK_TEXT = re.compile(r"'([^'\n]*)'")
+_LARK_RULE = re.compile(r"^[ \t]*\??([^\s:|?][^\s:?]*)\??[ \t]*:", re.MULTILINE)
 _SYMBOL = re.compile(
-    r"""\#[^\n]*|(?P<text>"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\])|(?P<name>[A-Za-z_][\w.-]*)"""
+    r"""\#[^\n]*|(?P<text>"(?:\\.|[^"\\])*"|\[(?:\\.|[^\]\\])*\])|(?P<name>[A-Za-z_.-][\w.-]*)"""
     r"""|(?P<range>\{[^}]*\})|(?P<mark>[()|*+?])""",
     re.DOTALL,
 )
@@ -85,9 +88,15 @@ def _times(found: re.Match[str]) -> int:
     return max(1, min(int(upper) if upper else low, REPEATS_MAX))
 
 
-def is_ebnf(grammar: str) -> bool:
-    """Whether it is written with `::=`; vLLM takes anything else as Lark's."""
-    return _RULE.search(grammar) is not None
+def as_ebnf(grammar: str) -> str:
+    """The grammar as vLLM hands it on: one without any `::=` is in Lark's notation."""
+    plain = _LARK_COMMENT.sub("", grammar)
+    names = _LARK_RULE.findall(plain)
+    if "::=" in plain or not names:
+        return grammar
+    root = "start" if "start" in names else names[0]
+    rules = _LARK_RULE.sub(r"\1 ::=", _LARK_TEXT.sub(r'"\1"', plain))
+    return f"root ::= {root}\n{rules}"
 
 
 def read_rules(grammar: str) -> dict[str, str]:

@@ -17,17 +17,38 @@ NOT_HTTP = orjson.dumps(
     }
 )
 
+HEAD_BYTES_MAX = 256 * 1024
+"""Of one request; HAProxy in front takes 16 KiB. What comes in one read is taken in any case."""
+
+
+class NoUpgrade(Exception):
+    """A request asks for another protocol."""
+
 
 class EdgeProtocol(HttpToolsProtocol):
-    """Reads no trailers, and says in JSON that a request is not HTTP.
+    """Reads no trailers and no endless head, never upgrades, and says in JSON what is not HTTP.
 
     uvicorn appends trailers to the headers of the request. A trailer could so take the place of a
-    header that a proxy in front had set or removed.
+    header that a proxy in front had set or removed. A body that comes with `Upgrade` uvicorn reads
+    as the next request; its answer would meet another client of the proxy's connection.
     """
+
+    _in_headers = False
+    _head_bytes = 0
+
+    def data_received(self, data: bytes) -> None:
+        """Bytes of the client's."""
+        in_headers = self._in_headers
+        super().data_received(data)
+        if in_headers and self._in_headers:
+            self._head_bytes += len(data)
+            if self._head_bytes > HEAD_BYTES_MAX and not self.transport.is_closing():
+                self.send_400_response("")
 
     def on_message_begin(self) -> None:
         """A request begins, with its headers."""
         self._in_headers = True
+        self._head_bytes = 0
         super().on_message_begin()
 
     def on_header(self, name: bytes, value: bytes) -> None:
@@ -36,8 +57,14 @@ class EdgeProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """What comes from here on under the name of a header is a trailer."""
+        """What comes from here on under the name of a header is a trailer.
+
+        Raises:
+            NoUpgrade: the request is refused, because the parser does not tell its body.
+        """
         self._in_headers = False
+        if self.parser.should_upgrade():
+            raise NoUpgrade
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:

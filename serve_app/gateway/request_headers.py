@@ -14,6 +14,8 @@ from serve_app.core.errors import InvalidField, UnsupportedMediaType
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 CONSENTS = {b"yes": True, b"no": False}
 SESSION_ID = re.compile(rb"[!-~]{1,256}")
+LENGTH_DIGITS_MAX = 20
+"""Of a length in bytes; Python reads no number of more than some thousand digits."""
 CONTROLS = frozenset(
     (
         b"x-route-tier",
@@ -61,7 +63,7 @@ class RequestHeaders:
             if name == b"content-type":
                 self.content_type = value
             elif name == b"content-length":
-                self.content_length = int(value) if value.isdigit() else None
+                self.content_length = _read_length(value)
             elif name == b"content-encoding":
                 self.content_encoding = value
             elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
@@ -119,3 +121,9 @@ class RequestHeaders:
         encoded = self.content_encoding not in (b"", b"identity")
         if media_type != b"application/json" or encoded:
             raise UnsupportedMediaType
+
+
+def _read_length(value: bytes) -> int | None:
+    """The length that a client announces; None if it is none, the body is counted in any case."""
+    digits = value.lstrip(b"0") or b"0"
+    return int(digits) if value.isdigit() and len(digits) <= LENGTH_DIGITS_MAX else None

@@ -24,14 +24,6 @@ FIELDS: Mapping[str, str] = {
 }
 """The fields that need stored state, and the error code of each."""
 
-MARKS = (*(f'"{field}"'.encode() for field in FIELDS), b'"item_reference"', b'{"id":')
-"""One of these is in every body that asks for stored state; most bodies have none."""
-
-
-def may_ask_for_stored(body: bytes) -> bool:
-    """Whether a body is worth a look."""
-    return any(mark in body for mark in MARKS)
-
 
 def check_nothing_stored(document: Mapping[str, Any]) -> None:
     """Let a body of the Responses API pass that brings everything along.

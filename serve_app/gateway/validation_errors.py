@@ -26,7 +26,8 @@ REPR = re.compile(
 REPORT = re.compile(
     r"^(?P<place>\S[^\n]*)\n  (?P<message>[^\n]*?) \[type=(?P<kind>\w+)(?:, |\])", re.MULTILINE
 )
-PLACE_PART = re.compile(rf"(?P<text>{QUOTED})|(?P<number>\d+)")
+PLACE_PART = re.compile(rf"(?P<text>{QUOTED})|" r"(?P<number>\d{1,9})")
+INDEX = re.compile(r"[0-9]{1,9}")
 FIELD = re.compile(r"[a-z][a-z0-9_]*")
 ALTERNATIVE = re.compile(r"[A-Z]\w*")
 TYPES = frozenset({"str", "int", "float", "bool", "bytes", "list", "tuple", "dict", "set", "none"})
@@ -105,7 +106,7 @@ def _from_report(message: str) -> Iterator[Finding]:
     _, _, rest = message.partition("\n")
     for match, _ in zip(REPORT.finditer(rest), range(FINDINGS_MAX), strict=False):
         parts = match["place"].split(".")
-        place = tuple(int(part) if part.isdigit() else part for part in parts)
+        place = tuple(int(part) if INDEX.fullmatch(part) else part for part in parts)
         yield place, match["kind"], _sentence(match["message"])
 
 

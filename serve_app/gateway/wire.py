@@ -7,16 +7,19 @@ else, and its 4xx answers pass through: no hand copy of OpenAI's or Anthropic's 
 
 from __future__ import annotations
 
+from collections.abc import Mapping
+from types import MappingProxyType
 from typing import Any
 
 import orjson
 
 from serve_app.config.bodies import BodiesConfig
-from serve_app.core.call import NO_LIMITS, Call, Endpoint, Payload, Policy, TierLimits
+from serve_app.core.call import NO_LIMITS, Call, Endpoint, Policy, TierLimits
 from serve_app.core.errors import InvalidField, MalformedBody
 from serve_app.gateway.fields import admit_fields
 from serve_app.gateway.grammars import GRAMMAR_FIELDS, check_grammars
 from serve_app.gateway.prompts import detect_endpoint, read_prompt, read_text
+from serve_app.gateway.stored_responses import check_nothing_stored
 from serve_app.gateway.values import admit_tools, check_values
 
 __all__ = ["AUTO", "DEFAULT_BODIES", "JsonPayload", "detect_endpoint", "parse_call", "parse_json"]
@@ -30,25 +33,43 @@ NO_LABEL_KEYS = ("use_beam_search", "background", "previous_response_id")
 STREAM_KEYS = frozenset({"stream", "stream_options"})
 DEFAULT_BODIES = BodiesConfig()
 
+BUDGET_KEY = "thinking_token_budget"
+UNLIMITED = -1
+"""vLLM's word for no budget."""
+
 
 class JsonPayload:
     """A JSON body that can be addressed to another model."""
 
-    __slots__ = ("_document",)
+    __slots__ = ("_document", "_thinking_tokens_max")
 
-    def __init__(self, document: Json) -> None:
+    def __init__(
+        self, document: Json, thinking_tokens_max: Mapping[str, int] = MappingProxyType({})
+    ) -> None:
+        """`thinking_tokens_max` by tier, where the endpoint knows such a budget."""
         self._document = document
+        self._thinking_tokens_max = thinking_tokens_max
 
-    def for_model(self, model_id: str) -> bytes:
-        """The JSON body, addressed to the model that will answer.
+    def for_model(self, model_id: str, tier: str) -> bytes:
+        """The JSON body, addressed to the model of a tier, within that tier's thinking budget.
 
         Raises:
             MalformedBody: it is nested too deeply to be written again.
         """
+        document = {**self._document, "model": model_id}
+        if tier in self._thinking_tokens_max:
+            document[BUDGET_KEY] = self._budget(self._thinking_tokens_max[tier])
         try:
-            return orjson.dumps({**self._document, "model": model_id})
+            return orjson.dumps(document)
         except TypeError:
             raise MalformedBody("it is nested too deeply") from None
+
+    def _budget(self, most: int) -> object:
+        """What the caller asks for, within bounds; what is no whole number, vLLM refuses."""
+        asked = self._document.get(BUDGET_KEY)
+        if asked is None or asked == UNLIMITED:
+            return most
+        return min(asked, most) if type(asked) is int else asked
 
     def for_label(self, model_id: str) -> bytes | None:
         """The body that asks another model for the same in one piece.
@@ -101,22 +122,24 @@ def parse_call(
             not let through; names the field.
     """
     sent = parse_json(body)
+    if endpoint is Endpoint.RESPONSES:
+        check_nothing_stored(sent)
     prompt = read_prompt(endpoint, sent, bodies)
     document = admit_tools(endpoint, admit_fields(endpoint, sent, bodies), bodies)
     check_values(document, bodies)
     if document.keys() & GRAMMAR_FIELDS:
         check_grammars(document, bodies)
     stream = _flag(document, "stream") if endpoint.generates else False
-    payload: Payload = JsonPayload(document)
     adds_usage = stream and _lacks_usage(endpoint, document)
     if adds_usage:
         options = {**(document.get("stream_options") or {}), "include_usage": True}
-        payload = JsonPayload({**document, "stream_options": options})
+        document = {**document, "stream_options": options}
+    budgets = bodies.thinking_tokens_max if endpoint is Endpoint.CHAT else {}
     return Call(
         request_id=request_id,
         endpoint=endpoint,
         model=read_text(document, "model") or AUTO,
-        payload=payload,
+        payload=JsonPayload(document, budgets),
         prompt=prompt,
         stream=stream,
         adds_usage=adds_usage,

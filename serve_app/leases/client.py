@@ -129,7 +129,8 @@ class Attempt:
             ExchangeTimeout: no head came in time.
         """
         request = self._request
-        self._connection = await self._connections.take(self.lease.address)
+        head_at = deadlines.head_at(stream=request.stream)
+        self._connection = await self._connections.take(self.lease.address, head_at)
         self._exchange = self._connection.begin(
             request.render(self.lease),
             deadlines,
@@ -144,7 +145,7 @@ class Attempt:
         assert self._exchange is not None, "it has just been completed"
         assert self._connection is not None, "it has just carried the exchange"
         clean = self._connections.give(self.lease.address, self._connection)
-        failed = self._exchange.status >= 500 or find_refusal(self._exchange) is not None
+        failed = is_failure(self._exchange.status) or find_refusal(self._exchange) is not None
         self._release(reusable=clean and not failed)
 
     def _release(self, *, reusable: bool) -> None:
@@ -254,7 +255,7 @@ class TierClient:
         """Send one request to a replica of the tier's choice; closing the block ends it there too.
 
         A replica that has not begun to answer is left for another one; after the head of an answer
-        nothing is tried again. The status of the answer is below 500.
+        nothing is tried again. The status of the answer is a 2xx or a 4xx.
 
         Raises:
             TierOverloaded: no place came free in time, or the engines' own queues are full.
@@ -295,7 +296,7 @@ class TierClient:
             exchange = await self._try(attempt, deadlines)
             if exchange is None:
                 continue
-            if exchange.status < 500:
+            if not is_failure(exchange.status):
                 return attempt, exchange
             failed[lease.address] = exchange.status
             if len(failed) == FAILURES_MAX:
@@ -331,7 +332,7 @@ class TierClient:
     def _judge(self, exchange: Exchange, address: Address) -> Verdict:
         if self.watches_load:
             self._note_load(address, exchange)
-        if exchange.status >= 500:
+        if is_failure(exchange.status):
             self._leases.avoid(address)
             return Verdict.FAILED
         reason = find_refusal(exchange)
@@ -471,6 +472,11 @@ class TierClient:
         load = None if value is None else parse_engine_load(value)
         if load is not None:
             self._engines.note(address, load, asyncio.get_running_loop().time())
+
+
+def is_failure(status: int) -> bool:
+    """Whether an engine neither answered nor refused: a 5xx, or what no engine should say."""
+    return not (200 <= status < 300 or 400 <= status < 500)
 
 
 def find_refusal(exchange: Exchange) -> bytes | None:

@@ -13,6 +13,7 @@ byte has come in, although a slow client may not have read the answer yet.
 from __future__ import annotations
 
 import asyncio
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from typing import cast
@@ -222,6 +223,7 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._message_complete = False
+        self._interim = False
         self._keep_alive = False
         self.idle_since = 0.0
         self.on_lost: Callable[[Connection], None] | None = None
@@ -293,7 +295,7 @@ class Connection(asyncio.Protocol):
         exchange.note_data()
         try:
             self._parser.feed_data(data)
-        except httptools.HttpParserError:
+        except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self._keep_alive = False
             self.close()
             if not self._message_complete:
@@ -321,20 +323,30 @@ class Connection(asyncio.Protocol):
             self._exchange.headers.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
-        if self._exchange is not None:
-            self._exchange.note_headers(self._parser.get_status_code())
+        status = self._parser.get_status_code()
+        self._interim = status < 200
+        if self._exchange is None:
+            return
+        if self._interim:
+            # Not the answer: that is still to come, under a head of its own.
+            self._exchange.headers.clear()
+        else:
+            self._exchange.note_headers(status)
 
     def on_body(self, data: bytes) -> None:
-        if self._exchange is not None:
+        if self._exchange is not None and not self._interim:
             self._exchange.note_body(data)
 
     def on_message_begin(self) -> None:
         if self._message_complete:
-            # A second answer to one request: the peer is not to be trusted with a third.
+            # A second answer to one request: nobody gets it, nor is the peer trusted with a third.
+            self._exchange = None
             self._keep_alive = False
             self.close()
 
     def on_message_complete(self) -> None:
+        if self._interim:
+            return
         self._keep_alive = self._parser.should_keep_alive()
         self._message_complete = True
 
@@ -346,14 +358,14 @@ class ConnectionPool:
         self._connect_s = connect_s
         self._idle: dict[Address, OrderedDict[Connection, None]] = {}
 
-    async def take(self, address: Address) -> Connection:
-        """An open connection to `address`.
+    async def take(self, address: Address, until: float = math.inf) -> Connection:
+        """An open connection to `address`, by that time of the event loop's clock.
 
         Raises:
-            ConnectionBroken: nothing listens there.
+            ConnectionBroken: nothing listens there, or does not answer in time.
         """
         connection = self._take_idle(address)
-        return await self._connect(address) if connection is None else connection
+        return await self._connect(address, until) if connection is None else connection
 
     def _take_idle(self, address: Address) -> Connection | None:
         loop = asyncio.get_running_loop()
@@ -368,10 +380,10 @@ class ConnectionPool:
             connection.close()
         return None
 
-    async def _connect(self, address: Address) -> Connection:
+    async def _connect(self, address: Address, until: float) -> Connection:
         loop = asyncio.get_running_loop()
         try:
-            async with asyncio.timeout(self._connect_s):
+            async with asyncio.timeout_at(min(until, loop.time() + self._connect_s)):
                 _, connection = await loop.create_connection(lambda: Connection(loop), *address)
         except (OSError, TimeoutError):
             raise ConnectionBroken(begun=False) from None

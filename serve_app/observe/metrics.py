@@ -117,7 +117,8 @@ class CallMetrics:
     def _add_tokens(self, record: Record, tier: str) -> None:
         usage = record.usage
         self._count_tokens(self._tokens, tier, usage)
-        if not record.stream or record.first_byte_s is None:
+        # A refusal has no token and comes at once: many of them would make the tier look fast.
+        if not record.stream or record.first_byte_s is None or record.status >= 400:
             return
         self._observed.append((self._first_byte, record.first_byte_s, (tier,)))
         if usage.completion_tokens and usage.completion_tokens > 1:

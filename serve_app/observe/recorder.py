@@ -55,6 +55,10 @@ class CallRecorder:
             told.add_done_callback(self._settle)
             return
         self._records.append(record)
+        self.start()
+
+    def start(self) -> None:
+        """Write out from now on, also while no call comes: a Router that is idle is not missing."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._flush_forever())
 

@@ -1,4 +1,4 @@
-"""What moves the routing: the controller of the threshold, and the load of the tiers."""
+"""What moves the routing: the controller of the threshold, the scores, the load of the tiers."""
 
 from __future__ import annotations
 
@@ -18,11 +18,14 @@ class ControlState(Protocol):
     """The state of a controller; see `routing/control.py`."""
 
     @property
-    def target(self) -> float: ...
-    @property
     def threshold(self) -> float: ...
     @property
     def share(self) -> float | None: ...
+
+
+class Scores(Protocol):
+    """Whether the newest scores are distributed as usual; see `routing/drift.py`."""
+
     @property
     def drift(self) -> float | None: ...
     @property
@@ -30,14 +33,10 @@ class ControlState(Protocol):
 
 
 class ControlMetrics:
-    """Reads the state about once a second; no state, no metric.
-
-    Drift begins and ends at most once for a window of scores each, so the log stays short.
-    """
+    """Reads the state about once a second; no state, no metric."""
 
     def __init__(self, read: Callable[[], ControlState | None]) -> None:
         self._read = read
-        self._drifting = False
         self._threshold = Gauge(
             "serve_app_routing_threshold", "Score from which a call goes to the strongest tier now."
         )
@@ -45,35 +44,41 @@ class ControlMetrics:
             "serve_app_routing_strong_ratio",
             "Share of strong calls among the newest that the score decided.",
         )
+
+    def flush(self) -> None:
+        """Hand the state to Ray."""
+        state = self._read()
+        if state is None:
+            return
+        self._threshold.set(state.threshold)
+        if state.share is not None:
+            self._share.set(state.share)
+
+
+class DriftMetrics:
+    """Reads the scores about once a second, and tells the log of a change.
+
+    Drift begins and ends at most once for a window of scores each, so the log stays short.
+    """
+
+    def __init__(self, read: Callable[[], Scores]) -> None:
+        self._read = read
+        self._were_drifting = False
         self._drift = Gauge(
             "serve_app_routing_drift",
             "Population stability index of the newest scores against those that were usual.",
         )
 
     def flush(self) -> None:
-        """Hand the state to Ray, and tell the log of a change."""
-        state = self._read()
-        if state is None:
-            self._drifting = False
-            return
-        self._threshold.set(state.threshold)
-        if state.share is not None:
-            self._share.set(state.share)
-        if state.drift is not None:
-            self._drift.set(state.drift)
-        if state.drifting != self._drifting:
-            self._drifting = state.drifting
-            self._tell(state)
-
-    def _tell(self, state: ControlState) -> None:
-        logger.warning(
-            "the scores of the calls %s: drift %.2f, threshold %.3f, share %.3f of %.3f",
-            "drift" if state.drifting else "are steady again",
-            state.drift or 0.0,
-            state.threshold,
-            state.share or 0.0,
-            state.target,
-        )
+        """Hand the index to Ray, once there are enough scores for one."""
+        scores = self._read()
+        drift, drifting = scores.drift, scores.drifting
+        if drift is not None:
+            self._drift.set(drift)
+        if drifting != self._were_drifting:
+            self._were_drifting = drifting
+            news = "drift" if drifting else "are steady again"
+            logger.warning("the scores of the calls %s: drift %.2f", news, drift or 0.0)
 
 
 class LoadMetrics:

@@ -15,22 +15,18 @@ scores. That holds while the bounds leave the threshold free.
 from __future__ import annotations
 
 import math
-from bisect import bisect_left, bisect_right, insort
+from bisect import bisect_left, bisect_right
 from collections import deque
-from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Decision, Reason
-from serve_app.routing.drift import DriftWatch
+from serve_app.routing.drift import ScoreWindow
 
 GAIN = 0.03
 """Level per strong call owed. A higher one holds the share tighter, and sends more calls the other
 way for the sake of the count alone: with random traffic the level strays by about
 sqrt(GAIN * target * (1 - target) / 2)."""
-
-SCORES_MIN = 50
-"""Before so many scores have been seen, `strong_score_min` holds."""
 
 _BY_OTHER_RULES = frozenset({Reason.PROMPT_TOO_LONG, Reason.NEVER_BELOW, Reason.NEVER_ABOVE})
 """What the router decided without regard to the score, and yet it is part of the share."""
@@ -55,37 +51,32 @@ class ControlState:
 
 
 class ShareController:
-    """A threshold on scores that a given share of the calls reaches."""
+    """A threshold on scores that a given share of the calls reaches.
 
-    def __init__(self, config: RoutingConfig, scores: Iterable[float] = ()) -> None:
-        """`config.strong_ratio_target` is set; `scores` are those of earlier calls, in order."""
+    `strong_score_min` holds until the window has enough scores.
+    """
+
+    def __init__(self, config: RoutingConfig, window: ScoreWindow | None = None) -> None:
+        """`config.strong_ratio_target` is set; `window` may hold scores of earlier calls."""
         assert config.strong_ratio_target is not None
         self._target = config.strong_ratio_target
         self._low, high = config.strong_score_min_bounds
         self._high = high if high < 1 else _ABOVE_ALL
         self._owed = 0.0
         self._size = config.strong_ratio_window
-        self._window = deque(scores, self._size)
-        self._sorted = sorted(self._window)
+        self._window = ScoreWindow(self._size) if window is None else window
         self._outcomes: deque[bool] = deque()
         self._strong = 0
-        self._drift = DriftWatch(self._size)
         self._raw = config.strong_score_min
         self.threshold = self._clamp(self._raw)
         """From which score the next call is strong."""
         self._move()
 
-    @property
-    def scores(self) -> Sequence[float]:
-        """The newest scores, oldest first."""
-        return tuple(self._window)
-
     def note(self, score: float) -> None:
         """A call that the score decides; must follow its decision at once."""
         strong = score >= self.threshold
         self._count(strong)
-        self._remember(score)
-        self._drift.note(score)
+        self._window.note(score)
         self._move()
 
     def note_unscored(self, *, strong: bool) -> None:
@@ -96,20 +87,19 @@ class ShareController:
     @property
     def state(self) -> ControlState:
         """A few microseconds: for the metrics and for /v1/route."""
-        enough = len(self._window) >= SCORES_MIN
         return ControlState(
             target=self._target,
             threshold=self.threshold,
             share=self._strong / len(self._outcomes) if self._outcomes else None,
-            drift=self._drift.distance(self._sorted) if enough else None,
-            drifting=self._drift.drifting,
+            drift=self._window.drift,
+            drifting=self._window.drifting,
             calls=len(self._outcomes),
         )
 
     @property
     def _knows_enough(self) -> bool:
         """Whether there is a quantile to go by; all and none need none."""
-        return len(self._window) >= SCORES_MIN or self._target in (0.0, 1.0)
+        return self._window.is_telling or self._target in (0.0, 1.0)
 
     def _count(self, strong: bool) -> None:
         self._outcomes.append(strong)
@@ -125,12 +115,6 @@ class ShareController:
         # The most that levels of 0 and 1 leave; beyond it are calls that no score decides.
         self._owed = min(max(owed, -1 - self._target / GAIN), 1 + (1 - self._target) / GAIN)
 
-    def _remember(self, score: float) -> None:
-        if len(self._window) == self._size:
-            del self._sorted[bisect_left(self._sorted, self._window[0])]
-        self._window.append(score)
-        insort(self._sorted, score)
-
     def _move(self) -> None:
         if self._knows_enough:
             self._raw = self._quantile(self._target + GAIN * self._owed)
@@ -142,7 +126,7 @@ class ShareController:
         Where many calls have the very same score, it is that one or just above it, whichever comes
         closer.
         """
-        scores = self._sorted
+        scores = self._window.sorted
         wanted = level * len(scores)
         if level >= 1:
             return 0.0
@@ -163,11 +147,12 @@ class ThresholdControl:
     def __init__(self) -> None:
         self._config: RoutingConfig | None = None
         self._controller: ShareController | None = None
+        self._window = ScoreWindow(1)
 
     def threshold(self, config: RoutingConfig) -> float:
         """From which score a call is strong."""
-        controller = self._follow(config)
-        return config.strong_score_min if controller is None else controller.threshold
+        self._follow(config)
+        return config.strong_score_min if self._controller is None else self._controller.threshold
 
     def note(self, decision: Decision, config: RoutingConfig, strongest: str) -> None:
         """Feed the decision of a call that is really made; one that named its tier counts not.
@@ -175,28 +160,41 @@ class ThresholdControl:
         A shift for load or away from a tier that is down is not held against the share: it would be
         undone here. A draft is not decided by the threshold.
         """
-        controller = self._follow(config)
-        if controller is None or decision.reason is Reason.DRAFT:
+        self._follow(config)
+        if decision.reason is Reason.DRAFT:
             return
         if decision.reason in _BY_OTHER_RULES:
-            controller.note_unscored(strong=decision.tier == strongest)
+            if self._controller is not None:
+                self._controller.note_unscored(strong=decision.tier == strongest)
         elif decision.score is not None:
-            controller.note(decision.score)
+            (self._controller or self._window).note(decision.score)
 
     def state(self, config: RoutingConfig) -> ControlState | None:
         """What the controller does, None where the threshold is fixed."""
-        controller = self._follow(config)
-        return None if controller is None else controller.state
+        self._follow(config)
+        return None if self._controller is None else self._controller.state
 
-    def _follow(self, config: RoutingConfig) -> ShareController | None:
-        """The controller of this config; a new one knows the scores that the old one has seen."""
-        if config is not self._config:
-            if self._config is None or _control_keys(config) != _control_keys(self._config):
-                scores = () if self._controller is None else self._controller.scores
-                held = config.strong_ratio_target is not None
-                self._controller = ShareController(config, scores) if held else None
-            self._config = config
-        return self._controller
+    def scores(self, config: RoutingConfig) -> ScoreWindow:
+        """The newest scores, whether a controller or a fixed threshold decides by them."""
+        self._follow(config)
+        return self._window
+
+    def _follow(self, config: RoutingConfig) -> None:
+        """Take a new config; the scores seen so far stay, whatever it changes."""
+        if config is self._config:
+            return
+        before, self._config = self._config, config
+        if self._window.size != config.strong_ratio_window:
+            self._window = ScoreWindow(config.strong_ratio_window, self._window.newest)
+        if before is None or _scorer_keys(config) != _scorer_keys(before):
+            self._window.forget_usual()
+        if before is None or _control_keys(config) != _control_keys(before):
+            held = config.strong_ratio_target is not None
+            self._controller = ShareController(config, self._window) if held else None
+
+
+def _scorer_keys(config: RoutingConfig) -> tuple[object, ...]:
+    return config.scorer, config.weights
 
 
 def _control_keys(config: RoutingConfig) -> tuple[object, ...]:

@@ -3,14 +3,18 @@
 from __future__ import annotations
 
 import math
-from bisect import bisect_left
-from collections.abc import Sequence
+from bisect import bisect_left, insort
+from collections import deque
+from collections.abc import Iterable, Sequence
 from itertools import pairwise
 
 BINS = 10
 DRIFT_BEGINS = 0.25
 """The customary limits of the index: below 0.1 nothing has changed, above 0.25 much has."""
 DRIFT_ENDS = 0.1
+
+SCORES_MIN = 50
+"""Fewer scores say nothing of their distribution."""
 
 
 class Reference:
@@ -75,3 +79,50 @@ class DriftWatch:
             self.drifting = False
             self._reference = current
         self._previous = current
+
+
+class ScoreWindow:
+    """The newest scores, and whether they are distributed as the earlier ones were."""
+
+    def __init__(self, size: int, scores: Iterable[float] = ()) -> None:
+        """`scores` are those of earlier calls, in order; drift is told of later ones only."""
+        self._newest = deque(scores, size)
+        self.sorted = sorted(self._newest)
+        self._watch = DriftWatch(size)
+
+    @property
+    def size(self) -> int:
+        """How many scores it holds at most."""
+        return self._newest.maxlen or 0
+
+    @property
+    def newest(self) -> Sequence[float]:
+        """The newest scores, oldest first."""
+        return tuple(self._newest)
+
+    @property
+    def is_telling(self) -> bool:
+        """Whether there are enough scores to speak of their distribution."""
+        return len(self._newest) >= SCORES_MIN
+
+    @property
+    def drift(self) -> float | None:
+        """The population stability index of the newest scores, None before there is enough."""
+        return self._watch.distance(self.sorted) if self.is_telling else None
+
+    @property
+    def drifting(self) -> bool:
+        """Whether the scores have left what was usual and are not steady again."""
+        return self._watch.drifting
+
+    def note(self, score: float) -> None:
+        """One more score; the oldest one goes where the window is full."""
+        if len(self._newest) == self.size:
+            del self.sorted[bisect_left(self.sorted, self._newest[0])]
+        self._newest.append(score)
+        insort(self.sorted, score)
+        self._watch.note(score)
+
+    def forget_usual(self) -> None:
+        """Scores of another scorer follow, which the earlier ones say nothing about."""
+        self._watch = DriftWatch(self.size)

@@ -18,9 +18,7 @@ VALID = (CONFIGS / "prod.yaml").read_text()
 
 @pytest.fixture
 def cli() -> CliRunner:
-    """Runs commands in this process; vLLM's log keeps the stderr that it meets when imported."""
-    import serve_app.deploy.engine_args  # noqa: F401
-
+    """Runs commands in this process."""
     return CliRunner()
 
 
@@ -42,8 +40,13 @@ def test_check_takes_a_good_file(cli: CliRunner, name: str) -> None:
         ("strong_score_min: 0.5", "weights: /no.bin", "routing.weights: /no.bin: No such file"),
         ("max_num_seqs: 256", "max_num_sequences: 256", "did you mean 'max_num_seqs'"),
         ("dtype: bfloat16", "dtype: bfloat17", "tiers.fast.engine.dtype"),
+        ("gpu_memory_utilization: 0.92", "gpu_memory_utilization: 1.7", "less than or equal to 1"),
+        ("accelerator_type: H100", "accelerator_type: h100", "did you mean 'H100'?"),
+        ("accelerator_type: H100", "accelerator_type: A10", "ray.serve.llm does not take 'A10'"),
+        ("accelerator_type: H100", "accelerator_type: L20", "place by node_labels"),
         ("serve_app.app:build", "other:app", "import_path"),
         ("applications:", "applications: [", "not valid YAML"),
+        ("accelerator_type: H100", "accelerator_type: L20", "ray.serve.llm does not take 'L20'"),
     ],
 )
 def test_check_refuses_a_bad_file(
@@ -57,6 +60,52 @@ def test_check_refuses_a_bad_file(
     assert result.stderr.startswith(f"{path}: ")
     assert words in result.stderr
     assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(
+    ("name", "words"),
+    [("A10G", ""), ("A100", ""), ("A100-80G", "mend: accelerator_type: A100, and --card A100-80G")],
+)
+def test_check_says_which_name_ray_has(
+    cli: CliRunner, tmp_path: Path, name: str, words: str
+) -> None:
+    """A name that no node has of itself is a warning: it may have been given by hand."""
+    path = tmp_path / "named.yaml"
+    path.write_text(VALID.replace("accelerator_type: H100", f"accelerator_type: {name}"))
+    result = cli.invoke(app, ["check", str(path)])
+    assert result.exit_code == 0
+    assert (words in result.stderr, bool(result.stderr)) == (True, bool(words))
+
+
+@pytest.mark.parametrize("command", ["check", "plan"])
+def test_a_model_directory_without_a_config_is_refused(
+    cli: CliRunner, tmp_path: Path, command: str
+) -> None:
+    """A directory that is here and holds no model is not passed over for the model id's facts."""
+    (tmp_path / "model").mkdir()
+    path = tmp_path / "config.yaml"
+    line = "# model_source: /models/Qwen2.5-7B-Instruct"
+    assert line in VALID
+    path.write_text(VALID.replace(line, f"model_source: {tmp_path / 'model'}"))
+    result = cli.invoke(app, [command, str(path)])
+    assert result.exit_code == 2
+    where = (
+        f"{path}: tiers.fast.model_source: the directory {tmp_path / 'model'} has no config.json"
+    )
+    assert result.stderr.startswith(where)
+
+
+def test_check_warns_of_a_queue_that_cannot_be_served(cli: CliRunner, tmp_path: Path) -> None:
+    """A warning says which key and what would do; the config is valid all the same."""
+    text = (CONFIGS / "prod.yaml").read_text()
+    path = tmp_path / "long.yaml"
+    path.write_text(text.replace("lease_s: 60", "lease_s: 20"))
+    result = cli.invoke(app, ["check", str(path)])
+    assert result.exit_code == 0
+    assert "warning: tiers.strong.max_queued_calls: 3 Routers let" in result.stderr
+    assert "mend: max_queued_calls: " in result.stderr
+    shipped = cli.invoke(app, ["check", str(CONFIGS / "prod.yaml")])
+    assert "warning" not in shipped.stderr
 
 
 def test_check_refuses_a_missing_file(cli: CliRunner, tmp_path: Path) -> None:

@@ -21,14 +21,14 @@ def load_all(path: Path) -> list[Any]:
 def build(folder: Path, *components: str) -> list[Object]:
     """The objects of a kustomization: its resources, components, patches and images, in this order.
 
-    `components` are such as its own file holds in a comment.
+    `components` are more of them, as its own file holds in a comment.
     """
     settings = yaml.safe_load((folder / "kustomization.yaml").read_text())
     objects: list[Object] = []
     for name in settings.get("resources", []):
         path = folder / name
         objects += build(path.resolve()) if path.is_dir() else load_all(path)
-    for name in components:
+    for name in (*settings.get("components", []), *components):
         objects = _add(folder / name, objects)
     _apply(settings, folder, objects)
     return objects
@@ -75,7 +75,7 @@ def merge(into: Object, patch: Object) -> None:
 
 
 def patch_json(document: Any, operations: list[Object]) -> None:
-    """`add` and `test` of RFC 6902, on keys that the parent has or may get."""
+    """`add`, `replace` and `test` of RFC 6902, on keys that the parent has or may get."""
     for operation in operations:
         *way, last = [
             part.replace("~1", "/").replace("~0", "~") for part in operation["path"].split("/")[1:]
@@ -86,7 +86,8 @@ def patch_json(document: Any, operations: list[Object]) -> None:
         if operation["op"] == "test":
             assert at[last] == operation["value"], operation["path"]
         else:
-            assert operation["op"] == "add", operation["op"]
+            assert operation["op"] in ("add", "replace"), operation["op"]
+            assert operation["op"] == "add" or last in at, operation["path"]
             at[last] = operation["value"]
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import re
 import shlex
@@ -14,6 +15,7 @@ from typing import Any
 import pytest
 import yaml
 
+from serve_app.config.environment import deployed_environment
 from serve_app.config.load import load_serve_config
 from tests.cluster.found import some
 
@@ -68,7 +70,7 @@ def test_pip_caches_nothing_and_follows_the_locks(name: str) -> None:
     some([*by_pip, *by_lock])
     for command in by_pip:
         assert "--no-cache-dir" in command
-        assert "==" in command or "--constraint" in command
+        assert re.search(r" pip==|--no-deps --(require-hashes -r|no-build-isolation) ", command)
     if by_lock:
         assert "PIP_NO_CACHE_DIR=1" in arguments(name, "ENV")
     for command in some(command for command in commands if "apt-get install" in command):
@@ -188,6 +190,60 @@ def test_compose_prometheus_asks_where_ray_answers(compose: dict[str, Any]) -> N
     command = " ".join(compose["services"]["head"]["command"])
     assert targets["ray"] == ["head:8080"]
     assert "--metrics-export-port=8080" in command
+
+
+@pytest.fixture(scope="module")
+def docker_compose() -> list[str]:
+    """The real command, of a version that knows all that compose.yaml uses; skips without one."""
+    for command in (["docker", "compose"], ["docker-compose"]):
+        if shutil.which(command[0]) and compose_version(command) >= COMPOSE_MIN:
+            return command
+    pytest.skip("no Docker Compose 2.24 or newer, neither `docker compose` nor `docker-compose`")
+
+
+COMPOSE_MIN = (2, 24)
+
+
+def compose_version(command: list[str]) -> tuple[int, ...]:
+    """Its major and minor version; of a docker without Compose, nothing."""
+    result = subprocess.run(
+        [*command, "version", "--short"], capture_output=True, text=True, check=False
+    )
+    found = re.match(r"v?(\d+)\.(\d+)", result.stdout)
+    return tuple(map(int, found.groups())) if found else ()
+
+
+def compose_config(docker_compose: list[str], file: Path) -> subprocess.CompletedProcess[str]:
+    """`config` resolves and validates; it needs no daemon."""
+    command = [*docker_compose, "--file", str(file), "config", "--format", "json"]
+    return subprocess.run(command, capture_output=True, text=True, check=False)
+
+
+def test_docker_compose_takes_the_file(docker_compose: list[str], compose: dict[str, Any]) -> None:
+    """Anchors, the environment file and every key, as Compose itself reads them."""
+    result = compose_config(docker_compose, DOCKER / "compose.yaml")
+    assert (result.returncode, result.stderr) == (0, "")
+    resolved = json.loads(result.stdout)
+    assert set(resolved["services"]) == set(compose["services"])
+    for name, service in some(resolved["services"].items()):
+        assert {port["host_ip"] for port in service.get("ports", [])} <= {"127.0.0.1"}, name
+        assert int(service["mem_limit"]) > 0, name
+    head = resolved["services"]["head"]
+    assert deployed_environment().items() <= head["environment"].items()
+    assert {secret["target"] for secret in head["secrets"]} == {
+        "/run/secrets/ray_auth_token",
+        "/run/secrets/redis_password",
+    }
+
+
+def test_docker_compose_would_find_a_mistake(docker_compose: list[str], tmp_path: Path) -> None:
+    """A key that Compose does not know is an error, so that the test before means something."""
+    shutil.copytree(DOCKER, tmp_path / "docker")
+    file = tmp_path / "docker/compose.yaml"
+    file.write_text(file.read_text().replace("shm_size:", "shm_sise:"))
+    result = compose_config(docker_compose, file)
+    assert result.returncode != 0
+    assert "shm_sise" in result.stderr
 
 
 # --- models.sh ---

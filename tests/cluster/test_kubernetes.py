@@ -14,7 +14,9 @@ import pytest
 import yaml
 
 from serve_app.config.load import load_serve_config
-from serve_app.offline.manifests.pools import drain_s, plan_pools
+from serve_app.deploy.pools import plan_machines, plan_pods
+from serve_app.offline.manifests.pools import drain_s
+from serve_app.offline.planning.cost import plan_pool
 from tests.cluster.found import some
 from tests.cluster.kustomization import (
     KUBERAY,
@@ -50,11 +52,12 @@ COMPONENTS = ("../../components/redis", "../../components/incremental-upgrade")
 SETS = {
     "dev": build(KUBERAY / "overlays/dev"),
     "prod": build(KUBERAY / "overlays/prod"),
+    "prod-ha": build(KUBERAY / "overlays/prod-ha"),
     "models": build(KUBERAY / "models"),
     "everything": build(KUBERAY / "overlays/prod", *COMPONENTS),
 }
 every_set = pytest.mark.parametrize("name", SETS)
-every_service = pytest.mark.parametrize("name", ["dev", "prod", "everything"])
+every_service = pytest.mark.parametrize("name", ["dev", "prod", "prod-ha", "everything"])
 
 
 def one(name: str, kind: str, called: str) -> Object:
@@ -110,14 +113,19 @@ def test_objects_have_their_kind_and_one_name(name: str) -> None:
 @pytest.mark.skipif(shutil.which("kubectl") is None, reason="needs kubectl, which builds offline")
 @pytest.mark.parametrize(
     ("folder", "name"),
-    [("overlays/dev", "dev"), ("overlays/prod", "prod"), ("overlays/prod", "everything")],
+    [
+        ("overlays/dev", "dev"),
+        ("overlays/prod", "prod"),
+        ("overlays/prod-ha", "prod-ha"),
+        ("overlays/prod", "everything"),
+    ],
 )
 def test_kustomize_builds_the_same(tmp_path: Path, folder: str, name: str) -> None:
     """What these tests look at is what kubectl would apply, ConfigMaps' hashes apart."""
     shutil.copytree(KUBERAY, tmp_path / "kuberay")
     path = tmp_path / "kuberay" / folder / "kustomization.yaml"
     if name == "everything":
-        path.write_text(re.sub("^# (components:|  - )", r"\1", path.read_text(), flags=re.M))
+        path.write_text(re.sub("^  # (- )", r"  \1", path.read_text(), flags=re.M))
     command = ["kubectl", "kustomize", str(path.parent)]
     result = subprocess.run(command, capture_output=True, text=True, check=True)
     built = {
@@ -331,7 +339,7 @@ def test_the_deployed_config_loads(tmp_path: Path, name: str) -> None:
 def test_ray_is_the_version_of_the_project() -> None:
     """KubeRay chooses its commands by it."""
     project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
-    (pin,) = project["optional-dependencies"]["gpu"]
+    (pin,) = (item for item in project["optional-dependencies"]["gpu"] if item.startswith("ray["))
     version = ray_service("prod")["rayClusterConfig"]["rayVersion"]
     assert pin == f"ray[llm]=={version}"
 
@@ -345,23 +353,57 @@ def test_every_ray_process_has_the_environment() -> None:
 
 def test_worker_groups_are_the_pools_of_the_config() -> None:
     """By name, size, label and resources; and the pod has what Ray is told that it has."""
-    for group, pool in some(zip(groups("prod"), plan_pools(PROD), strict=True)):
+    for group, pool in some(zip(groups("prod"), plan_pods(PROD), strict=True)):
         assert group["groupName"] == pool.name
         assert (group["minReplicas"], group["maxReplicas"]) == (pool.nodes_min, pool.nodes_max)
         assert group["labels"] == {"pool": pool.name}
         assert group["resources"] == {key: str(value) for key, value in pool.resources.items()}
         spec = group["template"]["spec"]
-        assert spec["nodeSelector"] == {"pool": pool.name}
+        wanted = {"serve-app/gpu": "H100"} if pool.gpus else None
+        assert spec.get("nodeSelector") == wanted
         assert spec["tolerations"]
         (container,) = spec["containers"]
         assert int(container["resources"]["requests"]["cpu"]) > pool.cpus
         for side in ("requests", "limits"):
-            assert container["resources"][side]["nvidia.com/gpu"] == pool.gpus
+            assert container["resources"][side].get("nvidia.com/gpu", 0) == pool.gpus
+            assert container["resources"][side]["memory"] == f"{pool.memory_gib}Gi"
+
+
+def test_kubernetes_holds_the_gpus_that_plan_counts() -> None:
+    """Six at the fewest, as `serve-app plan` says, and all of them fit its one node of eight."""
+    held = sum(
+        group["minReplicas"] * int(group["resources"].get("GPU", 0)) for group in groups("prod")
+    )
+    pool = plan_pool("H100", 1, 8, PROD.tiers)
+    assert held == pool.gpus_min == 6
+    assert (pool.min_fits, pool.nodes_for_min) == (True, 1)
+    [machines] = plan_machines(PROD)
+    assert machines.nodes_max == pool.nodes_for_max
+
+
+@pytest.mark.parametrize(
+    ("name", "apart"),
+    [("prod", {"router": 1}), ("prod-ha", {"fast": 2, "strong": 1, "router": 1})],
+)
+def test_pods_are_spread_over_machines(name: str, apart: dict[str, int]) -> None:
+    """Evenly where there is room; by the config's bounds, or they wait. An upgrade counts anew."""
+    bounds = {}
+    for group in some(groups(name)):
+        *hard, evenly = group["template"]["spec"]["topologySpreadConstraints"]
+        assert (evenly["maxSkew"], evenly["whenUnsatisfiable"]) == (1, "ScheduleAnyway")
+        for spread in (*hard, evenly):
+            assert spread["topologyKey"] == "kubernetes.io/hostname"
+            assert spread["labelSelector"]["matchLabels"] == {"ray.io/group": group["groupName"]}
+            assert spread["matchLabelKeys"] == ["ray.io/cluster"]
+        for spread in hard:
+            assert spread["whenUnsatisfiable"] == "DoNotSchedule"
+            bounds[group["groupName"]] = spread["maxSkew"]
+    assert bounds == apart
 
 
 def test_disruption_budgets_hold_the_least_nodes() -> None:
     """As many as the config's least replicas need."""
-    for pool in some(plan_pools(PROD)):
+    for pool in some(plan_pods(PROD)):
         budget = one("prod", "PodDisruptionBudget", f"ray-{pool.name}")["spec"]
         assert budget["minAvailable"] == pool.nodes_min
         assert budget["selector"]["matchLabels"]["ray.io/group"] == pool.name
@@ -383,7 +425,9 @@ def test_workers_mount_what_the_models_job_fills() -> None:
     assert one("models", "PersistentVolumeClaim", "models")["spec"]["accessModes"] == [
         "ReadWriteMany"
     ]
-    for group in some(groups("prod")):
+    *tiers, router = groups("prod")
+    assert "initContainers" not in router["template"]["spec"]
+    for group in some(tiers):
         volumes = {volume["name"]: volume for volume in group["template"]["spec"]["volumes"]}
         claim = volumes["models"]["persistentVolumeClaim"]
         assert claim == {"claimName": "models", "readOnly": True}
@@ -396,9 +440,29 @@ def test_workers_mount_what_the_models_job_fills() -> None:
         assert f" {tier['model_source']}\n" in listed
 
 
+def test_each_node_keeps_what_its_engines_compile() -> None:
+    """A directory of the node's own, made first by the pod's user, where vLLM and Triton look."""
+    claim = one("prod", "PersistentVolumeClaim", "compile-cache")
+    assert claim["spec"]["accessModes"] == ["ReadWriteMany"]
+    engines_groups = [one for one in groups("prod") if one["groupName"] != "router"]
+    for group in some(engines_groups):
+        pod = group["template"]["spec"]
+        volumes = {volume["name"]: volume for volume in pod["volumes"]}
+        assert volumes["compile-cache"]["persistentVolumeClaim"] == {"claimName": "compile-cache"}
+        makes = {item["name"]: item for item in pod["initContainers"]}["compile-cache"]
+        assert makes["command"][-1] == 'mkdir -p "/compile-cache/$NODE_NAME"'
+        (engines,) = pod["containers"]
+        mounts = {mount["mountPath"]: mount for mount in engines["volumeMounts"]}
+        assert mounts["/home/ray/.cache"]["subPathExpr"] == "$(NODE_NAME)"
+        for container in (makes, engines):
+            (variable,) = container["env"]
+            assert variable["valueFrom"] == {"fieldRef": {"fieldPath": "spec.nodeName"}}
+
+
 def test_namespaces_enforce_the_strictest_profile() -> None:
     """Kubernetes itself refuses a pod that gives up what is asked for above."""
-    for name, called in (("dev", "serve-app-dev"), ("prod", "serve-app")):
+    spaces = (("dev", "serve-app-dev"), ("prod", "serve-app"), ("prod-ha", "serve-app"))
+    for name, called in spaces:
         labels = one(name, "Namespace", called)["metadata"]["labels"]
         assert labels["pod-security.kubernetes.io/enforce"] == "restricted"
 
@@ -411,12 +475,13 @@ def test_the_upgrade_is_blue_green_and_by_choice_in_steps() -> None:
     assert ray_service("prod")["rayClusterConfig"]["enableInTreeAutoscaling"] is True
 
 
-def test_redis_is_asked_by_its_name_and_password() -> None:
+@pytest.mark.parametrize("name", ["prod-ha", "everything"])
+def test_redis_is_asked_by_its_name_and_password(name: str) -> None:
     """Ray's address is the Service's, and both read one Secret."""
-    options = ray_service("everything")["rayClusterConfig"]["gcsFaultToleranceOptions"]
-    service = one("everything", "Service", "redis")
+    options = ray_service(name)["rayClusterConfig"]["gcsFaultToleranceOptions"]
+    service = one(name, "Service", "redis")
     assert options["redisAddress"] == f"redis:{service['spec']['ports'][0]['port']}"
-    (container,) = find_containers(one("everything", "StatefulSet", "redis"))
+    (container,) = find_containers(one(name, "StatefulSet", "redis"))
     (variable,) = container["env"]
     assert variable["valueFrom"] == options["redisPassword"]["valueFrom"]
 

@@ -14,7 +14,8 @@ import pytest
 import yaml
 
 from serve_app.config.load import load_serve_config
-from serve_app.offline.manifests.pools import move_s, plan_pools
+from serve_app.deploy.pools import plan_machines
+from serve_app.offline.manifests.pools import move_s
 from tests.cluster.found import some
 
 ROOT = Path(__file__).parents[2]
@@ -67,19 +68,19 @@ def test_node_types_on_aws_are_the_pools_of_the_config() -> None:
     types = config["available_node_types"]
     head = types.pop(config["head_node_type"])
     assert head["resources"] == {"CPU": 0}
-    assert set(types) == {pool.name for pool in plan_pools(PROD)}
-    for pool in some(plan_pools(PROD)):
+    assert set(types) == {pool.name for pool in plan_machines(PROD)}
+    for pool in some(plan_machines(PROD)):
         node = types[pool.name]
         assert (node["min_workers"], node["max_workers"]) == (pool.nodes_min, pool.nodes_max)
         assert node["resources"] == pool.resources
-        assert node["labels"] == {"pool": pool.name}
-    assert config["max_workers"] == sum(pool.nodes_max for pool in plan_pools(PROD))
+        assert node.get("labels", {}) == pool.labels
+    assert config["max_workers"] == sum(pool.nodes_max for pool in plan_machines(PROD))
 
 
 def test_machines_on_premise_are_as_many_as_the_config_needs() -> None:
     """At most: the list does not grow by itself."""
     config = cluster("on-premise")
-    needed = sum(pool.nodes_max for pool in plan_pools(PROD))
+    needed = sum(pool.nodes_max for pool in plan_machines(PROD))
     assert len(config["provider"]["worker_ips"]) == config["max_workers"] == needed
 
 
@@ -157,10 +158,24 @@ def test_units_call_programs_of_the_project(name: str) -> None:
 def test_variables_of_a_node_are_in_its_file(name: str) -> None:
     """Whatever a command takes from the environment is in node.env or in the unit."""
     settings = unit(name)
-    given = {line.split("=")[0] for line in (SYSTEMD / "node.env").read_text().splitlines()}
+    files = [SYSTEMD / "node.env", *(SYSTEMD / "nodes").glob("*.env")]
+    lines = [line for path in files for line in path.read_text().splitlines()]
+    given = {line.split("=")[0] for line in lines}
     given |= {value.split("=")[0] for value in settings["Service.Environment"]}
     commands = " ".join(settings["Service.ExecStart"] + settings.get("Service.ExecStop", []))
     assert set(some(re.findall(r"\$\{(\w+)\}", commands))) <= given
+
+
+def test_a_worker_offers_what_its_pool_does() -> None:
+    """Labels and resources come from the file of the machine's pool, one argument each."""
+    (start,) = unit("ray-worker")["Service.ExecStart"]
+    assert " --labels=${NODE_LABELS} --resources=${NODE_RESOURCES}" in start
+    files = {path.stem for path in (SYSTEMD / "nodes").glob("*.env")}
+    assert files == {pool.name for pool in plan_machines(PROD)}
+    for name in some(files):
+        text = (SYSTEMD / "nodes" / f"{name}.env").read_text()
+        lines = [line.split("=")[0] for line in text.splitlines() if not line.startswith("#")]
+        assert lines == ["NODE_LABELS", "NODE_RESOURCES"]
 
 
 @pytest.mark.parametrize("name", ["ray-head", "ray-worker"])
@@ -178,3 +193,40 @@ def test_a_worker_drains_before_it_stops() -> None:
     assert stop.endswith("serve-app drain-node --wait-s ${DRAIN_S}")
     assert f"DRAIN_S={move_s(PROD)}" in settings["Service.Environment"]
     assert int(settings["Service.TimeoutStopSec"][0]) > move_s(PROD)
+
+
+# --- what is installed on GPU nodes ---
+
+
+@pytest.mark.parametrize(
+    "name",
+    [
+        "README.md",
+        "cluster/README.md",
+        "cluster/docker/Dockerfile.gpu",
+        "cluster/ray-up/aws.yaml",
+        "cluster/ray-up/on-premise.yaml",
+    ],
+)
+def test_gpu_nodes_install_the_lock_and_nothing_beside_it(name: str) -> None:
+    """By every way alike: the lock with its sums, then this project without dependencies."""
+    text = (ROOT / name).read_text()
+    command = r"pip install (?:--no-cache-dir )?+(?!pip==|boto3==)(.+?)(?: \\)?\n"
+    commands = re.findall(command, text)
+    lock, project = (re.sub(r"~/serve-app/?|--editable ", "", command) for command in commands)
+    assert lock == "--no-deps --require-hashes -r requirements/gpu.txt"
+    assert project.rstrip(" .") == "--no-deps --no-build-isolation"
+
+
+@pytest.mark.parametrize(
+    "name",
+    ["README.md", "cluster/README.md", "cluster/docker/Dockerfile.gpu", "cluster/ray-up/aws.yaml"],
+)
+def test_gpu_nodes_have_the_compilers_that_engines_need(name: str) -> None:
+    """Triton's launchers need gcc and Python's headers, which the image's base has; no nvcc."""
+    (packages,) = re.findall(
+        r"apt-get install (?:-y )?(?:--no-\S+ )?(.+)", (ROOT / name).read_text()
+    )
+    assert {"gcc", "g++", "libnuma1"} <= set(packages.replace("`", " ").split())
+    assert ("python3-dev" in packages) == (not name.endswith("Dockerfile.gpu"))
+    assert "cuda" not in packages

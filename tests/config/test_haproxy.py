@@ -75,12 +75,14 @@ class Backend:
     def __init__(self) -> None:
         self.left = asyncio.Event()
         self.asked: list[bytes] = []
+        self.head = b""
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 path = head.split()[1]
                 self.asked.append(path)
+                self.head = head.lower()
                 if length := re.search(rb"(?i)\ncontent-length: (\d+)", head):
                     await reader.readexactly(int(length[1]))
                 await self._answer(path, writer)
@@ -242,6 +244,19 @@ async def test_a_body_passes(proxy: Proxy, size: int) -> None:
     async with httpx.AsyncClient(timeout=5) as client:
         url = f"http://127.0.0.1:{proxy.port}/v1"
         assert (await client.post(url, content=bytes(size))).text == "ok"
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"foo"])
+async def test_no_other_protocol_is_asked_of_a_router(proxy: Proxy, upgrade: bytes) -> None:
+    """A Router could take the body for a second request; without the wish it is a call as any."""
+    request = (
+        b"POST /upgrade HTTP/1.1\r\nhost: h\r\nconnection: upgrade, close\r\nupgrade: %b\r\n"
+        b"content-length: 2\r\n\r\n{}"
+    )
+    answer = await (await proxy.connect(request % upgrade)).rest()
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"post /upgrade" in proxy.backend.head
+    assert b"upgrade:" not in proxy.backend.head
 
 
 @pytest.mark.parametrize("path", ["/late", "/stream"])

@@ -221,6 +221,23 @@ def test_base_url_holds_the_route_prefix(load: Load, prefix: str | None, path: s
         ),
         (
             "args.tiers",
+            [{"name": "a", "model_id": "m", "placement": {"gpus_per_worker": 0.5}}],
+            ["engines that share a GPU start at the same time", "kv_cache_memory_bytes"],
+        ),
+        (
+            "args.tiers",
+            [
+                {
+                    "name": "a",
+                    "model_id": "m",
+                    "engine": {"tensor_parallel_size": 2, "kv_cache_memory_bytes": 1},
+                    "placement": {"gpus_per_worker": 0.5},
+                }
+            ],
+            ["only engines of one worker can share a GPU"],
+        ),
+        (
+            "args.tiers",
             [{"name": "a", "model_id": "m", "placement": {"node_labels": {"pool": "in(a"}}}],
             ["'pool: in(a' is no label selector", "`in(a,b)`"],
         ),
@@ -414,6 +431,22 @@ def test_limits_must_leave_a_tier() -> None:
     routing = RoutingConfig(never_below="strong", never_above="fast")
     with pytest.raises(ValueError, match="'strong' is stronger than never_above, 'fast'"):
         check_runtime(RuntimeConfig(routing=routing), tiers)
+
+
+def test_a_thinking_budget_needs_an_engine_that_knows_thoughts() -> None:
+    """vLLM refuses the budget otherwise, with every call; a tier must exist, too."""
+    tiers = (
+        TierConfig(name="fast", model_id="m"),
+        TierConfig(name="strong", model_id="n", engine={"reasoning_parser": "qwen3"}),
+    )
+    for name, words in (("fast", "has no reasoning_parser"), ("huge", "none of the tiers fast")):
+        with pytest.raises(ValueError, match=words):
+            check_runtime(RuntimeConfig.model_validate(thinking(name)), tiers)
+    check_runtime(RuntimeConfig.model_validate(thinking("strong")), tiers)
+
+
+def thinking(tier: str) -> dict[str, Any]:
+    return {"bodies": {"thinking_tokens_max": {tier: 1024}}}
 
 
 @pytest.mark.parametrize("value", [-1, None, "auto"])

@@ -12,6 +12,9 @@ from serve_app.config.app import complete_runtime
 from serve_app.config.load import load_serve_config
 from serve_app.config.tiers import TierConfig
 from serve_app.deploy.plan import plan_deployment, plan_llm_config, plan_placement
+from serve_app.offline.checkpoints.checkout import COMMIT
+from serve_app.offline.planning.cards import load_cards
+from serve_app.offline.planning.plan import Options, plan_tier
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -24,7 +27,9 @@ def tier_of(config: str, name: str) -> TierConfig:
 
 def test_there_are_configs() -> None:
     """The tables below are not empty."""
-    assert {"local", "local-tp2", "prod"} <= {path.stem for path in CONFIGS}
+    assert {"local", "local-tp2", "prod", "prod-fp8", "prod-qwen3"} <= {
+        path.stem for path in CONFIGS
+    }
 
 
 @every_config
@@ -39,6 +44,9 @@ def test_a_shipped_config_is_valid(path: Path) -> None:
 
 
 @every_config
+@pytest.mark.filterwarnings(
+    "ignore:.*metrics_interval_s.*:DeprecationWarning"
+)  # see deploy/plan.py
 def test_ray_takes_the_plan(path: Path) -> None:
     """ray.serve.llm accepts what we plan, and nothing of Ray starts for it.
 
@@ -79,7 +87,14 @@ def test_every_limit_is_a_limit(path: Path) -> None:
     """No queue, wait or count is missing or as good as endless."""
     found = dict(limits(path))
     assert {"fast.max_queued_requests", "strong.max_ongoing_requests", "total_s"} <= set(found)
-    assert {key: value for key, value in found.items() if not 0 < value < 1e6} == {}
+    delays_off = {
+        f"{tier.name}.{key}_delay_s"
+        for tier in load_serve_config(path).app.tiers
+        if tier.replicas.policy == "llm"  # which has delays of its own
+        for key in ("upscale", "downscale")
+    }
+    wrong = {key: value for key, value in found.items() if not 0 < value < 1e6}
+    assert wrong == dict.fromkeys(delays_off, 0.0)
     config = load_serve_config(path)
     runtime = complete_runtime(config.runtime, config.app.tiers)
     assert 0 < runtime.limits.body_bytes_max < 1e9
@@ -97,6 +112,8 @@ def test_callers_meet_our_limit_before_rays(path: Path) -> None:
     [
         ("prod", "fast", 1),
         ("prod", "strong", 4),
+        ("prod-fp8", "fast", 1),
+        ("prod-fp8", "strong", 2),
         ("prod-qwen3", "fast", 1),
         ("prod-qwen3", "strong", 2),
     ],
@@ -110,6 +127,23 @@ def test_gpu_tiers_are_packed(config: str, name: str, workers: int) -> None:
     }
 
 
+def test_the_pair_of_the_gpu_check_shares_one_gpu() -> None:
+    """Ray gives both engines parts of one, and at its start each finds free what it looks for."""
+    card = load_cards()["H200"]
+    tiers = [tier_of("gpu-check", name) for name in ("fast", "strong")]
+    assert sum(plan_placement(tier)["bundles"][0]["GPU"] for tier in tiers) == 1
+    held = []
+    for tier in tiers:
+        memory = plan_tier(tier, Options()).variants[0].memory
+        fixed = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes
+        held.append(fixed + memory.kv_bytes)
+    for tier, neighbour in zip(tiers, reversed(held), strict=True):
+        wanted = tier.engine["gpu_memory_utilization"]
+        assert isinstance(wanted, float)
+        assert wanted * card.memory_bytes < card.memory_bytes - neighbour
+    assert sum(held) < 0.95 * card.memory_bytes
+
+
 @pytest.mark.parametrize(("config", "workers"), [("local", 1), ("local-tp2", 2)])
 def test_cpu_tiers_need_no_gpu(config: str, workers: int) -> None:
     """The local strong tier fits on any machine, tensor-parallel or not."""
@@ -117,3 +151,10 @@ def test_cpu_tiers_need_no_gpu(config: str, workers: int) -> None:
         "bundles": [{"CPU": 0.2}] * workers,
         "strategy": "STRICT_PACK",
     }
+
+
+@pytest.mark.parametrize("config", ["prod", "prod-qwen3"])
+def test_models_of_the_hub_are_pinned(config: str) -> None:
+    """By a commit: a branch would let replicas start with different files."""
+    for name in ("fast", "strong"):
+        assert COMMIT.fullmatch(str(tier_of(config, name).engine["revision"]))

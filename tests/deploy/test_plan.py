@@ -30,6 +30,18 @@ def tier(**fields: Any) -> TierConfig:
     return TierConfig(**{"name": "fast", "model_id": "org/model", **fields})
 
 
+def test_engines_share_a_gpu() -> None:
+    """The bundle has a part of a GPU, and vLLM is told to ask for no more than that."""
+    shared = tier(
+        placement=PlacementConfig(gpus_per_worker=0.25),
+        engine={"kv_cache_memory_bytes": 2**30},
+        env={"A": "1"},
+    )
+    plan = plan_llm_config(shared)
+    assert plan["placement_group_config"]["bundles"] == [{"CPU": 1.0, "GPU": 0.25}]
+    assert plan["runtime_env"]["env_vars"] == {"VLLM_RAY_PER_WORKER_GPUS": "0.25", "A": "1"}
+
+
 def test_the_whole_plan() -> None:
     """Every option is named, so that no default of Ray's decides in silence."""
     plan = plan_llm_config(

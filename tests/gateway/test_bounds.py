@@ -50,7 +50,7 @@ def sent(
     endpoint: Endpoint, fields: dict[str, Any], bodies: BodiesConfig = DEFAULT_BODIES
 ) -> dict[str, Any]:
     call = parse(endpoint, {**PROMPTS[endpoint], **fields}, bodies)
-    document: dict[str, Any] = json.loads(call.payload.for_model("m"))
+    document: dict[str, Any] = json.loads(call.payload.for_model("m", "fast"))
     return document
 
 
@@ -86,7 +86,7 @@ def test_any_value_in_any_field_is_read_or_refused(endpoint: Endpoint, data: Any
     fields = data.draw(st.dictionaries(names, values, max_size=4))
     with contextlib.suppress(BadRequest):
         call = parse(endpoint, {**PROMPTS[endpoint], **fields})
-        assert json.loads(call.payload.for_model("m"))["model"] == "m"
+        assert json.loads(call.payload.for_model("m", "fast"))["model"] == "m"
 
 
 @pytest.mark.parametrize(
@@ -117,6 +117,38 @@ def test_a_wrong_type_is_named(endpoint: Endpoint, fields: dict[str, Any], param
     error = refusal(endpoint, fields)
     assert isinstance(error, InvalidField)
     assert param in error.param  # type: ignore[operator]  # InvalidField always has one
+
+
+def called(endpoint: Endpoint, arguments: str) -> dict[str, Any]:
+    """A conversation in which the model has called a function."""
+    function = {"name": "f", "arguments": arguments}
+    if endpoint is Endpoint.RESPONSES:
+        return {"input": [{"type": "function_call", "call_id": "c", **function}]}
+    call = {"id": "c", "type": "function", "function": function}
+    return {"messages": [USER, {"role": "assistant", "tool_calls": [call]}]}
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.RESPONSES, Endpoint.TOKENIZE])
+@pytest.mark.parametrize(
+    "arguments", ["[" * 5000, '{"a":' * 5000 + "1" + "}" * 5000, '{"a":"]]]"' + ',"b":[' * 300]
+)
+def test_arguments_that_an_engine_could_not_read(endpoint: Endpoint, arguments: str) -> None:
+    """vLLM reads them as JSON and answers 500 where they are nested too deeply for it."""
+    error = refusal(endpoint, called(endpoint, arguments))
+    assert isinstance(error, InvalidField)
+    assert error.param is not None
+    assert error.param.endswith(".arguments")
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.RESPONSES])
+@pytest.mark.parametrize(
+    "arguments", ["", "no JSON {", '{"a": "' + "[" * 5000 + '"}', '{"a":[' + "[]," * 5000 + "1]}"]
+)
+def test_arguments_of_everyday_use_pass(endpoint: Endpoint, arguments: str) -> None:
+    """Models write code into them, long lists, and sometimes no JSON at all."""
+    fields = called(endpoint, arguments)
+    document = sent(endpoint, fields)
+    assert all(document[name] == value for name, value in fields.items())
 
 
 # ---- templates, tools, media -------------------------------------------------------------------
@@ -391,6 +423,20 @@ def test_schemas_of_everyday_use_pass(schema: object) -> None:
         assert {name: document[name] for name in fields} == fields
 
 
+AB = {"type": "const_string", "value": "ab"}
+NOTHING = {"type": "const_string", "value": ""}
+
+
+def tag(content: dict[str, Any]) -> dict[str, Any]:
+    """A structural tag of this format, as text."""
+    return {"structural_tag": json.dumps({"type": "structural_tag", "format": content})}
+
+
+def repeated(count: int, content: dict[str, Any]) -> dict[str, Any]:
+    """A format up to so many times."""
+    return {"type": "repeat", "min": 0, "max": count, "content": content}
+
+
 def test_tools_that_may_be_called_are_no_grammar() -> None:
     """Agents bring a hundred tools; vLLM compiles them only where one must be called."""
     parameters = {"properties": {f"p{n}": STRING for n in range(40)}}
@@ -414,6 +460,14 @@ def test_tools_that_may_be_called_are_no_grammar() -> None:
         {"grammar": "root ::= root"},
         {"grammar": 'root ::= a\na ::= root "x"'},
         {"grammar": 'root ::= "a" b\nb ::= b'},
+        {"grammar": "root\n::= root"},
+        {"grammar": "root # a comment\n ::= root"},
+        {"grammar": "root ::= -a\n-a ::= root"},
+        {"grammar": "start: start"},
+        {"grammar": "?a: b 'x'\nb: a\n | a 'y' // a comment"},
+        {"grammar": 'a: "x"\nstart: b\nb: start'},
+        {"grammar": "\n".join(f"r{n}: 'a'" for n in range(129))},
+        {"grammar": "\n".join(f'-r{n} ::= "a"' for n in range(129))},
         {"grammar": "root ::= " + "[a-z]{1,100} " * 3},
         {"grammar": 'root ::= "' + "a" * 5000 + '"'},
         {"grammar": "\n".join(f'r{n} ::= "a"' for n in range(129))},
@@ -423,6 +477,11 @@ def test_tools_that_may_be_called_are_no_grammar() -> None:
         {"grammar": " "},
         {"json_object": False},
         {"structural_tag": json.dumps({"format": nested(40)})},
+        tag(repeated(128, repeated(128, {"type": "regex", "pattern": "[a-z]?"}))),
+        tag(repeated(100_000, {"type": "regex", "pattern": "[a-z]?"})),
+        tag(repeated(16, repeated(16, {"type": "const_string", "value": "ab"}))),
+        tag({"type": "sequence", "elements": [{"type": "optional", "content": AB}] * 9}),
+        tag({"type": "sequence", "elements": [{"type": "or", "elements": [AB, NOTHING]}] * 9}),
         {"json": {}, "regex": "a"},
     ],
 )
@@ -441,6 +500,7 @@ def test_a_constraint_that_would_stall_the_compiler(outputs: dict[str, Any]) -> 
         {"grammar": 'root ::= "a" root | "b"'},
         {"grammar": 'root ::= item*\nitem ::= "- " [^\\n]+ "\\n" # a list'},
         {"grammar": 'start: "a" | "b"'},
+        {"grammar": "?start: item+ // a list\nitem: \"a: b\" start\n  | 'c'"},
         {"json_object": True},
         {"json": {}, "disable_any_whitespace": True},
         {
@@ -451,6 +511,8 @@ def test_a_constraint_that_would_stall_the_compiler(outputs: dict[str, Any]) -> 
                 }
             )
         },
+        tag(repeated(100, {"type": "sequence", "elements": [AB, AB]})),
+        tag({"type": "star", "content": {"type": "or", "elements": [AB, {"type": "any_text"}]}}),
     ],
 )
 def test_constraints_of_everyday_use_pass(outputs: dict[str, Any]) -> None:

@@ -287,6 +287,27 @@ async def test_what_would_need_stored_responses(
     assert (record.outcome, record.code) == (Outcome.CLIENT_ERROR, code)
 
 
+@pytest.mark.parametrize(
+    "body",
+    [
+        rb'{"input": "Hello", "\u0070revious_response_id": "resp_1"}',
+        rb'{"input": "Hello", "back\u0067round": true, "store": true}',
+        rb'{"input": [{ "id" : "msg_1" }]}',
+        rb'{"input": [{"type": "item\u005freference", "id": "msg_1"}]}',
+        rb'{"previous_response_id": null, "input": "Hello", "previous_response_id": "resp_1"}',
+    ],
+)
+async def test_no_spelling_asks_an_engine_for_stored_responses(
+    gateway: Gateway, path: str, body: bytes
+) -> None:
+    """What counts is the JSON, not its bytes; an engine would answer 500 to some of it."""
+    headers = {"content-type": "application/json"}
+    response = await gateway.client.post(path, content=body, headers=headers)
+    assert response.status_code == 400
+    assert "stores no responses" in response.json()["error"]["message"]
+    assert not gateway.fast.requests
+
+
 @pytest.mark.parametrize("item", [{"type": "item_reference", "id": "msg_1"}, {"id": "msg_1"}])
 async def test_items_that_are_stored_nowhere(
     gateway: Gateway, path: str, item: dict[str, str]

@@ -295,3 +295,31 @@ def test_statuses(status: int, body: bytes, expected: tuple[int, str | None, str
 def test_a_message_is_bounded(endpoint: Endpoint, message: str) -> None:
     """An engine that repeats the whole body does not make the client read it again."""
     assert len(refuse(endpoint, message).message) <= MESSAGE_CHARS_MAX
+
+
+DIGITS = "9" * 5000
+
+
+@pytest.mark.parametrize("endpoint", [Endpoint.CHAT, Endpoint.MESSAGES])
+@pytest.mark.parametrize(
+    "message",
+    [
+        f"Unknown tool 'maximum context length is {DIGITS} tokens, 1 output tokens, 1 characters'",
+        f"No such role: Input length ({DIGITS}) exceeds model's maximum context length ({DIGITS})",
+        f"prompt length {DIGITS} exceeds the max_model_len {DIGITS}",
+        f"prompt (length {DIGITS}) is longer than the maximum model length of {DIGITS}",
+        f"max_tokens={DIGITS} cannot be greater than x={DIGITS}",
+        f"1 validation error for X\n{DIGITS}.a\n  Bad [type=missing, input_value=1]",
+        "1 validation error for X\na.\u00b2.b\n  Bad [type=missing, input_value=1]",
+        f"1 validation error:\n  {{'type': 'missing', 'loc': ('a', {DIGITS}), 'msg': 'Bad'",
+        "maximum context length is 1 tokens" * 2000,
+        "max_tokens=1 cannot be greater than x" * 2000,
+        "1 validation error for X\n" + "a.b" * 20_000 + "\n  " + "x" * 20_000,
+        "/a.b" * 16_000,
+    ],
+)
+def test_what_a_client_has_an_engine_repeat(endpoint: Endpoint, message: str) -> None:
+    """It may look like the engine's own words, with any number in it: it is a 400 all the same."""
+    error = refuse(endpoint, message)
+    assert error.status == 400
+    assert len(error.message) <= MESSAGE_CHARS_MAX

@@ -191,6 +191,15 @@ async def test_the_body_limit(gateway: Gateway, chunked: bool) -> None:
     assert response.status_code == 413
 
 
+@pytest.mark.parametrize("length", ["0" * 5000 + "2", "9" * 5000, "+2", "two"])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/route"])
+async def test_an_odd_length_is_no_fault_of_ours(gateway: Gateway, length: str, path: str) -> None:
+    """Servers let some of them through; what counts is the body that comes."""
+    headers = {"content-length": length, "content-type": "application/json"}
+    response = await gateway.client.post(path, content=b"[]", headers=headers)
+    assert (response.status_code, response.json()["error"]["code"]) == (400, "invalid_json")
+
+
 async def test_the_limit_of_calls_in_flight(gateway: Gateway) -> None:
     """One call more than allowed gets 429 and the time to come back."""
     gateway.pipeline.runtime = RuntimeConfig(limits=LimitsConfig(calls_max=1))
@@ -293,6 +302,21 @@ async def test_a_body_that_does_not_come_is_not_waited_for(gateway: Gateway) -> 
     assert response.status_code == 408
     assert response.json()["error"]["code"] == "request_timeout"
     assert not gateway.fast.requests
+
+
+@pytest.mark.parametrize("stream", [True, False])
+@pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages", "/v1/responses"])
+async def test_an_answer_without_a_body_is_none(gateway: Gateway, path: str, stream: bool) -> None:
+    """The client gets an error that its library knows, not a success that it cannot read."""
+    kind = b"text/event-stream" if stream else b"application/json"
+    gateway.fast.answer = FakeAnswer([], content_type=kind)
+    body = {"messages": [{"role": "user", "content": "Hi"}], "input": "Hi", "stream": stream}
+    response = await gateway.client.post(path, json=body)
+    assert response.status_code == 502
+    assert response.json()["error"]["type"] in ("server_error", "api_error")
+    (record,) = gateway.recorder.records
+    assert (record.outcome, record.code) == (Outcome.SERVER_ERROR, "upstream_failed")
+    assert gateway.fast.open_exchanges == 0
 
 
 @pytest.mark.parametrize("path", ["/v1/chat/completions", "/v1/messages"])

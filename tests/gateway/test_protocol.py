@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
@@ -63,9 +64,11 @@ async def ask(port: int, *parts: bytes) -> bytes:
         writer.write(part)
         await writer.drain()
         await asyncio.sleep(0.02)
-    answer = await reader.read()
-    writer.close()
-    return answer
+    try:
+        async with asyncio.timeout(5):
+            return await reader.read()
+    finally:
+        writer.close()
 
 
 @pytest.mark.parametrize("split", [len(WITH_TRAILER), 100])
@@ -98,3 +101,40 @@ async def test_a_begun_answer_that_fails_gets_no_second_head() -> None:
         answer = await ask(port, b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
     assert answer.count(b"HTTP/1.1") == 1
     assert answer.endswith(b"begun\r\n")
+
+
+@pytest.mark.parametrize("upgrade", [b"h2c", b"websocket", b"foo"])
+async def test_no_request_hides_in_the_body_of_an_upgrade(
+    server: tuple[str, int], upgrade: bytes
+) -> None:
+    """uvicorn takes the body for the next request; a proxy would give its answer to somebody."""
+    protocol, port = server
+    head = (
+        b"POST / HTTP/1.1\r\nhost: h\r\nconnection: upgrade\r\nupgrade: %b\r\n"
+        b"content-length: %d\r\n\r\n"
+    )
+    hidden = b"GET / HTTP/1.1\r\nhost: hidden\r\nconnection: close\r\n\r\n"
+    if protocol == "HttpToolsProtocol" and upgrade == b"websocket":
+        pytest.skip("uvicorn hands the connection to another protocol")
+    answer = await ask(port, head % (upgrade, len(hidden)), hidden)
+    if protocol == "EdgeProtocol":
+        assert answer.count(b"HTTP/1.1 ") == 1
+        assert answer.startswith(b"HTTP/1.1 400 ")
+        assert b"hidden" not in answer
+    else:
+        assert b"hidden" in answer  # What it is for.
+
+
+@pytest.mark.parametrize(
+    "endless", [b"x-a: b\r\n" * 100_000, b"x-a: " + b"b" * 1_000_000], ids=["many", "long"]
+)
+async def test_a_head_has_an_end(endless: bytes) -> None:
+    """A client that goes on and on loses its connection, so that a Router holds little for it."""
+    async with running(show_headers, EdgeProtocol) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        async with asyncio.timeout(5):
+            with contextlib.suppress(ConnectionError):
+                writer.write(b"GET / HTTP/1.1\r\nhost: h\r\n" + endless)
+                await writer.drain()
+                await reader.read()
+        writer.close()

@@ -69,7 +69,7 @@ def parse(endpoint: Endpoint, document: object, bodies: BodiesConfig = DEFAULT_B
 def parses_or_refuses(endpoint: Endpoint, document: object) -> None:
     try:
         call = parse(endpoint, document)
-        sent = json.loads(call.payload.for_model("m"))
+        sent = json.loads(call.payload.for_model("m", "fast"))
     except BadRequest:
         return
     assert call.endpoint is endpoint
@@ -113,7 +113,7 @@ def test_every_other_field_is_forwarded(
     expected = {**document, "model": "engine-id"}
     if call.adds_usage:
         expected["stream_options"] = {"include_usage": True}
-    assert json.loads(call.payload.for_model("engine-id")) == expected
+    assert json.loads(call.payload.for_model("engine-id", "fast")) == expected
     assert call.model == (model or AUTO)
     assert call.stream is (stream and endpoint.generates)
 
@@ -148,7 +148,7 @@ def test_usage_is_asked_for_once(
     """Only a stream that would hide its token counts is asked for them, in the dialects that do."""
     call = parse(endpoint, {**PROMPTS[endpoint], **fields})
     assert call.adds_usage is adds
-    assert json.loads(call.payload.for_model("m")).get("stream_options") == options
+    assert json.loads(call.payload.for_model("m", "fast")).get("stream_options") == options
 
 
 @pytest.mark.parametrize(
@@ -331,15 +331,13 @@ def test_detect_endpoint_needs_a_prompt() -> None:
     ("more", "draftable"),
     [
         ({}, True),
-        ({"use_beam_search": False, "background": None}, True),
+        ({"use_beam_search": False}, True),
         ({"use_beam_search": True}, False),
-        ({"background": True}, False),
     ],
 )
 def test_what_cannot_be_drafted_is_marked(more: dict[str, object], draftable: bool) -> None:
-    """The tokens of a beam, and of an answer in the background, tell nothing in time."""
-    endpoint = Endpoint.RESPONSES if "background" in more else Endpoint.CHAT
-    assert parse(endpoint, {**PROMPTS[endpoint], **more}).draftable is draftable
+    """The tokens of a beam tell nothing in time."""
+    assert parse(Endpoint.CHAT, {**PROMPTS[Endpoint.CHAT], **more}).draftable is draftable
 
 
 @pytest.mark.parametrize("endpoint", Endpoint)
@@ -415,6 +413,7 @@ def test_the_body_of_a_label_call(body: dict[str, object], sent: dict[str, objec
             900,
         ),
         (Endpoint.CHAT, {"tools": [{"type": "function", "description": "a" * 900}]}, 0, 900),
+        (Endpoint.CHAT, {"messages": [{"role": "developer", "tools": ["a" * 900]}, USER]}, 0, 900),
         (Endpoint.MESSAGES, {"tools": [{"name": "f", "input_schema": {"a": "b" * 900}}]}, 0, 900),
         (Endpoint.CHAT, {}, 0, 0),
     ],
@@ -448,16 +447,12 @@ def test_a_tool_result_is_no_ask() -> None:
 
 
 def test_the_label_of_a_response_is_not_stored() -> None:
-    """By the engine, which would keep it for nobody; and one that goes on from another response
-    does not hold the whole question."""
+    """By the engine, which would keep it for nobody."""
     body = {"input": "x", "store": True}
     call = parse_call(Endpoint.RESPONSES, json.dumps(body).encode(), request_id="r", tier=None)
     found = call.payload.for_label("m")
     assert found is not None
     assert json.loads(found) == {"input": "x", "store": False, "model": "m", "stream": False}
-    body = {"input": "x", "previous_response_id": "resp_1"}
-    call = parse_call(Endpoint.RESPONSES, json.dumps(body).encode(), request_id="r", tier=None)
-    assert call.payload.for_label("m") is None
 
 
 @pytest.mark.parametrize("content", [[], [{"type": "refusal", "refusal": "no"}], [{"text": 5}]])
@@ -468,3 +463,32 @@ def test_an_earlier_answer_without_text_is_refused(content: list[object]) -> Non
     with pytest.raises(InvalidField) as caught:
         parse_call(Endpoint.RESPONSES, body, request_id="id", tier=None)
     assert caught.value.param == "input[0].content"
+
+
+@pytest.mark.parametrize(
+    ("asked", "sent"),
+    [
+        ({}, 100),
+        (None, 100),
+        (-1, 100),
+        (7, 7),
+        (101, 100),
+        (-2, -2),
+        ("many", "many"),
+        (True, True),
+    ],
+)
+def test_a_tier_bounds_the_thinking(asked: object, sent: object) -> None:
+    """A budget is set or lowered, for chats to that tier alone; what is no budget, vLLM refuses."""
+    bodies = BodiesConfig(thinking_tokens_max={"strong": 100})
+    fields = {} if asked == {} else {"thinking_token_budget": asked}
+
+    def budget(endpoint: Endpoint, tier: str) -> object:
+        call = parse(endpoint, {**PROMPTS[endpoint], **fields, "stream": True}, bodies)
+        return json.loads(call.payload.for_model("m", tier)).get("thinking_token_budget")
+
+    assert budget(Endpoint.CHAT, "strong") == sent
+    untouched = fields.get("thinking_token_budget")
+    assert budget(Endpoint.CHAT, "fast") == untouched
+    assert budget(Endpoint.COMPLETIONS, "strong") == untouched
+    assert budget(Endpoint.MESSAGES, "strong") is None

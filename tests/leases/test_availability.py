@@ -202,6 +202,16 @@ async def test_some_first_bytes_are_no_token(options: dict[str, object]) -> None
         client.close()
 
 
+async def test_a_refusal_is_no_token() -> None:
+    """It comes at once, and would make a stalled tier look fast."""
+    async with running() as tier:
+        client = build_client(tier, watches_load=True)
+        tier.replicas[0].status = 400
+        await ask(client)
+        assert client.load().first_token_s is None
+        client.close()
+
+
 async def test_nobody_is_asked_where_no_rule_looks() -> None:
     """By default there is no measuring and no polling."""
     async with running() as tier:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections.abc import AsyncIterator, Awaitable, Callable
-from contextlib import asynccontextmanager
+from contextlib import ExitStack, asynccontextmanager
 
 import pytest
 
@@ -239,6 +240,78 @@ async def test_a_stream_that_breaks_is_not_begun_again() -> None:
         assert client.open_leases == 0
 
 
+@pytest.mark.parametrize(
+    "interim", [b"HTTP/1.1 100 Continue\r\n\r\n", b"HTTP/1.1 103 Early Hints\r\nlink: x\r\n\r\n"]
+)
+@pytest.mark.parametrize("pause_s", [0.0, 0.02])
+async def test_what_comes_before_the_answer_is_no_answer(interim: bytes, pause_s: float) -> None:
+    """The answer follows under a head of its own, and meets the call that it belongs to."""
+
+    async def hesitate(head: bytes, writer: asyncio.StreamWriter) -> None:
+        for data in (interim, interim, OK):
+            writer.write(data)
+            await writer.drain()
+            await asyncio.sleep(pause_s)
+
+    stub = EngineStub(hesitate)
+    async with running(stub) as (client, opener):
+        for _ in range(2):
+            async with client.exchange(REQUEST, start()) as answer:
+                assert (answer.status, dict(answer.headers).keys()) == (
+                    200,
+                    {b"content-type", b"content-length"},
+                )
+                assert await answer.read() == b"ok"
+        assert stub.connections == opener.granted == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"HTTP/1.1 101 Switching Protocols\r\nupgrade: x\r\nconnection: upgrade\r\n\r\nx",
+        b"HTTP/1.1 304 Not Modified\r\n\r\n",
+        b"HTTP/1.1 307 Temporary Redirect\r\nlocation: /x\r\ncontent-length: 0\r\n\r\n",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-le",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ncontent-length: 2\r\n\r\nok",
+        b"HTTP/1.1 200 OK\r\ncontent-length: 1\r\ntransfer-encoding: chunked\r\n\r\n1\r\nx\r\n",
+        b"garbage\r\n\r\n",
+        b"",
+    ],
+)
+async def test_an_engine_that_answers_nonsense_has_failed(
+    head: bytes, caplog: pytest.LogCaptureFixture
+) -> None:
+    """Nothing of it passes for an answer, no lease outlives it, and nothing of ours crashes."""
+
+    async def talk_nonsense(_: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(head)
+        await writer.drain()
+        writer.close()
+
+    stub = EngineStub(talk_nonsense)
+    async with running(stub) as (client, _):
+        with pytest.raises((UpstreamFailed, TierUnavailable)):
+            await read_all(client)
+        async with asyncio.timeout(2):
+            while len(stub.ended) < len(stub.requests):
+                await asyncio.sleep(0.005)
+    assert "Fatal error" not in caplog.text
+
+
+async def test_what_comes_after_an_answer_meets_no_other_call() -> None:
+    """A connection on which more comes than was announced is not used again, nor its lease."""
+
+    async def say_too_much(head: bytes, writer: asyncio.StreamWriter) -> None:
+        writer.write(OK + b"HTTP/1.1 200 OK\r\ncontent-length: 5\r\n\r\nwrong")
+
+    stub = EngineStub(say_too_much)
+    async with running(stub) as (client, opener):
+        assert [await read_all(client) for _ in range(3)] == [b"ok"] * 3
+        assert opener.granted == 3
+
+
 async def test_nobody_listens() -> None:
     """A tier whose replicas cannot be reached is unavailable, and every place is given back."""
     opener = FakeOpener(("127.0.0.1", 9))
@@ -246,6 +319,21 @@ async def test_nobody_listens() -> None:
     with pytest.raises(TierUnavailable):
         await read_all(client)
     assert client.open_leases == 0
+
+
+async def test_a_connection_that_does_not_come_is_not_waited_for_longer_than_the_answer() -> None:
+    """A host that says nothing, as one behind a cut link, keeps no call beyond its deadline."""
+    with socket.create_server(("127.0.0.1", 0), backlog=0) as silent, ExitStack() as others:
+        for _ in range(4):  # Its queue is full, and the kernel answers nobody any more.
+            other = others.enter_context(socket.socket())
+            other.setblocking(False)
+            other.connect_ex(silent.getsockname())
+        client = TierClient("fast", FakeOpener(silent.getsockname()), LeaseConfig())
+        async with asyncio.timeout(1.5):
+            with pytest.raises(DeadlineExceeded):
+                await read_all(client, DEADLINES.model_copy(update={"first_byte_s": 0.1}))
+        assert client.load().ongoing == 0
+        client.close()
 
 
 async def test_no_place_in_time() -> None:
@@ -318,24 +406,28 @@ async def test_a_complete_answer_that_was_too_much_at_once_leaves_a_good_connect
 
 
 async def test_an_engine_that_was_held_up_by_its_client_is_not_silent() -> None:
-    """The gap counts from when the Router reads again."""
+    """The gap counts from when the Router reads again, also where nothing more was on its way."""
+    size = BUFFER_BYTES_MAX + 1
+    reads = asyncio.Event()
+    gap_s = 0.6
 
     async def flood(head: bytes, writer: asyncio.StreamWriter) -> None:
-        writer.write(CHUNKED + b"200000\r\n" + b"x" * 0x200000 + b"\r\n")
-        await writer.drain()
-        await asyncio.sleep(0.1)
+        writer.write(CHUNKED + b"%x\r\n" % size + b"x" * size + b"\r\n")
+        await reads.wait()
+        await asyncio.sleep(gap_s / 2)
         writer.write(b"1\r\ny\r\n0\r\n\r\n")
 
-    deadlines = DEADLINES.model_copy(update={"gap_s": 0.25})
+    deadlines = DEADLINES.model_copy(update={"gap_s": gap_s})
     async with (
         running(EngineStub(flood)) as (client, _),
         client.exchange(REQUEST, start(deadlines)) as answer,
     ):
-        await asyncio.sleep(0.6)
+        await asyncio.sleep(1.8 * gap_s)
+        reads.set()
         body = b""
         while chunk := await answer.read():
             body += chunk
-    assert len(body) == 0x200001
+    assert len(body) == size + 1
 
 
 async def test_deadlines_do_not_begin_anew_with_another_replica() -> None:

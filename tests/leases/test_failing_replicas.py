@@ -183,6 +183,37 @@ async def test_calls_that_fail_everywhere_take_the_tier_from_nobody() -> None:
         assert await ask_often(client, clients=4, calls=2) == []
 
 
+async def test_a_call_on_a_good_replica_keeps_the_tier_up() -> None:
+    """Another call has met none but lost replicas; that the tier answers is seen all the same."""
+    good, lost = Replica(), Unreachable()
+    good.released.clear()
+    request = UpstreamRequest("/v1/chat/completions", b"{}", "id", stream=True)
+    async with tier_of(good, lost) as tier, client_of(tier) as client:
+        deadlines = DEADLINES.start(asyncio.get_running_loop().time())
+        async with client.exchange(request, deadlines) as answer:
+            assert len(good.asked) == 1
+            tier.replicas = [lost]
+            with pytest.raises(TierUnavailable):
+                await ask(client)
+            assert client.downs == 0
+            good.released.set()
+            assert await answer.read()
+
+
+async def test_a_replica_that_has_failed_is_not_asked_while_another_is_there() -> None:
+    """Ray would name it each time, because it has the fewest calls."""
+    bad, good = Replica(), Replica()
+    bad.status = 500
+    async with tier_of(bad, good) as tier, client_of(tier) as client:
+        await ask(client)
+        tier.replicas.reverse()
+        client._leases.reuse_s = 0.0  # Each call is a question to Ray, which names the bad one.
+        for _ in range(10):
+            await ask(client)
+        assert len(bad.asked) < 5  # Once for each penalty that has passed, if this machine is slow.
+        assert len(good.asked) == 11
+
+
 async def test_a_tier_none_of_whose_replicas_is_reached_is_down() -> None:
     """Calls that wait for replicas as lost as the others are no reason to think otherwise."""
     async with tier_of(Unreachable(), Unreachable()) as tier, client_of(tier) as client:

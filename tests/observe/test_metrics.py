@@ -77,6 +77,18 @@ def test_only_discarded_drafts_count_as_such() -> None:
     assert counted == {("fast", "in"): 3, ("fast", "out"): 16}
 
 
+@pytest.mark.parametrize(("status", "seen"), [(200, 1), (400, 0), (502, 0)])
+def test_a_refusal_is_no_first_token(status: int, seen: int) -> None:
+    """Its head comes at once and would make the tier look fast."""
+    metrics = CallMetrics()
+    decision = Decision("fast", "demo-fast", Reason.SIMPLE)
+    record = Record("r", Endpoint.CHAT, stream=True, decision=decision, status=status)
+    record.first_byte_s = 0.01
+    metrics.add(record)
+    names = [metric.info["name"] for metric, _, _ in metrics._observed]
+    assert names.count("serve_app_time_to_first_token_seconds") == seen
+
+
 def test_a_flush_empties_the_buffers(metrics: CallMetrics) -> None:
     """Ray takes every sample with its tags, once, and no Ray is started for it."""
     metrics.flush({"fast": lambda: (2, 1)})

@@ -64,6 +64,17 @@ async def test_a_slow_disk_does_not_hold_the_loop() -> None:
     await recorder.close()
 
 
+async def test_an_idle_router_reports() -> None:
+    """No call yet is no reason to take it for missing, as the alert for it would."""
+    reported = asyncio.Event()
+    log = FakeAccessLog()
+    recorder = CallRecorder(CallMetrics(), log, {}, [reported.set], flush_s=0.01)
+    recorder.start()
+    async with asyncio.timeout(5):
+        await reported.wait()
+    await recorder.close()
+
+
 async def test_the_rest_is_written_at_the_end() -> None:
     """After what a thread is still writing then, and once."""
     log = FakeAccessLog()

@@ -10,39 +10,51 @@ import ray
 from ray.serve.metrics import Gauge
 
 from serve_app.core.load import TierLoad
-from serve_app.observe.routing import ControlMetrics, LoadMetrics
+from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics
 
-METRICS = {
-    "serve_app_routing_threshold",
-    "serve_app_routing_strong_ratio",
-    "serve_app_routing_drift",
-}
+CONTROL = {"serve_app_routing_threshold", "serve_app_routing_strong_ratio"}
 
 
 @dataclass
 class State:
     """A controller at some moment."""
 
-    target: float = 0.3
     threshold: float = 0.5
     share: float | None = None
+
+
+@dataclass
+class Scores:
+    """A window of scores at some moment."""
+
     drift: float | None = None
     drifting: bool = False
 
 
 def test_drift_is_told_when_it_begins_and_when_it_ends(caplog: pytest.LogCaptureFixture) -> None:
-    """One line each, however often the state is read in between, and no Ray is started for it."""
-    state = State()
-    metrics = ControlMetrics(lambda: state)
+    """One line each, however often the scores are read in between, and no Ray is started for it."""
+    scores = Scores()
+    metrics = DriftMetrics(lambda: scores)
     for drifting in (False, True, True, True, False, False):
-        state.share, state.drift, state.drifting = 0.31, 0.4, drifting
+        scores.drift, scores.drifting = 0.4, drifting
         metrics.flush()
     assert [record.getMessage() for record in caplog.records] == [
-        "the scores of the calls drift: drift 0.40, threshold 0.500, share 0.310 of 0.300",
-        "the scores of the calls are steady again: "
-        "drift 0.40, threshold 0.500, share 0.310 of 0.300",
+        "the scores of the calls drift: drift 0.40",
+        "the scores of the calls are steady again: drift 0.40",
     ]
     assert not ray.is_initialized()
+
+
+def test_too_few_scores_have_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
+    """0 would say that all is as usual."""
+    told = gauges(monkeypatch)
+    scores = Scores()
+    metrics = DriftMetrics(lambda: scores)
+    metrics.flush()
+    assert told == {}
+    scores.drift = 0.02
+    metrics.flush()
+    assert told == {"serve_app_routing_drift": 0.02}
 
 
 def test_a_tier_that_goes_down_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
@@ -57,23 +69,16 @@ def test_a_tier_that_goes_down_is_told_once(caplog: pytest.LogCaptureFixture) ->
     assert not ray.is_initialized()
 
 
-def test_a_fixed_threshold_has_no_metrics(
-    caplog: pytest.LogCaptureFixture, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """Where there is no controller nothing is told, and what was told of the last one is over."""
-    told: list[str] = []
-    monkeypatch.setattr(Gauge, "set", lambda gauge, *_: told.append(gauge.info["name"]))
-    states: list[State | None] = [State(share=0.3, drift=0.4, drifting=True)]
+def test_a_fixed_threshold_has_no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Where there is no controller nothing is told."""
+    told = gauges(monkeypatch)
+    states: list[State | None] = [None]
     metrics = ControlMetrics(lambda: states[0])
     metrics.flush()
-    before, lines = len(told), len(caplog.records)
-    assert (set(told), lines) == (METRICS, 1)
-    states[0] = None
+    assert told == {}
+    states[0] = State(share=0.3)
     metrics.flush()
-    assert (len(told), len(caplog.records)) == (before, lines)
-    states[0] = State(drifting=True)
-    metrics.flush()
-    assert len(caplog.records) == lines + 1
+    assert set(told) == CONTROL
 
 
 def test_a_tier_that_tells_nothing_has_no_free_cache(monkeypatch: pytest.MonkeyPatch) -> None:

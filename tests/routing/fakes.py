@@ -20,7 +20,7 @@ class FakeScorer:
 class FakePayload:
     """A body that nobody reads."""
 
-    def for_model(self, model_id: str) -> bytes:
+    def for_model(self, model_id: str, tier: str) -> bytes:
         return b"{}"
 
     def for_label(self, model_id: str) -> bytes | None:

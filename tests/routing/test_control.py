@@ -11,7 +11,8 @@ from hypothesis import strategies as st
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Decision, Prompt, Reason, Turn
-from serve_app.routing.control import GAIN, SCORES_MIN, ShareController, ThresholdControl
+from serve_app.routing.control import GAIN, ShareController, ThresholdControl
+from serve_app.routing.drift import SCORES_MIN, ScoreWindow
 from serve_app.routing.scorer import HeuristicScorer
 from tests.routing.prompts import EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
 
@@ -102,7 +103,7 @@ def test_no_sequence_can_push_the_share_away(
     target: float, scores: list[float], repeats: int
 ) -> None:
     """Whatever the scores, the strong calls of any stretch miss the target by 1 / GAIN at most."""
-    controller = ShareController(config(target), scores=[0.5] * SCORES_MIN)
+    controller = ShareController(config(target), ScoreWindow(500, [0.5] * SCORES_MIN))
     owed = [0.0]
     for strong in stream(controller, scores * repeats):
         owed.append(owed[-1] + target - strong)
@@ -202,6 +203,34 @@ def test_a_fixed_threshold_needs_no_controller() -> None:
         control.note(decision(0.9), routing, "strong")
     assert control.threshold(routing) == 0.42
     assert control.state(routing) is None
+
+
+@pytest.mark.parametrize("target", [None, 0.3])
+def test_drift_is_told_with_a_fixed_threshold_too(target: float | None) -> None:
+    """What the threshold was calibrated on may be traffic of the past, held share or not."""
+    chance, control, routing = random.Random(8), ThresholdControl(), config(target)
+    seen = []
+    for draw in (easy, easy, hard):
+        for _ in range(routing.strong_ratio_window):
+            control.note(decision(draw(chance)), routing, "strong")
+        seen.append(control.scores(routing).drifting)
+    assert seen == [False, False, True]
+    assert (control.scores(routing).drift or 0) > 0.25
+
+
+def test_another_scorer_is_no_drift() -> None:
+    """Its scores are others, whatever the traffic; another threshold changes no score."""
+    chance, control = random.Random(8), ThresholdControl()
+    learned, other = config(None), config(None, strong_score_min=0.6)
+    for routing in (learned, other):
+        for _ in range(500):
+            control.note(decision(easy(chance)), routing, "strong")
+    heuristic = config(None, scorer="heuristic", strong_score_min=0.6)
+    assert control.scores(other).drift is not None
+    assert control.scores(heuristic).drift is None
+    for _ in range(1000):
+        control.note(decision(hard(chance)), heuristic, "strong")
+    assert not control.scores(heuristic).drifting
 
 
 def test_a_new_target_knows_the_scores_of_the_old_one() -> None:

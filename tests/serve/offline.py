@@ -1,7 +1,9 @@
-"""One engine in a process of its own: `python -m tests.serve.offline MODEL ENGINE PROMPT...`.
+"""One engine in a process of its own.
 
-ENGINE is JSON, as under `engine` of a tier. Prints the answers as JSON in a line that begins with
-`ANSWERS`; the engine ends with the process.
+    python -m tests.serve.offline MODEL ENGINE SAMPLING PROMPT...
+
+ENGINE is JSON, as under `engine` of a tier; SAMPLING too, as in a request. Prints the answers as
+JSON in a line that begins with `ANSWERS`; the engine ends with the process.
 """
 
 from __future__ import annotations
@@ -14,13 +16,13 @@ ANSWERS = "answers: "
 
 
 def main() -> None:
-    """Answer every prompt, at temperature 0."""
+    """Answer every prompt, at temperature 0 unless it is said otherwise."""
     # Here, because whoever wants `ANSWERS` would wait ten seconds for it.
     from vllm import LLM, SamplingParams
 
-    model, engine, *prompts = sys.argv[1:]
+    model, engine, given, *prompts = sys.argv[1:]
     llm = LLM(model, **json.loads(engine))
-    sampling = SamplingParams(temperature=0, max_tokens=24)
+    sampling = SamplingParams(**{"temperature": 0, "max_tokens": 24, **json.loads(given)})
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]
     answers = llm.chat(chats, sampling, use_tqdm=False)  # type: ignore[arg-type]  # TypedDicts
     print("\n" + ANSWERS + json.dumps([answer.outputs[0].text for answer in answers]))

@@ -105,7 +105,7 @@ class Service:
 
     def metric(self, name: str, **labels: str) -> float:
         """The sum of a Prometheus metric over everything Ray exports."""
-        text = "".join(httpx.get(f"http://{target}/metrics").text for target in _targets())
+        text = scrape()
         return sum(
             float(line.rsplit(" ", 1)[1])
             for line in text.splitlines()
@@ -115,7 +115,7 @@ class Service:
 
     def metric_by(self, name: str, label: str) -> dict[str, float]:
         """The sums of a Prometheus metric for each value of a label."""
-        text = "".join(httpx.get(f"http://{target}/metrics").text for target in _targets())
+        text = scrape()
         found = re.findall(rf'^{name}{{.*?{label}="([^"]*)".*}} (\S+)$', text, re.MULTILINE)
         sums: dict[str, float] = {}
         for value, count in found:
@@ -156,6 +156,11 @@ def _title(process: psutil.Process) -> str:
         return " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def scrape() -> str:
+    """All metrics that Ray's nodes export."""
+    return "".join(httpx.get(f"http://{target}/metrics").text for target in _targets())
 
 
 def _targets() -> list[str]:

@@ -6,6 +6,7 @@ import json
 import os
 import subprocess
 import sys
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
@@ -27,12 +28,14 @@ CPU = {
 QUESTIONS = {"What is the capital of France?": "Paris", "What is 17 + 25?": "42"}
 
 
-def answer(model: Path, engine: dict[str, Any]) -> list[str]:
+def answer(
+    model: Path, engine: dict[str, Any], prompts: Iterable[str] = QUESTIONS, **sampling: Any
+) -> list[str]:
     """What the model answers to the questions."""
     check_engine_args("tested", engine)
-    command = [sys.executable, "-m", "tests.serve.offline", str(model), json.dumps(engine)]
+    arguments = [str(model), json.dumps(engine), json.dumps(sampling), *prompts]
     done = subprocess.run(
-        [*command, *QUESTIONS],
+        [sys.executable, "-m", "tests.serve.offline", *arguments],
         cwd=ROOT,
         env={**os.environ, **CPU},
         capture_output=True,
@@ -58,3 +61,18 @@ def test_fewer_bits_still_know(tmp_path: Path) -> None:
     answers = answer(write_awq("strong", tmp_path / "awq"), engine)
     for text, wanted in zip(answers, QUESTIONS.values(), strict=True):
         assert wanted in text
+
+
+def test_a_budget_ends_the_thoughts() -> None:
+    """Only a prompt whose thoughts are open has them closed, when so many tokens are spent."""
+    engine = {"enforce_eager": True, "max_model_len": 1024, "reasoning_parser": "qwen3"}
+    [question, *_] = QUESTIONS
+    open_, none = answer(
+        demo.locate("fast"),
+        engine,
+        [f"{question}<think>", question],
+        thinking_token_budget=12,
+        skip_special_tokens=False,
+    )
+    assert open_.count("</think>") == 1
+    assert "</think>" not in none

@@ -5,6 +5,10 @@ BenchFailed
 ├── ServerNotReady      a server did not answer in time after its start
 ├── RequestsFailed      a server did not answer every request
 ├── NothingMeasured     no answer ended within the window
+├── CallFailed          a call of a measurement was not answered in full
+├── WindowTooShort      no call began within the window of a measurement
+├── PromptsTakeAll      answers are too short to be told from their prompts
+├── ReplicasChanged     a tier did not have the same replicas all the time
 └── GeneratorFailed     the load generator broke
 """
 
@@ -48,6 +52,40 @@ class NothingMeasured(BenchFailed):
 
     def __init__(self, server: str, phase: str, window_s: float) -> None:
         super().__init__(f"{server}, {phase}: no answer ended within {window_s:.1f} s")
+
+
+class CallFailed(BenchFailed):
+    """A call of a measurement was not answered in full."""
+
+    def __init__(self, path: str, reason: str) -> None:
+        super().__init__(f"a call of {path} failed: {reason}")
+
+
+class WindowTooShort(BenchFailed):
+    """No call began within the window of a measurement."""
+
+    def __init__(self, window_s: float) -> None:
+        super().__init__(f"no call began within {window_s:.1f} s: give more --seconds")
+
+
+class PromptsTakeAll(BenchFailed):
+    """Answers are too short to be told from their prompts."""
+
+    def __init__(self, share: float) -> None:
+        super().__init__(
+            f"prompts take {share:.0%} of the time of the typical calls: give more --output-tokens "
+            "or fewer --prompt-tokens"
+        )
+
+
+class ReplicasChanged(BenchFailed):
+    """A tier did not have the same replicas all the time."""
+
+    def __init__(self, tier: str, before: int, after: int) -> None:
+        super().__init__(
+            f"tier {tier} had {before} running replicas at the begin and {after} at the end: "
+            "measure again with replicas.min and replicas.max equal"
+        )
 
 
 class GeneratorFailed(BenchFailed):

@@ -34,9 +34,12 @@ def print_report(console: Console, machine: Machine, grids: Sequence[Grid]) -> N
         console.print(table)
 
 
-def render_section(machine: Machine, command: str, grids: Sequence[Grid]) -> str:
+def render_section(
+    machine: Machine, command: str, grids: Sequence[Grid], notes: Sequence[str] = ()
+) -> str:
     """One dated section of the log, in Markdown."""
-    head = [f"## {machine.at}: `{command}`", "", *(f"- {line}" for line in machine.lines), ""]
+    lines = (*machine.lines, *notes)
+    head = [f"## {machine.at}: `{command}`", "", *(f"- {line}" for line in lines), ""]
     return "\n".join(head) + "\n" + "\n".join(render_grid(grid) for grid in grids)
 
 

@@ -35,6 +35,10 @@ class Owned:
         if self._owner.poll() is not None:
             raise ServerEnded(self.name, self.log_tail())
 
+    def read_log(self) -> str:
+        """All that it wrote."""
+        return self._log.read_bytes().decode(errors="replace")
+
     def log_tail(self) -> str:
         """The end of what it wrote."""
         return self._log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")

@@ -71,7 +71,7 @@ def _rates(phase: str, runs: Sequence[Measurement]) -> Grid:
             _milliseconds(run.ttft_p99_ms),
             _milliseconds(run.total_p50_ms),
             _milliseconds(run.total_p99_ms),
-            _elsewhere(run.elsewhere_ratio),
+            render_elsewhere(run.elsewhere_ratio),
         )
         for run in runs
     ]
@@ -111,6 +111,6 @@ def _milliseconds(value: float | None, digits: int = 1) -> str:
     return "-" if value is None or not round(value, digits) else f"{value:.{digits}f}"
 
 
-def _elsewhere(share: float) -> str:
+def render_elsewhere(share: float) -> str:
     """CPU that no process of the run used. Where it is much, the figures are not reliable."""
     return f"{share:.0%}" + (" (!)" if share > _NOISY_RATIO else "")

@@ -1,84 +1,148 @@
-"""The GPUs, as the driver's own `nvidia-smi` tells it: it is there wherever the driver is."""
+"""The GPUs of this machine, against the tiers that compute on GPUs."""
 
 from __future__ import annotations
 
-import re
-import shutil
-import subprocess
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
 
 from serve_app.config.tiers import TierConfig
+from serve_app.offline.doctor.cards import Card, Run, run_nvidia_smi
 from serve_app.offline.doctor.finding import Finding, Level, note, ok
+from serve_app.offline.doctor.links import check_links
 
-Run = Callable[[Sequence[str]], str | None]
-
-QUERY = "index,name,memory.total,memory.used,driver_version,clocks_throttle_reasons.hw_slowdown"
 MEMORY_USED_RATIO_MAX = 0.05
 """An idle driver holds some hundred MiB; an orphaned engine nearly all."""
 
-_NVLINK = re.compile(r"\bNV\d+\b")
-TIMEOUT_S = 30.0
+DRIVER_MIN = (580, 65, 6)
+"""The first driver of CUDA 13, which the pinned PyTorch and vLLM are built for. Any CUDA 13.x runs
+on drivers from R580 on (NVIDIA: CUDA Compatibility, Minor Version Compatibility, table 1)."""
 
 
-def run_nvidia_smi(arguments: Sequence[str]) -> str | None:
-    """What it prints, None where it is missing or fails."""
-    path = shutil.which("nvidia-smi")
-    if path is None:
-        return None
-    try:
-        done = subprocess.run(
-            [path, *arguments], capture_output=True, text=True, timeout=TIMEOUT_S, check=False
-        )
-    except (OSError, subprocess.TimeoutExpired):
-        return None
-    return done.stdout if done.returncode == 0 else None
-
-
-def check_gpus(tiers: Sequence[TierConfig], run: Run = run_nvidia_smi) -> Iterator[Finding]:
+def check_gpus(
+    tiers: Sequence[TierConfig],
+    cards: Sequence[Card] | None,
+    environment: Mapping[str, str],
+    run: Run = run_nvidia_smi,
+) -> Iterator[Finding]:
     """The cards of this machine, against the tiers that compute on GPUs."""
     wanted = [tier for tier in tiers if tier.accelerator == "gpu"]
-    text = run([f"--query-gpu={QUERY}", "--format=csv,noheader,nounits"])
-    if text is None:
-        if wanted:
-            yield Finding(
-                Level.WARNING,
-                "GPUs",
-                "nvidia-smi is not there, or fails",
-                f"{', '.join(tier.name for tier in wanted)}: replicas need GPUs. A node without "
-                "any can still be the head, or hold Routers.",
-                "Install NVIDIA's driver, or run this on a GPU node.",
-            )
-        else:
-            yield note("GPUs", "none here, and no tier wants one")
+    if cards is None:
+        yield _no_driver(wanted)
         return
-    cards = [[cell.strip() for cell in line.split(",")] for line in text.splitlines() if line]
     if not cards:
         yield note("GPUs", "the driver knows none")
         return
-    names = ", ".join(dict.fromkeys(card[1] for card in cards))
-    yield ok("GPUs", f"{len(cards)} x {names}, driver {cards[0][4]}")
-    for index, _, total, used, _, slowed in cards:
-        if float(used) > MEMORY_USED_RATIO_MAX * float(total):
+    names = ", ".join(dict.fromkeys(card.name for card in cards))
+    yield ok("GPUs", f"{len(cards)} x {names}, driver {cards[0].driver}")
+    for card in cards:
+        yield from _check_card(card)
+    if wanted:
+        yield from _check_driver(cards[0].driver, environment)
+        yield from _check_mig(cards)
+        yield from _check_names(wanted, cards)
+        yield from _check_size(wanted, len(cards))
+        yield from check_links(wanted, cards, run)
+
+
+def _no_driver(wanted: Sequence[TierConfig]) -> Finding:
+    if not wanted:
+        return note("GPUs", "none here, and no tier wants one")
+    return Finding(
+        Level.WARNING,
+        "GPUs",
+        "nvidia-smi is not there, or fails",
+        f"{', '.join(tier.name for tier in wanted)}: replicas need GPUs. A node without "
+        "any can still be the head, or hold Routers.",
+        "Install NVIDIA's driver, or run this on a GPU node.",
+    )
+
+
+def _check_card(card: Card) -> Iterator[Finding]:
+    total, used = card.memory_mib, card.used_mib
+    if total and used and used > MEMORY_USED_RATIO_MAX * total:
+        yield Finding(
+            Level.WARNING,
+            "GPUs",
+            f"GPU {card.index} has {used / 1024:.1f} of {total / 1024:.1f} GiB in use",
+            "If no replica runs there it is an orphaned engine, and the next one does not fit.",
+            "nvidia-smi names the process; docs/operations.md, Orphans.",
+        )
+    if card.slowed:
+        yield Finding(
+            Level.WARNING,
+            "GPUs",
+            f"GPU {card.index} is slowed down by its hardware",
+            "Heat or power holds its clock down; every token takes longer.",
+            "nvidia-smi -q -d PERFORMANCE; look at cooling and power.",
+        )
+
+
+def _check_driver(driver: str, environment: Mapping[str, str]) -> Iterator[Finding]:
+    version = tuple(int(part) for part in driver.split(".") if part.isdecimal())
+    if version >= DRIVER_MIN:
+        return
+    compat = _find_compat(environment)
+    yield Finding(
+        Level.WARNING if compat else Level.ERROR,
+        "driver",
+        f"{driver} is older than {'.'.join(f'{part:02}' for part in DRIVER_MIN)}"
+        + (f", and {compat} stands before it" if compat else ""),
+        "PyTorch and vLLM are built for CUDA 13, which runs on drivers from R580 on. On "
+        "data-centre cards NVIDIA's forward-compatibility package makes it run on some older ones.",
+        "Install a driver of branch R580 or later. Or the package cuda-compat-13-0, with its "
+        "directory in LD_LIBRARY_PATH of every Ray process.",
+    )
+
+
+def _find_compat(environment: Mapping[str, str]) -> Path | None:
+    """NVIDIA's forward-compatibility library, by the name of the directory that its package has.
+
+    Other directories hold the installed driver's own library, as /usr/local/nvidia/lib64 does.
+    """
+    parts = map(Path, environment.get("LD_LIBRARY_PATH", "").split(":"))
+    places = [part / "libcuda.so.1" for part in parts if "compat" in part.parts]
+    return next((place for place in places if place.exists()), None)
+
+
+def _check_mig(cards: Iterable[Card]) -> Iterator[Finding]:
+    split = [card.index for card in cards if card.mig]
+    if split:
+        yield Finding(
+            Level.ERROR,
+            "MIG",
+            f"MIG mode is on: GPU {', '.join(map(str, split))}",
+            "CUDA shows a process one instance of such a card, whatever its size, and no "
+            "tensor-parallel group can span instances. Ray still counts the card as one GPU.",
+            "nvidia-smi -i INDEX -mig 0 while nothing runs on the card; or take the node out of "
+            "the tiers' pool.",
+        )
+
+
+def _check_names(tiers: Iterable[TierConfig], cards: Sequence[Card]) -> Iterator[Finding]:
+    if len({card.ray_name for card in cards}) > 1:
+        names = ", ".join(dict.fromkeys(card.ray_name for card in cards))
+        yield Finding(
+            Level.WARNING,
+            "GPUs",
+            f"this node has several kinds of cards: {names}",
+            f"Ray calls all of them {cards[0].ray_name}, after the first one.",
+            "One kind of card a node; the others can be a node of their own in a container.",
+        )
+    here = cards[0].ray_name
+    for tier in tiers:
+        if tier.accelerator_type not in (None, here):
             yield Finding(
                 Level.WARNING,
                 "GPUs",
-                f"GPU {index} has {float(used) / 1024:.1f} of {float(total) / 1024:.1f} GiB in use",
-                "If no replica runs there it is an orphaned engine, and the next one does not fit.",
-                "nvidia-smi names the process; docs/operations.md, Orphans.",
+                f"{tier.name} wants accelerator_type {tier.accelerator_type}, and Ray calls this "
+                f"node's cards {here}",
+                "No replica of it is placed here.",
+                f"Fine if other nodes are for it; else accelerator_type: {here}, or at `ray start` "
+                f"--resources '{{\"accelerator_type:{tier.accelerator_type}\": 1}}'.",
             )
-        if slowed == "Active":
-            yield Finding(
-                Level.WARNING,
-                "GPUs",
-                f"GPU {index} is slowed down by its hardware",
-                "Heat or power holds its clock down; every token takes longer.",
-                "nvidia-smi -q -d PERFORMANCE; look at cooling and power.",
-            )
-    yield from _check_size(wanted, len(cards))
-    yield from _check_links(wanted, len(cards), run)
 
 
-def _check_size(tiers: Sequence[TierConfig], cards: int) -> Iterator[Finding]:
+def _check_size(tiers: Iterable[TierConfig], cards: int) -> Iterator[Finding]:
     for tier in tiers:
         if tier.tensor_parallel_size > cards:
             yield Finding(
@@ -89,22 +153,3 @@ def _check_size(tiers: Sequence[TierConfig], cards: int) -> Iterator[Finding]:
                 "A tensor-parallel group lies on one node, so no replica of it will run here.",
                 "Fine if other nodes are for it; else a smaller tensor_parallel_size.",
             )
-
-
-def _check_links(tiers: Sequence[TierConfig], cards: int, run: Run) -> Iterator[Finding]:
-    if cards < 2 or not any(tier.tensor_parallel_size > 1 for tier in tiers):
-        return
-    topology = run(["topo", "-m"])
-    if topology is None:
-        yield note("GPU links", "nvidia-smi topo -m fails")
-    elif _NVLINK.search(topology):
-        yield ok("GPU links", "NVLink")
-    else:
-        yield Finding(
-            Level.WARNING,
-            "GPU links",
-            "no NVLink between the GPUs",
-            "Tensor parallelism exchanges data after every layer; over PCIe that costs much of "
-            "what more GPUs bring.",
-            "Fewer GPUs a group (a quantised model), or pipeline parallelism.",
-        )

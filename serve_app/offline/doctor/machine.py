@@ -112,6 +112,23 @@ def check_shared_memory(path: str = "/dev/shm") -> Finding:
     )
 
 
+def list_ports(http_port: int, environment: Mapping[str, str]) -> dict[int, str]:
+    """The ports that Ray and Serve open by number, and who uses them."""
+    found = {http_port: "public"}
+    for name, port, use in SERVE_PORTS:
+        given = environment.get(name, "")
+        found.setdefault(int(given) if given.isdecimal() else port, use)
+    return {**found, 6379: "Ray, on the head"}
+
+
+SERVE_PORTS = (
+    ("RAY_SERVE_HAPROXY_METRICS_PORT", 9101, "HAProxy's metrics"),
+    ("RAY_SERVE_HAPROXY_STATS_PORT", 8404, "HAProxy's statistics"),
+    ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500, "Serve's fallback proxy, on the head"),
+)
+"""The variables that move them, and what Ray takes without; a test compares with Ray."""
+
+
 def check_ports(ports: Mapping[int, str], host: str) -> Iterator[Finding]:
     """Whether each port, named by its use, can be opened, or who has it."""
     owners = _owners()
@@ -192,6 +209,10 @@ WHY: Mapping[str, str] = {
     "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": (
         "Small replicas spread over all nodes and leave no room for one that needs many GPUs."
     ),
+    "VLLM_USE_FLASHINFER_SAMPLER": (
+        "Engines would compile CUDA when they start, and die where there is no nvcc."
+    ),
+    "VLLM_USE_DEEP_GEMM": "Engines with FP8 in blocks would die where there is no nvcc.",
     "RAY_USAGE_STATS_ENABLED": "Ray would report usage statistics to the outside.",
     "VLLM_NO_USAGE_STATS": "vLLM would report usage statistics to the outside.",
     "DO_NOT_TRACK": "Libraries would report usage statistics to the outside.",

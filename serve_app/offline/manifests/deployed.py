@@ -3,45 +3,77 @@
 from __future__ import annotations
 
 import json
+from collections.abc import Mapping, Sequence
 from typing import Any
 
-from serve_app.config.load import IMPORT_PATH, ServeConfig
+from serve_app.config.app import AppConfig, RouterConfig
+from serve_app.config.load import IMPORT_PATH, ROUTER_NAME, ServeConfig
 from serve_app.config.tiers import DEMO_PREFIX, TierConfig
-from serve_app.offline.manifests.pools import POOL_LABEL
+from serve_app.deploy.pools import NodePool
 
 MODELS_DIR = "/models"
 """Where every node finds the weights."""
 
 
-def deploy_document(config: ServeConfig, *, pools: bool) -> dict[str, Any]:
+def deploy_document(config: ServeConfig, pools: Sequence[NodePool] = ()) -> dict[str, Any]:
     """The Serve config file for machines other than this one.
 
     The public port is open on all interfaces: a container's own loopback reaches nobody. Models
     that the engine would fetch from a hub come from directories below `MODELS_DIR`, for no node has
-    a way out. With `pools`, a GPU tier without node labels keeps to the nodes of its own pool.
+    a way out. With `pools`, tiers and Routers keep to the nodes of their own pool, and what a tier
+    says of the nodes' labels is said to Kubernetes instead (`NodePool.machines`).
     """
     # By way of JSON: what was one YAML anchor must not be one object any more.
     document: dict[str, Any] = json.loads(json.dumps(config.document))
     document.setdefault("http_options", {})["host"] = "0.0.0.0"
-    tiers = {tier.name: tier for tier in config.app.tiers}
+    labels = {name: dict(pool.labels) for pool in pools for name in pool.deployments}
     for application in document["applications"]:
         if application["import_path"] == IMPORT_PATH:
-            for written in application["args"]["tiers"]:
-                _deploy_tier(written, tiers[written["name"]], pools=pools)
+            _deploy_tiers(application, config.app, labels)
+            if ROUTER_NAME in labels:
+                _deploy_router(application, config.app.router, labels[ROUTER_NAME])
     return document
 
 
-def _deploy_tier(written: dict[str, Any], tier: TierConfig, *, pools: bool) -> None:
-    if is_fetched(tier):
-        written["model_source"] = model_dir(tier)
-        written["env"] = {"HF_HUB_OFFLINE": "1", **written.get("env", {})}
-    if pools and tier.accelerator == "gpu" and not tier.placement.node_labels:
-        written.setdefault("placement", {})["node_labels"] = {POOL_LABEL: tier.name}
+def _deploy_tiers(
+    application: dict[str, Any], app: AppConfig, labels: Mapping[str, dict[str, str]]
+) -> None:
+    tiers = {tier.name: tier for tier in app.tiers}
+    for written in application["args"]["tiers"]:
+        tier = tiers[written["name"]]
+        if is_fetched(tier):
+            written["model_source"] = model_dir(tier)
+            written["env"] = {"HF_HUB_OFFLINE": "1", **written.get("env", {})}
+        if tier.name in labels:
+            placement = written.get("placement", {})
+            written["placement"] = {**placement, "node_labels": labels[tier.name]}
+
+
+def _deploy_router(
+    application: dict[str, Any], router: RouterConfig, labels: dict[str, str]
+) -> None:
+    """Serve takes these in place of those that the application gives, so they are complete."""
+    deployments = application.setdefault("deployments", [])
+    written = next((one for one in deployments if one["name"] == ROUTER_NAME), None)
+    if written is None:
+        written = {"name": ROUTER_NAME}
+        deployments.append(written)
+    own = {"num_cpus": router.cpus, "runtime_env": {"env_vars": dict(router.env)}}
+    written["ray_actor_options"] = {
+        **own,
+        **written.get("ray_actor_options", {}),
+        "label_selector": labels,
+    }
 
 
 def is_fetched(tier: TierConfig) -> bool:
     """Whether the engine would fetch the model from a hub by itself."""
     return not tier.source.startswith(("/", DEMO_PREFIX)) and "://" not in tier.source
+
+
+def is_mounted(tier: TierConfig) -> bool:
+    """Whether the weights are in the volume of models, once the config is deployed."""
+    return is_fetched(tier) or tier.source.startswith(f"{MODELS_DIR}/")
 
 
 def model_dir(tier: TierConfig) -> str:

@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import json
+from collections.abc import Iterable, Set
 from typing import Any
 
 import yaml
@@ -9,20 +12,39 @@ import yaml
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import deployed_environment
 from serve_app.config.load import ServeConfig
-from serve_app.offline.manifests.deployed import deploy_document, is_fetched, model_dir
-from serve_app.offline.manifests.pools import (
-    POOL_LABEL,
-    NodePool,
-    drain_s,
-    head_cpus,
-    move_s,
-    plan_pools,
-    stop_s,
-)
+from serve_app.config.scaled import read_scaled
+from serve_app.deploy.fit import parse_selector
+from serve_app.deploy.pools import POD_MEMORY_GIB, NodePool, fits_on_head, plan_pods
+from serve_app.offline.manifests.deployed import deploy_document, is_fetched, is_mounted, model_dir
+from serve_app.offline.manifests.pools import drain_s, head_cpus, move_s, stop_s
 
 HEADER = "# Written by `serve-app manifests` from {source}; a test keeps it true.\n"
 CLUSTER = "/spec/rayClusterConfig"
-Operation = dict[str, Any]
+HEAD = f"{CLUSTER}/headGroupSpec/template/spec/containers/0"
+Object = dict[str, Any]
+
+GPU_LABEL = "serve-app/gpu"
+"""The label of Kubernetes' nodes that names their GPUs, by Ray's name of them."""
+KUBERNETES_LABELS = {
+    "ray.io/availability-zone": "topology.kubernetes.io/zone",
+    "ray.io/region": "topology.kubernetes.io/region",
+    "ray.io/accelerator-type": GPU_LABEL,
+}
+"""What Kubernetes calls the labels that Ray's nodes have by themselves."""
+NAMESPACE = """apiVersion: v1
+kind: Namespace
+metadata:
+  name: serve-app
+  labels:
+    pod-security.kubernetes.io/enforce: restricted
+"""
+POD_CPUS = 1
+"""Of a pod beside those that Ray gives away: for the raylet, HAProxy and the agents."""
+MODEL_PARTS = frozenset({"models", "models-list", "models-are-there"})
+CACHE_PARTS = frozenset({"compile-cache"})
+"""What a pod has for its models, and for the code that its GPU engines compile, by name."""
+SHM_PART = 4
+"""A pod's shared memory is such a part of its memory."""
 
 
 class _Dumper(yaml.SafeDumper):
@@ -40,7 +62,7 @@ def _represent_text(dumper: yaml.SafeDumper, text: str) -> yaml.ScalarNode:
 _Dumper.add_representer(str, _represent_text)
 
 
-def _dump(value: object) -> str:
+def dump(value: object) -> str:
     return yaml.dump(value, Dumper=_Dumper, sort_keys=False, width=120)
 
 
@@ -51,8 +73,8 @@ def render_environment() -> str:
 
 
 def render_serve_file(config: ServeConfig, source: str) -> str:
-    """The config for a container that is reached from outside."""
-    return HEADER.format(source=source) + _dump(deploy_document(config, pools=False))
+    """The config for machines or a container that are reached from outside."""
+    return HEADER.format(source=source) + dump(deploy_document(config))
 
 
 def render_models(app: AppConfig, source: str) -> str:
@@ -67,36 +89,178 @@ def render_drain(app: AppConfig, source: str) -> str:
     return HEADER.format(source=source) + lines
 
 
+def render_node(pool: NodePool, source: str) -> str:
+    """The part of a machine's `node.env` that follows from the config: what it offers to Ray."""
+    labels = ",".join(f"{key}={value}" for key, value in pool.labels.items())
+    # systemd takes what is in single quotes as it is.
+    return (
+        HEADER.format(source=source)
+        + f"# {', '.join(pool.deployments)}: {pool.nodes_min} to {pool.nodes_max} machines with at "
+        f"least {pool.cpus} CPUs{f' and {pool.gpus} GPUs' if pool.gpus else ''}\n"
+        f"NODE_LABELS={labels}\n"
+        f"NODE_RESOURCES='{json.dumps(dict(pool.custom))}'\n"
+    )
+
+
+# --- Kubernetes ---
+
+
 def render_patch(config: ServeConfig, source: str) -> str:
-    """A JSON patch of the RayService: all in it that follows from the config."""
-    app = config.app
+    """A JSON patch of the RayService: all in it that follows from the config, but the workers."""
+    app = read_scaled(config)
     operations = [
-        _add("/spec/serveConfigV2", _dump(deploy_document(config, pools=True))),
+        _add("/spec/serveConfigV2", dump(deploy_document(config, plan_pods(app)))),
         # The old cluster of an upgrade stays until its last stream has ended.
         _add("/spec/rayClusterDeletionDelaySeconds", drain_s(app)),
         _add(f"{CLUSTER}/headGroupSpec/resources", {"CPU": str(head_cpus(app))}),
     ]
-    for index, pool in enumerate(plan_pools(app)):
-        operations += _patch_group(f"{CLUSTER}/workerGroupSpecs/{index}", pool, app)
-    return HEADER.format(source=source) + _dump(operations)
+    if fits_on_head(app):
+        operations.append(_add(f"{HEAD}/resources", head_resources(app)))
+    return HEADER.format(source=source) + dump(operations)
 
 
-def _patch_group(path: str, pool: NodePool, app: AppConfig) -> list[Operation]:
-    container = f"{path}/template/spec/containers/0"
+def head_resources(app: AppConfig) -> Object:
+    engines = sum(tier.replicas.max * tier.data_parallel_size for tier in app.tiers)
+    memory = f"{POD_MEMORY_GIB * (1 + engines)}Gi"
+    return {
+        "requests": {
+            "cpu": str(head_cpus(app) + POD_CPUS),
+            "memory": memory,
+            "ephemeral-storage": "10Gi",
+        },
+        "limits": {"memory": memory, "ephemeral-storage": "20Gi"},
+    }
+
+
+def render_workers(app: AppConfig, pod: Object, source: str) -> str:
+    """The pools of workers, as a part of the RayService; `pod` is what all their pods share."""
+    groups = [build_group(pool, pod, app) for pool in plan_pods(app)]
+    service = {
+        "apiVersion": "ray.io/v1",
+        "kind": "RayService",
+        "metadata": {"name": "serve-app"},
+        "spec": {"rayClusterConfig": {"workerGroupSpecs": groups}},
+    }
+    return HEADER.format(source=source) + dump(service)
+
+
+def build_group(pool: NodePool, pod: Object, app: AppConfig) -> Object:
+    return {
+        "groupName": pool.name,
+        "minReplicas": pool.nodes_min,
+        "maxReplicas": pool.nodes_max,
+        "labels": dict(pool.labels),
+        "resources": {name: str(amount) for name, amount in pool.resources.items()},
+        "rayStartParams": {"metrics-export-port": "8080"},
+        "template": _build_pod(pool, pod, app),
+    }
+
+
+def _build_pod(pool: NodePool, pod: Object, app: AppConfig) -> Object:
+    made = copy.deepcopy(pod)
+    spec = made["spec"]
+    if not any(is_mounted(tier) for tier in app.tiers if tier.name in pool.deployments):
+        _leave_out(spec, MODEL_PARTS)
+    if not pool.gpus:
+        _leave_out(spec, CACHE_PARTS)
+    (container,) = spec["containers"]
+    _add_resources(container["resources"], pool)
+    (shm,) = [volume for volume in spec["volumes"] if volume["name"] == "shm"]
+    shm["emptyDir"]["sizeLimit"] = f"{pool.memory_gib // SHM_PART}Gi"
     drain = ["serve-app", "drain-node", "--wait-s", str(move_s(app))]
+    container["lifecycle"] = {"preStop": {"exec": {"command": drain}}}
+    spec["terminationGracePeriodSeconds"] = stop_s(app)
+    spec.update(_choose_machines(pool))
+    spec["topologySpreadConstraints"] = _spread(pool)
+    return made
+
+
+def _add_resources(resources: Object, pool: NodePool) -> None:
+    memory = {"memory": f"{pool.memory_gib}Gi"}
+    gpus = {"nvidia.com/gpu": pool.gpus} if pool.gpus else {}
+    cpu = {"cpu": str(pool.cpus + POD_CPUS)}
+    resources["requests"] = {**cpu, **memory, **resources["requests"], **gpus}
+    resources["limits"] = {**memory, **resources["limits"], **gpus}
+
+
+def _leave_out(spec: Object, parts: Set[str]) -> None:
+    """Take volumes, their mounts and init containers of these names out of a pod."""
+
+    def keep(items: Iterable[Object]) -> list[Object]:
+        return [item for item in items if item["name"] not in parts]
+
+    spec["volumes"] = keep(spec["volumes"])
+    preparing = keep(spec.pop("initContainers", ()))
+    if preparing:
+        spec["initContainers"] = preparing
+    for container in (*preparing, *spec["containers"]):
+        container["volumeMounts"] = keep(container["volumeMounts"])
+
+
+def _choose_machines(pool: NodePool) -> Object:
+    """The kind of GPU by a label of our own, and what a tier says of nodes as it says it."""
+    chosen: Object = {}
+    if pool.accelerator_type:
+        chosen["nodeSelector"] = {GPU_LABEL: pool.accelerator_type}
+    if pool.machines:
+        rules = [_match(key, selector) for key, selector in pool.machines.items()]
+        terms = {"nodeSelectorTerms": [{"matchExpressions": rules}]}
+        wanted = {"requiredDuringSchedulingIgnoredDuringExecution": terms}
+        chosen["affinity"] = {"nodeAffinity": wanted}
+    return chosen
+
+
+def _match(key: str, selector: str) -> Object:
+    values, without = parse_selector(selector)
+    operator = "NotIn" if without else "In"
+    return {"key": KUBERNETES_LABELS.get(key, key), "operator": operator, "values": values}
+
+
+def _spread(pool: NodePool) -> list[Object]:
+    """Over machines, one cluster of an upgrade apart from the other.
+
+    Where the config bounds how many a node holds, pods wait rather than come together. Others come
+    together where they have to: a machine that is full must not keep a tier from growing.
+    """
+    common = {
+        "topologyKey": "kubernetes.io/hostname",
+        "nodeTaintsPolicy": "Honor",
+        "labelSelector": {"matchLabels": {"ray.io/group": pool.name}},
+        "matchLabelKeys": ["ray.io/cluster"],
+    }
+    evenly = {"maxSkew": 1, "whenUnsatisfiable": "ScheduleAnyway", **common}
+    if pool.apart is None:
+        return [evenly]
+    return [{"maxSkew": pool.apart, "whenUnsatisfiable": "DoNotSchedule", **common}, evenly]
+
+
+def render_budgets(app: AppConfig, source: str) -> str:
+    """A budget for each pool: as many pods as the least replicas need are not drained away."""
+    budgets = [_build_budget(pool) for pool in plan_pods(app) if pool.nodes_min]
+    return HEADER.format(source=source) + yaml.dump_all(budgets, Dumper=_Dumper, sort_keys=False)
+
+
+def _build_budget(pool: NodePool) -> Object:
+    part_of = {"app.kubernetes.io/part-of": "serve-app"}
+    selector = {"matchLabels": {**part_of, "ray.io/group": pool.name}}
+    return {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": f"ray-{pool.name}", "labels": part_of},
+        "spec": {"minAvailable": pool.nodes_min, "selector": selector},
+    }
+
+
+def render_sizes(index: int, pool: NodePool) -> list[Object]:
+    """A JSON patch of a RayCluster that runs: how many pods one of its groups has."""
+    path = f"/spec/workerGroupSpecs/{index}"
     return [
         {"op": "test", "path": f"{path}/groupName", "value": pool.name},
-        _add(f"{path}/minReplicas", pool.nodes_min),
-        _add(f"{path}/maxReplicas", pool.nodes_max),
-        _add(f"{path}/labels", {POOL_LABEL: pool.name}),
-        _add(f"{path}/resources", {name: str(n) for name, n in pool.resources.items()}),
-        _add(f"{container}/resources/limits/nvidia.com~1gpu", pool.gpus),
-        _add(f"{container}/resources/requests/nvidia.com~1gpu", pool.gpus),
-        _add(f"{container}/lifecycle", {"preStop": {"exec": {"command": drain}}}),
-        _add(f"{path}/template/spec/terminationGracePeriodSeconds", stop_s(app)),
+        {"op": "replace", "path": f"{path}/minReplicas", "value": pool.nodes_min},
+        {"op": "replace", "path": f"{path}/maxReplicas", "value": pool.nodes_max},
     ]
 
 
-def _add(path: str, value: object) -> Operation:
+def _add(path: str, value: object) -> Object:
     """`add` on a key that is there replaces it."""
     return {"op": "add", "path": path, "value": value}

@@ -13,13 +13,29 @@ from serve_app.offline.planning.errors import PlanningFailed
 from serve_app.offline.planning.quantization import Compute
 
 TABLE = Path(__file__).with_name("cards.toml")
+GENERATIONS = Path(__file__).with_name("generations.toml")
 GIB = 1024**3
+PCIE_GB_S = 32.0
+"""Of PCIe 4.0 x16 in one direction, where NVLink does not reach."""
 REQUIRED = ("memory_gib", "bandwidth_gb_s", "bf16_tflops")
 
 
 @dataclass(frozen=True)
+class Generation:
+    """What decoding reaches on GPUs of one generation, and where that is known from."""
+
+    bandwidth_reached: float
+    """Of the memory's peak rate."""
+    layer_us: float
+    """Of each layer of a decoding step beside the reading: kernel launches and small kernels."""
+    source: str
+    newer: str = ""
+    """A newer row that nothing was fitted to."""
+
+
+@dataclass(frozen=True)
 class Card:
-    """One GPU. Rates are peaks; `roofline` says what of them is reached."""
+    """One GPU. Rates are peaks; `generation` and `roofline` say what of them is reached."""
 
     name: str
     memory_gib: float
@@ -28,11 +44,25 @@ class Card:
     fp8_tflops: float = 0.0
     """0: the card does not compute in FP8, and vLLM unpacks such weights to 16 bit."""
     int8_tops: float = 0.0
+    """0: no rate is known, and the 16-bit one is taken."""
     peer_gb_s: float = 32.0
     """To another GPU of the node, one direction."""
+    nvlink_gpus: float = 72.0
+    """How many GPUs NVLink joins at most, where the card has NVLink at all."""
+    layer_us: float = 0.0
+    """0: that of the generation."""
     link: str = "PCIe 4.0 x16"
+    generation: str = "unknown"
+    form: str = ""
+    """The build that the numbers are of."""
+    ray: str = ""
+    """What Ray calls it; empty for a card that is described."""
+    takes_ray: bool = True
+    """Whether ray.serve.llm takes that name as `accelerator_type`, and as it is."""
+    nvidia_smi: tuple[str, ...] = ()
     source: str = "given"
     memory_source: str = "given"
+    layer_source: str = ""
 
     @property
     def memory_bytes(self) -> float:
@@ -40,9 +70,32 @@ class Card:
         return self.memory_gib * GIB
 
     @property
-    def has_nvlink(self) -> bool:
-        """Whether GPUs of a node talk past PCIe."""
-        return self.link.startswith("NVLink")
+    def full_name(self) -> str:
+        """The name, with the build where the table has one."""
+        return f"{self.name} ({self.form})" if self.form else self.name
+
+    @property
+    def layer_s(self) -> float:
+        """Of each layer of a decoding step beside the reading."""
+        return (self.layer_us or self._reached.layer_us) * 1e-6
+
+    @property
+    def bytes_per_s(self) -> float:
+        """At which weights, keys and values are read while decoding."""
+        return self.bandwidth_gb_s * 1e9 * self._reached.bandwidth_reached
+
+    @property
+    def _reached(self) -> Generation:
+        return load_generations()[self.generation]
+
+    def has_nvlink(self, gpus: int) -> bool:
+        """Whether so many GPUs of a node talk past PCIe."""
+        return self.link.startswith("NVLink") and gpus <= self.nvlink_gpus
+
+    def peer_bytes_per_s(self, gpus: int) -> float:
+        """From one GPU to another of so many that work together."""
+        beyond = self.link.startswith("NVLink") and not self.has_nvlink(gpus)
+        return (min(self.peer_gb_s, PCIE_GB_S) if beyond else self.peer_gb_s) * 1e9
 
     def peak_flop_s(self, compute: Compute) -> float:
         """Operations a second in the fastest type that the card has for these weights."""
@@ -54,8 +107,15 @@ _NUMBERS = tuple(field.name for field in fields(Card) if field.type == "float")
 
 
 @cache
+def load_generations() -> dict[str, Generation]:
+    """The shipped constants by the name of the generation."""
+    table = tomllib.loads(GENERATIONS.read_text(encoding="utf-8"))
+    return {name: Generation(**row) for name, row in table.items()}
+
+
+@cache
 def load_cards() -> dict[str, Card]:
-    """The shipped cards by their names, which are Ray's where Ray has one."""
+    """The shipped cards by the names that `plan` knows; `ray` of each is Ray's."""
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     return {name: _build(name, row) for name, row in table.items()}
 
@@ -83,8 +143,15 @@ def parse_card(text: str) -> Card:
     return _build(name, numbers)
 
 
+def find_ray_cards(accelerator_type: str) -> list[Card]:
+    """The shipped cards that Ray calls so, those with the least memory first."""
+    found = [card for card in load_cards().values() if card.ray == accelerator_type]
+    return sorted(found, key=lambda card: card.memory_gib)
+
+
 def _build(name: str, row: Mapping[str, Any]) -> Card:
-    return Card(name=name, **row)
+    names = tuple(row.get("nvidia_smi", ()))
+    return Card(name=name, **{**row, "nvidia_smi": names})
 
 
 def _parse_number(setting: str) -> tuple[str, float]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from serve_app.model_files.finding import Finding
-from serve_app.offline.planning.cards import GIB, Card
+from serve_app.offline.planning.cards import GIB, Card, find_ray_cards, load_cards
 from serve_app.offline.planning.engine import Engine
 from serve_app.offline.planning.memory import Memory, padded_vocabulary
 from serve_app.offline.planning.models import ModelFacts
@@ -15,7 +15,8 @@ DOUBT_BYTES = 1.0 * GIB
 """By how much the plan is trusted for a dense model: its errors against logs are below it."""
 
 MIXTURE_DOUBT_BYTES = 4.5 * GIB
-"""What is missing in the one log of a mixture of experts in FP8 (vLLM issue 21348)."""
+"""What is missing in the one log of a mixture of experts in FP8 (vLLM issue 21348); in that of
+gpt-oss (23278) a little less."""
 
 FP8_CACHE = 1
 """Bytes of a cached element in FP8."""
@@ -29,6 +30,9 @@ def check_division(
     tensor = parallel.tensor
     key = f"{where}.engine.tensor_parallel_size"
     sizes = ", ".join(map(str, tensor_sizes(facts)))
+    if facts.linear is not None and facts.linear.key_heads % tensor:
+        what = f"{facts.linear.key_heads} heads of linear attention cannot be divided by {tensor}"
+        yield Finding(key, what, f"take one of {sizes}")
     if facts.heads % tensor:
         what = f"{facts.heads} attention heads cannot be divided by {tensor}"
         yield Finding(key, what, f"take one of {sizes}")
@@ -90,6 +94,7 @@ def tensor_sizes(facts: ModelFacts, most: int = 64) -> list[int]:
         size
         for size in range(1, most + 1)
         if facts.heads % size == 0
+        and (facts.linear is None or facts.linear.key_heads % size == 0)
         and padded_vocabulary(facts) % size == 0
         and max(facts.kv_heads, size) % min(facts.kv_heads, size) == 0
     ]
@@ -109,24 +114,71 @@ def check_length(where: str, facts: ModelFacts, engine: Engine) -> Iterator[Find
         yield Finding(f"{where}.engine.max_model_len", what, mend, fatal=not engine.scaled)
 
 
+def check_name(where: str, accelerator_type: str | None, *, given: bool) -> Iterator[Finding]:
+    """Whether Ray finds nodes by this name, and whether the name alone says which card it is."""
+    key = f"{where}.accelerator_type"
+    card = load_cards().get(accelerator_type or "")
+    if card is not None and not card.takes_ray:
+        what = f"ray.serve.llm does not take {accelerator_type}: a replica would not be placed"
+        mend = f"leave it out, place by node_labels, and give --card {card.name} for the plan"
+        yield Finding(key, what, mend)
+    elif card is not None and card.ray != card.name:
+        what = f"Ray calls this card {card.ray}: no node has {card.name} of itself"
+        mend = f"accelerator_type: {card.ray}, and --card {card.name} for the plan"
+        yield Finding(key, what, mend, fatal=False)
+    elif accelerator_type and card is None and not given:
+        yield from _check_alike(key, accelerator_type)
+
+
+def _check_alike(key: str, accelerator_type: str) -> Iterator[Finding]:
+    """Several cards of one name in Ray, of which none has that name here."""
+    names = [card.name for card in find_ray_cards(accelerator_type)]
+    if len(names) > 1:
+        what = f"Ray calls {' and '.join(names)} so; {names[0]} is assumed, the smallest"
+        mend = " or ".join(f"--card {name}" for name in names)
+        yield Finding(key, what, mend, fatal=False)
+
+
 def check_card(where: str, scheme: Scheme, engine: Engine, card: Card) -> Iterator[Finding]:
     """Whether the card computes in the types that it is given."""
-    if scheme.compute == "fp8" and not card.fp8_tflops:
+    if engine.quantization == "fp8_per_channel" and not card.fp8_tflops:
+        what = f"{card.name} does not compute in FP8, and vLLM refuses fp8_per_channel there"
+        yield Finding(f"{where}.engine.quantization", what, "take fp8, awq or gptq")
+    elif scheme.compute == "fp8" and not card.fp8_tflops:
         what = f"{card.name} does not compute in FP8: the weights are small, but not faster"
         mend = "take int8, awq or gptq on this card, or accept it"
         yield Finding(f"{where}.engine.quantization", what, mend, fatal=False)
+    if scheme.compute == "int8" and not card.int8_tops:
+        what = f"no INT8 rate of {card.name} is known here: that of 16 bit is taken"
+        yield Finding(f"{where}.engine.quantization", what, "take fp8 on this card", fatal=False)
     if engine.cache_bytes == FP8_CACHE and not card.fp8_tflops:
         what = f"{card.name} has no FP8: not every attention backend of vLLM takes such a cache"
         mend = "leave kv_cache_dtype out, or try it before you count on it"
         yield Finding(f"{where}.engine.kv_cache_dtype", what, mend, fatal=False)
 
 
+def check_scheme(where: str, facts: ModelFacts, scheme: Scheme) -> Iterator[Finding]:
+    """Whether the weights are stored so, and whether there are any that the scheme packs."""
+    key = f"{where}.engine.quantization"
+    if scheme.assumed:
+        what = f"the plan cannot tell how the weights are stored: {scheme.name} is taken"
+        yield Finding(key, what, "plan where the model's config.json is", fatal=False)
+    if facts.vision:
+        what = "what images take beside the vision tower's weights is not counted"
+        mend = "leave some GiB, or bound them with limit_mm_per_prompt and try it"
+        yield Finding(f"{where}.engine", what, mend, fatal=False)
+    if scheme.experts_only and not facts.experts:
+        what = f"{scheme.name} packs experts alone, and {facts.name} has none: all stays in 16 bit"
+        yield Finding(key, what, "take fp8, or leave it out", fatal=False)
+
+
 def check_margin(
     where: str, facts: ModelFacts, scheme: Scheme, memory: Memory
 ) -> Iterator[Finding]:
     """Whether it fits by more than the plan may be wrong."""
-    spare = memory.kv_bytes - memory.max_model_len * memory.kv_bytes_a_token
-    doubt = MIXTURE_DOUBT_BYTES if facts.experts and scheme.compute == "fp8" else DOUBT_BYTES
+    spare = memory.kv_bytes - memory.call_bytes
+    packed = scheme.compute == "fp8" or scheme.experts_only
+    doubt = MIXTURE_DOUBT_BYTES if facts.experts and packed else DOUBT_BYTES
     if memory.fits and spare < doubt:
         what = (
             f"fits by {spare / GIB:.1f} GiB a GPU, and such a plan has been wrong by "

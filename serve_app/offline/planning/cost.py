@@ -3,10 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 
+from serve_app.config.tiers import TierConfig
+from serve_app.deploy.fit import Room, add_up
+from serve_app.deploy.fleet import Fleet, Named, place_all, sort_largest_first
+from serve_app.deploy.plan import plan_need
+from serve_app.deploy.pools import NodePool, Unplaceable, count_nodes, group_machines
 from serve_app.offline.planning.roofline import Speed
 
 HOURS_A_MONTH = 365 * 24 / 12
@@ -14,18 +18,11 @@ HOURS_A_MONTH = 365 * 24 / 12
 
 @dataclass(frozen=True)
 class Need:
-    """The replicas of one tier, as whole groups of GPUs that must be on one node."""
+    """The GPUs of one replica of a tier, and how many replicas there are."""
 
-    tier: str
-    group_gpus: int
-    groups: int
+    gpus: int
     replicas_min: int
     replicas_max: int
-
-    @property
-    def gpus(self) -> int:
-        """Of one replica."""
-        return self.group_gpus * self.groups
 
 
 @dataclass(frozen=True)
@@ -44,58 +41,88 @@ class Pool:
     """Replicas of each tier at most, with the others at their fewest."""
     nodes_for_min: int
     nodes_for_max: int
+    together: list[str]
+    """Tiers of several replicas at the fewest, all of which one node holds."""
 
 
-def plan_pool(card: str, nodes: int, gpus_per_node: int, needs: Sequence[Need]) -> Pool:
-    """Place the tiers' replicas on nodes of one kind."""
-    fewest = {need.tier: need.replicas_min for need in needs}
-    largest = {need.tier: need.replicas_max for need in needs}
-    at_min = count_nodes(needs, fewest, gpus_per_node)
-    at_max = count_nodes(needs, largest, gpus_per_node)
+def plan_pool(card: str, nodes: int, gpus_per_node: int, tiers: Sequence[TierConfig]) -> Pool:
+    """Place the tiers' replicas on nodes of one kind, with the labels and slots that they ask for.
+
+    The nodes are those of `tiers.pools`, from which the manifests are made, too.
+    """
+    # The card may be another one than accelerator_type, and here all tiers are on it.
+    tiers = [tier.model_copy(update={"accelerator_type": None}) for tier in tiers]
+    needs = {tier.name: plan_need(tier) for tier in tiers}
+    gpus = {name: round(add_up(need.bundles)["GPU"]) for name, need in needs.items()}
+    least = [(tier.name, needs[tier.name], tier.replicas.min) for tier in tiers]
+    most = [(tier.name, needs[tier.name], tier.replicas.max) for tier in tiers]
+    found = _Nodes.build(tiers, gpus_per_node)
+    at_min, at_max = found.count(least), found.count(most)
     return Pool(
         card=card,
         nodes=nodes,
         gpus_per_node=gpus_per_node,
         min_fits=at_min <= nodes,
         max_fits=at_max <= nodes,
-        gpus_min=sum(need.gpus * need.replicas_min for need in needs),
-        gpus_max=sum(need.gpus * need.replicas_max for need in needs),
-        most={need.tier: _find_most(need, needs, fewest, gpus_per_node, nodes) for need in needs},
+        gpus_min=sum(gpus[name] * count for name, _, count in least),
+        gpus_max=sum(gpus[name] * count for name, _, count in most),
+        most={name: found.find_most(name, least, nodes) for name in needs},
         nodes_for_min=int(at_min) if at_min < math.inf else 0,
         nodes_for_max=int(at_max) if at_max < math.inf else 0,
+        together=found.find_together(least, nodes) if at_min <= nodes else [],
     )
 
 
-def count_nodes(needs: Sequence[Need], replicas: Mapping[str, int], gpus_per_node: int) -> float:
-    """Nodes that these replicas take: groups one by one, the largest first, to the fullest node.
+@dataclass(frozen=True)
+class _Nodes:
+    """The kinds of nodes that the tiers ask for; none where a replica is larger than a node."""
 
-    That is what is needed if Ray never leaves a hole; infinite if a group is larger than a node.
-    """
-    nodes: Counter[int] = Counter()
-    """Nodes by the GPUs that are free on them."""
-    for need in sorted(needs, key=lambda need: -need.group_gpus):
-        if need.group_gpus > gpus_per_node:
-            return math.inf
-        for _ in range(need.groups * replicas[need.tier]):
-            fitting = [free for free, count in nodes.items() if count and free >= need.group_gpus]
-            free = min(fitting, default=gpus_per_node)
-            if fitting:
-                nodes[free] -= 1
-            nodes[free - need.group_gpus] += 1
-    return nodes.total()
+    pools: Sequence[NodePool]
 
+    @classmethod
+    def build(cls, tiers: Sequence[TierConfig], gpus_per_node: int) -> _Nodes:
+        try:
+            return cls(group_machines(tiers, gpus_per_node))
+        except Unplaceable:
+            return cls([])
 
-def _find_most(
-    need: Need, needs: Sequence[Need], fewest: Mapping[str, int], gpus_per_node: int, nodes: int
-) -> int:
-    low, high = 0, nodes * gpus_per_node // need.gpus
-    while low < high:
-        middle = (low + high + 1) // 2
-        if count_nodes(needs, {**fewest, need.tier: middle}, gpus_per_node) <= nodes:
-            low = middle
-        else:
-            high = middle - 1
-    return low
+    def count(self, needs: Sequence[Named]) -> float:
+        """Nodes that these replicas take; infinite if one of them has no place on any number."""
+        return sum(count_nodes(self.pools, needs)) if self.pools else math.inf
+
+    def find_most(self, name: str, least: Sequence[Named], nodes: int) -> int:
+        """Replicas of a tier beside the fewest of the others, as Serve adds one after another."""
+        if not self.pools:
+            return 0
+        fits = self.count(least) <= nodes
+        there = [(other, need, n if fits or other != name else 0) for other, need, n in least]
+        rooms = self._share(nodes, name, there)
+        if rooms is None:
+            return 0
+        fleet = Fleet(rooms)
+        for _, need, count in sort_largest_first(there):
+            for _ in range(count):
+                fleet.place(need)
+        [(own, begun)] = [(need, count) for other, need, count in there if other == name]
+        return begun + sum(1 for _ in iter(lambda: fleet.place(own), None))
+
+    def _share(self, nodes: int, name: str, there: Sequence[Named]) -> list[Room] | None:
+        """What is there needs some nodes of each kind; the rest is for one tier."""
+        counts = list(count_nodes(self.pools, there))
+        rest = nodes - sum(counts)
+        if rest < 0:
+            return None
+        counts[next(at for at, pool in enumerate(self.pools) if name in pool.deployments)] += rest
+        return [room for pool, n in zip(self.pools, counts, strict=True) for room in pool.rooms(n)]
+
+    def find_together(self, least: Sequence[Named], nodes: int) -> list[str]:
+        """The tiers that one lost node takes away, although they have several replicas."""
+        placed = place_all(least, self._share(nodes, least[0][0], least) or [])
+        return [
+            name
+            for name, replicas in placed.nodes.items()
+            if len(replicas) > 1 and set.intersection(*map(set, replicas))
+        ]
 
 
 @dataclass(frozen=True)

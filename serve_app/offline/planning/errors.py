@@ -5,3 +5,7 @@ from __future__ import annotations
 
 class PlanningFailed(Exception):
     """Something that the plan needs is not known; the message says what, and how to give it."""
+
+
+class SchemeUnknown(PlanningFailed):
+    """The config does not say in a known way how the weights are stored; `--quantization` can."""

@@ -12,17 +12,65 @@ from typing import Any
 
 from serve_app.model_files.files import load_json_object
 from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.vision import count_vision
 
 TABLE = Path(__file__).with_name("models.toml")
-KNOWN_TYPES = ("qwen2", "qwen3", "qwen3_moe", "llama", "mistral")
-_BIASED = ("qwen2",)
-_NORMED = ("qwen3", "qwen3_moe")
+KNOWN_TYPES = (
+    "qwen2", "qwen3", "qwen3_moe", "qwen3_next", "qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe",
+    "gpt_oss", "llama", "mistral",
+)  # fmt: skip
+_BIASED = ("qwen2", "qwen2_5_vl")
+_NORMED = ("qwen3", "qwen3_moe", "qwen3_next", "qwen3_vl", "qwen3_vl_moe")
+_MIXTURES = ("qwen3_moe", "qwen3_next", "qwen3_vl_moe", "gpt_oss")
+_TOWERS = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
 _NAME = re.compile(
-    r"(?P<model>Qwen(?:2\.5|3)-[\dA-Z.]+B(?:-A\d+B)?)"
-    r"(?:-(?P<kind>Base|Instruct|(?:Instruct|Thinking)-2507))?"
-    r"(?:-(?P<quantization>AWQ|GPTQ-Int4|GPTQ-Int8|FP8))?"
+    r"(?:Meta-)?(?P<model>gpt-oss-\d+b|(?:Qwen2\.5(?:-Coder|-VL)?|Qwen3(?:-Coder|-VL|-Next)?|QwQ"
+    r"|Llama-3(?:\.[1-3])?)-[\d.]+B(?:-A\d+B)?)"
+    r"(?:-(?P<kind>Base|Instruct|Thinking|(?:Instruct|Thinking)-2507))?"
+    r"(?:-(?P<quantization>AWQ|GPTQ-Int[48]|FP8(?:-dynamic)?|quantized\.w(?:8a8|4a16)))?"
 )
+
+
+@dataclass(frozen=True)
+class LinearAttention:
+    """A layer with a state of fixed size in place of keys and values: a gated delta net."""
+
+    key_heads: int
+    value_heads: int
+    key_dim: int
+    value_dim: int
+    kernel: int
+    """Tokens that its convolution looks at."""
+
+    @property
+    def keys(self) -> int:
+        """Channels of all keys; queries have as many."""
+        return self.key_heads * self.key_dim
+
+    @property
+    def values(self) -> int:
+        """Channels of all values; gates and outputs have as many."""
+        return self.value_heads * self.value_dim
+
+    def matrices(self, hidden: int) -> int:
+        """Elements that a scheme packs: of queries, keys, values, gates and outputs."""
+        return hidden * (2 * self.keys + 3 * self.values)
+
+    def small(self, hidden: int) -> int:
+        """What no scheme packs: decay and step of each head, convolution and norm."""
+        heads = 2 * self.value_heads
+        return hidden * heads + heads + self.kernel * self.mixed + self.value_dim
+
+    @property
+    def mixed(self) -> int:
+        """Channels of the convolution."""
+        return 2 * self.keys + self.values
+
+    @property
+    def state(self) -> int:
+        """Elements that a call keeps in a layer: of the convolution and of the heads."""
+        return (self.kernel - 1) * self.mixed + self.values * self.key_dim
 
 
 @dataclass(frozen=True)
@@ -46,8 +94,33 @@ class ModelFacts:
     experts: int = 0
     active_experts: int = 0
     expert_intermediate: int = 0
+    shared_intermediate: int = 0
+    """Of the expert that every token meets."""
     quantized_intermediate: int | None = None
     """The intermediate size of the AWQ and GPTQ checkpoints, where it differs."""
+    windowed_layers: int = 0
+    window: int = 0
+    """Tokens that these layers look back to, and so keep."""
+    linear_layers: int = 0
+    linear: LinearAttention | None = None
+    gated_attention: bool = False
+    """Whether queries come with a gate of the same size."""
+    biased: bool = False
+    """gpt-oss: biases everywhere, and a sink of each head."""
+    vision: int = 0
+    """Of the whole vision tower."""
+    expert_pad: int = 0
+    """Multiple to which vLLM pads the columns of an expert on a GPU, and twice that for rows."""
+
+    @property
+    def hybrid(self) -> bool:
+        """Whether some layers keep less than all tokens."""
+        return self.windowed_layers + self.linear_layers > 0
+
+    @property
+    def full_layers(self) -> int:
+        """Layers that keep keys and values of all tokens."""
+        return self.layers - self.windowed_layers - self.linear_layers
 
     @property
     def embedding(self) -> int:
@@ -55,9 +128,14 @@ class ModelFacts:
         return self.vocabulary * self.hidden
 
     @property
+    def query_heads(self) -> float:
+        """Heads of queries and outputs together, halved; a gate counts as half a head."""
+        return self.heads * (1.5 if self.gated_attention else 1.0)
+
+    @property
     def attention(self) -> int:
         """Matrix elements of one layer's attention."""
-        return 2 * self.hidden * self.head_dim * (self.heads + self.kv_heads)
+        return round(2 * self.hidden * self.head_dim * (self.query_heads + self.kv_heads))
 
     @property
     def expert(self) -> int:
@@ -65,26 +143,52 @@ class ModelFacts:
         return 3 * self.hidden * self.expert_intermediate
 
     @property
-    def small(self) -> int:
-        """Biases, norms and router of one layer: what no scheme quantises."""
+    def shared(self) -> int:
+        """Matrix elements of the expert that every token meets."""
+        return 3 * self.hidden * self.shared_intermediate
+
+    @property
+    def norms(self) -> int:
+        """Biases and norms of a layer with attention."""
         bias = (self.heads + 2 * self.kv_heads) * self.head_dim if self.qkv_bias else 0
-        norms = 2 * self.hidden + (2 * self.head_dim if self.qk_norm else 0)
-        return bias + norms + self.hidden * self.experts
+        sinks = self.hidden + self.heads if self.biased else 0
+        return bias + sinks + (2 * self.head_dim if self.qk_norm else 0)
+
+    @property
+    def expert_bias(self) -> int:
+        """Of one expert."""
+        return 2 * self.expert_intermediate + self.hidden if self.biased else 0
+
+    @property
+    def routers(self) -> int:
+        """Norms and routers of any layer, with the gate of a shared expert."""
+        gate = self.hidden if self.shared_intermediate else 0
+        bias = self.experts if self.biased else 0
+        return 2 * self.hidden + self.hidden * self.experts + gate + bias
+
+    @property
+    def packed(self) -> int:
+        """What a scheme packs of the whole model."""
+        mlp = self.expert * self.experts + self.shared
+        mlp = mlp if self.experts else 3 * self.hidden * self.intermediate
+        linear = self.linear.matrices(self.hidden) * self.linear_layers if self.linear else 0
+        attended = self.layers - self.linear_layers
+        return self.layers * mlp + attended * self.attention + linear
 
     @property
     def parameters(self) -> int:
         """All of them; a tied output head is counted once."""
-        return self._count(self.experts)
+        attended = self.layers - self.linear_layers
+        linear = self.linear.small(self.hidden) * self.linear_layers if self.linear else 0
+        each = self.routers + self.experts * self.expert_bias
+        small = self.layers * each + attended * self.norms + linear + self.hidden
+        return self.packed + small + self.embedding * (1 if self.tied else 2) + self.vision
 
     @property
     def active_parameters(self) -> int:
-        """Those that one token meets, embeddings included."""
-        return self._count(self.active_experts)
-
-    def _count(self, experts: int) -> int:
-        mlp = self.expert * experts if self.experts else 3 * self.hidden * self.intermediate
-        body = self.layers * (self.attention + mlp + self.small) + self.hidden
-        return body + self.embedding * (1 if self.tied else 2)
+        """Those that one token of text meets, embeddings included."""
+        idle = self.experts - self.active_experts
+        return self.parameters - self.layers * idle * (self.expert + self.expert_bias) - self.vision
 
 
 def find_model(name: str) -> tuple[ModelFacts, str | None] | None:
@@ -93,29 +197,41 @@ def find_model(name: str) -> tuple[ModelFacts, str | None] | None:
     Returns the facts and the quantisation that the name states; None for an unknown name.
     """
     match = _NAME.fullmatch(name.rstrip("/").rsplit("/", 1)[-1])
-    row = _load_table()["models"].get(match["model"]) if match else None
-    if match is None or row is None:
+    if match is None or match["model"] not in _load_table()["models"]:
         return None
+    row = _find_row(match["model"])
     positions = _choose_positions(row, match["kind"] or "")
     if positions is None:
         return None
-    family = _load_table()["families"][match["model"].partition("-")[0]]
+    family = _load_table()["families"][row["family"]]
     facts = ModelFacts(
         name=match["model"],
         source=family["source"],
         positions=positions,
-        head_dim=family["head_dim"] or row["hidden"] // row["heads"],
+        head_dim=row.get("head_dim") or family["head_dim"] or row["hidden"] // row["heads"],
         qkv_bias=family["qkv_bias"],
         qk_norm=family["qk_norm"],
+        linear=LinearAttention(**row["linear"]) if "linear" in row else None,
+        vision=count_vision(row["tower"]["kind"], row["tower"], row["hidden"])
+        if "tower" in row
+        else 0,
         **{key: row[key] for key in row.keys() & _FROM_ROW},
     )
-    return facts, match["quantization"]
+    return facts, family["stored"].get(match["quantization"] or "", match["quantization"])
 
 
 _FROM_ROW = {
     "layers", "hidden", "heads", "kv_heads", "intermediate", "vocabulary", "tied", "experts",
-    "active_experts", "expert_intermediate", "quantized_intermediate",
+    "active_experts", "expert_intermediate", "quantized_intermediate", "shared_intermediate",
+    "windowed_layers", "window", "linear_layers", "gated_attention", "biased",
 }  # fmt: skip
+
+
+def _find_row(model: str) -> dict[str, Any]:
+    """A model's row, on top of the row of the model that it is like."""
+    row = dict(_load_table()["models"][model])
+    base = _find_row(row["like"]) if "like" in row else {}
+    return {"family": model.partition("-")[0], **base, **row}
 
 
 def _choose_positions(row: Mapping[str, Any], kind: str) -> int | None:
@@ -131,10 +247,10 @@ def list_models() -> list[str]:
     return list(_load_table()["models"])
 
 
-def published_parameters(name: str) -> tuple[float, float | None]:
+def published_parameters(name: str) -> tuple[float | None, float | None]:
     """What others count: all parameters, and the active ones of a mixture of experts."""
     row = _load_table()["models"][name]
-    return float(row["published"]), row.get("published_active")
+    return row.get("published"), row.get("published_active")
 
 
 @cache
@@ -169,28 +285,78 @@ def parse_config(config: Mapping[str, Any], name: str) -> ModelFacts:
         raise ValueError(
             f"model_type {kind!r} cannot be planned; known are {', '.join(KNOWN_TYPES)}"
         )
-    heads, hidden = _whole(config, "num_attention_heads"), _whole(config, "hidden_size")
-    experts = _whole(config, "num_experts") if kind == "qwen3_moe" else 0
-    if experts and (config.get("mlp_only_layers") or config.get("decoder_sparse_step", 1) != 1):
+    nested = config.get("text_config")
+    text = nested if isinstance(nested, dict) else config
+    heads, hidden = _whole(text, "num_attention_heads"), _whole(text, "hidden_size")
+    if text.get("mlp_only_layers") or text.get("decoder_sparse_step", 1) != 1:
         raise ValueError("mlp_only_layers and decoder_sparse_step mix dense and expert layers here")
-    return ModelFacts(
+    tied = config.get("tie_word_embeddings", text.get("tie_word_embeddings"))
+    facts = ModelFacts(
         name=name,
         source=name,
-        layers=_whole(config, "num_hidden_layers"),
+        layers=_whole(text, "num_hidden_layers"),
         hidden=hidden,
         heads=heads,
-        kv_heads=_whole(config, "num_key_value_heads", heads),
-        head_dim=_whole(config, "head_dim", hidden // heads),
-        intermediate=_whole(config, "intermediate_size"),
-        vocabulary=_whole(config, "vocab_size"),
-        positions=_read_positions(config),
-        tied=config.get("tie_word_embeddings") is True,
-        qkv_bias=kind in _BIASED,
+        kv_heads=_whole(text, "num_key_value_heads", heads),
+        head_dim=_whole(text, "head_dim", hidden // heads),
+        intermediate=_whole(text, "intermediate_size"),
+        vocabulary=_whole(text, "vocab_size"),
+        positions=_read_positions(text),
+        tied=tied is True,
+        qkv_bias=kind in _BIASED or kind == "gpt_oss",
         qk_norm=kind in _NORMED,
-        experts=experts,
-        active_experts=_whole(config, "num_experts_per_tok") if experts else 0,
-        expert_intermediate=_whole(config, "moe_intermediate_size") if experts else 0,
+        biased=kind == "gpt_oss",
+        gated_attention=kind == "qwen3_next",
     )
+    facts = replace(facts, **_read_experts(text, kind), **_read_layers(text, kind))
+    return replace(facts, vision=_read_vision(config, kind, hidden))
+
+
+def _read_experts(text: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    if kind not in _MIXTURES:
+        return {}
+    # transformers 5 writes `num_local_experts` where Qwen wrote `num_experts`.
+    experts = "num_local_experts" if "num_local_experts" in text else "num_experts"
+    inner = "intermediate_size" if kind == "gpt_oss" else "moe_intermediate_size"
+    shared = "shared_expert_intermediate_size"
+    return {
+        "experts": _whole(text, experts),
+        "active_experts": _whole(text, "num_experts_per_tok"),
+        "expert_intermediate": _whole(text, inner),
+        "shared_intermediate": _whole(text, shared) if kind == "qwen3_next" else 0,
+    }
+
+
+def _read_layers(text: Mapping[str, Any], kind: str) -> dict[str, Any]:
+    """The layers that keep less than all tokens."""
+    layers = _whole(text, "num_hidden_layers")
+    if kind == "gpt_oss":
+        types = text.get("layer_types") or ["sliding_attention", "full_attention"] * (layers // 2)
+        return {
+            "windowed_layers": types.count("sliding_attention"),
+            "window": _whole(text, "sliding_window"),
+        }
+    if kind == "qwen3_next":
+        linear = LinearAttention(
+            _whole(text, "linear_num_key_heads"),
+            _whole(text, "linear_num_value_heads"),
+            _whole(text, "linear_key_head_dim"),
+            _whole(text, "linear_value_head_dim"),
+            _whole(text, "linear_conv_kernel_dim"),
+        )
+        full = layers // _whole(text, "full_attention_interval", 4)
+        return {"linear_layers": layers - full, "linear": linear}
+    return {}
+
+
+def _read_vision(config: Mapping[str, Any], kind: str, hidden: int) -> int:
+    if kind not in _TOWERS:
+        return 0
+    vision = config.get("vision_config")
+    if not isinstance(vision, dict):
+        raise ValueError("vision_config: expected an object")
+    sizes = {key: _whole(vision, key) for key in ("depth", "hidden_size", "intermediate_size")}
+    return count_vision(kind, {**vision, **sizes}, hidden)
 
 
 def _read_positions(config: Mapping[str, Any]) -> int:

@@ -4,26 +4,31 @@ from __future__ import annotations
 
 import math
 from collections.abc import Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
+from serve_app.config.app import RouterConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.model_files.finding import Finding
-from serve_app.offline.planning.cards import Card, parse_card
+from serve_app.offline.planning.cards import Card, find_ray_cards, load_cards, parse_card
 from serve_app.offline.planning.checks import (
     check_card,
     check_division,
     check_length,
     check_margin,
+    check_name,
     check_node,
+    check_scheme,
 )
 from serve_app.offline.planning.cost import Cost, Need, Pool, plan_pool, price_tier
 from serve_app.offline.planning.engine import Engine, read_engine
-from serve_app.offline.planning.errors import PlanningFailed
-from serve_app.offline.planning.memory import Memory, calls_of, measure
+from serve_app.offline.planning.errors import PlanningFailed, SchemeUnknown
+from serve_app.offline.planning.memory import Memory, Weights, measure
 from serve_app.offline.planning.models import ModelFacts
-from serve_app.offline.planning.quantization import Scheme, choose_scheme, find_scheme, pad
-from serve_app.offline.planning.resolve import resolve_model
+from serve_app.offline.planning.quantization import SCHEMES, Scheme, choose_scheme, find_scheme, pad
+from serve_app.offline.planning.queues import Queue
+from serve_app.offline.planning.resolve import Resolved, resolve_model
 from serve_app.offline.planning.roofline import Roofline, Speed, Workload
+from serve_app.offline.planning.starting import Rates, estimate_rates
 from serve_app.offline.planning.suggest import suggest
 
 
@@ -35,9 +40,14 @@ class Options:
     """By tier; under the empty name the one for all others."""
     quantizations: tuple[str, ...] = ()
     """To compare beside the config's own."""
+    tensor_parallels: tuple[int, ...] = ()
+    """To compare each of these sizes under each quantisation."""
     load: Workload = field(default_factory=Workload)
     nodes: int | None = None
     gpus_per_node: int = 8
+    own_nodes: bool = False
+    """Nodes have the `gpus_per_node` that each tier says, and not those above."""
+    router: RouterConfig | None = None
     disk_gb_s: float = 2.0
     utilization: float = 0.5
     price_per_gpu_hour: float | None = None
@@ -45,9 +55,11 @@ class Options:
 
 @dataclass(frozen=True)
 class Variant:
-    """A tier under one quantisation."""
+    """A tier under one quantisation, on so many GPUs."""
 
     scheme: str
+    parallel: str
+    gpus: int
     memory: Memory
     longest_tokens: int
     """The longest context that a replica could hold, of those that the model has."""
@@ -59,11 +71,18 @@ class Variant:
     speed: Speed | None
     cost: Cost | None
     findings: list[Finding]
+    rates: Rates | None = None
+    """Of a full replica, for `replicas.policy: llm` to begin with."""
 
     @property
     def ok(self) -> bool:
         """Whether it can be started."""
         return not any(finding.fatal for finding in self.findings)
+
+    @property
+    def gpu_hours(self) -> float:
+        """Of a million output tokens; infinite if it cannot be started."""
+        return math.inf if self.cost is None else self.cost.gpu_hours_a_million
 
 
 @dataclass(frozen=True)
@@ -83,6 +102,8 @@ class TierPlan:
     replicas_max: int
     variants: list[Variant]
     """The config's own first."""
+    compared: list[Variant]
+    """Every quantisation on every size of the comparison, if there is one."""
 
 
 @dataclass(frozen=True)
@@ -95,6 +116,9 @@ class Plan:
     price_per_gpu_hour: float | None
     tiers: list[TierPlan]
     pools: list[Pool]
+    router_findings: list[Finding] = field(default_factory=list)
+    queues: list[Queue] = field(default_factory=list)
+    """Of calls that wait for a tier, where the whole config is known."""
 
     @property
     def findings(self) -> list[Finding]:
@@ -102,7 +126,14 @@ class Plan:
         return [
             *(f for tier in self.tiers for f in tier.variants[0].findings),
             *self._pool_findings,
+            *self.router_findings,
+            *(finding for queue in self.queues for finding in queue.check()),
         ]
+
+    @property
+    def rates(self) -> dict[str, Rates | None]:
+        """By tier, of the config as it stands."""
+        return {tier.tier: tier.variants[0].rates for tier in self.tiers}
 
     @property
     def ok(self) -> bool:
@@ -114,12 +145,25 @@ class Plan:
         for pool in self.pools:
             where = f"{pool.nodes} nodes of {pool.gpus_per_node} x {pool.card}"
             if not pool.min_fits and pool.nodes_for_min:
-                what = f"replicas.min of all tiers need {pool.gpus_min} GPUs"
+                what = _tell_need("replicas.min", pool.gpus_min, pool)
                 yield Finding(where, what, f"--nodes {pool.nodes_for_min}, or fewer replicas")
             elif not pool.max_fits and pool.nodes_for_max:
-                what = f"replicas.max of all tiers need {pool.gpus_max} GPUs"
+                what = _tell_need("replicas.max", pool.gpus_max, pool)
                 mend = f"--nodes {pool.nodes_for_max}, or scale less far"
                 yield Finding(where, what, mend, fatal=False)
+            for tier in pool.together:
+                what = f"one lost node takes all replicas of {tier}, at the fewest"
+                mend = (
+                    "slots keep them apart; pods of cluster/kuberay are spread: docs/placement.md"
+                )
+                yield Finding(f"tiers.{tier}.placement", what, mend, fatal=False)
+
+
+def _tell_need(key: str, gpus: int, pool: Pool) -> str:
+    """There may be GPUs enough, but not where a replica may have them."""
+    apart = gpus <= pool.nodes * pool.gpus_per_node
+    rest = ", and labels, slots or the size of replicas leave some without a place" if apart else ""
+    return f"{key} of all tiers need {gpus} GPUs{rest}"
 
 
 def make_plan(tiers: Sequence[TierConfig], options: Options) -> Plan:
@@ -131,16 +175,15 @@ def make_plan(tiers: Sequence[TierConfig], options: Options) -> Plan:
     for name in options.cards.keys() - {"", *(tier.name for tier in tiers)}:
         names = ", ".join(tier.name for tier in tiers)
         raise PlanningFailed(f"--card {name}=...: there is no tier '{name}', only {names}")
-    plans = [plan_tier(tier, options) for tier in tiers]
+    plans = [plan_tier(tier, _at_home(tier, options)) for tier in tiers]
     pools = []
     if options.nodes is not None:
-        for name in dict.fromkeys(plan.card.name for plan in plans if plan.card):
-            needs = [
-                _need(tier, read_engine(tier, plan.card))
-                for tier, plan in zip(tiers, plans, strict=True)
-                if plan.card is not None and plan.card.name == name
-            ]
-            pools.append(plan_pool(name, options.nodes, options.gpus_per_node, needs))
+        kinds: dict[tuple[str, int], list[TierConfig]] = {}
+        for tier, plan in zip(tiers, plans, strict=True):
+            if plan.card is not None:
+                kind = plan.card.name, _at_home(tier, options).gpus_per_node
+                kinds.setdefault(kind, []).append(tier)
+        pools = [plan_pool(card, options.nodes, gpus, on) for (card, gpus), on in kinds.items()]
     return Plan(
         load=options.load,
         disk_gb_s=options.disk_gb_s,
@@ -148,7 +191,30 @@ def make_plan(tiers: Sequence[TierConfig], options: Options) -> Plan:
         price_per_gpu_hour=options.price_per_gpu_hour,
         tiers=plans,
         pools=pools,
+        router_findings=list(_check_routers(options, len(pools))),
     )
+
+
+def _at_home(tier: TierConfig, options: Options) -> Options:
+    """The options on the nodes that a tier is for."""
+    if not options.own_nodes:
+        return options
+    return replace(options, gpus_per_node=tier.placement.gpus_per_node)
+
+
+def _check_routers(options: Options, kinds: int) -> Iterator[Finding]:
+    """Whether there are as many nodes as Routers that must not share one."""
+    router, nodes = options.router, (options.nodes or 0) * kinds
+    if not nodes or router is None or router.max_replicas_per_node is None:
+        return
+    wanted = math.ceil(router.replicas.min / router.max_replicas_per_node)
+    if wanted > nodes:
+        what = (
+            f"{router.replicas.min} Routers, {router.max_replicas_per_node} a node, and "
+            f"{nodes} with GPUs"
+        )
+        mend = f"--nodes {wanted}, or nodes without GPUs for the Routers, as pods are"
+        yield Finding("router.replicas.min", what, mend, fatal=False)
 
 
 def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
@@ -157,9 +223,14 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
     card = _choose_card(tier, options)
     try:
         engine = read_engine(tier, card)
-        own = choose_scheme(engine.quantization, resolved.suffix, resolved.stated)
+        own = _choose_own(resolved, engine, options)
     except PlanningFailed as failure:
         raise PlanningFailed(f"tiers.{tier.name}: {failure}") from None
+    if resolved.facts.hybrid and engine.parallel.pipeline > 1:
+        raise PlanningFailed(
+            f"tiers.{tier.name}.engine.pipeline_parallel_size: {resolved.facts.name} has layers of "
+            "several kinds, and which of them a stage has cannot be planned; take 1"
+        )
     others = [find_scheme(name) for name in options.quantizations]
     schemes = [own, *(scheme for scheme in others if scheme.name != own.name)]
     facts = resolved.facts
@@ -175,23 +246,54 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
         replicas_min=tier.replicas.min,
         replicas_max=tier.replicas.max,
         variants=[_plan_variant(tier, facts, scheme, engine, card, options) for scheme in schemes],
+        compared=[
+            _plan_variant(tier, facts, scheme, resize(engine, size), card, options)
+            for scheme in schemes
+            for size in (options.tensor_parallels if card else ())
+        ],
     )
+
+
+def resize(engine: Engine, tensor: int) -> Engine:
+    """The engine on another number of GPUs."""
+    return replace(engine, parallel=replace(engine.parallel, tensor=tensor))
+
+
+def _choose_own(resolved: Resolved, engine: Engine, options: Options) -> Scheme:
+    """The config's own scheme; where it is not known, the first of those to compare."""
+    try:
+        return choose_scheme(engine.quantization, resolved.suffix, resolved.stated)
+    except SchemeUnknown:
+        if not options.quantizations:
+            raise
+        return replace(find_scheme(options.quantizations[0]), assumed=True)
+
+
+def _is_given(tier: TierConfig, options: Options) -> bool:
+    return bool(options.cards.keys() & {tier.name, ""})
 
 
 def _choose_card(tier: TierConfig, options: Options) -> Card | None:
     if tier.accelerator == "cpu":
         return None
-    given = options.cards.get(tier.name) or options.cards.get("")
-    if given is not None:
-        return given
+    if _is_given(tier, options):
+        return options.cards.get(tier.name) or options.cards[""]
     if tier.accelerator_type is None:
         raise PlanningFailed(
             f"tiers.{tier.name}: accelerator_type names no GPU; give one with --card"
         )
     try:
-        return parse_card(tier.accelerator_type)
+        return _card_of_type(tier.accelerator_type)
     except PlanningFailed as failure:
         raise PlanningFailed(f"tiers.{tier.name}.accelerator_type: {failure}") from None
+
+
+def _card_of_type(accelerator_type: str) -> Card:
+    """The card of this name, else of those that Ray calls so the one with the least memory."""
+    alike = find_ray_cards(accelerator_type)
+    if accelerator_type in load_cards() or not alike:
+        return parse_card(accelerator_type)
+    return alike[0]
 
 
 def _plan_variant(
@@ -205,11 +307,13 @@ def _plan_variant(
     padded = pad(facts, scheme)
     memory = measure(padded, scheme, engine, card)
     findings = list(_check(tier, facts, scheme, engine, card, memory, options))
-    typical = calls_of(memory.kv_tokens, options.load.tokens, engine)
+    typical = memory.calls(options.load.tokens)
     calls, limit = _choose_calls(tier, engine, typical)
-    speed = cost = None
+    speed = cost = rates = None
     if card is not None and not any(finding.fatal for finding in findings):
-        speed = Roofline(padded, scheme, engine, card).estimate(options.load, calls)
+        roofline = Roofline(padded, scheme, engine, card)
+        speed = roofline.estimate(options.load, calls)
+        rates = estimate_rates(roofline, options.load, _choose_full(tier, engine, typical))
         cost = price_tier(
             _need(tier, engine),
             speed,
@@ -220,23 +324,27 @@ def _plan_variant(
         )
     return Variant(
         scheme=scheme.name,
+        parallel=str(engine.parallel),
+        gpus=engine.parallel.gpus if card else 0,
         memory=memory,
-        longest_tokens=min(memory.kv_tokens, facts.positions),
+        longest_tokens=min(memory.longest_tokens, facts.positions),
         typical_calls=typical,
         calls=calls,
         limited_by=limit,
         speed=speed,
         cost=cost,
         findings=findings,
+        rates=rates,
     )
 
 
 def checkpoint_bytes(facts: ModelFacts, scheme: Scheme, engine: Engine) -> float:
-    """The files of the model: as much as one GPU would hold of it, without padding."""
-    packed = facts.parameters - facts.layers * facts.small - facts.hidden
-    packed -= facts.embedding * (1 if facts.tied else 2)
-    size = scheme.bits / 8 if scheme.bits < 16 else engine.element_bytes
-    return packed * size + (facts.parameters - packed) * engine.element_bytes
+    """The files that are read: without padding, and in 16 bit where vLLM packs them itself."""
+    stored = SCHEMES["bf16"] if scheme.online else scheme
+    packed = facts.packed
+    experts = facts.layers * facts.expert * facts.experts
+    weights = Weights(packed, facts.parameters - packed, 0.0, experts)
+    return weights.bytes(stored, engine.element_bytes)
 
 
 def _check(
@@ -256,7 +364,9 @@ def _check(
         mend = f"{memory.max_model_len} at most: --prompt-tokens and --output-tokens together"
         yield Finding(f"{where}.engine.max_model_len", what, mend, fatal=False)
     if card is not None:
+        yield from check_name(where, tier.accelerator_type, given=_is_given(tier, options))
         yield from check_card(where, scheme, engine, card)
+        yield from check_scheme(where, facts, scheme)
         yield from check_node(where, tier.placement_strategy, engine, options.gpus_per_node)
         if not engine.fixed_cache:
             yield from check_margin(where, facts, scheme, memory)
@@ -271,7 +381,7 @@ def _check(
 
 def _tell_shortage(memory: Memory, card: Card | None) -> str:
     gib = 1024**3
-    need = memory.max_model_len * memory.kv_bytes_a_token
+    need = memory.call_bytes
     if card is None:
         return f"one call of {memory.max_model_len} tokens needs {need / gib:.2f} GiB of cache"
     taken = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes
@@ -285,7 +395,9 @@ def _tell_shortage(memory: Memory, card: Card | None) -> str:
 
 def _mend_alone(memory: Memory, card: Card | None) -> str:
     if card is None:
-        return f"set max_model_len to {max(1, memory.kv_tokens)}, or give the cache more memory"
+        return (
+            f"set max_model_len to {max(1, memory.longest_tokens)}, or give the cache more memory"
+        )
     return "no single change makes it fit: take a larger card, or a smaller model"
 
 
@@ -301,13 +413,12 @@ def _choose_calls(tier: TierConfig, engine: Engine, typical: float) -> tuple[flo
     return max(float(engines), bounds[limit]), limit
 
 
+def _choose_full(tier: TierConfig, engine: Engine, typical: float) -> float:
+    """Calls in flight of a replica that takes no more."""
+    engines = engine.parallel.data
+    most = min(engine.max_num_seqs, tier.max_ongoing_calls) * engines
+    return max(float(engines), min(float(most), math.floor(typical)))
+
+
 def _need(tier: TierConfig, engine: Engine) -> Need:
-    parallel = engine.parallel
-    whole = tier.placement_strategy == "STRICT_PACK"
-    return Need(
-        tier=tier.name,
-        group_gpus=parallel.gpus if whole else parallel.tensor,
-        groups=1 if whole else parallel.pipeline * parallel.data,
-        replicas_min=tier.replicas.min,
-        replicas_max=tier.replicas.max,
-    )
+    return Need(engine.parallel.gpus, tier.replicas.min, tier.replicas.max)

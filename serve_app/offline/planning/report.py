@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
 
 import orjson
@@ -13,30 +13,57 @@ from rich.table import Table
 
 from serve_app.model_files.finding import printable
 from serve_app.offline.planning.cards import GIB
+from serve_app.offline.planning.compare import TTFT_TARGET_S, find_cheapest, is_fast, tell_cheapest
 from serve_app.offline.planning.cost import Cost, Pool
 from serve_app.offline.planning.plan import Plan, TierPlan, Variant
-from serve_app.offline.planning.roofline import Speed
+from serve_app.offline.planning.prices import Comparison
+from serve_app.offline.planning.prices_table import print_prices
+from serve_app.offline.planning.roofline import BATCH_CALLS, Speed
+from serve_app.offline.planning.starting_table import build_starting_table
 
 KIB = 1024
 
 _LIMITS = {"KV cache": "KV cache", "max_num_seqs": "seqs", "target_ongoing_calls": "target"}
 
 
-def render_json(plan: Plan) -> bytes:
+def render_json(
+    plan: Plan, prices: Sequence[Comparison] = (), ttft_s: float = TTFT_TARGET_S
+) -> bytes:
     """Every number of the tables, unrounded; `ok` is that of the exit code."""
-    document = {**asdict(plan), "ok": plan.ok, "findings": plan.findings}
+    cheapest = {tier.tier: find_cheapest(tier.compared, ttft_s) for tier in plan.tiers}
+    document = {
+        **asdict(plan),
+        "ok": plan.ok,
+        "findings": plan.findings,
+        "ttft_target_s": ttft_s,
+        "cheapest": {
+            name: best and [best.scheme, best.parallel] for name, best in cheapest.items()
+        },
+        "prices": prices,
+    }
     options = orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE
     return orjson.dumps(document, option=options)
 
 
-def print_plan(console: Console, plan: Plan) -> None:
-    """Prints a table a tier, the cluster, and what is wrong."""
+def print_plan(
+    console: Console,
+    plan: Plan,
+    prices: Sequence[Comparison] = (),
+    ttft_s: float = TTFT_TARGET_S,
+) -> None:
+    """Prints a table a tier, its comparison, the cluster, prices on demand, and what is wrong."""
     for tier in plan.tiers:
-        console.print(_build_tier_table(plan, tier))
+        _print_tier(console, plan, tier)
         if tier.card is None:
             console.print("  No speed is estimated for a CPU.\n", highlight=False)
+        if tier.compared:
+            console.print(_build_comparison(tier, ttft_s))
+            console.print(f"{tell_cheapest(tier, ttft_s)}\n", highlight=False, soft_wrap=True)
     if plan.pools:
         console.print(_build_pool_table(plan.pools))
+    if any(plan.rates.values()):
+        console.print(build_starting_table(plan))
+    print_prices(console, plan, prices)
     for text in (*map(str, plan.findings), *_tell_others(plan)):
         console.print(text, highlight=False, markup=False, soft_wrap=True)
     if any(tier.card for tier in plan.tiers):
@@ -52,18 +79,35 @@ def _tell_others(plan: Plan) -> Iterator[str]:
                 yield f"with {variant.scheme}: {finding}"
 
 
-def _build_tier_table(plan: Plan, tier: TierPlan) -> Table:
+def _print_tier(console: Console, plan: Plan, tier: TierPlan) -> None:
     size = f"{_parameters(tier.parameters)} parameters"
     if tier.active_parameters != tier.parameters:
         size += f", {_parameters(tier.active_parameters)} active"
-    on = f"{tier.gpus} x {tier.card.name}" if tier.card else "CPU"
+    on = f"{tier.gpus} x {tier.card.full_name}" if tier.card else "CPU"
     title = escape(printable(f"{tier.tier}: {tier.model} ({size}) on {on}, {tier.parallel}"))
-    table = Table(title=title, title_justify="left", box=box.SIMPLE)
+    table = Table(box=box.SIMPLE)
     table.add_column("", no_wrap=True)
     for variant in tier.variants:
         table.add_column(variant.scheme, justify="right", no_wrap=True)
     for name, render in _list_rows(plan, tier):
         table.add_row(name, *map(render, tier.variants))
+    # Not the table's own title, which would be folded to the width of a narrow table.
+    console.print(title, style="italic", highlight=False)
+    console.print(table)
+
+
+def _build_comparison(tier: TierPlan, ttft_s: float) -> Table:
+    table = Table(title=f"{tier.tier}, compared", title_justify="left", box=box.SIMPLE)
+    table.add_column("weights", no_wrap=True)
+    for name, _ in _COMPARED:
+        table.add_column(name, justify="right", no_wrap=True)
+    table.add_column("GPU-hours, 1 M", justify="right", no_wrap=True)
+    best = find_cheapest(tier.compared, ttft_s)
+    for variant in tier.compared:
+        late = variant.speed is not None and not is_fast(variant, ttft_s)
+        mark = " *" if variant is best else " late" if late else ""
+        hours = f"{variant.gpu_hours:.3g}{mark}" if variant.cost else "cannot start"
+        table.add_row(variant.scheme, *(render(variant) for _, render in _COMPARED), hours)
     return table
 
 
@@ -97,6 +141,7 @@ def _list_speeds(plan: Plan) -> Iterator[tuple[str, Render]]:
         _of_speed(lambda s: f"{1000 * s.ttft_s:,.0f}"),
     )
     yield "tokens/s, one call alone", _of_speed(lambda s: f"{s.single_tokens_per_s:,.0f}")
+    yield f"tokens/s, {BATCH_CALLS} calls, decoding", _render_batch
     yield "calls in flight", lambda v: f"{v.calls:,.0f}"
     yield "kept from more by", lambda v: _LIMITS[v.limited_by]
     yield "tokens/s, each of them", _of_speed(lambda s: f"{s.call_tokens_per_s:,.0f}")
@@ -117,12 +162,29 @@ def _list_speeds(plan: Plan) -> Iterator[tuple[str, Render]]:
         yield "price a month, most replicas", _of_cost(lambda c: _money(c.price_a_month_max))
 
 
+def _render_batch(variant: Variant) -> str:
+    if variant.speed is None or variant.typical_calls < BATCH_CALLS:
+        return "-"
+    return f"{variant.speed.batch_tokens_per_s:,.0f}"
+
+
 def _of_speed(render: Callable[[Speed], str]) -> Render:
     return lambda variant: "-" if variant.speed is None else render(variant.speed)
 
 
 def _of_cost(render: Callable[[Cost], str]) -> Render:
     return lambda variant: "-" if variant.cost is None else render(variant.cost)
+
+
+_COMPARED: tuple[tuple[str, Render], ...] = (
+    ("run as", lambda variant: variant.parallel),
+    ("GPUs", lambda variant: str(variant.gpus)),
+    ("TTFT, ms", _of_speed(lambda speed: f"{1000 * speed.ttft_s:,.0f}")),
+    ("tokens/s alone", _of_speed(lambda speed: f"{speed.single_tokens_per_s:,.0f}")),
+    ("each", _of_speed(lambda speed: f"{speed.call_tokens_per_s:,.0f}")),
+    ("the replica", _of_speed(lambda speed: f"{speed.tokens_per_s:,.0f}")),
+)
+"""Columns of a comparison."""
 
 
 def _build_pool_table(pools: list[Pool]) -> Table:

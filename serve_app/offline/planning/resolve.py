@@ -34,6 +34,7 @@ def resolve_model(tier: TierConfig) -> Resolved:
             source = str(demo.locate(source.removeprefix(DEMO_PREFIX)))
         except demo.CheckpointMissing as missing:
             raise PlanningFailed(f"tiers.{tier.name}.model_source: {missing}") from None
+    check_directory(tier)
     if (Path(source) / "config.json").is_file():
         facts, stated = load_model(Path(source))
         return Resolved(facts, None, stated)
@@ -46,3 +47,18 @@ def resolve_model(tier: TierConfig) -> Resolved:
         "directory with a config.json (the plan reads no other file), or take a shipped model: "
         + ", ".join(list_models())
     )
+
+
+def check_directory(tier: TierConfig) -> None:
+    """Whether a model's directory, where it is on this machine, says what model it holds.
+
+    Raises:
+        PlanningFailed: it has no config.json, so no engine could load it.
+    """
+    directory = Path(tier.source)
+    if directory.is_dir() and not (directory / "config.json").is_file():
+        raise PlanningFailed(
+            f"tiers.{tier.name}.model_source: the directory {directory} has no config.json, and no "
+            "engine can load a model without; copy all of the model's files there, or correct the "
+            "path"
+        )

@@ -10,32 +10,21 @@ from dataclasses import dataclass
 
 from serve_app.offline.planning.cards import Card
 from serve_app.offline.planning.engine import Engine
-from serve_app.offline.planning.memory import (
-    Stage,
-    kv_bytes_a_token,
-    packed_bytes,
-    split_layers,
-    weigh,
-)
+from serve_app.offline.planning.memory import Stage, kv_bytes_a_token, split_layers, weigh
 from serve_app.offline.planning.models import ModelFacts
 from serve_app.offline.planning.quantization import Scheme
-
-BANDWIDTH_REACHED = 0.84
-"""Of the memory's peak rate while decoding. Fitted, with LAYER_S, to Qwen's published speeds of
-Qwen2.5 on A100 80 GB with vLLM 0.6.3 (docs/planning.md has every row and its error)."""
-
-LAYER_S = 120e-6
-"""Of each layer of a decoding step beside the reading: kernel launches and small kernels. Fitted
-there; newer engines need less, so that small models come out slower here than they are."""
 
 COMPUTE_REACHED = 0.6
 """Of the tensor cores' dense peak while reading a prompt. An assumption on the careful side: the
 same tables imply 0.7, as a small difference of large numbers."""
 
+BATCH_CALLS = 8
+"""Of the row with more than one call: as many as vLLM's own benchmark of latency has."""
+
 NVLINK_HOP_S = 10e-6
 PCIE_HOP_S = 30e-6
-"""What an all-reduce takes beside moving its bytes. NVLink: fitted with the others, to the rows at
-TP 2 and 4. PCIe: an assumption."""
+"""What an all-reduce takes beside moving its bytes. NVLink: fitted with the constants of
+generations.toml, to the rows of the A100 at TP 2 and 4. PCIe: an assumption."""
 
 
 @dataclass(frozen=True)
@@ -65,6 +54,8 @@ class Speed:
     tokens_per_s: float
     """Output tokens of the whole replica, with the time that prompts take."""
     calls_per_s: float
+    batch_tokens_per_s: float = 0.0
+    """Of `BATCH_CALLS` calls together while they decode, prompts left out."""
 
 
 class Roofline:
@@ -84,12 +75,12 @@ class Roofline:
         return max(each) * len(each) if calls > 1 else sum(each)
 
     def _stage_s(self, stage: Stage, calls: float, context_tokens: float) -> float:
-        cache = calls * context_tokens * kv_bytes_a_token(self._facts, self._engine, stage.layers)
-        read_s = (self._read_bytes(stage, calls) + cache) / self._bytes_per_s
+        cache = calls * self._read_cache_bytes(stage, context_tokens)
+        read_s = (self._read_bytes(stage, calls) + cache) / self._card.bytes_per_s
         head = weigh(self._facts, self._engine.parallel, stage).read_plain
         compute_s = calls * (self._token_flop(stage) / self._flop_s + 2 * head / self._bf16_flop_s)
         hops_s = 2 * stage.layers * self._all_reduce_s(calls)
-        return max(read_s, compute_s) + stage.layers * LAYER_S + hops_s
+        return max(read_s, compute_s) + stage.layers * self._card.layer_s + hops_s
 
     def prefill_s(self, prompt_tokens: int) -> float:
         """Seconds to read a prompt, in chunks of `max_num_batched_tokens`, which stages overlap."""
@@ -103,10 +94,15 @@ class Roofline:
         # Query with key and weight with value, two operations each, for half of all pairs.
         pairs = prompt_tokens * prompt_tokens / 2
         heads = self._facts.heads / self._engine.parallel.tensor
-        attention_s = 4 * stage.layers * heads * self._facts.head_dim * pairs / self._bf16_flop_s
-        read_s = chunks * self._read_bytes(stage, prompt_tokens / chunks) / self._bytes_per_s
+        layers = stage.layers * self._facts.full_layers / self._facts.layers
+        attention_s = 4 * layers * heads * self._facts.head_dim * pairs / self._bf16_flop_s
+        read_s = chunks * self._read_bytes(stage, prompt_tokens / chunks) / self._card.bytes_per_s
         hops_s = 2 * chunks * stage.layers * self._all_reduce_s(prompt_tokens / chunks)
-        return max(linear_s + attention_s, read_s) + chunks * stage.layers * LAYER_S + hops_s
+        return (
+            max(linear_s + attention_s, read_s)
+            + chunks * stage.layers * self._card.layer_s
+            + hops_s
+        )
 
     def _count_chunks(self, prompt_tokens: int) -> int:
         return math.ceil(prompt_tokens / self._engine.max_num_batched_tokens)
@@ -124,11 +120,24 @@ class Roofline:
         return Speed(
             ttft_s=self.prefill_s(load.prompt_tokens),
             single_tokens_per_s=1 / self.step_s(1, context),
+            batch_tokens_per_s=BATCH_CALLS / self.step_s(BATCH_CALLS / engines, context),
             calls=on_engine * engines,
             call_tokens_per_s=per_s * load.output_tokens / (on_engine * engines),
             tokens_per_s=per_s * load.output_tokens,
             calls_per_s=per_s,
         )
+
+    def _read_cache_bytes(self, stage: Stage, context_tokens: float) -> float:
+        """What a step reads of one call's cache; states are read and written."""
+        facts, engine = self._facts, self._engine
+        a_token = kv_bytes_a_token(facts, engine, stage.layers)
+        windowed = a_token * facts.windowed_layers / facts.full_layers
+        size = a_token * context_tokens + windowed * min(context_tokens, facts.window)
+        if facts.linear is None:
+            return size
+        states = stage.layers * facts.linear_layers / facts.layers
+        state = facts.linear.state / engine.parallel.tensor * engine.element_bytes
+        return size + 2 * states * state
 
     def _read_bytes(self, stage: Stage, tokens: float) -> float:
         """What a step with so many tokens reads on one GPU: of the experts those that are met."""
@@ -139,8 +148,7 @@ class Roofline:
             # The tokens of all data parallel engines meet in the same experts.
             tokens = max(1.0, tokens) * self._engine.parallel.data
             met = 1 - (1 - facts.active_experts / facts.experts) ** tokens
-        packed = weights.packed - weights.experts * (1 - met)
-        return packed * packed_bytes(self._scheme, size) + weights.read_plain * size
+        return weights.packed_bytes(self._scheme, size, met) + weights.read_plain * size
 
     def _token_flop(self, stage: Stage) -> float:
         """Operations of one token in a stage on one GPU: two for each weight that it meets."""
@@ -155,12 +163,8 @@ class Roofline:
         if tensor == 1:
             return 0.0
         size = tokens * self._facts.hidden * self._engine.element_bytes
-        hop_s = NVLINK_HOP_S if self._card.has_nvlink else PCIE_HOP_S
-        return hop_s + 2 * (tensor - 1) / tensor * size / (self._card.peer_gb_s * 1e9)
-
-    @property
-    def _bytes_per_s(self) -> float:
-        return self._card.bandwidth_gb_s * 1e9 * BANDWIDTH_REACHED
+        hop_s = NVLINK_HOP_S if self._card.has_nvlink(tensor) else PCIE_HOP_S
+        return hop_s + 2 * (tensor - 1) / tensor * size / self._card.peer_bytes_per_s(tensor)
 
     @property
     def _bf16_flop_s(self) -> float:

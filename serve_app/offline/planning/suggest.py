@@ -47,7 +47,7 @@ def _change_one(
     if engine.cache_bytes > 1 and card.fp8_tflops and _fits(facts, scheme, smaller, card):
         yield "kv_cache_dtype: fp8"
     padded = pad(facts, scheme)
-    tokens = measure(padded, scheme, engine, card).kv_tokens // STEP_TOKENS * STEP_TOKENS
+    tokens = measure(padded, scheme, engine, card).longest_tokens // STEP_TOKENS * STEP_TOKENS
     if tokens and _divides(padded, scheme, engine):
         yield f"max_model_len: {tokens}"
     fuller = replace(engine, gpu_memory_utilization=UTILIZATION_MAX)
@@ -67,7 +67,9 @@ def _change_tensor(
 
 
 def _smaller(scheme: Scheme) -> Iterator[str]:
-    return (name for name in SMALLER if SCHEMES[name].bits < scheme.bits)
+    """Schemes to change to; not of checkpoints that come in one kind alone."""
+    names = () if scheme.experts_only and not scheme.online else SMALLER
+    return (name for name in names if SCHEMES[name].bits < scheme.bits)
 
 
 def _fits(facts: ModelFacts, scheme: Scheme, engine: Engine, card: Card) -> bool:

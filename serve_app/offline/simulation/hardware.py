@@ -49,7 +49,7 @@ def build_timing(
 
 
 def fast_tier(start_s: float = 60.0) -> SimTier:
-    """The 7B as `configs/prod.yaml` has it."""
+    """The 7B as `configs/prod.yaml` has it, with a queue of 1,024."""
     timing = build_timing(
         parameters=7.6e9, layers=28, kv_heads=4, gpus=1, overhead_s=0.002, sequences_max=256
     )
@@ -57,7 +57,7 @@ def fast_tier(start_s: float = 60.0) -> SimTier:
 
 
 def strong_tier(start_s: float = 300.0) -> SimTier:
-    """The 72B as `configs/prod.yaml` has it."""
+    """The 72B as `configs/prod.yaml` has it, with a queue of 512."""
     timing = build_timing(
         parameters=72.7e9, layers=80, kv_heads=8, gpus=4, overhead_s=0.004, sequences_max=128
     )

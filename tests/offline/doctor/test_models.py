@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -11,7 +12,7 @@ from serve_app.config.tiers import TierConfig
 from serve_app.offline.doctor.models import check_model_of, measure_read_rate
 
 
-def said(source: str, **fields: str) -> str:
+def said(source: str, **fields: Any) -> str:
     """Everything that is found of a tier with this source."""
     tier = TierConfig(name="fast", model_id="m", model_source=source, **fields)
     findings = check_model_of(tier, demo.locate)
@@ -40,10 +41,18 @@ def test_a_model_that_is_not_here(source: str, words: str) -> None:
     assert words in said(source)
 
 
+def test_a_model_without_weights(tmp_path: Path) -> None:
+    """Nothing is missed where the engine makes the weights up."""
+    text = said(str(tmp_path), engine={"load_format": "dummy"})
+    assert text == "note: load_format is dummy: its weights are random, and no file of them is read"
+
+
 def test_a_damaged_model(tmp_path: Path) -> None:
     """What `serve-app verify` finds is found here as well."""
     (tmp_path / "model.safetensors").write_bytes(b"\x00" * 4)
-    assert "error" in said(str(tmp_path))
+    text = said(str(tmp_path))
+    assert "error: config.json: not there" in text
+    assert "error: model.safetensors" in text
 
 
 def test_the_read_rate_is_a_rate(tmp_path: Path) -> None:

@@ -14,10 +14,11 @@ from serve_app.cli.main import app
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import deployed_environment
 from serve_app.config.load import ServeConfig, load_serve_config
+from serve_app.deploy.pools import plan_machines, plan_pods
 from serve_app.offline.manifests.deployed import deploy_document
-from serve_app.offline.manifests.files import find_drift, render_manifests, write_manifests
-from serve_app.offline.manifests.pools import drain_s, head_cpus, move_s, plan_pools
-from serve_app.offline.manifests.render import render_patch
+from serve_app.offline.manifests.files import POD, find_drift, render_manifests, write_manifests
+from serve_app.offline.manifests.pools import drain_s, head_cpus, move_s
+from serve_app.offline.manifests.render import render_node, render_patch, render_workers
 
 ROOT = Path(__file__).parents[3]
 
@@ -30,6 +31,11 @@ def app_of(*tiers: dict[str, Any], **router: Any) -> AppConfig:
     return AppConfig.model_validate({"tiers": tiers, "router": router})
 
 
+def load_pod() -> dict[str, Any]:
+    pod: dict[str, Any] = yaml.safe_load((ROOT / POD).read_text())
+    return pod
+
+
 def gpu_tier(**keys: Any) -> dict[str, Any]:
     return {"name": "strong", "model_id": "m", "accelerator": "gpu", **keys}
 
@@ -37,44 +43,6 @@ def gpu_tier(**keys: Any) -> dict[str, Any]:
 def test_generated_files_are_what_the_configs_say() -> None:
     """Mend it with: serve-app manifests."""
     assert find_drift(ROOT) == []
-
-
-def test_pools_of_the_production_config() -> None:
-    """Eight small replicas share a node, two large ones do; each process and a Router has CPUs."""
-    fast, strong = plan_pools(config("prod").app)
-    assert (fast.name, fast.nodes_min, fast.nodes_max) == ("fast", 1, 1)
-    assert fast.resources == {"CPU": 25, "GPU": 8, "accelerator_type:H100": 1}
-    assert (strong.name, strong.nodes_min, strong.nodes_max) == ("strong", 1, 2)
-    assert strong.resources == {"CPU": 13, "GPU": 8, "accelerator_type:H100": 1}
-
-
-@pytest.mark.parametrize(
-    ("engine", "gpus_per_node", "replicas", "nodes"),
-    [
-        ({}, 8, 9, 2),
-        ({"tensor_parallel_size": 4}, 8, 3, 2),
-        ({"tensor_parallel_size": 3}, 8, 3, 2),
-        ({"tensor_parallel_size": 8, "pipeline_parallel_size": 2}, 8, 3, 6),
-        ({"tensor_parallel_size": 2, "data_parallel_size": 4}, 8, 3, 3),
-    ],
-)
-def test_nodes_for_replicas(
-    engine: dict[str, int], gpus_per_node: int, replicas: int, nodes: int
-) -> None:
-    """Replicas are not split over nodes, unless they are larger than one."""
-    tier = gpu_tier(
-        engine=engine,
-        placement={"gpus_per_node": gpus_per_node},
-        replicas={"min": 1, "max": replicas},
-    )
-    (pool,) = plan_pools(app_of(tier))
-    assert pool.nodes_max == nodes
-
-
-def test_no_accelerator_type_is_no_resource() -> None:
-    """A pool whose GPUs the config does not name offers just GPUs."""
-    (pool,) = plan_pools(app_of(gpu_tier(), max_replicas_per_node=1))
-    assert pool.resources == {"CPU": 17, "GPU": 8}
 
 
 def test_the_head_computes_only_where_nobody_else_does() -> None:
@@ -94,7 +62,7 @@ def test_the_longest_drain_counts() -> None:
 def test_a_deployed_config_is_open_and_needs_no_hub() -> None:
     """The port is reachable, weights come from the cache, tiers keep to their pools; no more."""
     before = config("prod")
-    after = deploy_document(before, pools=True)
+    after = deploy_document(before, plan_pods(before.app))
     assert after["http_options"] == {**before.document["http_options"], "host": "0.0.0.0"}
     written = after["applications"][0]["args"]["tiers"]
     assert [tier["model_source"] for tier in written] == [
@@ -106,6 +74,12 @@ def test_a_deployed_config_is_open_and_needs_no_hub() -> None:
         {"pool": "fast"},
         {"pool": "strong"},
     ]
+    (router,) = after["applications"][0]["deployments"]
+    assert router.pop("ray_actor_options") == {
+        "num_cpus": 1,
+        "runtime_env": {"env_vars": {}},
+        "label_selector": {"pool": "router"},
+    }
     for tier in written:
         del tier["model_source"], tier["env"], tier["placement"]["node_labels"]
     after["http_options"]["host"] = before.document["http_options"]["host"]
@@ -127,24 +101,38 @@ def test_only_models_of_a_hub_move(tmp_path: Path, source: str, deployed: str) -
     tier = {**gpu_tier(), "model_source": source}
     application = {"import_path": "serve_app.app:build", "args": {"tiers": [tier]}}
     path.write_text(yaml.safe_dump({"applications": [application]}))
-    document = deploy_document(load_serve_config(path), pools=False)
+    document = deploy_document(load_serve_config(path))
     (written,) = document["applications"][0]["args"]["tiers"]
     assert written["model_source"] == deployed
     assert ("env" in written) == (source != deployed)
 
 
-def test_node_labels_of_the_config_stay(tmp_path: Path) -> None:
-    """Whoever has named nodes already gets these, and no pool on top."""
+def test_labels_of_nodes_are_said_to_kubernetes(tmp_path: Path) -> None:
+    """A pod's labels are its pool's; which machines it may be on is a rule of its own."""
     text = (ROOT / "configs/prod.yaml").read_text()
-    labelled = text.replace("{gpus_per_node: 8,", "{gpus_per_node: 8, node_labels: {rack: a},")
+    labels = 'node_labels: {rack: "in(a,b)", ray.io/availability-zone: "!c"},'
     path = tmp_path / "serve.yaml"
-    path.write_text(labelled)
-    document = deploy_document(load_serve_config(path), pools=True)
+    path.write_text(text.replace("{gpus_per_node: 8,", "{gpus_per_node: 8, " + labels))
+    loaded = load_serve_config(path)
+    document = deploy_document(loaded, plan_pods(loaded.app))
     tiers = document["applications"][0]["args"]["tiers"]
-    assert [tier["placement"]["node_labels"] for tier in tiers] == [{"rack": "a"}] * 2
+    assert [tier["placement"]["node_labels"] for tier in tiers] == [
+        {"pool": "fast"},
+        {"pool": "strong"},
+    ]
+    workers = yaml.safe_load(render_workers(loaded.app, load_pod(), "x"))
+    fast, strong, router = workers["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    for group in (fast, strong):
+        affinity = group["template"]["spec"]["affinity"]["nodeAffinity"]
+        [term] = affinity["requiredDuringSchedulingIgnoredDuringExecution"]["nodeSelectorTerms"]
+        assert term["matchExpressions"] == [
+            {"key": "rack", "operator": "In", "values": ["a", "b"]},
+            {"key": "topology.kubernetes.io/zone", "operator": "NotIn", "values": ["c"]},
+        ]
+    assert "affinity" not in router["template"]["spec"]
 
 
-@pytest.mark.parametrize("name", ["local", "local-tp2", "prod", "prod-qwen3"])
+@pytest.mark.parametrize("name", ["local", "local-tp2", "prod", "prod-fp8", "prod-qwen3"])
 def test_the_patch_holds_a_config_that_loads(tmp_path: Path, name: str) -> None:
     """What RayService is given is a config of ours, with the same run-time part."""
     operations = yaml.safe_load(render_patch(config(name), name))
@@ -164,6 +152,20 @@ def test_environment_files_are_what_ray_needs() -> None:
     assert not set(text) & set("\"'$")
 
 
+def test_what_a_machine_offers_is_read_by_systemd_as_it_is() -> None:
+    """Labels as `ray start` takes them, resources as JSON in single quotes."""
+    placement = {
+        "node_labels": {"pool": "strong", "zone": "a"},
+        "resources_per_replica": {"strong_slot": 1},
+    }
+    [pool] = plan_machines(app_of(gpu_tier(placement=placement)))
+    assert render_node(pool, "x").splitlines()[1:] == [
+        "# strong: 1 to 1 machines with at least 20 CPUs and 8 GPUs",
+        "NODE_LABELS=pool=strong,zone=a",
+        "NODE_RESOURCES='{\"strong_slot\": 1}'",
+    ]
+
+
 @pytest.fixture
 def project(tmp_path: Path) -> Path:
     """A copy of all that the command reads and writes."""
@@ -176,15 +178,16 @@ def test_the_command_writes_what_is_out_of_date(project: Path) -> None:
     """It names what it has written, and has nothing to do the second time."""
     path = project / "configs/prod.yaml"
     path.write_text(path.read_text().replace("max: 4", "max: 6"))
-    patch = Path("cluster/kuberay/overlays/prod/generated.yaml")
+    patch = Path("cluster/kuberay/overlays/prod/workers.yaml")
     (project / "cluster/systemd/ray.env").unlink()
     checked = CliRunner().invoke(app, ["manifests", "--root", str(project), "--check"])
     assert checked.exit_code == 1
-    assert checked.stdout.count("out of date") == 2
+    assert checked.stdout.count("out of date") == 5
     written = CliRunner().invoke(app, ["manifests", "--root", str(project)])
-    assert (written.exit_code, written.stdout.count(": written")) == (0, 2)
-    groups = yaml.safe_load((project / patch).read_text())
-    assert [op["value"] for op in groups if op["path"].endswith("1/maxReplicas")] == [3]
+    assert (written.exit_code, written.stdout.count(": written")) == (0, 5)
+    service = yaml.safe_load((project / patch).read_text())
+    groups = service["spec"]["rayClusterConfig"]["workerGroupSpecs"]
+    assert [group["maxReplicas"] for group in groups] == [8, 6, 3]
     assert write_manifests(project) == []
     again = CliRunner().invoke(app, ["manifests", "--root", str(project), "--check"])
     assert (again.exit_code, again.stdout) == (0, "")

@@ -6,9 +6,11 @@ from typing import Any
 
 import pytest
 
-from serve_app.offline.planning.cards import load_cards
+from serve_app.config.app import RouterConfig
+from serve_app.offline.planning.cards import GIB, load_cards
 from serve_app.offline.planning.checks import tensor_sizes
 from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.models import list_models
 from serve_app.offline.planning.plan import Options, Plan, TierPlan, make_plan, plan_tier
 from serve_app.offline.planning.roofline import Workload
 from tests.offline.planning.tiers import engine, facts, fill, tier
@@ -72,6 +74,11 @@ def test_two_changes_where_one_is_not_enough() -> None:
         ("Qwen/Qwen2.5-7B", {"tensor_parallel_size": 28}, "are 676.571 each, not whole"),
         ("Qwen/Qwen3-0.6B", {"pipeline_parallel_size": 29}, "29 stages for 28 layers"),
         ("Qwen/Qwen3-8B", {"max_model_len": 50000}, "50000 tokens, but Qwen3-8B has 40960"),
+        (
+            "Qwen/Qwen3-Next-80B-A3B-Instruct",
+            {"tensor_parallel_size": 32},
+            "16 heads of linear attention cannot be divided by 32",
+        ),
     ],
 )
 def test_what_cannot_work(model: str, arguments: dict[str, Any], words: str) -> None:
@@ -149,6 +156,83 @@ def test_quantisations_side_by_side() -> None:
     assert weights == sorted(weights, reverse=True)
 
 
+def test_fp8_by_channel_needs_fp8() -> None:
+    """vLLM refuses to start it on Ampere, where plain fp8 is only not faster."""
+    for name, ok in (("fp8_per_channel", False), ("fp8", True)):
+        made = plan_one("Qwen/Qwen3-8B", accelerator_type="A100", engine={"quantization": name})
+        assert made.variants[0].ok is ok
+
+
+def test_an_unknown_quantisation_is_planned_with_the_nearest() -> None:
+    """What the message says to do works, and the plan says that it was done."""
+    unknown = {"quantization": "torchao"}
+    with pytest.raises(PlanningFailed, match="give --quantization"):
+        plan_one("Qwen/Qwen3-8B", engine=unknown)
+    made = plan_one("Qwen/Qwen3-8B", Options(quantizations=("int8", "bf16")), engine=unknown)
+    assert [variant.scheme for variant in made.variants] == ["int8", "bf16"]
+    assert "int8 is taken" in texts(made, fatal=False)
+
+
+def test_int8_experts_do_nothing_for_a_dense_model() -> None:
+    """vLLM takes the key, and so does the plan, which says what it is worth."""
+    weight_only = {"quantization": "int8_per_channel_weight_only"}
+    dense, plain = (plan_one("Qwen/Qwen3-8B", engine=engine) for engine in (weight_only, {}))
+    assert "all stays in 16 bit" in texts(dense, fatal=False)
+    assert dense.variants[0].memory == plain.variants[0].memory
+    mixture = plan_one("Qwen/Qwen3-30B-A3B", engine=weight_only, accelerator_type="H100")
+    assert mixture.variants[0].memory.weights_bytes < 35 * GIB
+
+
+def test_weights_packed_online_are_read_in_16_bit() -> None:
+    """FP8 out of a 16-bit checkpoint is small on the GPU, not on the disk."""
+    made = plan_one(
+        B72, Options(quantizations=("fp8", "fp8-file")), engine={"tensor_parallel_size": 4}
+    )
+    bf16, online, file = (variant.cost for variant in made.variants if variant.cost)
+    assert bf16.load_s == online.load_s == pytest.approx(72.7, abs=0.1)
+    assert file.load_s == pytest.approx(37.6, abs=0.1)
+    weights = [variant.memory.weights_bytes for variant in made.variants]
+    assert weights[1] == weights[2] < weights[0]
+
+
+@pytest.mark.parametrize("model", list_models())
+def test_every_shipped_model_can_be_planned(model: str) -> None:
+    """On eight B300 in 16 bit or as it is published, and on sizes from one GPU on."""
+    options = Options(cards={"": load_cards()["B300"]}, tensor_parallels=(1, 2, 4, 8))
+    made = plan_one(model, options, engine={"max_model_len": 8192})
+    able = [variant for variant in made.compared if variant.ok]
+    assert able
+    for variant in able:
+        assert variant.speed is not None
+        assert 0 < variant.speed.ttft_s < 2
+        assert variant.memory.calls(8192) >= 1
+
+
+def test_gpt_oss_is_not_told_to_change_its_kind() -> None:
+    """It comes in MXFP4 alone: more GPUs or a shorter context help where it does not fit."""
+    made = plan_one("openai/gpt-oss-120b", accelerator_type="L40S")
+    assert "tensor_parallel_size: 2" in texts(made)
+    assert "quantization" not in texts(made)
+
+
+@pytest.mark.parametrize("model", ["Qwen/Qwen3-Next-80B-A3B-Instruct", "openai/gpt-oss-20b"])
+def test_stages_of_a_hybrid_are_refused(model: str) -> None:
+    """Which kinds of layers a stage has is not known here; without stages it can be planned."""
+    with pytest.raises(PlanningFailed, match=r"pipeline_parallel_size: .* take 1"):
+        plan_one(model, engine={"pipeline_parallel_size": 2})
+    assert plan_one(model, engine={"tensor_parallel_size": 4}).variants[0].ok
+
+
+def test_what_images_take_is_said_not_to_be_counted() -> None:
+    """The tower's weights are; of a text model nothing is said."""
+    made = plan_one("Qwen/Qwen3-VL-8B-Instruct", engine={"max_model_len": 32768})
+    assert "what images take" in texts(made, fatal=False)
+    text = plan_one("Qwen/Qwen3-8B", engine={"max_model_len": 32768})
+    assert "what images take" not in texts(text, fatal=False)
+    more = made.variants[0].memory.weights_bytes - text.variants[0].memory.weights_bytes
+    assert more == 2 * facts("Qwen3-VL-8B").vision
+
+
 def test_calls_in_flight_are_bounded_by_the_tightest() -> None:
     """The target of autoscaling, max_num_seqs or the cache, whichever is least."""
     replicas = {"target_ongoing_calls": 64}
@@ -172,10 +256,46 @@ def test_cards_come_from_the_option_first() -> None:
     assert plans == [cards["L4"], cards["H200"]]
     with pytest.raises(PlanningFailed, match="accelerator_type names no GPU"):
         plan_tier(tier(accelerator_type=None), Options())
-    with pytest.raises(PlanningFailed, match=r"accelerator_type: card 'A100' may be"):
-        plan_tier(tier(accelerator_type="A100"), Options())
+    with pytest.raises(PlanningFailed, match=r"accelerator_type: card 'A1' may be"):
+        plan_tier(tier(accelerator_type="A1"), Options())
     with pytest.raises(PlanningFailed, match="no tier 'slow', only fast"):
         make_plan([tier()], Options(cards={"slow": cards["L4"]}))
+
+
+@pytest.mark.parametrize(
+    ("accelerator_type", "card", "words"),
+    [
+        ("A100", "A100-40G", "Ray calls A100-40G and A100-80G so; A100-40G is assumed"),
+        ("A100-80G", "A100-80G", "Ray calls this card A100: no node has A100-80G of itself"),
+        ("H100-NVL", "H100-NVL", "accelerator_type: H100, and --card H100-NVL for the plan"),
+    ],
+)
+def test_names_that_ray_and_the_plan_do_not_share(
+    accelerator_type: str, card: str, words: str
+) -> None:
+    """A card is planned with, and what is to be written is said."""
+    made = plan_one("Qwen/Qwen3-0.6B", accelerator_type=accelerator_type)
+    assert made.card is not None
+    assert (made.card.name, words in texts(made, fatal=False)) == (card, True)
+    assert texts(made) == ""
+
+
+@pytest.mark.parametrize("name", ["A10", "L20", "GH200"])
+def test_names_that_ray_serve_llm_does_not_take(name: str) -> None:
+    """They are an error in the config; the card itself is planned with by --card."""
+    assert f"ray.serve.llm does not take {name}" in texts(
+        plan_one("Qwen/Qwen3-0.6B", accelerator_type=name)
+    )
+    options = Options(cards={"": load_cards()[name]})
+    assert plan_one("Qwen/Qwen3-0.6B", options, accelerator_type=None).variants[0].ok
+
+
+def test_a_card_by_option_settles_which_it_is() -> None:
+    """`A100` in the config and `--card A100-80G` is how a plan for bare metal is made."""
+    options = Options(cards={"": load_cards()["A100-80G"]})
+    made = plan_one("Qwen/Qwen3-0.6B", options, accelerator_type="A100")
+    assert made.card == load_cards()["A100-80G"]
+    assert texts(made, fatal=False) == ""
 
 
 def plan_two(nodes: int) -> Plan:
@@ -191,8 +311,43 @@ def test_nodes_are_for_all_tiers_together() -> None:
     one, two, six = (plan_two(nodes) for nodes in (1, 2, 6))
     assert [plan.ok for plan in (one, two, six)] == [False, True, True]
     assert "--nodes 2" in str(one.findings[-1])
-    assert "--nodes 6" in str(two.findings[-1])
-    assert six.findings == []
+    assert "--nodes 6" in str(two.findings[0])
+    assert [finding.what for finding in six.findings] == [
+        "one lost node takes all replicas of fast, at the fewest"
+    ]
+
+
+def test_nodes_are_as_large_as_each_tier_says() -> None:
+    """Without the option: one node of two GPUs for one tier, one of eight for the other."""
+    fast = tier(placement={"gpus_per_node": 2}, replicas={"min": 2, "max": 2})
+    strong = tier(
+        B72,
+        name="strong",
+        engine={"tensor_parallel_size": 4},
+        placement={"gpus_per_node": 8},
+    )
+    pools = make_plan([fast, strong], Options(nodes=1, own_nodes=True)).pools
+    assert [(pool.gpus_per_node, pool.nodes_for_max) for pool in pools] == [(2, 1), (8, 1)]
+
+
+def test_slots_may_be_what_is_missing() -> None:
+    """There are GPUs for two replicas, but a node holds one; it says so."""
+    placement = {"gpus_per_node": 8, "resources_per_replica": {"slot": 1}}
+    slotted = tier(placement=placement, replicas={"min": 2, "max": 2})
+    [finding] = make_plan([slotted], Options(nodes=1)).findings
+    assert finding.fatal
+    assert "need 2 GPUs, and labels, slots or the size of replicas" in finding.what
+    assert finding.mend.startswith("--nodes 2")
+
+
+def test_routers_that_share_no_node_need_as_many() -> None:
+    """A warning, for they may be on nodes without GPUs."""
+    router = RouterConfig.model_validate(
+        {"replicas": {"min": 2, "max": 2}, "max_replicas_per_node": 1}
+    )
+    one, two = (make_plan([tier()], Options(nodes=nodes, router=router)) for nodes in (1, 2))
+    assert "2 Routers, 1 a node, and 1 with GPUs" in str(one.findings[-1])
+    assert (one.ok, two.findings) == (True, [])
 
 
 def test_each_kind_of_gpu_has_nodes_of_its_own() -> None:

@@ -9,7 +9,7 @@ from serve_app.offline.planning.cards import Card, load_cards
 from serve_app.offline.planning.engine import Engine, read_engine
 from serve_app.offline.planning.memory import Memory, measure
 from serve_app.offline.planning.models import ModelFacts, find_model
-from serve_app.offline.planning.quantization import SCHEMES
+from serve_app.offline.planning.quantization import SCHEMES, pad
 
 
 def tier(model: str = "Qwen/Qwen2.5-7B-Instruct", **fields: Any) -> TierConfig:
@@ -31,4 +31,5 @@ def engine(card: Card | str = "H100", **arguments: Any) -> Engine:
 
 def fill(model: str, scheme: str = "bf16", card: Card | str = "H100", **arguments: Any) -> Memory:
     card = load_cards()[card] if isinstance(card, str) else card
-    return measure(facts(model), SCHEMES[scheme], engine(card, **arguments), card)
+    padded = pad(facts(model), SCHEMES[scheme])
+    return measure(padded, SCHEMES[scheme], engine(card, **arguments), card)

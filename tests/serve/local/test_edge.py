@@ -126,6 +126,20 @@ def test_the_answers_request_id_is_the_one_in_the_log(local: Service, sent: byte
     assert answer.json()["error"]["code"] == "feedback_off"  # Not: a wrong request_id.
 
 
+def test_a_wish_for_another_protocol_hides_no_request(local: Service) -> None:
+    """HAProxy takes the wish away; a Router that is asked directly refuses it, and is done."""
+    wish = post(b"Upgrade: foo").replace(b"Connection: close", b"Connection: upgrade, close")
+    head, body = ask(local, wish)
+    assert head.startswith(b"HTTP/1.1 200 ")
+    assert orjson.loads(body)["object"] == "chat.completion"
+    hidden = b"GET /health HTTP/1.1\r\nHost: h\r\nConnection: close\r\n\r\n"
+    head, body = ask(
+        local, wish.partition(b"\r\n\r\n")[0] + b"\r\n\r\n" + hidden, port=router_port(local)
+    )
+    assert head.startswith(b"HTTP/1.1 400 ")
+    assert orjson.loads(body)["error"]["code"] == "bad_request"
+
+
 def test_nothing_is_shown_of_the_inside(local: Service) -> None:
     """Neither by HAProxy nor by the Router behind it; both still say that they live."""
     for port in (None, router_port(local)):

@@ -15,6 +15,7 @@ from ray.cluster_utils import Cluster
 from serve_app.cli.up import AUTH_TOKEN
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import ray_environment
+from serve_app.config.load import ROUTER_NAME
 from serve_app.deploy.cluster_nodes import read_groups
 from tests.serve.service import ROOT, free_port, wait_for
 from tests.serve.simulated.application import IMPORT_PATH
@@ -42,11 +43,13 @@ class SimulatedCluster:
         *,
         policy: dict[str, Any] | None = None,
         replicas: Mapping[str, int] | None = None,
+        router: dict[str, Any] | None = None,
     ) -> None:
         """What `serve deploy` does with a file; returns before anything runs.
 
         `replicas` take the place of a tier's own. Where they alone change, Serve goes on with the
         replicas that are there; another `config`, or a tier more in `replicas`, replaces all.
+        `router` are Serve's options of the Router's deployment.
         """
         application = {
             "name": NAME,
@@ -60,7 +63,8 @@ class SimulatedCluster:
                     "autoscaling_config": {"min_replicas": count, "max_replicas": count},
                 }
                 for tier, count in (replicas or {}).items()
-            ],
+            ]
+            + ([{"name": ROUTER_NAME, **router}] if router else []),
         }
         self._put([application])
 
@@ -100,6 +104,11 @@ class SimulatedCluster:
         application = self.application()
         assert application.get("status") != "DEPLOY_FAILED", application["message"]
         return application or {"status": "NOT_STARTED"}
+
+    def nodes_of(self, deployment: str) -> set[str]:
+        """The ids of the nodes on which its replicas run."""
+        found = self.application().get("deployments", {}).get(deployment, {}).get("replicas", [])
+        return {replica["node_id"] for replica in found if replica["state"] == "RUNNING"}
 
     def running(self, tier: str) -> int:
         """The replicas of a tier that take calls."""

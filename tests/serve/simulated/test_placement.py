@@ -130,6 +130,22 @@ def test_slots_spread_replicas_over_zones(cluster: SimulatedCluster) -> None:
         assert "zone_slot" in said
 
 
+def test_engines_share_gpus(cluster: SimulatedCluster) -> None:
+    """A quarter and three quarters come onto one GPU, so that two such pairs fit on two."""
+    fixed = {"kv_cache_memory_bytes": 2**30}
+    small, large = (
+        tier("a", accelerator_type="L4", engine=fixed, placement={**SMALL, "gpus_per_worker": part})
+        for part in (0.25, 0.75)
+    )
+    with placed(small) as a, placed(large) as b, placed(small) as c, placed(large) as d:
+        assert None not in (a, b, c, d)
+        with placed(small) as fifth:
+            assert fifth is None
+            said = explain_misfit(plan_need(small), read_rooms(read_groups()))
+        assert said is not None
+        assert "0.25 GPU" in said
+
+
 def gpus_of(deployment: str) -> list[dict[str, int]]:
     """For each replica of a deployment, its GPUs by node."""
     return [

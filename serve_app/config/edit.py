@@ -1,0 +1,102 @@
+"""Sets keys of a tier in a config's text, and leaves every other character as it is."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+
+import yaml
+
+WIDTH_MAX = 1_000_000
+Value = str | Mapping[str, str]
+
+
+class NotEditable(Exception):
+    """The text is not laid out so that a key can be set in it; the message says why."""
+
+
+def set_tier_keys(text: str, tier: str, path: tuple[str, ...], value: Value) -> str:
+    """The text with a key of a tier set; `path` is the key, or `("engine", key)`.
+
+    A key that is there gets the new value, with its comments lost; a new one goes before the first
+    of its map, or after `model_id`.
+
+    Raises:
+        NotEditable: the tier, or the map of the key, is not written out in block style.
+    """
+    node = _find_tier(yaml.compose(text, yaml.SafeLoader), tier)
+    for key in path[:-1]:
+        inner = _get(node, key)
+        if not isinstance(inner, yaml.MappingNode) or inner.flow_style or not inner.value:
+            raise NotEditable(f"{key} of tier {tier} is no map that is written out key by key")
+        if not _spans(node, inner):
+            raise NotEditable(f"{key} of tier {tier} is an alias of a map that others share")
+        node = inner
+    return _set(text, node, path[-1], value)
+
+
+def _find_tier(root: yaml.Node | None, name: str) -> yaml.MappingNode:
+    for tier in _list_tiers(root):
+        found = _get(tier, "name")
+        if isinstance(found, yaml.ScalarNode) and found.value == name and not tier.flow_style:
+            return tier
+    raise NotEditable(f"tier {name} is not written out key by key")
+
+
+def _list_tiers(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
+    for application in _items(_get(root, "applications")):
+        for tier in _items(_get(_get(application, "args"), "tiers")):
+            if isinstance(tier, yaml.MappingNode):
+                yield tier
+
+
+def _items(node: yaml.Node | None) -> list[yaml.Node]:
+    return node.value if isinstance(node, yaml.SequenceNode) else []
+
+
+def _get(node: yaml.Node | None, key: str) -> yaml.Node | None:
+    if not isinstance(node, yaml.MappingNode):
+        return None
+    return next((value for name, value in node.value if name.value == key), None)
+
+
+def _spans(outer: yaml.Node, inner: yaml.Node) -> bool:
+    """Whether a node lies where its parent does: an alias stands for one that lies elsewhere."""
+    starts = bool(outer.start_mark.index <= inner.start_mark.index)
+    return starts and bool(inner.end_mark.index <= outer.end_mark.index)
+
+
+def _set(text: str, node: yaml.MappingNode, key: str, value: Value) -> str:
+    lines = text.splitlines(keepends=True)
+    first = node.value[0][0].start_mark
+    indent = " " * first.column
+    for name, old in node.value:
+        if name.value == key:
+            if not _spans(node, old):
+                raise NotEditable(f"{key} is an alias; write its value out")
+            begin, end = name.start_mark.line, _last_line(old)
+            lines[begin : end + 1] = _render(indent, key, value)
+            return "".join(lines)
+    after = next((old for name, old in node.value if name.value == "model_id"), None)
+    at = first.line if after is None else _last_line(after) + 1
+    lines[at:at] = _render(indent, key, value)
+    return "".join(lines)
+
+
+def _last_line(node: yaml.Node) -> int:
+    """Of a value; a block map ends where the next token begins, which may be lines further on."""
+    if isinstance(node, yaml.MappingNode) and not node.flow_style and node.value:
+        return _last_line(node.value[-1][1])
+    return int(node.end_mark.line)
+
+
+def _render(indent: str, key: str, value: Value) -> list[str]:
+    if isinstance(value, str):
+        return [f"{indent}{key}: {_quote(value)}\n"]
+    rows = [f"{indent}  {_quote(name)}: {_quote(value[name])}\n" for name in sorted(value)]
+    return [f"{indent}{key}:\n", *rows]
+
+
+def _quote(text: str) -> str:
+    """In double quotes and on one line, whatever it holds."""
+    dumped: str = yaml.safe_dump(text, default_style='"', width=WIDTH_MAX)
+    return dumped.rstrip("\n")

@@ -1,0 +1,162 @@
+"""Checking a tier's `engine` and `accelerator_type` on machines that have neither vLLM nor Ray."""
+
+from __future__ import annotations
+
+import difflib
+import json
+from collections.abc import Iterator, Mapping, Sequence
+from functools import cache
+from importlib.resources import files
+from typing import Any, Protocol, cast
+
+from pydantic import BaseModel, JsonValue, ValidationError
+from pydantic_core import CoreSchema, SchemaValidator
+
+from serve_app.config.explain import describe
+
+OURS = {
+    "model": "tiers[].model_source",
+    "served_model_name": "tiers[].model_id",
+    "lora_modules": "tiers[].adapters",
+    "distributed_executor_backend": "tiers[].accelerator",
+    "host": "nothing: the engine listens on its node's address, to lease holders only",
+    "port": "nothing: the engine listens on a free port",
+    "api_key": "nothing: the engine answers lease holders only",
+    **{
+        f"data_parallel_{key}": "nothing: Ray places the engines of a group and numbers them"
+        for key in (
+            "address",
+            "backend",
+            "external_lb",
+            "hybrid_lb",
+            "rank",
+            "rpc_port",
+            "size_local",
+            "start_rank",
+        )
+    },
+}
+"""Engine arguments that the application sets itself, and the key that takes their place."""
+
+SCHEMA = "engine_arguments.json"
+"""Beside this file; `make engine-arguments` writes it from the pinned vLLM."""
+
+PYTHON_ONLY = frozenset({"callable_type", "needs_python_object"})
+"""Errors that speak of alternatives which no YAML can give."""
+
+
+class EngineArguments(Protocol):
+    """What one vLLM takes: by its own classes, or by the schema that was generated from them."""
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Every argument of its engine and server."""
+
+    @property
+    def quantization_methods(self) -> Sequence[str]:
+        """The values of `quantization`."""
+
+    def check_value(self, name: str, value: JsonValue) -> None:
+        """Check a value against the argument's type and bounds.
+
+        Raises:
+            ValidationError: says all that is wrong with it.
+        """
+
+
+class Argument(BaseModel):
+    """One argument; a default that JSON cannot hold, or that vLLM works out, is left out."""
+
+    core: dict[str, Any]
+    """A schema of pydantic-core, so that messages and precision are those of vLLM's own classes."""
+    strict: bool = True
+    default: JsonValue = None
+
+
+class PinnedArguments(BaseModel):
+    """What the pinned vLLM and Ray take, by the generated schema."""
+
+    vllm: str
+    ray: str
+    accelerator_types: tuple[str, ...]
+    quantization_methods: tuple[str, ...]
+    arguments: dict[str, Argument]
+
+    @property
+    def names(self) -> Sequence[str]:
+        """Every argument, those that the application sets included."""
+        return (*self.arguments, *OURS)
+
+    def check_value(self, name: str, value: JsonValue) -> None:
+        """Check a value against the schema of its argument."""
+        argument = self.arguments[name]
+        validator = SchemaValidator(cast(CoreSchema, argument.core))
+        # As JSON, since YAML has no tuples, sets and enums to be strict about.
+        validator.validate_json(json.dumps(value), strict=argument.strict)
+
+
+@cache
+def load_engine_arguments() -> PinnedArguments:
+    """The schema that comes with the package."""
+    text = files("serve_app.config").joinpath(SCHEMA).read_bytes()
+    return PinnedArguments.model_validate_json(text)
+
+
+def check_engine_arguments(
+    tier: str, engine: Mapping[str, JsonValue], known: EngineArguments | None = None
+) -> None:
+    """Check that a tier's engine arguments exist, and that vLLM takes the values as they are.
+
+    Strictly: Ray passes them to vLLM without vLLM's command line, which alone reads "32k" as a
+    number.
+
+    Raises:
+        ValueError: names the key, and what to write instead.
+    """
+    known = known or load_engine_arguments()
+    for key, value in engine.items():
+        if problem := _problem(known, key, value):
+            raise ValueError(f"tiers.{tier}.engine.{key}: {problem}")
+
+
+def check_accelerator_type(tier: str, name: str) -> None:
+    """Check that ray.serve.llm takes a tier's name of a GPU.
+
+    Raises:
+        ValueError: names the nearest one that it takes, and what to do with other cards.
+    """
+    known = load_engine_arguments().accelerator_types
+    if name not in known:
+        upper = {other.upper(): other for other in known}
+        near = difflib.get_close_matches(name.upper(), upper, n=1)
+        hint = f"did you mean '{upper[near[0]]}'? Otherwise " if near else ""
+        raise ValueError(
+            f"tiers.{tier}.accelerator_type: ray.serve.llm does not take '{name}'; {hint}leave it "
+            "out, and place by node_labels or resources_per_replica"
+        )
+
+
+def _problem(known: EngineArguments, key: str, value: JsonValue) -> str | None:
+    if key in OURS:
+        return f"set here by us; use {OURS[key]}"
+    methods = known.quantization_methods
+    if key == "quantization" and isinstance(value, str) and value not in methods:
+        return f"not a method of this vLLM, which has {', '.join(methods)}"
+    if key not in known.names:
+        near = difflib.get_close_matches(key, known.names, n=1)
+        return "not an argument of this vLLM" + (f"; did you mean '{near[0]}'?" if near else "")
+    try:
+        known.check_value(key, value)
+    except ValidationError as error:
+        if value is None:
+            return "null is no value here; leave the key out for vLLM's default"
+        return "; ".join(dict.fromkeys(_lines(error, value)))
+    return None
+
+
+def _lines(error: ValidationError, value: JsonValue) -> Iterator[str]:
+    for item in error.errors():
+        if item["type"] not in PYTHON_ONLY:
+            # Only what is within a map or a list has a path; else `loc` names a member of a union.
+            path = item["loc"] if isinstance(value, dict | list) else ()
+            yield "".join(f"{part}: " for part in path) + describe(item)
