@@ -31,7 +31,7 @@ stop: ## Stop what `make serve` started
 test: lint unit serve-tests ## Everything: lint, unit tests, tests on real Ray and vLLM
 
 unit: install-dev ## The fast tests only
-	@$(BIN)/pytest -m "not serve"
+	@$(BIN)/pytest -m "not serve" --numprocesses auto --dist worksteal
 
 serve-tests: install-dev ## The tests that start real Ray and real vLLM
 	@$(BIN)/pytest -m serve

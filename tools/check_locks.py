@@ -19,7 +19,7 @@ def main() -> None:
     gpu = pins.lock_file(pins.ROOT, "gpu").read_text()
     needs_gpu = [*project["dependencies"], *extras["gpu"]]
     problems = [
-        *check("requirements/cpu.txt", cpu, [*project["dependencies"], *extras["cpu"]]),
+        *check("requirements/cpu.txt", cpu, pins.cpu_requirements(project)),
         *check("requirements/dev.txt", {**cpu, **dev}, extras["dev"]),
         *(f"requirements/dev.txt repeats {name} of cpu.txt" for name in sorted(cpu.keys() & dev)),
         *check("requirements/gpu.txt", pins.parse_lock(gpu), needs_gpu, excluded=frozenset()),

@@ -22,7 +22,7 @@ def main() -> None:
     extras = project["optional-dependencies"]
     with tempfile.TemporaryDirectory() as scratch:
         resolver = Resolver(Path(scratch))
-        cpu = resolver.resolve([*project["dependencies"], *extras["cpu"]], kept("cpu"))
+        cpu = resolver.resolve(pins.cpu_requirements(project), kept("cpu"))
         # On top of the runtime, whose versions are settled.
         dev = resolver.resolve(extras["dev"], {**kept("dev"), **cpu})
         # What was tested on the CPU is preferred, but nothing holds the GPU build of vLLM to it.

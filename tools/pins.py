@@ -29,6 +29,8 @@ GPU_HEADER = (
     "# Complete: pip install --no-deps --require-hashes -r requirements/gpu.txt\n"
 )
 
+OFFLINE_EXTRAS = ("bench", "evaluate", "learn")
+
 Pins = Mapping[str, str]
 Sums = Mapping[str, Collection[str]]
 """The SHA-256 of each file that may be installed, by the package's canonical name."""
@@ -36,6 +38,13 @@ Sums = Mapping[str, Collection[str]]
 
 def pyproject(root: Path) -> Path:
     return root / "pyproject.toml"
+
+
+def cpu_requirements(project: Mapping[str, Any]) -> list[str]:
+    """What one machine without a GPU gets: everything that the project can do."""
+    extras = project["optional-dependencies"]
+    by_hand = [item for extra in OFFLINE_EXTRAS for item in extras[extra]]
+    return list(dict.fromkeys([*project["dependencies"], *extras["cpu"], *by_hand]))
 
 
 def lock_file(root: Path, lock: str) -> Path:

@@ -2,9 +2,20 @@
 
 from __future__ import annotations
 
+import sys
+from collections.abc import Callable
+
 import typer
 
 from serve_app.cli.lazy import LazyCommand, LazyGroup
+
+EXTRA_OF = {
+    "PIL": "evaluate",
+    "jsonschema": "evaluate",
+    "sklearn": "learn",
+    "threadpoolctl": "learn",
+}
+"""The extra of pyproject.toml that brings a module which only commands run by hand import."""
 
 
 class Commands(LazyGroup):
@@ -156,9 +167,16 @@ app.add_typer(
 )
 
 
-def main() -> None:
-    """The console script."""
-    app()
+def main(run: Callable[[], object] = app) -> None:
+    """The console script; a package that an extra would bring is one line, and no traceback."""
+    try:
+        run()
+    except ModuleNotFoundError as missing:
+        module = (missing.name or "").partition(".")[0]
+        if module not in EXTRA_OF:
+            raise
+        extra = EXTRA_OF[module]
+        sys.exit(f"{module} is not installed here; pip install 'serve-app[{extra}]' brings it.")
 
 
 if __name__ == "__main__":

@@ -5,13 +5,14 @@ from __future__ import annotations
 import inspect
 import subprocess
 import sys
+import tomllib
 from importlib import import_module
 from pathlib import Path
 
 import pytest
 
 from serve_app.cli.lazy import LazyCommand
-from serve_app.cli.main import Benchmarks, Commands
+from serve_app.cli.main import EXTRA_OF, Benchmarks, Commands, main
 
 ROOT = Path(__file__).parents[2]
 SHOW = "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))"
@@ -63,3 +64,27 @@ def test_the_options_are_those_of_the_function() -> None:
     """A command's own help comes from its function."""
     text, _ = imported("bench", "scaling", "--help")
     assert "--tune" in text
+
+
+@pytest.mark.parametrize("module", EXTRA_OF)
+def test_a_missing_extra_is_one_line_with_the_command(
+    module: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A node that serves has no package that only learning and measuring need."""
+    monkeypatch.setitem(sys.modules, module, None)
+    with pytest.raises(SystemExit) as exit_:
+        main(lambda: import_module(module))
+    expected = f"pip install 'serve-app[{EXTRA_OF[module]}]' brings it."
+    assert exit_.value.code == f"{module} is not installed here; {expected}"
+
+
+def test_any_other_missing_module_is_a_fault() -> None:
+    """It shows as one, with its traceback."""
+    with pytest.raises(ModuleNotFoundError):
+        main(lambda: import_module("no_such_module"))
+
+
+def test_every_extra_that_is_named_exists() -> None:
+    """The command that the line names can be run."""
+    project = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]
+    assert set(EXTRA_OF.values()) <= project["optional-dependencies"].keys()

@@ -220,7 +220,7 @@ async def test_thresholds_of_0_and_1(
         DeadlineExceeded("first byte", 1),
         stream_of(b'data: {"error":"before the checkpoint"}\n\n'),
     ],
-    ids=str,
+    ids=["overloaded", "unavailable", "failed", "late", "event"],
 )
 @both_ways
 async def test_a_draft_that_fails_is_replaced(

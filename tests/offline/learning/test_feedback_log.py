@@ -131,6 +131,8 @@ def entry(line: bytes, **changes: Any) -> bytes:
         (entry(label("a"), large_score=2), "line 2: large_score: expected a number"),
         (entry(feedback("a", True), right="yes"), "line 2: right: expected true or false"),
     ],
+    # A line holds the time of its making, and pytest's processes must name a test alike.
+    ids=lambda value: value if isinstance(value, str) else "line",
 )
 def test_a_bad_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
     """File, line, key, and what belongs there."""
