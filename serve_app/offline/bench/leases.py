@@ -67,7 +67,6 @@ def _paused_collection() -> Iterator[None]:
     process holds and would be charged to whichever operation it interrupts.
     """
     was_enabled = gc.isenabled()
-    gc.collect()
     gc.disable()
     try:
         yield
