@@ -2,7 +2,7 @@
 
 `plan_machines` counts whole machines, which tiers share: for `serve-app plan --nodes`, systemd and
 `ray up`. `plan_pods` cuts machines into pods of the size of a replica: for Kubernetes. Both place
-replicas by `tiers.fleet`, and whatever is generated comes from one of them.
+replicas by `deploy.fleet`, and whatever is generated comes from one of them.
 """
 
 from __future__ import annotations
@@ -333,7 +333,7 @@ def _is_plain(tier: TierConfig) -> bool:
 def _build_pod(name: str, tier: TierConfig) -> NodePool:
     parts = _cut(tier, _gpus_per_node(tier))
     part = _largest_part(tier, _gpus_per_node(tier))
-    gpus = int(part.get("GPU", 0))
+    gpus = math.ceil(part.get("GPU", 0))  # Kubernetes gives whole GPUs to a pod
     return NodePool(
         name=name,
         deployments=(tier.name,),

@@ -48,7 +48,7 @@ class Pool:
 def plan_pool(card: str, nodes: int, gpus_per_node: int, tiers: Sequence[TierConfig]) -> Pool:
     """Place the tiers' replicas on nodes of one kind, with the labels and slots that they ask for.
 
-    The nodes are those of `tiers.pools`, from which the manifests are made, too.
+    The nodes are those of `deploy.pools`, from which the manifests are made, too.
     """
     # The card may be another one than accelerator_type, and here all tiers are on it.
     tiers = [tier.model_copy(update={"accelerator_type": None}) for tier in tiers]
