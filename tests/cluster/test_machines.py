@@ -220,7 +220,12 @@ def test_gpu_nodes_install_the_lock_and_nothing_beside_it(name: str) -> None:
 
 @pytest.mark.parametrize(
     "name",
-    ["docs/deploy.md", "cluster/README.md", "cluster/docker/Dockerfile.gpu", "cluster/ray-up/aws.yaml"],
+    [
+        "docs/deploy.md",
+        "cluster/README.md",
+        "cluster/docker/Dockerfile.gpu",
+        "cluster/ray-up/aws.yaml",
+    ],
 )
 def test_gpu_nodes_have_the_compilers_that_engines_need(name: str) -> None:
     """Triton's launchers need gcc and Python's headers, which the image's base has; no nvcc."""
