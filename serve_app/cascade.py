@@ -21,13 +21,13 @@ from dataclasses import replace
 from serve_app.config.cascade import ConfidenceConfig
 from serve_app.core.call import Draft, Reason, Route
 from serve_app.core.errors import GatewayError
+from serve_app.core.headers import Headers
 from serve_app.leases.client import UpstreamRequest
 from serve_app.leases.draft_report import DRAFT_HEADER, DraftReport, parse_report
 from serve_app.leases.tier import Answer, Tier
 from serve_app.routing.confidence import DraftFeatures, draft_features, p_right
 from serve_app.way import Way
 
-Headers = list[tuple[bytes, bytes]]
 Exchange = Callable[[Route], AbstractAsyncContextManager[Answer]]
 
 

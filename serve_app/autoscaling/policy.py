@@ -50,7 +50,7 @@ class TierRules:
 
 
 @dataclass(frozen=True, slots=True)
-class Decision:
+class ScalingDecision:
     """How many replicas, and what of them for what.
 
     `floor` are there whatever comes, `own` are for the tier's own calls. `needed` is what the
@@ -102,10 +102,10 @@ class TierPolicy:
         self._ready = 0
         self._grown_s = float("-inf")
         self._own = 0.0
-        self._last = Decision(rules.min, rules.min, rules.min, 0.0)
+        self._last = ScalingDecision(rules.min, rules.min, rules.min, 0.0)
 
     @property
-    def last(self) -> Decision:
+    def last(self) -> ScalingDecision:
         """The newest decision."""
         return self._last
 
@@ -114,7 +114,7 @@ class TierPolicy:
         looked_s = self._looked_s
         return looked_s is None or not looked_s <= now_s < looked_s + LOOK_S
 
-    def decide(self, signals: TierSignals, *, spilled: float = 0.0) -> Decision:
+    def decide(self, signals: TierSignals, *, spilled: float = 0.0) -> ScalingDecision:
         """The replicas from now on, within the rules' bounds.
 
         `spilled` are replicas that another tier's calls need here, on top of the tier's own.
@@ -146,7 +146,7 @@ class TierPolicy:
         steady_own = self._steady_own.hold(now_s, self._own)
         backlog = self._backlog.hold(now_s, self._measure_backlog(signals))
         floor = min(self.rules.max, self._floor(signals))
-        self._last = Decision(
+        self._last = ScalingDecision(
             replicas=self._count(steady + backlog, floor, signals.target),
             own=self._count(steady_own + backlog, floor, signals.target),
             floor=floor,

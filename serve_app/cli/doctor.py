@@ -18,7 +18,7 @@ from serve_app.config.environment import ray_environment
 from serve_app.config.load import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
 from serve_app.offline.doctor.engines import check_engines_here, find_engine_errors
-from serve_app.offline.doctor.finding import Finding, Level, note, ok
+from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 from serve_app.offline.doctor.machine import (
     PINS,
     check_environment,
@@ -73,7 +73,7 @@ def doctor(
     raise typer.Exit(1 if bad else 0)
 
 
-def _render(found: Finding) -> Iterator[str]:
+def _render(found: CheckResult) -> Iterator[str]:
     yield f"{_MARKS[found.level]} {found.check}: {found.what}"
     if found.why:
         yield f"          why:  {found.why}"
@@ -81,7 +81,7 @@ def _render(found: Finding) -> Iterator[str]:
         yield f"          mend: {found.mend}"
 
 
-def _look_here(config: ServeConfig) -> Iterator[Finding]:
+def _look_here(config: ServeConfig) -> Iterator[CheckResult]:
     environment = process_environment()
     tiers = config.app.tiers
     gpu = any(tier.accelerator == "gpu" for tier in tiers)
@@ -97,7 +97,7 @@ def _look_here(config: ServeConfig) -> Iterator[Finding]:
         yield from check_model_of(tier, demo.locate)
 
 
-def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
+def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[CheckResult]:
     # Here, because Ray takes seconds to import, and most looks need none.
     from serve_app.deploy.cluster_facts import ClusterUnreachable, connected
 
@@ -105,7 +105,7 @@ def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
         with connected(address):
             yield from _check_cluster(config)
     except ClusterUnreachable as error:
-        yield Finding(
+        yield CheckResult(
             Level.ERROR,
             "cluster",
             f"no cluster at {address}: {error}",
@@ -114,7 +114,7 @@ def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[Finding]:
         )
 
 
-def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
+def _check_cluster(config: ServeConfig) -> Iterator[CheckResult]:
     from serve_app.deploy.cluster_facts import gather_facts
     from serve_app.deploy.cluster_nodes import count_placed, read_groups, read_rooms
     from serve_app.deploy.fit import Need
@@ -127,7 +127,7 @@ def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
     facts = gather_facts(list(PINS["gpu" if gpu else "cpu"]), list(wanted), probe)
     for node in facts:
         if node.versions is None or node.environment is None:
-            yield Finding(
+            yield CheckResult(
                 Level.ERROR,
                 f"node {node.address}",
                 "it does not answer",
@@ -136,9 +136,11 @@ def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
             )
             continue
         for found in (*check_environment(node.environment, wanted), *(node.found or ())):
-            yield Finding(found.level, f"node {node.address}", found.what, found.why, found.mend)
+            yield CheckResult(
+                found.level, f"node {node.address}", found.what, found.why, found.mend
+            )
         if abs(node.ahead_s) > CLOCK_S_MAX:
-            yield Finding(
+            yield CheckResult(
                 Level.WARNING,
                 f"node {node.address}",
                 f"its clock is {node.ahead_s:+.1f} s off this machine's",
@@ -147,7 +149,7 @@ def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
             )
     kinds = {(node.python, *sorted((node.versions or {}).items())) for node in facts}
     if len(kinds) > 1:
-        yield Finding(
+        yield CheckResult(
             Level.ERROR,
             "nodes",
             "; ".join(sorted(str(kind) for kind in kinds)),
@@ -167,7 +169,7 @@ def _check_cluster(config: ServeConfig) -> Iterator[Finding]:
     lacking = fit_all(needs, read_rooms(groups))
     for name, _, count in needs:
         if name in lacking:
-            yield Finding(
+            yield CheckResult(
                 Level.ERROR,
                 f"placement of {name}",
                 lacking[name],

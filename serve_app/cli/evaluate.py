@@ -17,7 +17,7 @@ from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, T
 from serve_app import demo
 from serve_app.config.load import process_environment
 from serve_app.core.outputs import OutputUnusable, check_file, make_directory
-from serve_app.offline.evaluate.answers import ANSWERS_FILE, Answer, Settings, open_answers
+from serve_app.offline.evaluate.answers import ANSWERS_FILE, GradedAnswer, Settings, open_answers
 from serve_app.offline.evaluate.client import Client
 from serve_app.offline.evaluate.dataset import load_dataset
 from serve_app.offline.evaluate.errors import EvaluationFailed, InvalidDataset
@@ -99,11 +99,11 @@ async def _make_calls(
     headers: Mapping[str, str],
     calls: Sequence[Call],
     concurrency: int,
-    takers: Sequence[Callable[[Answer], None]],
+    takers: Sequence[Callable[[GradedAnswer], None]],
     *,
     logprobs: bool,
 ) -> None:
-    def take(answer: Answer) -> None:
+    def take(answer: GradedAnswer) -> None:
         for taker in takers:
             taker(answer)
 
@@ -115,7 +115,7 @@ async def _make_calls(
 
 
 @contextmanager
-def _progress(total: int) -> Iterator[Callable[[Answer], None]]:
+def _progress(total: int) -> Iterator[Callable[[GradedAnswer], None]]:
     """A bar on stderr; what it yields moves it by one answer."""
     failed = 0
     columns = (
@@ -127,7 +127,7 @@ def _progress(total: int) -> Iterator[Callable[[Answer], None]]:
     with Progress(*columns, console=Console(stderr=True)) as progress:
         task = progress.add_task("", total=total, failed=failed)
 
-        def show(answer: Answer) -> None:
+        def show(answer: GradedAnswer) -> None:
             nonlocal failed
             failed += answer.error is not None
             progress.update(task, advance=1, failed=failed)

@@ -13,7 +13,7 @@ from serve_app.core.errors import GatewayError
 from serve_app.gateway.prompts import detect_endpoint, read_prompt
 from serve_app.gateway.wire import parse_json
 from serve_app.offline.learning.feedback_log import FeedbackLog, find_logs, is_entry
-from serve_app.routing.calibration import Sample
+from serve_app.routing.calibration import ScoredCall
 from serve_app.routing.scorer import Scorer
 
 LABELS = ("small_score", "large_score")
@@ -33,7 +33,7 @@ class Samples:
     """The calls that have a score; how many lines have none, and how many calls of a feedback log
     were left out because they have no label and others do."""
 
-    scored: Sequence[Sample]
+    scored: Sequence[ScoredCall]
     unscored: int
     unlabelled: int = 0
 
@@ -48,7 +48,7 @@ def load_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
     Raises:
         InvalidRecord: a file or a line cannot be used, or no line has a score.
     """
-    samples: list[Sample] = []
+    samples: list[ScoredCall] = []
     unscored = 0
     log = FeedbackLog()
     for path in chain.from_iterable(map(_find_files, paths)):
@@ -89,7 +89,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise InvalidRecord(path, None, error.strerror or "cannot be read") from None
 
 
-def _parse(document: Mapping[str, Any], scorer: Scorer) -> Sample | None:
+def _parse(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall | None:
     """The call of one line, None for a logged one that was not scored."""
     if _PROMPT_KEYS & document.keys():
         return _score(document, scorer)
@@ -99,13 +99,13 @@ def _parse(document: Mapping[str, Any], scorer: Scorer) -> Sample | None:
         )
     if document["score"] is None:
         return None
-    return Sample(_ratio(document, "score"), *_labels(document))
+    return ScoredCall(_ratio(document, "score"), *_labels(document))
 
 
-def _score(document: Mapping[str, Any], scorer: Scorer) -> Sample:
+def _score(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall:
     body = dict(document)
     prompt = read_prompt(detect_endpoint(body), body, BodiesConfig())
-    return Sample(scorer.score(prompt), *_labels(document))
+    return ScoredCall(scorer.score(prompt), *_labels(document))
 
 
 def _labels(document: Mapping[str, Any]) -> Sequence[float | None]:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+AUTO = "auto"
+"""The name of a model that leaves the choice to the router."""
+
 
 class Endpoint(StrEnum):
     """The generation paths that are forwarded to an engine; the value is the path."""

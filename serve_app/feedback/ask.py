@@ -17,7 +17,7 @@ for users as well.
 TOTAL_S_MAX = 60.0
 
 
-class Refused(Exception):
+class LabelRefused(Exception):
     """The engine refused the body; it would do so again."""
 
 
@@ -37,7 +37,7 @@ async def ask(
 
     Raises:
         GatewayError: no answer came.
-        Refused: the engine answered with a 4xx.
+        LabelRefused: the engine answered with a 4xx.
         AnswerTooLong: the answer has more than `bytes_max` bytes.
     """
     request = UpstreamRequest(path, body, request_id, stream=False)
@@ -51,7 +51,7 @@ async def ask(
             if size > bytes_max:
                 raise AnswerTooLong
     if answer.status >= 400:
-        raise Refused
+        raise LabelRefused
     return b"".join(chunks)
 
 

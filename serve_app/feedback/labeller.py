@@ -13,7 +13,7 @@ from serve_app.config.runtime import RuntimeConfig
 from serve_app.core.call import Endpoint
 from serve_app.core.errors import GatewayError
 from serve_app.feedback.answer_text import answer_text
-from serve_app.feedback.ask import AnswerTooLong, Refused, ask
+from serve_app.feedback.ask import AnswerTooLong, LabelRefused, ask
 from serve_app.feedback.capture import BYTES_BESIDE, BYTES_PER_CHAR
 from serve_app.feedback.compare import same
 from serve_app.feedback.judge import parse_verdict, render_question
@@ -266,7 +266,7 @@ class IdleLabeller:
             return await ask(
                 self._tiers[tier], path, body, request_id, runtime.deadlines, bytes_max
             )
-        except Refused:
+        except LabelRefused:
             raise NoLabel(Fate.REFUSED) from None
         except AnswerTooLong:
             raise NoLabel(Fate.TOO_LONG) from None

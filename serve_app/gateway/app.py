@@ -16,7 +16,7 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import Endpoint, TierState
+from serve_app.core.call import AUTO, Endpoint, TierState
 from serve_app.core.errors import (
     GatewayError,
     InternalError,
@@ -37,7 +37,7 @@ from serve_app.gateway.render import (
 )
 from serve_app.gateway.request_headers import RequestHeaders
 from serve_app.gateway.stored_responses import response_routes
-from serve_app.gateway.wire import AUTO, detect_endpoint, parse_call, parse_json
+from serve_app.gateway.wire import detect_endpoint, parse_call, parse_json
 from serve_app.pipeline import Pipeline
 
 

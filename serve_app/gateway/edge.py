@@ -18,8 +18,9 @@ from starlette.types import ASGIApp, Receive, Scope, Send
 
 from serve_app.core.call import Endpoint
 from serve_app.core.errors import GatewayError, InternalError, InvalidField, RouteNotFound
+from serve_app.core.headers import REQUEST_ID_HEADER, SESSION_HEADER, Headers
 from serve_app.gateway.protocol import use_own_protocol
-from serve_app.gateway.render import Headers, error_headers, render_error
+from serve_app.gateway.render import error_headers, render_error
 from serve_app.gateway.request_headers import CONTROLS, REQUEST_ID
 
 logger = logging.getLogger("ray.serve")
@@ -61,7 +62,7 @@ class Edge:
         if scope["type"] == "http":
             request_id = read_request_id(scope["headers"])
             try:
-                scope["headers"] = [*clean(scope["headers"]), (b"x-request-id", request_id)]
+                scope["headers"] = [*clean(scope["headers"]), (REQUEST_ID_HEADER, request_id)]
                 check_path(scope)
             except GatewayError as error:
                 await refuse(error, scope, request_id, send)
@@ -85,7 +86,7 @@ def read_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
     Ray sends it back, this service logs it, and `/v1/feedback` takes it.
     """
-    sent = [value for name, value in headers if name == b"x-request-id"]
+    sent = [value for name, value in headers if name == REQUEST_ID_HEADER]
     if len(sent) == 1 and REQUEST_ID.fullmatch(sent[0]):
         return sent[0]
     return str(uuid.uuid4()).encode()
@@ -100,7 +101,7 @@ def clean(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
     kept: Headers = []
     seen: set[bytes] = set()
     for name, value in headers:
-        if name == b"x-request-id" or _is_dropped(name, value):
+        if name == REQUEST_ID_HEADER or _is_dropped(name, value):
             continue
         if name in CONTROLS:
             _check_control(name, value, seen)
@@ -112,7 +113,7 @@ def _is_dropped(name: bytes, value: bytes) -> bool:
     if name in TRACE:
         return not value.isascii()
     dashed = name.replace(b"_", b"-")
-    if dashed == b"x-session-id":
+    if dashed == SESSION_HEADER:
         return name != dashed
     return dashed in DROPPED or dashed.startswith(DROPPED_PREFIX) or not name.isascii()
 
@@ -139,7 +140,7 @@ async def refuse(error: GatewayError, scope: Scope, request_id: bytes, send: Sen
     headers = [
         *error_headers(error),
         (b"content-length", str(len(body)).encode()),
-        (b"x-request-id", request_id),
+        (REQUEST_ID_HEADER, request_id),
     ]
     await send({"type": "http.response.start", "status": error.status, "headers": headers})
     await send({"type": "http.response.body", "body": body})

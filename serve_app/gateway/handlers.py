@@ -21,12 +21,12 @@ from serve_app.core.errors import (
     InternalError,
     UpstreamFailed,
 )
+from serve_app.core.headers import REQUEST_ID_HEADER, Headers
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.dialect import Translation, translate
 from serve_app.gateway.render import (
     JSON_CONTENT,
-    Headers,
     error_headers,
     render_decision,
     render_draft,
@@ -178,7 +178,7 @@ class CallHandler:
         started = self._clock()
         deadlines = self._pipeline.runtime.deadlines.start(asyncio.get_running_loop().time())
         headers = RequestHeaders(scope)
-        echo = [(b"x-request-id", headers.request_id.encode())] if self._echo_request_id else []
+        echo = [(REQUEST_ID_HEADER, headers.request_id.encode())] if self._echo_request_id else []
         response = Response(send, echo)
         record = Record(headers.request_id, self._endpoint, stream=False)
         try:

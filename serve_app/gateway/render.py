@@ -8,6 +8,15 @@ import orjson
 
 from serve_app.core.call import Decision, Draft, Endpoint
 from serve_app.core.errors import GatewayError
+from serve_app.core.headers import (
+    CONFIDENCE_HEADER,
+    ESCALATED_HEADER,
+    MODEL_HEADER,
+    REASON_HEADER,
+    SCORE_HEADER,
+    TIER_HEADER,
+    Headers,
+)
 
 ANTHROPIC_TYPES = {
     400: "invalid_request_error",
@@ -22,7 +31,6 @@ ANTHROPIC_TYPES = {
 """https://docs.anthropic.com/en/api/errors; any other 4xx is an `invalid_request_error`, any other
 5xx an `api_error`."""
 
-Headers = list[tuple[bytes, bytes]]
 JSON_CONTENT = (b"content-type", b"application/json")
 
 
@@ -73,20 +81,20 @@ def error_headers(error: GatewayError) -> Headers:
 def render_decision(decision: Decision) -> Headers:
     """The decision as headers of the answer."""
     headers = [
-        (b"x-route-tier", decision.tier.encode()),
-        (b"x-route-model", decision.model_id.encode("latin-1", "replace")),
-        (b"x-route-reason", decision.reason.value.encode()),
+        (TIER_HEADER, decision.tier.encode()),
+        (MODEL_HEADER, decision.model_id.encode("latin-1", "replace")),
+        (REASON_HEADER, decision.reason.value.encode()),
     ]
     if decision.score is not None:
-        headers.append((b"x-route-score", b"%.4f" % decision.score))
+        headers.append((SCORE_HEADER, b"%.4f" % decision.score))
     return headers
 
 
 def render_draft(draft: Draft) -> Headers:
     """What became of the draft that a cascade began with, as headers of the answer."""
-    headers = [(b"x-route-escalated", b"true" if draft.discarded else b"false")]
+    headers = [(ESCALATED_HEADER, b"true" if draft.discarded else b"false")]
     if draft.confidence is not None:
-        headers.append((b"x-route-confidence", b"%.4f" % draft.confidence))
+        headers.append((CONFIDENCE_HEADER, b"%.4f" % draft.confidence))
     return headers
 
 

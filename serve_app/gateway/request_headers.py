@@ -10,6 +10,15 @@ from starlette.types import Scope
 
 from serve_app.core.call import NO_LIMITS, TierLimits
 from serve_app.core.errors import InvalidField, UnsupportedMediaType
+from serve_app.core.headers import (
+    CONSENT_HEADER,
+    NEVER_ABOVE_HEADER,
+    NEVER_BELOW_HEADER,
+    POLICY_HEADER,
+    REQUEST_ID_HEADER,
+    SESSION_HEADER,
+    TIER_HEADER,
+)
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 CONSENTS = {b"yes": True, b"no": False}
@@ -18,12 +27,12 @@ LENGTH_DIGITS_MAX = 20
 """Of a length in bytes; Python reads no number of more than some thousand digits."""
 CONTROLS = frozenset(
     (
-        b"x-route-tier",
-        b"x-route-never-below",
-        b"x-route-never-above",
-        b"x-route-policy",
-        b"x-session-id",
-        b"x-feedback-consent",
+        TIER_HEADER,
+        NEVER_BELOW_HEADER,
+        NEVER_ABOVE_HEADER,
+        POLICY_HEADER,
+        SESSION_HEADER,
+        CONSENT_HEADER,
     )
 )
 """The headers by which a caller chooses; given twice, the call is refused at the edge."""
@@ -66,19 +75,19 @@ class RequestHeaders:
                 self.content_length = _read_length(value)
             elif name == b"content-encoding":
                 self.content_encoding = value
-            elif name == b"x-request-id" and REQUEST_ID.fullmatch(value):
+            elif name == REQUEST_ID_HEADER and REQUEST_ID.fullmatch(value):
                 self.request_id = value.decode()
-            elif name == b"x-route-tier":
+            elif name == TIER_HEADER:
                 self.tier = value.decode("latin-1").strip()
-            elif name == b"x-route-never-below":
+            elif name == NEVER_BELOW_HEADER:
                 self._never_below = value.decode("latin-1").strip()
-            elif name == b"x-route-never-above":
+            elif name == NEVER_ABOVE_HEADER:
                 self._never_above = value.decode("latin-1").strip()
-            elif name == b"x-session-id":
+            elif name == SESSION_HEADER:
                 self._session_id = value
-            elif name == b"x-route-policy":
+            elif name == POLICY_HEADER:
                 self.policy = value.decode("latin-1").strip()
-            elif name == b"x-feedback-consent":
+            elif name == CONSENT_HEADER:
                 self._consent = value.strip().lower()
         self.request_id = self.request_id or uuid.uuid4().hex
 
@@ -99,7 +108,7 @@ class RequestHeaders:
         if self._session_id is None:
             return None
         if not SESSION_ID.fullmatch(self._session_id):
-            raise InvalidField("x-session-id", "1 to 256 visible ASCII characters")
+            raise InvalidField(SESSION_HEADER.decode(), "1 to 256 visible ASCII characters")
         return hashlib.blake2b(self._session_id, digest_size=16).hexdigest()
 
     @property
@@ -112,7 +121,7 @@ class RequestHeaders:
         if self._consent is None:
             return None
         if self._consent not in CONSENTS:
-            raise InvalidField("x-feedback-consent", "yes or no")
+            raise InvalidField(CONSENT_HEADER.decode(), "yes or no")
         return CONSENTS[self._consent]
 
     def check_media_type(self) -> None:

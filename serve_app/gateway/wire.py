@@ -14,18 +14,17 @@ from typing import Any
 import orjson
 
 from serve_app.config.bodies import BodiesConfig
-from serve_app.core.call import NO_LIMITS, Call, Endpoint, Policy, TierLimits
+from serve_app.core.call import AUTO, NO_LIMITS, Call, Endpoint, Policy, TierLimits
 from serve_app.core.errors import InvalidField, MalformedBody
+from serve_app.core.headers import POLICY_HEADER
 from serve_app.gateway.fields import admit_fields
 from serve_app.gateway.grammars import GRAMMAR_FIELDS, check_grammars
 from serve_app.gateway.prompts import detect_endpoint, read_prompt, read_text
 from serve_app.gateway.stored_responses import check_nothing_stored
 from serve_app.gateway.values import admit_tools, check_values
 
-__all__ = ["AUTO", "DEFAULT_BODIES", "JsonPayload", "detect_endpoint", "parse_call", "parse_json"]
+__all__ = ["DEFAULT_BODIES", "JsonPayload", "detect_endpoint", "parse_call", "parse_json"]
 
-AUTO = "auto"
-POLICY_HEADER = "x-route-policy"
 
 Json = dict[str, Any]
 
@@ -156,7 +155,7 @@ def _policy(value: str) -> Policy:
     try:
         return Policy(value)
     except ValueError:
-        raise InvalidField(POLICY_HEADER, f"one of {', '.join(Policy)}") from None
+        raise InvalidField(POLICY_HEADER.decode(), f"one of {', '.join(Policy)}") from None
 
 
 def _lacks_usage(endpoint: Endpoint, document: Json) -> bool:

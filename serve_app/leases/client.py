@@ -19,6 +19,7 @@ from serve_app.core.errors import (
     TierUnavailable,
     UpstreamFailed,
 )
+from serve_app.core.headers import Headers
 from serve_app.core.load import TierLoad
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
 from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
@@ -29,7 +30,6 @@ from serve_app.leases.http1 import (
     ConnectionPool,
     Exchange,
     ExchangeTimeout,
-    Headers,
 )
 from serve_app.leases.lease import Lease, Opener
 from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_engine_load

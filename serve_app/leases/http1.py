@@ -21,6 +21,7 @@ from typing import cast
 import httptools
 
 from serve_app.core.deadlines import Deadlines
+from serve_app.core.headers import Headers
 
 BUFFER_BYTES_MAX = 1 << 20
 """Body bytes an exchange holds for a slow client before it stops reading from the engine."""
@@ -28,7 +29,6 @@ BUFFER_BYTES_MAX = 1 << 20
 IDLE_S_MAX = 30.0
 """Idle connections older than this are not used again; the engine's server keeps them longer."""
 
-Headers = list[tuple[bytes, bytes]]
 Address = tuple[str, int]
 
 

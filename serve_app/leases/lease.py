@@ -6,7 +6,8 @@ from collections import OrderedDict
 from collections.abc import Callable, Iterator
 from typing import Protocol
 
-from serve_app.leases.http1 import Address, Headers
+from serve_app.core.headers import Headers
+from serve_app.leases.http1 import Address
 
 
 class Grant(Protocol):

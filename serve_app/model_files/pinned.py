@@ -21,7 +21,7 @@ FINDINGS_MAX = 5
 """In a message; `serve-app verify` shows all."""
 
 
-class WeightsRefused(Exception):
+class ModelFilesRefused(Exception):
     """The files of a model are not those that its config pins."""
 
     def __init__(self, directory: str, findings: str) -> None:
@@ -44,7 +44,7 @@ def check_pinned(directory: Path, sums: str | Mapping[str, str], node: str, stam
     next replica does not read 100 GB again. Two that start together wait for one another.
 
     Raises:
-        WeightsRefused: a file differs, is missing, or is not listed.
+        ModelFilesRefused: a file differs, is missing, or is not listed.
     """
     expected = _load(directory, sums)
     with _stamp(directory, stamps) as stamp:
@@ -76,7 +76,7 @@ def _refuse(directory: Path, findings: list[Finding]) -> None:
         lines = [str(finding) for finding in findings[:FINDINGS_MAX]]
         if len(findings) > FINDINGS_MAX:
             lines.append(f"and {len(findings) - FINDINGS_MAX} more")
-        raise WeightsRefused(str(directory), "\n".join(lines))
+        raise ModelFilesRefused(str(directory), "\n".join(lines))
 
 
 def _mark(directory: Path, listing: Listing, expected: Mapping[str, str], node: str) -> str:

@@ -21,7 +21,7 @@ from serve_app.leases.load import LOAD_HEADER, EngineLoad
 from serve_app.leases.signature import parse_lease
 from serve_app.replica.asgi import ASGIApp, Message, Receive, Scope, Send
 from serve_app.replica.engine_stats import EngineStats
-from serve_app.replica.lease_table import Lease, LeaseTable
+from serve_app.replica.lease_table import HeldLease, LeaseTable
 from serve_app.replica.meter import METER, Meter
 
 logger = logging.getLogger("ray.serve")
@@ -83,7 +83,7 @@ class LeasedApp:
         else:
             await self._exchange(lease, scope, receive, send)
 
-    async def _exchange(self, lease: Lease, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _exchange(self, lease: HeldLease, scope: Scope, receive: Receive, send: Send) -> None:
         meter = Meter()
         answer = Answer(receive, send, self._recent_load_header, lease.complete_exchange)
         token = METER.set(meter)
@@ -94,7 +94,7 @@ class LeasedApp:
             lease.end_exchange()
             METER.reset(token)
 
-    async def _end(self, lease: Lease, send: Send, refusal: Refusal | None) -> None:
+    async def _end(self, lease: HeldLease, send: Send, refusal: Refusal | None) -> None:
         """End the lease, and tell what an exchange has taken that was cut off.
 
         With a dead engine the lease goes on until it expires: while Ray counts the place as taken,
@@ -113,7 +113,7 @@ class LeasedApp:
             headers.append(self._load_header())
         await _answer(send, 403, headers)
 
-    def _find(self, scope: Scope) -> Lease | None:
+    def _find(self, scope: Scope) -> HeldLease | None:
         """The live lease under which, and with whose secret, the request was sent."""
         held, draft_tokens, body_bytes = b"", b"", b"0"
         for name, value in scope["headers"]:

@@ -15,7 +15,7 @@ EXPIRY_S = 5.0
 for a Router that died, and long enough for one whose event loop lags to find its leases alive."""
 
 
-class Lease:
+class HeldLease:
     """One place on this replica: as long as it lives, Ray counts one ongoing request."""
 
     def __init__(self, secret: bytes, expiry_s: float) -> None:
@@ -78,7 +78,7 @@ class LeaseTable:
 
     def __init__(self, expiry_s: float = EXPIRY_S) -> None:
         self._expiry_s = expiry_s
-        self._leases: dict[str, Lease] = {}
+        self._leases: dict[str, HeldLease] = {}
 
     def __len__(self) -> int:
         return len(self._leases)
@@ -89,7 +89,7 @@ class LeaseTable:
         return sum(lease.exchanges for lease in self._leases.values())
 
     @contextmanager
-    def open(self, lease_id: str, secret: bytes) -> Iterator[Lease]:
+    def open(self, lease_id: str, secret: bytes) -> Iterator[HeldLease]:
         """A lease that lives as long as the block, which should end with `wait_ended`.
 
         Its requests must be signed with the secret.
@@ -99,13 +99,13 @@ class LeaseTable:
         """
         if lease_id in self._leases:
             raise ValueError("this lease id is in use")
-        lease = self._leases[lease_id] = Lease(secret, self._expiry_s)
+        lease = self._leases[lease_id] = HeldLease(secret, self._expiry_s)
         try:
             yield lease
         finally:
             del self._leases[lease_id]
             lease.end()
 
-    def find(self, lease_id: str) -> Lease | None:
+    def find(self, lease_id: str) -> HeldLease | None:
         """The live lease with this id."""
         return self._leases.get(lease_id)

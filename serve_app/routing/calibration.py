@@ -16,7 +16,7 @@ _Z = 1.959963984540054  # 95 %, two-sided
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class ScoredCall:
     """One call: its score and, where it is labelled, how right either model is, 0 to 1."""
 
     score: float
@@ -61,7 +61,7 @@ class Unattainable(ValueError):
 class Calibration:
     """Every threshold that separates these calls, the fewest strong calls first."""
 
-    def __init__(self, samples: Sequence[Sample], prices: Prices | None = None) -> None:
+    def __init__(self, samples: Sequence[ScoredCall], prices: Prices | None = None) -> None:
         """At least one sample."""
         if not samples:
             raise ValueError("no calls")

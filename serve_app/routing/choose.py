@@ -26,6 +26,7 @@ from typing import Literal
 from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import (
+    AUTO,
     NO_LIMITS,
     Call,
     Decision,
@@ -36,15 +37,13 @@ from serve_app.core.call import (
     TierLimits,
 )
 from serve_app.core.errors import InvalidField, ModelNotFound
+from serve_app.core.headers import TIER_HEADER
 from serve_app.routing.limits import allowed_tiers, keep_within
 from serve_app.routing.live import Live, choose_by_load, fits, leave_down, list_others
 from serve_app.routing.scorer import Scorer
 from serve_app.routing.tokens import estimate_tokens
 
 __all__ = ["choose_route", "estimate_tokens", "resolve_model"]
-
-AUTO = "auto"
-TIER_HEADER = "x-route-tier"
 
 Task = Literal["generate", "embed"]
 
@@ -142,7 +141,7 @@ def _resolve_header(requested: str, tiers: Sequence[TierConfig]) -> TierConfig |
         return resolve_model(requested, tiers)
     except ModelNotFound:
         names = ", ".join(tier.name for tier in tiers)
-        raise InvalidField(TIER_HEADER, f"one of {AUTO}, {names}, or a model id") from None
+        raise InvalidField(TIER_HEADER.decode(), f"one of {AUTO}, {names}, or a model id") from None
 
 
 def _task(endpoint: Endpoint) -> Task | None:

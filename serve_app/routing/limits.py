@@ -8,9 +8,7 @@ from dataclasses import replace
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import NO_LIMITS, Decision, Reason, Route, TierLimits
 from serve_app.core.errors import InvalidField
-
-NEVER_BELOW_HEADER = "x-route-never-below"
-NEVER_ABOVE_HEADER = "x-route-never-above"
+from serve_app.core.headers import NEVER_ABOVE_HEADER, NEVER_BELOW_HEADER
 
 
 def allowed_tiers(
@@ -36,7 +34,7 @@ def allowed_tiers(
     if left or asked == NO_LIMITS:
         return left or candidates
     header = NEVER_ABOVE_HEADER if asked.never_below is None else NEVER_BELOW_HEADER
-    raise InvalidField(header, f"a limit that leaves one of {_names(candidates)}")
+    raise InvalidField(header.decode(), f"a limit that leaves one of {_names(candidates)}")
 
 
 def keep_within(route: Route, allowed: Sequence[TierConfig], tiers: Sequence[TierConfig]) -> Route:
@@ -75,11 +73,12 @@ def _asked_range(asked: TierLimits, tiers: Sequence[TierConfig]) -> tuple[int, i
         (NEVER_ABOVE_HEADER, asked.never_above),
     ):
         if name is not None and _position(name, tiers, -1) < 0:
-            raise InvalidField(header, f"one of {_names(tiers)}, or a model id")
+            raise InvalidField(header.decode(), f"one of {_names(tiers)}, or a model id")
     low = _position(asked.never_below, tiers, 0)
     high = _position(asked.never_above, tiers, len(tiers) - 1)
     if low > high:
-        raise InvalidField(NEVER_BELOW_HEADER, f"a tier no stronger than {NEVER_ABOVE_HEADER}")
+        expected = f"a tier no stronger than {NEVER_ABOVE_HEADER.decode()}"
+        raise InvalidField(NEVER_BELOW_HEADER.decode(), expected)
     return low, high
 
 

@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 
 from serve_app.autoscaling.demand import Capacity, EngineSignals, TierSignals
 from serve_app.autoscaling.history import RATE_S
-from serve_app.autoscaling.policy import CALM_S, Decision, TierPolicy, TierRules, round_up
+from serve_app.autoscaling.policy import CALM_S, ScalingDecision, TierPolicy, TierRules, round_up
 
 CAPACITY = Capacity(
     calls=50,
@@ -55,7 +55,7 @@ class FakeTier:
         engines = {"a": engine} if self.tells else {}
         return TierSignals(self.now_s, self.ready, self.target, calls, 0.0, engines)
 
-    def run(self, per_s: float, seconds: int, *, starts: bool = True) -> Decision:
+    def run(self, per_s: float, seconds: int, *, starts: bool = True) -> ScalingDecision:
         """So many calls a second for so long; replicas are there at once, or never."""
         for _ in range(seconds):
             self.now_s += 1

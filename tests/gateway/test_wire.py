@@ -10,10 +10,10 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.config.bodies import BodiesConfig
-from serve_app.core.call import Call, Endpoint, Policy, Turn
+from serve_app.core.call import AUTO, Call, Endpoint, Policy, Turn
 from serve_app.core.errors import BadRequest, InvalidField, MalformedBody
 from serve_app.gateway.fields import FIELDS as TABLES
-from serve_app.gateway.wire import AUTO, DEFAULT_BODIES, detect_endpoint, parse_call, parse_json
+from serve_app.gateway.wire import DEFAULT_BODIES, detect_endpoint, parse_call, parse_json
 from serve_app.routing.features import list_asks
 
 USER = {"role": "user", "content": "Hi"}

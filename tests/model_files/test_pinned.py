@@ -9,7 +9,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.model_files.integrity import make_sums
-from serve_app.model_files.pinned import WeightsRefused, check_pinned, default_stamps
+from serve_app.model_files.pinned import ModelFilesRefused, check_pinned, default_stamps
 from serve_app.model_files.sums import write_sums
 
 
@@ -39,7 +39,7 @@ def test_a_changed_file_is_refused(model: Path, stamps: Path) -> None:
     weights = model / "model.safetensors"
     weights.write_bytes(weights.read_bytes()[:-1] + b"\1")
     for _ in range(2):  # A refusal is not remembered as a success.
-        with pytest.raises(WeightsRefused) as caught:
+        with pytest.raises(ModelFilesRefused) as caught:
             check_pinned(model, sums, "n1", stamps)
     message = str(caught.value)
     found = make_sums(model)["model.safetensors"]
@@ -63,19 +63,19 @@ def test_another_set_of_files_is_refused(
     sums = make_sums(model)
     check_pinned(model, sums, "n1", stamps)
     damage(model)
-    with pytest.raises(WeightsRefused, match=words):
+    with pytest.raises(ModelFilesRefused, match=words):
         check_pinned(model, sums, "n1", stamps)
 
 
 def test_a_missing_list_is_refused(model: Path, stamps: Path) -> None:
     """A pin that cannot be read pins nothing, so nothing starts."""
-    with pytest.raises(WeightsRefused, match="SHA256SUMS: cannot be read"):
+    with pytest.raises(ModelFilesRefused, match="SHA256SUMS: cannot be read"):
         check_pinned(model, "SHA256SUMS", "n1", stamps)
 
 
 def test_a_long_story_is_cut(model: Path, stamps: Path) -> None:
     """Serve shows the message whole; a directory of another model would fill pages."""
-    with pytest.raises(WeightsRefused, match="and 4 more"):
+    with pytest.raises(ModelFilesRefused, match="and 4 more"):
         check_pinned(model, {f"{number}": "0" * 64 for number in range(4)}, "n1", stamps)
 
 

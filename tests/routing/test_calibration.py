@@ -6,9 +6,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.routing.calibration import Calibration, Prices, Sample, Unattainable
+from serve_app.routing.calibration import Calibration, Prices, ScoredCall, Unattainable
 
-TEN = [Sample(n / 10, small=float(n < 5), large=1.0) for n in range(10)]
+TEN = [ScoredCall(n / 10, small=float(n < 5), large=1.0) for n in range(10)]
 SCORES = st.lists(st.floats(0, 1) | st.sampled_from([0.2, 0.5, 1.0]), min_size=1, max_size=50)
 
 
@@ -19,7 +19,7 @@ def share(scores: list[float], threshold: float) -> float:
 @given(scores=SCORES)
 def test_each_threshold_gives_its_share(scores: list[float]) -> None:
     """A choice is true of the very calls it was counted on, and all of them are there."""
-    choices = Calibration([Sample(score) for score in scores]).choices
+    choices = Calibration([ScoredCall(score) for score in scores]).choices
     for choice in choices:
         assert 0 <= choice.threshold <= 1
         assert share(scores, choice.threshold) == pytest.approx(choice.strong_ratio)
@@ -31,7 +31,7 @@ def test_each_threshold_gives_its_share(scores: list[float]) -> None:
 @given(scores=SCORES, ratio=st.floats(0, 1))
 def test_a_share_is_a_cap(scores: list[float], ratio: float) -> None:
     """The chosen share is the highest one within the budget."""
-    calibration = Calibration([Sample(score) for score in scores])
+    calibration = Calibration([ScoredCall(score) for score in scores])
     try:
         choice = calibration.at_ratio(ratio)
     except Unattainable:
@@ -71,7 +71,7 @@ def test_a_budget_buys_the_most_strong_calls() -> None:
 
 def test_equal_scores_cannot_be_told_apart() -> None:
     """Where nine of ten calls score the same, a share of a half comes down to one of ten."""
-    calibration = Calibration([Sample(0.2)] * 9 + [Sample(0.7)])
+    calibration = Calibration([ScoredCall(0.2)] * 9 + [ScoredCall(0.7)])
     assert calibration.at_ratio(0.5).strong_ratio == pytest.approx(0.1)
 
 
@@ -82,8 +82,8 @@ def test_what_cannot_be_had() -> None:
     with pytest.raises(Unattainable, match="no prices"):
         Calibration(TEN).at_cost(5)
     with pytest.raises(Unattainable, match="small_score and large_score"):
-        Calibration([*TEN, Sample(0.5)]).at_quality(0.9)
+        Calibration([*TEN, ScoredCall(0.5)]).at_quality(0.9)
     with pytest.raises(Unattainable, match="never right"):
-        Calibration([Sample(0.5, 0.0, 0.0)]).at_quality(0.9)
+        Calibration([ScoredCall(0.5, 0.0, 0.0)]).at_quality(0.9)
     with pytest.raises(Unattainable, match="score 1"):
-        Calibration([Sample(1.0)]).at_ratio(0.5)
+        Calibration([ScoredCall(1.0)]).at_ratio(0.5)

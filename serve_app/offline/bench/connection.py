@@ -20,14 +20,14 @@ class RequestFailed(Exception):
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class Timing:
     """One answered request; times are seconds since its first byte was sent."""
 
     first_event_s: float
     total_s: float
 
 
-class Connection(asyncio.Protocol):
+class LoadConnection(asyncio.Protocol):
     """Sends one request after another and times the answers.
 
     The timing sits in the parser's callbacks, not in a reader task: at a thousand chunks a second a
@@ -38,12 +38,12 @@ class Connection(asyncio.Protocol):
         self.reusable = False
         self._transport: asyncio.Transport | None = None
         self._parser: httptools.HttpResponseParser | None = None
-        self._answered: asyncio.Future[Sample] | None = None
+        self._answered: asyncio.Future[Timing] | None = None
         self._body: list[bytes] = []
         self._sent_at = 0.0
         self._first_event_at: float | None = None
 
-    async def ask(self, request: bytes, stream: bool) -> Sample:
+    async def ask(self, request: bytes, stream: bool) -> Timing:
         """Sends a whole request and returns when the last byte of its answer is here.
 
         Raises:
@@ -98,7 +98,7 @@ class Connection(asyncio.Protocol):
         self.reusable = self._parser.should_keep_alive()
         first_event_at = self._first_event_at or now
         if not self._answered.done():
-            self._answered.set_result(Sample(first_event_at - self._sent_at, now - self._sent_at))
+            self._answered.set_result(Timing(first_event_at - self._sent_at, now - self._sent_at))
 
     def _fail(self, reason: str) -> None:
         if self._answered is not None and not self._answered.done():
@@ -115,7 +115,7 @@ class Connection(asyncio.Protocol):
             raise RequestFailed(f"not every token came: {body[-300:]!r}")
 
 
-async def connect(host: str, port: int) -> Connection:
+async def connect(host: str, port: int) -> LoadConnection:
     """Opens a connection.
 
     Raises:
@@ -123,7 +123,7 @@ async def connect(host: str, port: int) -> Connection:
     """
     loop = asyncio.get_running_loop()
     try:
-        _, connection = await loop.create_connection(Connection, host, port)
+        _, connection = await loop.create_connection(LoadConnection, host, port)
     except OSError as error:
         raise RequestFailed(f"cannot connect: {error}") from error
     return connection

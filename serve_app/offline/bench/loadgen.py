@@ -14,7 +14,7 @@ from time import perf_counter
 import orjson
 import uvloop
 
-from serve_app.offline.bench.connection import Connection, RequestFailed, Sample, connect
+from serve_app.offline.bench.connection import LoadConnection, RequestFailed, Timing, connect
 from serve_app.offline.bench.load import Load, Outcome, Requests
 
 BEGUN = "begun"
@@ -58,7 +58,7 @@ class _Generator:
     """The clients of one load and what they have seen."""
 
     def __init__(self, load: Load) -> None:
-        self.samples: list[Sample] = []
+        self.samples: list[Timing] = []
         self.errors: Counter[str] = Counter()
         self._load = load
         self._requests = Requests(load)
@@ -71,7 +71,7 @@ class _Generator:
 
     async def client(self) -> None:
         """Asks until stopped."""
-        connection: Connection | None = None
+        connection: LoadConnection | None = None
         try:
             while not self._stopped:
                 if connection is None or not connection.reusable:
@@ -82,7 +82,7 @@ class _Generator:
             if connection is not None:
                 connection.close()
 
-    async def _reconnect(self, old: Connection | None) -> Connection | None:
+    async def _reconnect(self, old: LoadConnection | None) -> LoadConnection | None:
         if old is not None:
             old.close()
         try:
@@ -91,7 +91,7 @@ class _Generator:
             await self._count(error)
             return None
 
-    async def _ask(self, connection: Connection) -> None:
+    async def _ask(self, connection: LoadConnection) -> None:
         try:
             sample = await connection.ask(self._requests.next(), self._load.stream)
         except RequestFailed as error:

@@ -17,7 +17,7 @@ from time import perf_counter
 
 import orjson
 
-from serve_app.offline.bench.connection import Connection, RequestFailed, connect
+from serve_app.offline.bench.connection import LoadConnection, RequestFailed, connect
 from serve_app.offline.bench.errors import CallFailed, PromptsTakeAll, WindowTooShort
 from serve_app.offline.bench.summary import percentile
 
@@ -167,7 +167,7 @@ class _Phase:
         shape = self._shape
         share = (number + 1) / shape.clients
         output_tokens = math.ceil(shape.output_tokens * share)
-        connection: Connection | None = None
+        connection: LoadConnection | None = None
         try:
             while True:
                 if connection is None or not connection.reusable:
@@ -178,7 +178,7 @@ class _Phase:
             if connection is not None:
                 connection.close()
 
-    async def _ask(self, connection: Connection, number: int, output_tokens: int) -> None:
+    async def _ask(self, connection: LoadConnection, number: int, output_tokens: int) -> None:
         shape = Shape(self._shape.prompt_tokens, output_tokens, self._shape.clients)
         request = render_request(self._endpoint, shape, self._chance)
         self._sent_s[number] = sent_s = perf_counter()

@@ -12,7 +12,7 @@ from pathlib import Path
 
 from serve_app.config.tiers import TierConfig
 from serve_app.offline.doctor.cards import Card
-from serve_app.offline.doctor.finding import Finding, Level, note, ok
+from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 
 SAMPLER = "VLLM_USE_FLASHINFER_SAMPLER"
 SAMPLER_CAPABILITIES = ((8, 0), (12, 1))
@@ -62,10 +62,10 @@ def check_compilers(
     cards: Sequence[Card],
     environment: Mapping[str, str],
     toolbox: Toolbox | None = None,
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Whether each tier's engine finds what it compiles with, in the environment it will have."""
     box = toolbox or Toolbox()
-    found: list[Finding] = []
+    found: list[CheckResult] = []
     if not cards and any(tier.accelerator == "gpu" for tier in tiers):
         found.append(note("compilers", "not looked at for GPUs, as there are none here"))
     for tier in tiers:
@@ -79,11 +79,11 @@ def check_compilers(
 
 def _check_triton(
     tier: TierConfig, environment: Mapping[str, str], box: Toolbox
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Triton builds a small C library for its kernels, on the first start of an engine."""
     compiler = environment.get("CC")
     if not (box.find(compiler) if compiler else box.find("gcc", "clang")):
-        yield Finding(
+        yield CheckResult(
             Level.ERROR,
             "compilers",
             f"{tier.name}: " + (f"CC is {compiler}, which is not there" if compiler else "no gcc"),
@@ -93,7 +93,7 @@ def _check_triton(
         )
     if not (box.include / "Python.h").exists():
         version = ".".join(map(str, sys.version_info[:2]))
-        yield Finding(
+        yield CheckResult(
             Level.ERROR,
             "compilers",
             f"{tier.name}: no Python.h in {box.include}",
@@ -105,11 +105,11 @@ def _check_triton(
 
 def _check_inductor(
     tier: TierConfig, environment: Mapping[str, str], box: Toolbox
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """On a CPU torch.compile writes C++."""
     compiler = environment.get("CXX", "g++")
     if box.find(compiler) is None:
-        yield Finding(
+        yield CheckResult(
             Level.ERROR,
             "compilers",
             f"{tier.name}: no {compiler}",
@@ -120,7 +120,7 @@ def _check_inductor(
 
 def _check_flashinfer(
     tier: TierConfig, cards: Sequence[Card], environment: Mapping[str, str], box: Toolbox
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     parts = list(_list_compiled(tier, cards, environment))
     if not parts or box.prebuilt:
         return
@@ -134,7 +134,7 @@ def _check_flashinfer(
         yield note("compilers", f"{tier.name}: {' and '.join(parts)} compiled at the first start")
         return
     packaged = box.packaged_cuda()
-    yield Finding(
+    yield CheckResult(
         Level.ERROR,
         "compilers",
         f"{tier.name}: no {', no '.join(missing)}",

@@ -7,13 +7,13 @@ from collections.abc import Iterator, Mapping, Sequence
 from serve_app.config.tiers import TierConfig
 from serve_app.offline.doctor.cards import Run, read_cards, run_nvidia_smi
 from serve_app.offline.doctor.compilers import check_compilers
-from serve_app.offline.doctor.finding import Finding, Level
+from serve_app.offline.doctor.finding import CheckResult, Level
 from serve_app.offline.doctor.gpus import check_gpus
 
 
 def check_engines_here(
     tiers: Sequence[TierConfig], environment: Mapping[str, str], run: Run = run_nvidia_smi
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """Everything that is found on this machine, for engines that have this environment."""
     cards = read_cards(run)
     yield from check_gpus(tiers, cards, environment, run)
@@ -22,7 +22,7 @@ def check_engines_here(
 
 def find_engine_errors(
     tiers: Sequence[TierConfig], environment: Mapping[str, str], run: Run = run_nvidia_smi
-) -> list[Finding]:
+) -> list[CheckResult]:
     """What keeps engines from starting on one node of a cluster.
 
     Of the tiers only those that its cards are for, and no warnings: a node whose cards are too few

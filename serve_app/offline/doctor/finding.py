@@ -17,7 +17,7 @@ class Level(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class CheckResult:
     """One thing that was looked at. `why` and `mend` are empty where nothing is wrong."""
 
     level: Level
@@ -27,11 +27,11 @@ class Finding:
     mend: str = ""
 
 
-def ok(check: str, what: str) -> Finding:
+def ok(check: str, what: str) -> CheckResult:
     """Nothing is wrong."""
-    return Finding(Level.OK, check, what)
+    return CheckResult(Level.OK, check, what)
 
 
-def note(check: str, what: str) -> Finding:
+def note(check: str, what: str) -> CheckResult:
     """Not looked at, and why."""
-    return Finding(Level.NOTE, check, what)
+    return CheckResult(Level.NOTE, check, what)

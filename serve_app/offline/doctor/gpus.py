@@ -7,7 +7,7 @@ from pathlib import Path
 
 from serve_app.config.tiers import TierConfig
 from serve_app.offline.doctor.cards import Card, Run, run_nvidia_smi
-from serve_app.offline.doctor.finding import Finding, Level, note, ok
+from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 from serve_app.offline.doctor.links import check_links
 
 MEMORY_USED_RATIO_MAX = 0.05
@@ -23,7 +23,7 @@ def check_gpus(
     cards: Sequence[Card] | None,
     environment: Mapping[str, str],
     run: Run = run_nvidia_smi,
-) -> Iterator[Finding]:
+) -> Iterator[CheckResult]:
     """The cards of this machine, against the tiers that compute on GPUs."""
     wanted = [tier for tier in tiers if tier.accelerator == "gpu"]
     if cards is None:
@@ -44,10 +44,10 @@ def check_gpus(
         yield from check_links(wanted, cards, run)
 
 
-def _no_driver(wanted: Sequence[TierConfig]) -> Finding:
+def _no_driver(wanted: Sequence[TierConfig]) -> CheckResult:
     if not wanted:
         return note("GPUs", "none here, and no tier wants one")
-    return Finding(
+    return CheckResult(
         Level.WARNING,
         "GPUs",
         "nvidia-smi is not there, or fails",
@@ -57,10 +57,10 @@ def _no_driver(wanted: Sequence[TierConfig]) -> Finding:
     )
 
 
-def _check_card(card: Card) -> Iterator[Finding]:
+def _check_card(card: Card) -> Iterator[CheckResult]:
     total, used = card.memory_mib, card.used_mib
     if total and used and used > MEMORY_USED_RATIO_MAX * total:
-        yield Finding(
+        yield CheckResult(
             Level.WARNING,
             "GPUs",
             f"GPU {card.index} has {used / 1024:.1f} of {total / 1024:.1f} GiB in use",
@@ -68,7 +68,7 @@ def _check_card(card: Card) -> Iterator[Finding]:
             "nvidia-smi names the process; docs/operations.md, Orphans.",
         )
     if card.slowed:
-        yield Finding(
+        yield CheckResult(
             Level.WARNING,
             "GPUs",
             f"GPU {card.index} is slowed down by its hardware",
@@ -77,12 +77,12 @@ def _check_card(card: Card) -> Iterator[Finding]:
         )
 
 
-def _check_driver(driver: str, environment: Mapping[str, str]) -> Iterator[Finding]:
+def _check_driver(driver: str, environment: Mapping[str, str]) -> Iterator[CheckResult]:
     version = tuple(int(part) for part in driver.split(".") if part.isdecimal())
     if version >= DRIVER_MIN:
         return
     compat = _find_compat(environment)
-    yield Finding(
+    yield CheckResult(
         Level.WARNING if compat else Level.ERROR,
         "driver",
         f"{driver} is older than {'.'.join(f'{part:02}' for part in DRIVER_MIN)}"
@@ -104,10 +104,10 @@ def _find_compat(environment: Mapping[str, str]) -> Path | None:
     return next((place for place in places if place.exists()), None)
 
 
-def _check_mig(cards: Iterable[Card]) -> Iterator[Finding]:
+def _check_mig(cards: Iterable[Card]) -> Iterator[CheckResult]:
     split = [card.index for card in cards if card.mig]
     if split:
-        yield Finding(
+        yield CheckResult(
             Level.ERROR,
             "MIG",
             f"MIG mode is on: GPU {', '.join(map(str, split))}",
@@ -118,10 +118,10 @@ def _check_mig(cards: Iterable[Card]) -> Iterator[Finding]:
         )
 
 
-def _check_names(tiers: Iterable[TierConfig], cards: Sequence[Card]) -> Iterator[Finding]:
+def _check_names(tiers: Iterable[TierConfig], cards: Sequence[Card]) -> Iterator[CheckResult]:
     if len({card.ray_name for card in cards}) > 1:
         names = ", ".join(dict.fromkeys(card.ray_name for card in cards))
-        yield Finding(
+        yield CheckResult(
             Level.WARNING,
             "GPUs",
             f"this node has several kinds of cards: {names}",
@@ -131,7 +131,7 @@ def _check_names(tiers: Iterable[TierConfig], cards: Sequence[Card]) -> Iterator
     here = cards[0].ray_name
     for tier in tiers:
         if tier.accelerator_type not in (None, here):
-            yield Finding(
+            yield CheckResult(
                 Level.WARNING,
                 "GPUs",
                 f"{tier.name} wants accelerator_type {tier.accelerator_type}, and Ray calls this "
@@ -142,10 +142,10 @@ def _check_names(tiers: Iterable[TierConfig], cards: Sequence[Card]) -> Iterator
             )
 
 
-def _check_size(tiers: Iterable[TierConfig], cards: int) -> Iterator[Finding]:
+def _check_size(tiers: Iterable[TierConfig], cards: int) -> Iterator[CheckResult]:
     for tier in tiers:
         if tier.tensor_parallel_size > cards:
-            yield Finding(
+            yield CheckResult(
                 Level.WARNING,
                 "GPUs",
                 f"{tier.name} has tensor_parallel_size {tier.tensor_parallel_size}, and this node "

@@ -8,7 +8,7 @@ from itertools import combinations
 
 from serve_app.config.tiers import TierConfig
 from serve_app.offline.doctor.cards import Card, Run
-from serve_app.offline.doctor.finding import Finding, Level, note, ok
+from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 
 Links = Mapping[tuple[int, int], str]
 """By the indices of two GPUs, as `nvidia-smi topo -m` calls it: `NV18`, `PHB`, `SYS`."""
@@ -16,7 +16,9 @@ Links = Mapping[tuple[int, int], str]
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
 
-def check_links(tiers: Iterable[TierConfig], cards: Sequence[Card], run: Run) -> Iterator[Finding]:
+def check_links(
+    tiers: Iterable[TierConfig], cards: Sequence[Card], run: Run
+) -> Iterator[CheckResult]:
     """Whether each tier that spreads a layer over several cards finds NVLink between them."""
     sizes = [(tier.name, tier.tensor_parallel_size) for tier in tiers]
     groups = [(name, size) for name, size in sizes if 1 < size <= len(cards)]
@@ -30,7 +32,7 @@ def check_links(tiers: Iterable[TierConfig], cards: Sequence[Card], run: Run) ->
         yield _judge_links(name, size, [card.index for card in cards], links)
 
 
-def _judge_links(tier: str, size: int, indices: Sequence[int], links: Links) -> Finding:
+def _judge_links(tier: str, size: int, indices: Sequence[int], links: Links) -> CheckResult:
     """The groups that the tier gets on an empty node, where Ray hands GPUs out by their index."""
     starts = range(0, len(indices) - size + 1, size)
     pairs = [pair for at in starts for pair in combinations(indices[at : at + size], 2)]
@@ -40,7 +42,7 @@ def _judge_links(tier: str, size: int, indices: Sequence[int], links: Links) -> 
         named = ", ".join(dict.fromkeys(kinds.values()))
         return ok("GPU links", f"{tier}: {named} within every group of {size}")
     (first, second), kind = next(iter(slow.items()))
-    return Finding(
+    return CheckResult(
         Level.WARNING,
         "GPU links",
         f"{tier}: no NVLink between {len(slow)} of {len(kinds)} pairs within groups of {size}: "

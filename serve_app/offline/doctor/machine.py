@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 
 from serve_app.config.environment import HAPROXY_PROGRAM, PATHS, PYTHON
-from serve_app.offline.doctor.finding import Finding, Level, note, ok
+from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 
 GIB = 1024**3
 
@@ -33,7 +33,7 @@ UNWANTED = ("torchvision", "torchaudio", "triton")
 """CUDA builds that a CPU engine does not start beside."""
 
 
-def check_versions(accelerator: str, find: Callable[[str], str] = version) -> Iterator[Finding]:
+def check_versions(accelerator: str, find: Callable[[str], str] = version) -> Iterator[CheckResult]:
     """The Python and the pinned packages; on a CPU, that nothing stands in the engine's way."""
     major, minor = sys.version_info[:2]
     found = [f"Python {major}.{minor}"]
@@ -41,7 +41,7 @@ def check_versions(accelerator: str, find: Callable[[str], str] = version) -> It
         try:
             here = find(name)
         except PackageNotFoundError:
-            yield Finding(
+            yield CheckResult(
                 Level.ERROR,
                 "versions",
                 f"{name} is not installed",
@@ -51,7 +51,7 @@ def check_versions(accelerator: str, find: Callable[[str], str] = version) -> It
             continue
         found.append(f"{name} {here}")
         if here != wanted:
-            yield Finding(
+            yield CheckResult(
                 Level.ERROR,
                 "versions",
                 f"{name} is {here}, and {wanted} is pinned",
@@ -63,13 +63,13 @@ def check_versions(accelerator: str, find: Callable[[str], str] = version) -> It
     yield ok("versions", ", ".join(found))
 
 
-def _check_unwanted(find: Callable[[str], str]) -> Iterator[Finding]:
+def _check_unwanted(find: Callable[[str], str]) -> Iterator[CheckResult]:
     for name in UNWANTED:
         try:
             here = find(name)
         except PackageNotFoundError:
             continue
-        yield Finding(
+        yield CheckResult(
             Level.WARNING,
             "versions",
             f"{name} {here} is installed",
@@ -78,12 +78,12 @@ def _check_unwanted(find: Callable[[str], str]) -> Iterator[Finding]:
         )
 
 
-def check_limits() -> Finding:
+def check_limits() -> CheckResult:
     """Open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= FILES_MIN:
         return ok("open files", f"{soft:,} allowed")
-    return Finding(
+    return CheckResult(
         Level.WARNING,
         "open files",
         f"{soft:,} allowed (at most {hard:,})",
@@ -92,7 +92,7 @@ def check_limits() -> Finding:
     )
 
 
-def check_shared_memory(path: str = "/dev/shm") -> Finding:
+def check_shared_memory(path: str = "/dev/shm") -> CheckResult:
     """Whether Ray's object store fits into it."""
     try:
         size = psutil.disk_usage(path).total
@@ -102,7 +102,7 @@ def check_shared_memory(path: str = "/dev/shm") -> Finding:
     what = f"{path} has {size / GIB:.1f} GiB, the machine {memory / GIB:.1f} GiB"
     if size >= SHM_RATIO_MIN * memory:
         return ok("shared memory", what)
-    return Finding(
+    return CheckResult(
         Level.WARNING,
         "shared memory",
         what,
@@ -129,7 +129,7 @@ SERVE_PORTS = (
 """The variables that move them, and what Ray takes without; a test compares with Ray."""
 
 
-def check_ports(ports: Mapping[int, str], host: str) -> Iterator[Finding]:
+def check_ports(ports: Mapping[int, str], host: str) -> Iterator[CheckResult]:
     """Whether each port, named by its use, can be opened, or who has it."""
     owners = _owners()
     for port, use in ports.items():
@@ -140,7 +140,7 @@ def check_ports(ports: Mapping[int, str], host: str) -> Iterator[Finding]:
                 probe.bind((host, port))
             except OSError as error:
                 owner = owners.get(port, "another user's process")
-                yield Finding(
+                yield CheckResult(
                     Level.WARNING,
                     "ports",
                     f"{port} ({use}) cannot be opened: {error.strerror}; it belongs to {owner}",
@@ -164,7 +164,9 @@ def _owners() -> Mapping[int, str]:
     return found
 
 
-def check_environment(actual: Mapping[str, str], wanted: Mapping[str, str]) -> Iterator[Finding]:
+def check_environment(
+    actual: Mapping[str, str], wanted: Mapping[str, str]
+) -> Iterator[CheckResult]:
     """What every Ray process must have in its environment."""
     missing = {
         name: value
@@ -175,7 +177,7 @@ def check_environment(actual: Mapping[str, str], wanted: Mapping[str, str]) -> I
         yield ok("environment", f"all {len(wanted)} variables are set")
     for name, value in missing.items():
         here = f"is {actual[name]!r}" if name in actual else "is not set"
-        yield Finding(
+        yield CheckResult(
             Level.WARNING,
             "environment",
             f"{name} {here}, and should be {value!r}",
@@ -219,12 +221,12 @@ WHY: Mapping[str, str] = {
 }
 
 
-def check_token(actual: Mapping[str, str], home: Path) -> Finding:
+def check_token(actual: Mapping[str, str], home: Path) -> CheckResult:
     """Whether Ray asks for a token, and whether this user has one."""
     mode = actual.get("RAY_AUTH_MODE", "")
     token = home / ".ray" / "auth_token"
     if mode != "token":
-        return Finding(
+        return CheckResult(
             Level.WARNING,
             "token",
             f"RAY_AUTH_MODE is {mode!r}",
@@ -233,7 +235,7 @@ def check_token(actual: Mapping[str, str], home: Path) -> Finding:
             "them, by `ray get-auth-token --generate`.",
         )
     if not token.exists() and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & actual.keys():
-        return Finding(
+        return CheckResult(
             Level.ERROR,
             "token",
             f"RAY_AUTH_MODE is 'token', and there is no {token}",

@@ -9,14 +9,14 @@ from pathlib import Path
 
 from serve_app.config.tiers import DEMO_PREFIX, TierConfig
 from serve_app.offline.checkpoints.check import check_model
-from serve_app.offline.doctor.finding import Finding, Level, note, ok
+from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 
 READ_BYTES = 256 * 1024 * 1024
 GB = 1e9
 LOAD_S_MAX = 600.0
 
 
-def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[Finding]:
+def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[CheckResult]:
     """Its files, without their sums, and how fast they can be read.
 
     `locate` finds a demo model by its name.
@@ -30,7 +30,7 @@ def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[
         yield note(check, f"{tier.source} is not a directory here; it is fetched when it starts")
         return
     if not directory.is_dir():
-        yield Finding(
+        yield CheckResult(
             Level.ERROR,
             check,
             f"there is no {directory}",
@@ -46,11 +46,11 @@ def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[
     report = check_model(directory, hashes=False)
     for finding in report.findings:
         level = Level.ERROR if finding.fatal else Level.WARNING
-        yield Finding(level, check, f"{finding.where}: {finding.what}", "", finding.mend)
+        yield CheckResult(level, check, f"{finding.where}: {finding.what}", "", finding.mend)
     if report.ok:
         yield ok(check, report.checked["weights"])
     if tier.sha256sums is None:
-        yield Finding(
+        yield CheckResult(
             Level.WARNING,
             check,
             "its files are not pinned",
@@ -60,7 +60,7 @@ def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[
     yield from _check_rate(check, directory)
 
 
-def _check_rate(check: str, directory: Path) -> Iterator[Finding]:
+def _check_rate(check: str, directory: Path) -> Iterator[CheckResult]:
     files = sorted(directory.glob("*.safetensors"), key=lambda path: path.stat().st_size)
     if not files:
         return
@@ -71,7 +71,7 @@ def _check_rate(check: str, directory: Path) -> Iterator[Finding]:
     if load_s <= LOAD_S_MAX:
         yield ok(check, what)
         return
-    yield Finding(
+    yield CheckResult(
         Level.WARNING,
         check,
         what,

@@ -29,7 +29,7 @@ class Settings:
 
 
 @dataclass(frozen=True, slots=True)
-class Answer:
+class GradedAnswer:
     """One call and what came of it; a line of the file.
 
     `right` is None where it is unknown, and `error` then says why. `tier`, `reason` and `score` are
@@ -54,11 +54,11 @@ class Answer:
 class AnswerLog:
     """The answers so far; each new one is on disk before the next call is made."""
 
-    def __init__(self, answers: Sequence[Answer], file: BinaryIO) -> None:
+    def __init__(self, answers: Sequence[GradedAnswer], file: BinaryIO) -> None:
         self.answers = list(answers)
         self._file = file
 
-    def add(self, answer: Answer) -> None:
+    def add(self, answer: GradedAnswer) -> None:
         """Keeps an answer."""
         self.answers.append(answer)
         self._file.write(_render(answer))
@@ -100,20 +100,20 @@ def _check_settings(directory: Path, settings: Settings) -> None:
         raise OtherEvaluation(directory, "; ".join(told))
 
 
-def _read(path: Path) -> Iterator[Answer]:
+def _read(path: Path) -> Iterator[GradedAnswer]:
     if not path.exists():
         return
     # What stands behind the last line end is nothing, or half a line.
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
-            yield Answer(**orjson.loads(line))
+            yield GradedAnswer(**orjson.loads(line))
         except (TypeError, ValueError):
             raise OtherEvaluation(
                 path.parent, f"line {number} of {path.name} is no answer"
             ) from None
 
 
-def _render(answer: Answer) -> bytes:
+def _render(answer: GradedAnswer) -> bytes:
     return orjson.dumps(answer, option=orjson.OPT_APPEND_NEWLINE)
 
 

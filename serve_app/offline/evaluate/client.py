@@ -12,7 +12,7 @@ from typing import Any
 import httpx
 import orjson
 
-from serve_app.offline.evaluate.answers import Answer, Settings
+from serve_app.offline.evaluate.answers import GradedAnswer, Settings
 from serve_app.offline.evaluate.checks import CheckBroke
 from serve_app.offline.evaluate.dataset import Item
 from serve_app.offline.evaluate.errors import CallRefused, EndpointDown
@@ -115,7 +115,7 @@ class Client:
         self._sleep = sleep
         self._logprobs = {"logprobs": True} if logprobs else {}
 
-    async def ask(self, model: str, item: Item) -> Answer:
+    async def ask(self, model: str, item: Item) -> GradedAnswer:
         """What this model says to this question, and whether it is right.
 
         Raises:
@@ -129,7 +129,7 @@ class Client:
         except Refused as error:
             raise CallRefused(model, self._settings.base_url, str(error)) from None
         except CallFailed as error:
-            return Answer(item.id, model, error=str(error))
+            return GradedAnswer(item.id, model, error=str(error))
         return await _judge(model, item, reply)
 
     async def _try(self, body: bytes) -> Reply:
@@ -197,7 +197,7 @@ async def read_events(chunks: AsyncIterator[bytes]) -> AsyncIterator[bytes]:
                 yield line.removeprefix(b"data:").strip()
 
 
-async def _judge(model: str, item: Item, reply: Reply) -> Answer:
+async def _judge(model: str, item: Item, reply: Reply) -> GradedAnswer:
     text = "".join(reply.pieces)
     right, error = None, None
     try:
@@ -205,7 +205,7 @@ async def _judge(model: str, item: Item, reply: Reply) -> Answer:
         right = await asyncio.to_thread(item.check.passes, text)
     except CheckBroke as broke:
         error = str(broke)
-    return Answer(
+    return GradedAnswer(
         id=item.id,
         model=model,
         answer=text,

@@ -6,7 +6,7 @@ import asyncio
 import random
 from collections.abc import Callable, Iterable, Iterator, Sequence
 
-from serve_app.offline.evaluate.answers import Answer
+from serve_app.offline.evaluate.answers import GradedAnswer
 from serve_app.offline.evaluate.client import Client
 from serve_app.offline.evaluate.dataset import Dataset, Item
 from serve_app.offline.evaluate.errors import EvaluationFailed
@@ -15,7 +15,7 @@ Call = tuple[str, Item]
 
 
 def plan_calls(
-    dataset: Dataset, models: Sequence[str], answers: Iterable[Answer], seed: int
+    dataset: Dataset, models: Sequence[str], answers: Iterable[GradedAnswer], seed: int
 ) -> list[Call]:
     """The calls without an answer, shuffled: what drifts while they run hits all models alike."""
     done = {(answer.model, answer.id) for answer in answers}
@@ -25,7 +25,7 @@ def plan_calls(
 
 
 async def make_calls(
-    client: Client, calls: Sequence[Call], concurrency: int, take: Callable[[Answer], None]
+    client: Client, calls: Sequence[Call], concurrency: int, take: Callable[[GradedAnswer], None]
 ) -> None:
     """Hands over each answer as it comes.
 
@@ -44,6 +44,8 @@ async def make_calls(
         raise failure
 
 
-async def _work(client: Client, calls: Iterator[Call], take: Callable[[Answer], None]) -> None:
+async def _work(
+    client: Client, calls: Iterator[Call], take: Callable[[GradedAnswer], None]
+) -> None:
     for model, item in calls:
         take(await client.ask(model, item))

@@ -6,11 +6,11 @@ from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import dataclass
 
-from serve_app.offline.evaluate.answers import Answer, Settings
+from serve_app.offline.evaluate.answers import GradedAnswer, Settings
 from serve_app.offline.evaluate.dataset import Dataset, Item
 from serve_app.offline.evaluate.stats import Difference, Interval, compare, percentile, wilson
 
-Marks = Mapping[str, Answer]
+Marks = Mapping[str, GradedAnswer]
 """The judged answers of one model by question."""
 
 
@@ -67,11 +67,11 @@ def summarize(
     models: Sequence[str],
     strong: str,
     settings: Settings,
-    answers: Iterable[Answer],
+    answers: Iterable[GradedAnswer],
 ) -> Summary:
     """What the answers to these questions say; the others are held against the model `strong`."""
     asked = {item.id for item in dataset.items}
-    judged: dict[str, dict[str, Answer]] = {model: {} for model in models}
+    judged: dict[str, dict[str, GradedAnswer]] = {model: {} for model in models}
     for answer in answers:
         if answer.model in judged and answer.id in asked and answer.right is not None:
             judged[answer.model][answer.id] = answer
@@ -85,7 +85,7 @@ def summarize(
     )
 
 
-def count_right(answers: Iterable[Answer]) -> Share | None:
+def count_right(answers: Iterable[GradedAnswer]) -> Share | None:
     """The accuracy of judged answers, None where there are none."""
     marks = [answer.right is True for answer in answers]
     if not marks:

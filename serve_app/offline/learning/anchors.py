@@ -12,7 +12,7 @@ from random import Random
 
 from serve_app.core.call import Prompt, Turn
 from serve_app.offline.learning import demanding, everyday
-from serve_app.offline.learning.records import Record
+from serve_app.offline.learning.records import LabelledCall
 
 EVERYDAY_RIGHT = (0.95, 0.97)
 DEMANDING_RIGHT = (0.55, 0.75)
@@ -21,7 +21,7 @@ DEMANDING_RIGHT = (0.55, 0.75)
 _TRIES = 20
 
 
-def draw_anchors(count: int, seed: int = 0) -> list[Record]:
+def draw_anchors(count: int, seed: int = 0) -> list[LabelledCall]:
     """So many different prompts of either kind, half of each Chinese; the same for a seed."""
     rng = Random(f"anchors {seed}")
     easy = _draw(rng, everyday.TEMPLATES, everyday.WORDS, count - count // 2)
@@ -32,8 +32,8 @@ def draw_anchors(count: int, seed: int = 0) -> list[Record]:
     ]
 
 
-def _label(text: str, right: tuple[float, float], task: str) -> Record:
-    return Record(Prompt(turns=(Turn("user", text),)), *right, task=task)
+def _label(text: str, right: tuple[float, float], task: str) -> LabelledCall:
+    return LabelledCall(Prompt(turns=(Turn("user", text),)), *right, task=task)
 
 
 def _draw(

@@ -29,7 +29,7 @@ _ITERATIONS_MAX = 150
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class TrainingRows:
     """Labelled vectors, a row each.
 
     `targets` has a column a head, of labels 0..1. `groups` says what must not be torn apart.
@@ -46,9 +46,9 @@ class Sample:
     def __len__(self) -> int:
         return len(self.targets)
 
-    def choose(self, rows: NDArray[np.int64]) -> Sample:
+    def choose(self, rows: NDArray[np.int64]) -> TrainingRows:
         """Some of the rows."""
-        return Sample(
+        return TrainingRows(
             self.ngrams[rows],
             self.terms[rows],
             self.targets[rows],
@@ -93,7 +93,7 @@ def begin_weights() -> RoutingWeights:
     )
 
 
-def predict(weights: RoutingWeights, sample: Sample) -> Values:
+def predict(weights: RoutingWeights, sample: TrainingRows) -> Values:
     """The log-odds of every row, a column a head."""
     log_odds: Values = (
         sample.ngrams @ weights.ngrams.T + sample.terms @ weights.terms.T + weights.intercepts
@@ -102,7 +102,10 @@ def predict(weights: RoutingWeights, sample: Sample) -> Values:
 
 
 def fit_heads(
-    sample: Sample, prior: RoutingWeights, strength: float, term_freedom: float = _TERM_FREEDOM
+    sample: TrainingRows,
+    prior: RoutingWeights,
+    strength: float,
+    term_freedom: float = _TERM_FREEDOM,
 ) -> RoutingWeights:
     """Both heads on the whole sample; `term_freedom` is how far terms may move beside n-grams."""
     scales = term_freedom / np.maximum(sample.terms.std(axis=0), _SPREAD_MIN)
@@ -157,7 +160,7 @@ def fold_rows(groups: NDArray[np.int64], folds: int, seed: int) -> Iterator[NDAr
 
 
 def fit(
-    sample: Sample,
+    sample: TrainingRows,
     prior: RoutingWeights,
     folds: int,
     seed: int,
@@ -175,7 +178,7 @@ def fit(
 
 
 def predict_held_out(
-    sample: Sample,
+    sample: TrainingRows,
     prior: RoutingWeights,
     strength: float,
     parts: Sequence[NDArray[np.int64]],
@@ -190,7 +193,7 @@ def predict_held_out(
     return log_odds
 
 
-def log_loss(log_odds: Values, sample: Sample) -> float:
+def log_loss(log_odds: Values, sample: TrainingRows) -> float:
     """Of both heads, on the rows that count."""
     rows = sample.measured
     losses = np.logaddexp(0.0, log_odds[rows]) - sample.targets[rows] * log_odds[rows]
@@ -208,7 +211,7 @@ def calibrate(weights: RoutingWeights, scaling: Values) -> RoutingWeights:
     )
 
 
-def _fit_scaling(log_odds: Values, sample: Sample) -> Values:
+def _fit_scaling(log_odds: Values, sample: TrainingRows) -> Values:
     """A slope and a shift a head, from log-odds of rows that the fit had not seen.
 
     From all that count in full, anchors too: what suits one kind of traffic alone would push all
@@ -236,7 +239,7 @@ def _platt(log_odds: Values, targets: Values, importance: Values) -> tuple[float
 
 
 def _calibrate_held_out(
-    log_odds: Values, sample: Sample, parts: Sequence[NDArray[np.int64]]
+    log_odds: Values, sample: TrainingRows, parts: Sequence[NDArray[np.int64]]
 ) -> Values:
     """Probabilities of each row, scaled by what the other folds' rows say."""
     chances = np.zeros(log_odds.shape)

@@ -17,7 +17,7 @@ from serve_app.offline.learning.confidence import (
     stack_features,
 )
 from serve_app.offline.learning.errors import TooFewRecords
-from serve_app.offline.learning.fit import STRENGTHS, Fit, Sample, fit, stack_ngrams
+from serve_app.offline.learning.fit import STRENGTHS, Fit, TrainingRows, fit, stack_ngrams
 from serve_app.offline.learning.groups import group_records
 from serve_app.offline.learning.metrics import (
     Measures,
@@ -30,7 +30,7 @@ from serve_app.offline.learning.metrics import (
     resample,
 )
 from serve_app.offline.learning.options import Options
-from serve_app.offline.learning.records import Pair, Record, Records
+from serve_app.offline.learning.records import LabelledCall, Pair, Records
 from serve_app.routing.learned import LearnedScorer
 from serve_app.routing.scorer import HeuristicScorer, Scorer
 from serve_app.routing.vector import observe
@@ -95,7 +95,7 @@ class Lesson:
 
 
 def learn(
-    records: Records, anchors: Sequence[Record], prior: RoutingWeights, options: Options
+    records: Records, anchors: Sequence[LabelledCall], prior: RoutingWeights, options: Options
 ) -> Lesson:
     """Fits new weights, and judges the way they were fitted on records that were held out.
 
@@ -142,7 +142,9 @@ def evaluate_weights(
     return _report(items, outcomes, scores, gains, options)
 
 
-def build_sample(records: Sequence[Record], anchors: Sequence[Record], options: Options) -> Sample:
+def build_sample(
+    records: Sequence[LabelledCall], anchors: Sequence[LabelledCall], options: Options
+) -> TrainingRows:
     """Records first, then anchors."""
     items = [*records, *anchors]
     vectors = [observe(record.prompt) for record in items]
@@ -150,7 +152,7 @@ def build_sample(records: Sequence[Record], anchors: Sequence[Record], options: 
     ours[len(records) :] = False
     importance = np.where(ours, 1.0, options.other_pair_weight)
     importance[len(records) :] = 1.0
-    return Sample(
+    return TrainingRows(
         ngrams=stack_ngrams(vectors),
         terms=np.array([vector.terms for vector in vectors], dtype=np.float64),
         targets=np.stack([_column(items, "fast"), _column(items, "strong")], axis=1),
@@ -160,25 +162,25 @@ def build_sample(records: Sequence[Record], anchors: Sequence[Record], options: 
     )
 
 
-def predict_chances(weights: RoutingWeights, records: Sequence[Record]) -> Values:
+def predict_chances(weights: RoutingWeights, records: Sequence[LabelledCall]) -> Values:
     """P(right) of fast and strong for the newest turn of each record."""
     return np.array([weights.predict(observe(record.prompt)) for record in records])
 
 
-def _is_measured(record: Record, pair: Pair | None) -> bool:
+def _is_measured(record: LabelledCall, pair: Pair | None) -> bool:
     return pair is None or record.pair is None or record.pair == pair
 
 
-def _column(records: Sequence[Record], name: str) -> Values:
+def _column(records: Sequence[LabelledCall], name: str) -> Values:
     return np.array([getattr(record, name) for record in records], dtype=np.float64)
 
 
-def _outcomes(sample: Sample) -> Outcomes:
+def _outcomes(sample: TrainingRows) -> Outcomes:
     rows = sample.measured
     return Outcomes(sample.targets[rows, 0], sample.targets[rows, 1], sample.groups[rows])
 
 
-def _check_enough(records: Sequence[Record], options: Options) -> None:
+def _check_enough(records: Sequence[LabelledCall], options: Options) -> None:
     if len(records) < RECORDS_MIN:
         which = "" if options.pair is None else f" of the pair {', '.join(options.pair)}"
         raise TooFewRecords(
@@ -188,7 +190,7 @@ def _check_enough(records: Sequence[Record], options: Options) -> None:
     _check_gap(records)
 
 
-def _check_gap(records: Sequence[Record]) -> None:
+def _check_gap(records: Sequence[LabelledCall]) -> None:
     if sum(r.strong for r in records) <= sum(r.fast for r in records):
         raise TooFewRecords(
             "On these records the strong model is no better than the fast one: "
@@ -197,7 +199,7 @@ def _check_gap(records: Sequence[Record]) -> None:
 
 
 def _learn_cascade(
-    records: Sequence[Record], outcomes: Outcomes, options: Options
+    records: Sequence[LabelledCall], outcomes: Outcomes, options: Options
 ) -> CascadeReport | None:
     """None where too few records say how sure the fast model was."""
     rows = np.array([record.draft is not None for record in records], dtype=bool)
@@ -208,8 +210,8 @@ def _learn_cascade(
 
 
 def _fit_by_task(
-    sample: Sample,
-    records: Sequence[Record],
+    sample: TrainingRows,
+    records: Sequence[LabelledCall],
     prior: RoutingWeights,
     strength: float,
     options: Options,
@@ -229,7 +231,7 @@ def _fit_by_task(
 
 
 def _report(
-    records: Sequence[Record],
+    records: Sequence[LabelledCall],
     outcomes: Outcomes,
     scores: Mapping[str, Values],
     gains: Mapping[str, Values],
@@ -261,12 +263,12 @@ def _report(
     )
 
 
-def _score(scorer: Scorer, records: Sequence[Record]) -> Values:
+def _score(scorer: Scorer, records: Sequence[LabelledCall]) -> Values:
     return np.array([scorer.score(record.prompt) for record in records])
 
 
 def _measure_tasks(
-    records: Sequence[Record], outcomes: Outcomes, scores: Values
+    records: Sequence[LabelledCall], outcomes: Outcomes, scores: Values
 ) -> Mapping[str, TaskMeasures]:
     """Each task by itself: there a scorer can no longer shine by telling the tasks apart."""
     tasks = np.array([record.task for record in records])

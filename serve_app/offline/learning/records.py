@@ -33,7 +33,7 @@ class InvalidRecord(ValueError):
 
 
 @dataclass(frozen=True, slots=True)
-class Record:
+class LabelledCall:
     """One labelled call; the scores are 0 (wrong) to 1 (right).
 
     `task` names its kind, `group` what it must not be parted from (a conversation, a template).
@@ -60,7 +60,7 @@ class Records:
     """Labelled calls; `sha256` is that of the files they came from, `skipped` counts lines that
     hold no verdict on both models."""
 
-    items: Sequence[Record]
+    items: Sequence[LabelledCall]
     sha256: str
     skipped: int = 0
 
@@ -82,7 +82,7 @@ def load_records(
     Raises:
         InvalidRecords: there is no such file, or a line cannot be used.
     """
-    items: list[Record] = []
+    items: list[LabelledCall] = []
     digest = hashlib.sha256()
     skipped = 0
     log = FeedbackLog()
@@ -107,7 +107,9 @@ def load_records(
     return Records(items, digest.hexdigest(), skipped + found.count(None) + joined.skipped)
 
 
-def parse_record(document: Document, checkpoint_tokens: int = CHECKPOINT_TOKENS) -> Record | None:
+def parse_record(
+    document: Document, checkpoint_tokens: int = CHECKPOINT_TOKENS
+) -> LabelledCall | None:
     """One labelled call; None where a model's verdict is missing, as in a log that is not ready.
 
     Raises:
@@ -118,7 +120,7 @@ def parse_record(document: Document, checkpoint_tokens: int = CHECKPOINT_TOKENS)
     prompt = _parse_prompt(document)
     if fast is None or strong is None:
         return None
-    return Record(
+    return LabelledCall(
         prompt=prompt,
         fast=fast,
         strong=strong,
@@ -172,7 +174,7 @@ def _parse_lines(path: Path, content: bytes) -> Iterable[Numbered]:
 
 def _parse_numbered(
     path: Path, number: int, document: Document, checkpoint_tokens: int
-) -> Record | None:
+) -> LabelledCall | None:
     try:
         return parse_record(document, checkpoint_tokens)
     except InvalidRecord as error:
@@ -185,7 +187,7 @@ def _join_answers(
     dataset: Dataset | None,
     models: Pair,
     checkpoint_tokens: int,
-) -> list[Record | None]:
+) -> list[LabelledCall | None]:
     """None for a question that not both models have a verdict on."""
     fast, strong = models
     if dataset is None:
@@ -209,14 +211,14 @@ def _join_answers(
             f"answers no question of {dataset.name} as '{fast}' or '{strong}'; "
             "see --dataset, --fast and --strong",
         )
-    found: list[Record | None] = []
+    found: list[LabelledCall | None] = []
     for item in dataset.items:
         ours, theirs = verdicts.get((item.id, fast)), verdicts.get((item.id, strong))
         if ours is None or theirs is None:
             found.append(None)
             continue
         found.append(
-            Record(
+            LabelledCall(
                 Prompt(turns=_parse_messages(item.messages)),
                 float(ours),
                 float(theirs),

@@ -54,7 +54,7 @@ class News:
 
 
 @dataclass(frozen=True, slots=True)
-class Sample:
+class MetricSample:
     """What the Routers saw of a tier: its calls on replicas, those that wait for a place, and how
     many were ever meant for it."""
 
@@ -85,7 +85,7 @@ class TierView:
 
     ready: int
     target: int
-    samples: Sequence[Sample]
+    samples: Sequence[MetricSample]
     engines: Mapping[str, EngineSample]
 
 
@@ -113,7 +113,7 @@ class SimReplica:
 
 
 @dataclass(slots=True)
-class TierState:
+class SimulatedTier:
     """A tier while the simulation runs."""
 
     tier: SimTier
@@ -122,8 +122,8 @@ class TierState:
     ready: list[SimReplica] = field(default_factory=list)
     gone: list[SimReplica] = field(default_factory=list)
     queue: deque[SimCall] = field(default_factory=deque)
-    recorded: deque[Sample] = field(default_factory=deque)
-    told: Sequence[Sample] = ()
+    recorded: deque[MetricSample] = field(default_factory=deque)
+    told: Sequence[MetricSample] = ()
     told_engines: Mapping[str, EngineSample] = field(default_factory=dict)
     recorded_engines: dict[str, EngineSample] = field(default_factory=dict)
     picture: list[tuple[float, int, int, int]] = field(default_factory=list)
@@ -150,7 +150,9 @@ class Cluster:
         seed: int = 0,
     ) -> None:
         """`spill`: from which tier a call without a place goes to which other one."""
-        self.states = [TierState(tier, target) for tier, target in zip(tiers, initial, strict=True)]
+        self.states = [
+            SimulatedTier(tier, target) for tier, target in zip(tiers, initial, strict=True)
+        ]
         self._controller = controller
         self._news = news
         self._spill = spill or {}
@@ -306,7 +308,7 @@ class Cluster:
         key = f"{state.tier.name}-{next(self._names)}"
         state.starting.append(SimReplica(key, now_s, ready_s, state.tier.timing))
 
-    def _stop(self, state: TierState, now_s: float) -> None:
+    def _stop(self, state: SimulatedTier, now_s: float) -> None:
         """One that starts, the newest; or else the least loaded, which finishes its calls."""
         if state.starting:
             replica = state.starting.pop()
@@ -325,7 +327,7 @@ class Cluster:
             self._recorded_s = now_s
             for state in self.states:
                 ongoing = sum(replica.engine.calls for replica in state.ready)
-                state.recorded.append(Sample(now_s, ongoing, len(state.queue), state.wanted))
+                state.recorded.append(MetricSample(now_s, ongoing, len(state.queue), state.wanted))
                 while state.recorded[0].at_s < now_s - news.look_back_s:
                     state.recorded.popleft()
                 state.recorded_engines = {

@@ -6,7 +6,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
-from serve_app.offline.simulation.cluster import TierState
+from serve_app.offline.simulation.cluster import SimulatedTier
 from serve_app.offline.simulation.engine import NEVER, SimCall
 
 HOUR_S = 3600.0
@@ -31,7 +31,9 @@ class Outcome:
         return self.missed / self.calls if self.calls else 0.0
 
 
-def sum_up(state: TierState, calls: Sequence[SimCall], length_s: float, target_s: float) -> Outcome:
+def sum_up(
+    state: SimulatedTier, calls: Sequence[SimCall], length_s: float, target_s: float
+) -> Outcome:
     """The outcome of one tier's calls, and the cost of its replicas."""
     waits = sorted(call.first_token_s - call.arrived_s for call in calls)
     answered = [wait for wait in waits if wait < NEVER]
@@ -47,7 +49,7 @@ def sum_up(state: TierState, calls: Sequence[SimCall], length_s: float, target_s
     )
 
 
-def count_gpu_hours(state: TierState, length_s: float) -> float:
+def count_gpu_hours(state: SimulatedTier, length_s: float) -> float:
     """From the order to start a replica until it is gone, or the trace ends."""
     held_s = sum(
         max(0.0, min(replica.gone_s, length_s) - replica.ordered_s) for replica in state.replicas

@@ -7,7 +7,7 @@ from collections.abc import Sequence
 
 import pytest
 
-from serve_app.offline.bench.connection import RequestFailed, Sample, connect
+from serve_app.offline.bench.connection import RequestFailed, Timing, connect
 from serve_app.offline.bench.load import Requests
 from tests.offline.bench.fakes import (
     CHUNKED_HEAD,
@@ -27,7 +27,7 @@ Script = Sequence[bytes | asyncio.Event | None]
 REQUEST = Requests(make_load(1)).next()
 
 
-async def ask_and_open(gate: asyncio.Event, server: FakeServer) -> Sample:
+async def ask_and_open(gate: asyncio.Event, server: FakeServer) -> Timing:
     """Asks, and lets the server pass its gate 50 ms later."""
     connection = await connect(HOST, server.port)
     asked = asyncio.create_task(connection.ask(REQUEST, stream=True))

@@ -28,14 +28,14 @@ from serve_app.offline.bench.scaling_runs import (
     run_joint,
     weigh,
 )
-from serve_app.offline.simulation.cluster import Sample, SimTier, TierView
+from serve_app.offline.simulation.cluster import MetricSample, SimTier, TierView
 from serve_app.offline.simulation.hardware import fast_tier, strong_tier, token_rates
 from serve_app.offline.simulation.trace import DOCUMENTS, Shape, all_shapes
 
 PROD = Path(__file__).parents[3] / "configs" / "prod.yaml"
 
 
-def view(samples: Sequence[Sample], *, ready: int = 1, target: int = 1) -> TierView:
+def view(samples: Sequence[MetricSample], *, ready: int = 1, target: int = 1) -> TierView:
     return TierView(ready, target, samples, {})
 
 
@@ -43,7 +43,7 @@ def view(samples: Sequence[Sample], *, ready: int = 1, target: int = 1) -> TierV
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=8), st.floats(0.1, 10.0))
 def test_the_mean_is_rays(values: list[int], late_s: float) -> None:
     """A report is reduced over time as Ray's controller does it."""
-    samples = [Sample(2.0 * index, value, 0, 0) for index, value in enumerate(values)]
+    samples = [MetricSample(2.0 * index, value, 0, 0) for index, value in enumerate(values)]
     now_s = samples[-1].at_s + late_s
     expected = aggregate_timeseries(
         [TimeStampedValue(sample.at_s, sample.ongoing) for sample in samples],
@@ -56,7 +56,7 @@ def test_the_mean_is_rays(values: list[int], late_s: float) -> None:
 def test_rays_policy_with_its_delay() -> None:
     """Calls over the target, once that has held for the delay; at once where there is none."""
     tier = fast_tier()
-    samples = [Sample(0.0, 90, 10, 0)]
+    samples = [MetricSample(0.0, 90, 10, 0)]
     slow, _ = RaySetting(10.0, upscale_delay_s=30.0).build(tier)
     told = [slow.decide(float(at_s), [view(samples)])[0] for at_s in range(40)]
     assert told.index(10) == 30
@@ -69,7 +69,7 @@ def test_rays_policy_keeps_its_bounds() -> None:
     """Never more than there may be, and no division by nothing."""
     tier = fast_tier()
     quick, _ = RaySetting(1.0, upscale_delay_s=0.0).build(tier)
-    assert quick.decide(0.0, [view([Sample(0.0, 999, 0, 0)])]) == [tier.replicas_max]
+    assert quick.decide(0.0, [view([MetricSample(0.0, 999, 0, 0)])]) == [tier.replicas_max]
     assert quick.decide(1.0, [view([])]) == [1]
 
 

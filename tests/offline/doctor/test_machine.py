@@ -12,7 +12,7 @@ import pytest
 
 from serve_app.config.engine_arguments import load_engine_arguments
 from serve_app.config.environment import ray_environment
-from serve_app.offline.doctor.finding import Finding, Level
+from serve_app.offline.doctor.finding import CheckResult, Level
 from serve_app.offline.doctor.machine import (
     PINS,
     SERVE_PORTS,
@@ -29,11 +29,11 @@ from serve_app.offline.doctor.machine import (
 ROOT = Path(__file__).parents[3]
 
 
-def levels(findings: list[Finding]) -> list[str]:
+def levels(findings: list[CheckResult]) -> list[str]:
     return [found.level.value for found in findings]
 
 
-def installed(packages: Mapping[str, str]) -> list[Finding]:
+def installed(packages: Mapping[str, str]) -> list[CheckResult]:
     """What is said of a CPU machine with these packages."""
 
     def find(name: str) -> str:

@@ -8,16 +8,21 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serve_app.offline.evaluate.answers import ANSWERS_FILE, SETTINGS_FILE, Answer, open_answers
+from serve_app.offline.evaluate.answers import (
+    ANSWERS_FILE,
+    SETTINGS_FILE,
+    GradedAnswer,
+    open_answers,
+)
 from serve_app.offline.evaluate.errors import OtherEvaluation
 from tests.offline.evaluate.fakes import SETTINGS, USAGE
 
-RIGHT = Answer("1", "fast", "七", True, "fast", "model", 0.5, 0.1, 0.2, USAGE)
-WRONG = Answer("2", "fast", "8", False)
-FAILED = Answer("3", "fast", error="status 500")
+RIGHT = GradedAnswer("1", "fast", "七", True, "fast", "model", 0.5, 0.1, 0.2, USAGE)
+WRONG = GradedAnswer("2", "fast", "8", False)
+FAILED = GradedAnswer("3", "fast", error="status 500")
 
 
-def fill(directory: Path, *answers: Answer) -> bytes:
+def fill(directory: Path, *answers: GradedAnswer) -> bytes:
     """The file after these answers."""
     with open_answers(directory, SETTINGS) as log:
         for answer in answers:
@@ -25,7 +30,7 @@ def fill(directory: Path, *answers: Answer) -> bytes:
     return (directory / ANSWERS_FILE).read_bytes()
 
 
-def reopen(directory: Path) -> list[Answer]:
+def reopen(directory: Path) -> list[GradedAnswer]:
     """What the next evaluation finds there."""
     with open_answers(directory, SETTINGS) as log:
         return log.answers

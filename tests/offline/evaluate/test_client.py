@@ -9,7 +9,7 @@ import httpx
 import orjson
 import pytest
 
-from serve_app.offline.evaluate.answers import Answer
+from serve_app.offline.evaluate.answers import GradedAnswer
 from serve_app.offline.evaluate.checks import parse_check
 from serve_app.offline.evaluate.client import read_events
 from serve_app.offline.evaluate.dataset import Item
@@ -30,7 +30,9 @@ MESSAGES = [{"role": "system", "content": "Be short."}, {"role": "user", "conten
 SEVEN = Item("q1", MESSAGES, parse_check({"type": "numeric", "value": 7}))
 
 
-async def ask(*script: httpx.Response | httpx.HTTPError | Respond, item: Item = SEVEN) -> Answer:
+async def ask(
+    *script: httpx.Response | httpx.HTTPError | Respond, item: Item = SEVEN
+) -> GradedAnswer:
     """The answer of an endpoint with this script."""
     return await FakeEndpoint(script).client().ask("auto", item)
 

@@ -8,7 +8,7 @@ import httpx
 import orjson
 import pytest
 
-from serve_app.offline.evaluate.answers import Answer
+from serve_app.offline.evaluate.answers import GradedAnswer
 from serve_app.offline.evaluate.checks import parse_check
 from serve_app.offline.evaluate.dataset import Dataset, Item
 from serve_app.offline.evaluate.errors import CallRefused
@@ -41,7 +41,7 @@ def test_every_model_is_asked_every_question() -> None:
 
 def test_what_is_answered_is_not_asked_again() -> None:
     """Answers of other models to the same question do not count."""
-    answers = [Answer("0", "fast", right=True), Answer("1", "other", right=True)]
+    answers = [GradedAnswer("0", "fast", right=True), GradedAnswer("1", "other", right=True)]
     calls = plan_calls(DATASET, ["fast"], answers, seed=0)
     assert sorted(item.id for _, item in calls) == list("12345678")
 
@@ -59,7 +59,7 @@ async def test_so_many_calls_at_a_time() -> None:
         model = orjson.loads(request.content)["model"]
         return httpx.Response(200, content=send(render_stream(model)))
 
-    answers: list[Answer] = []
+    answers: list[GradedAnswer] = []
     calls = plan_calls(DATASET, MODELS, [], seed=0)
     await make_calls(build_client(httpx.MockTransport(body)), calls, 4, answers.append)
     assert (most, len(answers)) == (4, 27)
@@ -76,7 +76,7 @@ async def test_nothing_to_do() -> None:
 async def test_a_refusal_ends_the_run() -> None:
     """It is raised as it is, once, and what was answered before has been handed over."""
     endpoint = FakeEndpoint([lambda request: stream(render_stream("7")), refuse(404)])
-    answers: list[Answer] = []
+    answers: list[GradedAnswer] = []
     calls = plan_calls(DATASET, MODELS, [], seed=0)
     with pytest.raises(CallRefused):
         await make_calls(endpoint.client(), calls, 3, answers.append)
@@ -87,6 +87,6 @@ async def test_a_refusal_ends_the_run() -> None:
 async def test_a_failed_call_does_not_end_the_run() -> None:
     """It is an answer with an error."""
     endpoint = FakeEndpoint([refuse(500), lambda request: stream(render_stream("7"))])
-    answers: list[Answer] = []
+    answers: list[GradedAnswer] = []
     await make_calls(endpoint.client(), plan_calls(DATASET, MODELS, [], 0), 1, answers.append)
     assert [answer.right for answer in answers] == [None] + [True] * 26

@@ -11,7 +11,7 @@ import pytest
 from PIL import Image
 from rich.console import Console
 
-from serve_app.offline.evaluate.answers import Answer
+from serve_app.offline.evaluate.answers import GradedAnswer
 from serve_app.offline.evaluate.checks import parse_check
 from serve_app.offline.evaluate.dataset import Dataset, Item
 from serve_app.offline.evaluate.picture import draw_picture
@@ -25,13 +25,15 @@ ITEMS = [Item(str(n), [], CHECK, EASY if n < 6 else HARD) for n in range(10)]
 DATASET = Dataset("sums", "0" * 64, ITEMS)
 
 
-def answer(model: str, marks: str, tiers: str) -> list[Answer]:
+def answer(model: str, marks: str, tiers: str) -> list[GradedAnswer]:
     """Marks are `+`, `-` and `!` for an error; tiers are `f`, `s` and `.` for none told."""
     named = {"f": "fast", "s": "strong", ".": None}
     return [
-        Answer(str(n), model, error="status 500")
+        GradedAnswer(str(n), model, error="status 500")
         if mark == "!"
-        else Answer(str(n), model, "x", mark == "+", named[tier], ttft_s=n / 10, total_s=float(n))
+        else GradedAnswer(
+            str(n), model, "x", mark == "+", named[tier], ttft_s=n / 10, total_s=float(n)
+        )
         for n, (mark, tier) in enumerate(zip(marks, tiers, strict=True))
     ]
 
@@ -42,7 +44,7 @@ AUTO = answer("auto", "++++++++--", "ffffffssff")
 
 
 def build(
-    answers: Sequence[Answer],
+    answers: Sequence[GradedAnswer],
     models: Sequence[str] = ("fast", "strong", "auto"),
     strong: str = "strong",
 ) -> tuple[Summary, dict[str, ModelSummary]]:
@@ -84,7 +86,7 @@ def test_errors_are_no_answers() -> None:
 
 def test_other_answers_of_the_file_do_not_count() -> None:
     """Of questions or models that were not asked for this time."""
-    other = [Answer("elsewhere", "fast", "x", False), Answer("0", "other", "x", False)]
+    other = [GradedAnswer("elsewhere", "fast", "x", False), GradedAnswer("0", "other", "x", False)]
     _, models = build([*FAST, *other])
     accuracy = models["fast"].accuracy
     assert accuracy is not None
@@ -179,7 +181,7 @@ def test_the_json() -> None:
 
 
 @pytest.mark.parametrize("answers", [[*FAST, *STRONG, *AUTO], [*FAST], []])
-def test_the_picture(tmp_path: Path, answers: Sequence[Answer]) -> None:
+def test_the_picture(tmp_path: Path, answers: Sequence[GradedAnswer]) -> None:
     """A PNG, however little there is to be drawn; each model has its colour."""
     summary, models = build(answers)
     draw_picture(summary, tmp_path / "out.png")

@@ -5,7 +5,7 @@ from __future__ import annotations
 from random import Random
 
 from serve_app.core.call import Prompt, Turn
-from serve_app.offline.learning.records import Record, Records
+from serve_app.offline.learning.records import LabelledCall, Records
 
 _WORDS = [
     "river",
@@ -33,5 +33,5 @@ def draw_records(count: int, seed: int = 0, noise: float = 0.1) -> Records:
         fast, strong = (0.0, 1.0) if copper else (known, known)
         if rng.random() < noise:
             fast = 1.0 - fast
-        items.append(Record(Prompt((Turn("user", text),)), fast, strong))
+        items.append(LabelledCall(Prompt((Turn("user", text),)), fast, strong))
     return Records(items, f"{seed}" * 64)

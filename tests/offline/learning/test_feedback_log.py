@@ -14,7 +14,7 @@ from serve_app.feedback.lines import FeedbackReport, render_call, render_label, 
 from serve_app.feedback.sample import Label
 from serve_app.feedback.sampling import TierPair
 from serve_app.offline.learning.errors import InvalidRecords
-from serve_app.offline.learning.records import Record, Records, load_records
+from serve_app.offline.learning.records import LabelledCall, Records, load_records
 
 PAIR = TierPair(TierConfig(name="fast", model_id="S"), TierConfig(name="strong", model_id="L"))
 DIFFERENT = Label(0.0, 1.0, "match", same=False)
@@ -58,7 +58,7 @@ def test_calls_meet_their_labels_in_any_file(tmp_path: Path) -> None:
 def test_a_call_keeps_its_surroundings(tmp_path: Path) -> None:
     """Roles, the schema and the pair of models."""
     [record] = load(tmp_path, [call("s"), label("s")]).items
-    assert isinstance(record, Record)
+    assert isinstance(record, LabelledCall)
     assert [turn.role for turn in record.prompt.turns] == ["system", "user"]
     assert record.prompt.schema
     assert record.pair == ("S", "L")

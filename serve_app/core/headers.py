@@ -1,0 +1,23 @@
+"""The names of the service's own headers, in lower case as ASGI has them."""
+
+from __future__ import annotations
+
+Headers = list[tuple[bytes, bytes]]
+"""Names and values in the order of the wire."""
+
+REQUEST_ID_HEADER = b"x-request-id"
+
+# By these a client chooses.
+TIER_HEADER = b"x-route-tier"
+NEVER_BELOW_HEADER = b"x-route-never-below"
+NEVER_ABOVE_HEADER = b"x-route-never-above"
+POLICY_HEADER = b"x-route-policy"
+SESSION_HEADER = b"x-session-id"
+CONSENT_HEADER = b"x-feedback-consent"
+
+# These say in an answer, beside TIER_HEADER, what was chosen.
+MODEL_HEADER = b"x-route-model"
+REASON_HEADER = b"x-route-reason"
+SCORE_HEADER = b"x-route-score"
+ESCALATED_HEADER = b"x-route-escalated"
+CONFIDENCE_HEADER = b"x-route-confidence"
