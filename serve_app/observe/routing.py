@@ -14,7 +14,7 @@ from serve_app.core.load import TierLoad
 logger = logging.getLogger("ray.serve")
 
 
-class ControlState(Protocol):
+class HeldShare(Protocol):
     """The state of a controller; see `routing/control.py`."""
 
     @property
@@ -35,7 +35,7 @@ class Scores(Protocol):
 class ControlMetrics:
     """Reads the state about once a second; no state, no metric."""
 
-    def __init__(self, read: Callable[[], ControlState | None]) -> None:
+    def __init__(self, read: Callable[[], HeldShare | None]) -> None:
         self._read = read
         self._threshold = Gauge(
             "serve_app_routing_threshold", "Score from which a call goes to the strongest tier now."

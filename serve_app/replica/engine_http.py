@@ -85,7 +85,7 @@ class LeasedApp:
 
     async def _exchange(self, lease: HeldLease, scope: Scope, receive: Receive, send: Send) -> None:
         meter = Meter()
-        answer = Answer(receive, send, self._recent_load_header, lease.complete_exchange)
+        answer = AnswerMessages(receive, send, self._recent_load_header, lease.complete_exchange)
         token = METER.set(meter)
         lease.begin_exchange(meter)
         try:
@@ -144,7 +144,7 @@ class LeasedApp:
         return self._load
 
 
-class Answer:
+class AnswerMessages:
     """The messages of one answer of the engine's: the load on its head, and when it is whole.
 
     After a disconnect none is: for a call that is not streamed vLLM stops the engine then, and

@@ -1,0 +1,39 @@
+"""One word, one thing: the glossary, and the names of classes that serve."""
+
+from __future__ import annotations
+
+import ast
+import re
+from collections import defaultdict
+from pathlib import Path
+
+ROOT = Path(__file__).parents[1]
+PACKAGE = ROOT / "serve_app"
+BY_HAND = ("offline", "cli")
+ROWS = re.findall(
+    r"^\| (?P<word>[^|]+) \| [^|]+ \| (?P<code>[^|]+) \|$",
+    (ROOT / "docs/glossary.md").read_text(),
+    re.M,
+)
+
+
+def test_the_glossary_names_code_that_exists() -> None:
+    """Every file and folder of its third column is there, and every word stands once."""
+    rows = [(word, code) for word, code in ROWS if set(word) != {"-"} and word != "word"]
+    assert len(rows) > 30
+    named = [path for _, code in rows for path in re.findall(r"`([\w/.]+)`", code)]
+    assert [path for path in named if not (PACKAGE / path).exists()] == []
+    words = [word for word, _ in rows]
+    assert len(words) == len(set(words))
+
+
+def test_no_two_classes_that_serve_share_a_name() -> None:
+    """A reader who knows a name knows what it is, wherever it stands."""
+    places: dict[str, list[str]] = defaultdict(list)
+    for path in sorted(PACKAGE.rglob("*.py")):
+        if path.relative_to(PACKAGE).parts[0] not in BY_HAND:
+            for node in ast.parse(path.read_text()).body:
+                if isinstance(node, ast.ClassDef) and not node.name.startswith("_"):
+                    places[node.name].append(str(path.relative_to(PACKAGE)))
+    assert len(places) > 100
+    assert {name: where for name, where in places.items() if len(where) > 1} == {}
