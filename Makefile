@@ -9,7 +9,7 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit serve-tests lint fuzz bench gpu-check docs openapi \
+.PHONY: help install install-dev serve stop test unit coverage serve-tests lint fuzz bench gpu-check docs openapi \
 	engine-arguments lock clean
 
 help: ## Print this list
@@ -32,6 +32,9 @@ test: lint unit serve-tests ## Everything: lint, unit tests, tests on real Ray a
 
 unit: install-dev ## The fast tests only
 	@$(BIN)/pytest -m "not serve" --numprocesses auto --dist worksteal
+
+coverage: install-dev ## The fast tests, and which branches of the serving code they miss
+	@$(BIN)/pytest -m "not serve" --numprocesses auto --dist worksteal --cov --cov-report=term
 
 serve-tests: install-dev ## The tests that start real Ray and real vLLM
 	@$(BIN)/pytest -m serve

@@ -141,6 +141,12 @@ class Benchmarks(LazyGroup):
             "Start the service before simulated engines, in one size after another, and compare.",
         ),
         LazyCommand(
+            "clients",
+            "serve_app.offline.bench.clients:clients",
+            "Compare the CPU time of a call in this service's HTTP client, in aiohttp and in"
+            " httpx.",
+        ),
+        LazyCommand(
             "gpu",
             "serve_app.offline.bench.gpu.command:gpu",
             "Set what plan and doctor say against one GPU, and the service beside bare vLLM on it.",
