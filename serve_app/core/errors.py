@@ -107,7 +107,7 @@ class TooMany(InvalidField):
 
 
 class RefusedField(BadRequest):
-    """One field of the call is not taken here, whatever its value."""
+    """This service does not accept one field of the call, whatever its value."""
 
     code = "unsupported_parameter"
 
@@ -168,12 +168,12 @@ class EngineRefused(GatewayError):
 
     @property
     def counted_as(self) -> str:
-        """Apart from what this service itself refuses."""
+        """The engine's refusals are counted apart from the refusals of this service."""
         return CONTEXT_LENGTH_EXCEEDED if self.code == CONTEXT_LENGTH_EXCEEDED else "engine"
 
 
 class NotFound(GatewayError):
-    """What was asked for is not there."""
+    """The thing that the request names does not exist."""
 
     status = 404
     type = "invalid_request_error"
@@ -213,7 +213,7 @@ class ModelNotFound(NotFound):
 
 
 class ResponseNotFound(NotFound):
-    """A stored response was asked for."""
+    """The request asks for a stored response."""
 
     code = "response_not_found"
 
@@ -227,7 +227,7 @@ class ResponseNotFound(NotFound):
 
 
 class FeedbackOff(NotFound):
-    """The operator has not switched on that calls and feedback are kept."""
+    """The operator has not switched on the keeping of calls and feedback."""
 
     code = "feedback_off"
 
@@ -240,7 +240,7 @@ class FeedbackOff(NotFound):
 
 
 class MethodNotAllowed(GatewayError):
-    """The path exists, but not for this method."""
+    """The path exists, but does not take this method."""
 
     status = 405
     code = "method_not_allowed"
@@ -297,7 +297,7 @@ class UnsupportedMediaType(GatewayError):
 
 
 class Overloaded(GatewayError):
-    """Come back later: the call was not begun."""
+    """The call was not begun; the client may send it again later."""
 
     status = 503
     code = "overloaded"
@@ -356,7 +356,7 @@ class DeadlineExceeded(GatewayError):
 
 
 class InternalError(GatewayError):
-    """A fault of ours; the log knows more under the request id."""
+    """A fault of this service; the log has the details under the request id."""
 
 
 class UpstreamFailed(InternalError):
