@@ -11,7 +11,7 @@ from serve_app.routing.features import Features, TextFeatures, extract_features
 
 
 class Scorer(Protocol):
-    """Anything that can tell how much a call would gain from a stronger model."""
+    """Estimates how much a call would gain from a stronger model."""
 
     def score(self, prompt: Prompt) -> float:
         """The complexity in 0..1. Pure, and fast enough to be called for every request."""
@@ -20,10 +20,10 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeuristicWeights:
-    """Evidence in log-odds: the score is the logistic function of `bias` plus what was found.
+    """Evidence in log-odds: the score is the logistic function of `bias` plus the evidence found.
 
-    0.5 is reached where the evidence adds up to `-bias`. Each `_max` bounds what one kind of
-    evidence can do, so that no pile of one thing outweighs everything else.
+    The score is 0.5 where the evidence adds up to `-bias`. Each `_max` bounds one kind of evidence,
+    so that many items of one kind cannot outweigh everything else.
     """
 
     bias: float = -1.5  # a call that shows nothing scores 0.18: most traffic is everyday traffic
@@ -78,7 +78,7 @@ WEIGHTS = HeuristicWeights()
 
 
 class HeuristicScorer:
-    """A hand-weighted sum of `Features`: what routes before there are labels to learn from."""
+    """A hand-weighted sum of `Features`: routes before there are labels to learn from."""
 
     def __init__(self, weights: HeuristicWeights = WEIGHTS) -> None:
         self._weights = weights
@@ -96,7 +96,7 @@ class HeuristicScorer:
 
 
 def text_evidence(text: TextFeatures, weights: HeuristicWeights) -> float:
-    """What one user turn says about its difficulty, in log-odds."""
+    """The evidence in one user turn about its difficulty, in log-odds."""
     w = weights
     return (
         w.hard_ask * min(text.hard_asks, w.hard_asks_max)
@@ -118,7 +118,7 @@ def text_evidence(text: TextFeatures, weights: HeuristicWeights) -> float:
 
 
 def context_evidence(features: Features, weights: HeuristicWeights) -> float:
-    """What surrounds the user's turns: bias, system prompt, turn index, tools, form."""
+    """The evidence around the user's turns: bias, system prompt, turn index, tools, form."""
     w = weights
     return (
         w.bias

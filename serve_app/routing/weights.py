@@ -1,8 +1,8 @@
 """The learned scorer's weights, and the file that holds them.
 
-The file is safetensors, which holds numbers and strings and nothing that could run. Its metadata
-says which format it is and which features it was fitted to; whatever is not exactly that is
-refused.
+The file is safetensors, which holds only numbers and strings and cannot run code. Its metadata
+names its format and the features that it was fitted to. A file with any other format or features is
+rejected.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHAPES = {
 
 
 class WeightsRefused(Exception):
-    """A weights file cannot be used; says why."""
+    """A weights file cannot be used; the message says why."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(path, problem)
@@ -49,7 +49,7 @@ class WeightsRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What weights were learnt from. `apgr` is the cross-validated one on those records."""
+    """The source of learnt weights. `apgr` is cross-validated on the records of that source."""
 
     created_at: str = ""
     records: int = 0
@@ -59,9 +59,9 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutingWeights:
-    """Two logistic heads, `fast` and `strong`, one row of each array a head.
+    """Two logistic heads, `fast` and `strong`: each array has one row for each head.
 
-    `gain_min` is the gain in P(right) that scores 0.5, `steepness` how fast the score grows there.
+    `gain_min` is the gain in P(right) that scores 0.5; `steepness` is the slope of the score there.
     """
 
     ngrams: NDArray[np.float32]
@@ -83,12 +83,13 @@ class RoutingWeights:
         return self.map_gain(strong - fast)
 
     def map_gain(self, gain: float) -> float:
-        """Strictly increasing: it moves the threshold and never the order."""
+        """The score of a gain. Strictly increasing: it moves the threshold and never changes the
+        order."""
         return _logistic(self.steepness * (gain - self.gain_min))
 
 
 def save_weights(weights: RoutingWeights, path: Path) -> None:
-    """Writes the file whole or not at all."""
+    """Write the file completely or not at all."""
     tensors: dict[str, NDArray[Any]] = {
         "ngrams": weights.ngrams.astype(np.float16),
         "terms": weights.terms.astype(np.float32),
@@ -108,10 +109,10 @@ def save_weights(weights: RoutingWeights, path: Path) -> None:
 
 
 def load_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
-    """Reads a weights file.
+    """Read a weights file.
 
     Raises:
-        WeightsRefused: there is none, it is damaged, or it is of another kind or version.
+        WeightsRefused: the file is missing or damaged, or has another kind or version.
     """
     try:
         size = path.stat().st_size
