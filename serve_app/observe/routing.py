@@ -1,4 +1,4 @@
-"""What moves the routing: the controller of the threshold, the scores, the load of the tiers."""
+"""Metrics of routing: the controller of the threshold, the scores, the load of the tiers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HeldShare(Protocol):
 
 
 class Scores(Protocol):
-    """Whether the newest scores are distributed as usual; see `routing/drift.py`."""
+    """Whether the newest scores have their usual distribution; see `routing/drift.py`."""
 
     @property
     def drift(self) -> float | None: ...
@@ -33,7 +33,7 @@ class Scores(Protocol):
 
 
 class ControlMetrics:
-    """Reads the state about once a second; no state, no metric."""
+    """Reads the state about once a second; without a state there is no metric."""
 
     def __init__(self, read: Callable[[], HeldShare | None]) -> None:
         self._read = read
@@ -56,9 +56,9 @@ class ControlMetrics:
 
 
 class DriftMetrics:
-    """Reads the scores about once a second, and tells the log of a change.
+    """Reads the scores about once a second, and logs a change.
 
-    Drift begins and ends at most once for a window of scores each, so the log stays short.
+    Drift begins and ends at most once for each window of scores, so the log stays short.
     """
 
     def __init__(self, read: Callable[[], Scores]) -> None:
@@ -70,7 +70,7 @@ class DriftMetrics:
         )
 
     def flush(self) -> None:
-        """Hand the index to Ray, once there are enough scores for one."""
+        """Hand the index to Ray, once there are enough scores."""
         scores = self._read()
         drift, drifting = scores.drift, scores.drifting
         if drift is not None:
@@ -109,7 +109,7 @@ class LoadMetrics:
             tags = {"tier": name}
             self._down.set(int(load.down), tags)
             self._first_token.set(load.first_token_s or 0.0, tags)
-            # Ray drops a series that is NaN at once, one that is not set two exports later.
+            # Ray drops a NaN series at once, but a series that is not set only two exports later.
             self._kv_free.set(math.nan if load.kv_free_ratio is None else load.kv_free_ratio, tags)
             if load.down != (name in self._were_down):
                 self._were_down ^= {name}
