@@ -101,13 +101,15 @@ class Router:
             runtime = complete_runtime(runtime, self._config.tiers)
             scorer = build_scorer(runtime.routing)
         except ValidationError as error:
-            logger.error("user_config refused, the old one stays:\n%s", explain_validation(error))
+            logger.error(
+                "user_config refused, the old config stays:\n%s", explain_validation(error)
+            )
             return
         except ValueError as error:
-            logger.error("user_config refused, the old one stays: %s", error)
+            logger.error("user_config refused, the old config stays: %s", error)
             return
         except WeightsRefused as error:
-            logger.error("user_config refused, the old one stays: routing.weights: %s", error)
+            logger.error("user_config refused, the old config stays: routing.weights: %s", error)
             return
         self._pipeline.scorer = scorer
         self._pipeline.runtime = runtime

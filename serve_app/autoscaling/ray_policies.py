@@ -55,7 +55,7 @@ class LLMPolicy:
             if not self.failed:
                 self.failed = True
                 logging.getLogger("ray.serve").exception(
-                    "autoscaling of %s goes by ongoing calls: the llm policy failed",
+                    "autoscaling of %s follows ongoing calls: the llm policy failed",
                     ctx.deployment_name,
                 )
             return count_by_calls(ctx), {}
@@ -90,7 +90,7 @@ class JointPolicy:
             if not self.failed:
                 self.failed = True
                 logging.getLogger("ray.serve").exception(
-                    "autoscaling goes by ongoing calls: the joint policy failed"
+                    "autoscaling follows ongoing calls: the joint policy failed"
                 )
         ours = {TIER_PREFIX + name for name in self._names}
         for key, ctx in contexts.items():

@@ -45,7 +45,9 @@ def parse_days(text: str) -> frozenset[int]:
     first, _, last = text.strip().lower().partition("-")
     names = (first.strip(), (last or first).strip())
     if any(name not in WEEKDAYS for name in names):
-        raise ValueError(f"'{text}' is no day: {', '.join(WEEKDAYS)}, or a range such as mon-fri")
+        raise ValueError(
+            f"'{text}' is not a day: {', '.join(WEEKDAYS)}, or a range such as mon-fri"
+        )
     begin, end = (WEEKDAYS.index(name) for name in names)
     return frozenset((begin + step) % 7 for step in range((end - begin) % 7 + 1))
 

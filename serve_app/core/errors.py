@@ -5,7 +5,7 @@
     │   ├── MalformedBody     400  not JSON, or not an object
     │   ├── InvalidField      400  one named field is wrong
     │   │   └── TooMany       400  one named field holds more than it may
-    │   ├── RefusedField      400  one named field is not taken here, whatever its value
+    │   ├── RefusedField      400  one named field is not accepted, whatever its value
     │   ├── UnknownField      400  one named field does not exist
     │   └── NothingStored     400  one named field asks for a stored response
     ├── EngineRefused         4xx  the engine found the call to be wrong
@@ -118,7 +118,7 @@ class RefusedField(BadRequest):
 
     @property
     def message(self) -> str:
-        return f"Unsupported parameter: '{self.param}' is not taken here: {self.why}."
+        return f"Unsupported parameter: '{self.param}' is not accepted here: {self.why}."
 
 
 class UnknownField(BadRequest):

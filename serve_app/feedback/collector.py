@@ -226,7 +226,7 @@ class FeedbackCollector:
             self._failed = True
             logger.error(
                 "feedback.directory %s cannot be written (%s); samples and feedback are lost "
-                "until it can",
+                "until a write succeeds",
                 store.directory,
                 error.strerror or type(error).__name__,
             )

@@ -145,7 +145,7 @@ class ContentReader:
                 raise RefusedField(f"{param}.{kind or 'embeds'}", "the engine would unpickle it")
             self._count_media(param)
         if part.get("uuid") is not None:
-            raise RefusedField(f"{param}.uuid", "it names an engine's cached media of any caller")
+            raise RefusedField(f"{param}.uuid", "it names an engine's cached media, of any client")
         if kind == "image_pil" or "image_pil" in part:
             raise RefusedField(f"{param}.image_pil", "it cannot be sent as JSON")
         for key in URL_KEYS:

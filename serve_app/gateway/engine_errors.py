@@ -209,7 +209,7 @@ def _output_too_long(error: EngineError, found: Found) -> EngineRefused:
     param, asked, limit = found["param"], found["asked"], found["limit"]
     message = f"{param} is too large: {asked}. The model's context holds {limit} tokens."
     if error.endpoint.anthropic:
-        message = f"max_tokens: {asked} > {limit}, which is what the model's context holds"
+        message = f"max_tokens: {asked} > {limit}, which is the size of the model's context"
     return EngineRefused(400, message, "invalid_value", param)
 
 

@@ -68,7 +68,7 @@ def parse_report(body: bytes) -> FeedbackReport:
     document = parse_json(body)
     for key in document:
         if key not in KEYS:
-            raise InvalidField(key[:100], f"no such field; there are {', '.join(KEYS)}")
+            raise InvalidField(key[:100], f"one of the fields {', '.join(KEYS)}")
     request_id, right = document.get("request_id"), document.get("right")
     if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id.encode()):
         raise InvalidField(

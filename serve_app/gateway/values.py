@@ -65,7 +65,7 @@ def _stays(tool: object, param: str, config: BodiesConfig) -> bool:
         return True
     if kind in ENGINE_TOOL_TYPES:
         return False
-    raise RefusedField(f"{param}.type", "this service runs no tools of a server's")
+    raise RefusedField(f"{param}.type", "this service does not run a server's tools")
 
 
 def _check_int(low: int, high: Callable[[CountsConfig], int]) -> Check:

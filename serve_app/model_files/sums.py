@@ -66,7 +66,7 @@ def check_name(name: str) -> str:
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
-        raise ValueError(f"{name!r} is no path within the model directory")
+        raise ValueError(f"{name!r} is not a path within the model directory")
     return str(path)
 
 

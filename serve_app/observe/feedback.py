@@ -19,7 +19,7 @@ class FeedbackMetrics:
         self._take = take
         self._samples = Counter(
             "serve_app_feedback_samples",
-            "Calls drawn for a label, by what became of them.",
+            "Calls drawn for a label, by result.",
             ("fate",),
         )
         self._verdicts = Counter(

@@ -38,7 +38,8 @@ class ControlMetrics:
     def __init__(self, read: Callable[[], HeldShare | None]) -> None:
         self._read = read
         self._threshold = Gauge(
-            "serve_app_routing_threshold", "Score from which a call goes to the strongest tier now."
+            "serve_app_routing_threshold",
+            "The lowest score with which a call goes to the strongest tier.",
         )
         self._share = Gauge(
             "serve_app_routing_strong_ratio",
@@ -66,7 +67,7 @@ class DriftMetrics:
         self._were_drifting = False
         self._drift = Gauge(
             "serve_app_routing_drift",
-            "Population stability index of the newest scores against those that were usual.",
+            "Population stability index of the newest scores against the usual scores.",
         )
 
     def flush(self) -> None:
@@ -89,17 +90,17 @@ class LoadMetrics:
         self._were_down: set[str] = set()
         self._down = Gauge(
             "serve_app_tier_down",
-            "1 while a tier's calls go elsewhere as no replica is reached.",
+            "1 while no replica of a tier can be reached, so that other tiers get its calls.",
             ("tier",),
         )
         self._first_token = Gauge(
             "serve_app_first_token_wait_seconds",
-            "Estimated wait for the first token of a call that comes now; 0 without news.",
+            "Estimated wait for the first token of a call that arrives now; 0 if unknown.",
             ("tier",),
         )
         self._kv_free = Gauge(
             "serve_app_kv_free_ratio",
-            "Free part of the KV caches of a tier, the mean of its replicas; none without news.",
+            "Free part of a tier's KV caches, the mean of its replicas; none if unknown.",
             ("tier",),
         )
 

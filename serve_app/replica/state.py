@@ -29,6 +29,8 @@ def find_draining() -> Callable[[], bool]:
     actors = ray._private.worker.global_worker.actors.values()  # a process has one at most
     replica: Any = getattr(next(iter(actors), None), "_replica_impl", None)
     if not hasattr(replica, "_shutting_down"):
-        logger.warning("Ray's replica does not say whether it drains: Routers learn it late")
+        logger.warning(
+            "Ray's replica does not report whether it drains: Routers notice a drain late"
+        )
         return bool
     return lambda: bool(replica._shutting_down)

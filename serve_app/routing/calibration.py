@@ -87,7 +87,7 @@ class Calibration:
         index = bisect_right(self._ratios, ratio) - 1
         if index < 0:
             raise Unattainable(
-                f"{self._ratios[0]:.1%} of the calls score 1, which no threshold keeps away"
+                f"{self._ratios[0]:.1%} of the calls score 1, and no threshold excludes them"
             )
         return self.choices[index]
 

@@ -125,18 +125,18 @@ def load_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
     except OSError as error:
         raise WeightsRefused(path, error.strerror or "cannot be read") from None
     except SafetensorError:
-        raise WeightsRefused(path, "no safetensors file, or a damaged one") from None
+        raise WeightsRefused(path, "not a safetensors file, or a damaged file") from None
 
 
 def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
-        raise WeightsRefused(path, "no routing weights; `serve-app learn` makes such a file")
+        raise WeightsRefused(path, "not a routing weights file; `serve-app learn` makes one")
     for key, ours in (("format_version", FORMAT_VERSION), ("features_version", FEATURES_VERSION)):
         theirs = metadata.get(key)
         if theirs != str(ours):
             raise WeightsRefused(
                 path,
-                f"{key} is {theirs}, and this version of serve-app wants {ours}; "
+                f"{key} is {theirs}, and this version of serve-app needs {ours}; "
                 "learn the weights anew with `serve-app learn`",
             )
 
@@ -150,7 +150,7 @@ def _read_tensor(path: Path, file: Any, name: str) -> NDArray[np.float32]:
         raise WeightsRefused(path, f"the tensor '{name}' is not {dtype} of shape {shape}")
     tensor: NDArray[np.float32] = file.get_tensor(name).astype(np.float32)
     if not np.isfinite(tensor).all():
-        raise WeightsRefused(path, f"the tensor '{name}' holds what is no number")
+        raise WeightsRefused(path, f"the tensor '{name}' holds values that are not finite")
     return tensor
 
 
@@ -163,7 +163,7 @@ def _build(
     except (KeyError, TypeError, ValueError):
         raise WeightsRefused(path, "its metadata cannot be read") from None
     if not (-1 <= gain_min <= 1 and 0 < steepness < math.inf):
-        raise WeightsRefused(path, "its metadata maps gains to no score")
+        raise WeightsRefused(path, "its `gain_min` or `steepness` is out of range")
     return RoutingWeights(**tensors, gain_min=gain_min, steepness=steepness, provenance=provenance)
 
 
