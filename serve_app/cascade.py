@@ -1,14 +1,14 @@
-"""The cascade: a call is begun on the weakest tier, and the strongest answers if that is unsure.
+"""The cascade: the weakest tier begins a call, and the strongest answers if the weakest is unsure.
 
 1. The draft is sent, and its replica holds the answer back up to the checkpoint: the first tokens,
    or the end of a shorter answer.
 2. The answer's head comes with the log-probabilities of those tokens; `routing/confidence.py` makes
    P(right) of them.
-3. Sure: the draft's bytes pass as those of any answer.
-4. Unsure, late or failed: the draft's connection is dropped, which stops its engine and ends its
-   lease, and the call goes to the strongest tier with what is left of its deadlines.
+3. If the draft is sure, its bytes pass like the bytes of any answer.
+4. If the draft is unsure, late or failed, its connection is dropped, which stops its engine and
+   ends its lease. The call goes to the strongest tier with the rest of its deadlines.
 
-No byte of an answer leaves here before that is decided, so an answer is always one model's alone.
+No byte of an answer is sent before this decision, so an answer always comes from a single model.
 """
 
 from __future__ import annotations

@@ -27,8 +27,8 @@
         └── UpstreamFailed    502  the engine broke off
 
 Messages are written here, so that no path, address or `str(exc)` of the machine can reach a client.
-The one exception is `EngineRefused`: `gateway/engine_errors.py` writes its message, from what the
-engine says of the client's own request. Every class hands all its arguments to
+The one exception is `EngineRefused`: `gateway/engine_errors.py` writes its message, from the
+engine's message about the client's own request. Every class hands all its arguments to
 `Exception.__init__`, which lets it survive pickling between processes.
 """
 
@@ -97,7 +97,7 @@ class InvalidField(BadRequest):
 
 
 class TooMany(InvalidField):
-    """One field of the call holds more, or something longer, than it may."""
+    """One field of the call holds too many items, or an item that is too long."""
 
     code = "limit_exceeded"
 
@@ -309,7 +309,7 @@ class Overloaded(GatewayError):
 
 
 class TooManyCalls(Overloaded):
-    """This router already holds as many calls as it may."""
+    """This router already holds its maximum of calls."""
 
     status = 429
     code = "too_many_calls"

@@ -2,15 +2,15 @@
 
 The rules, in order; the first that applies decides:
 
-1. normalised they are equal                                        the same
-2. one or both are JSON                                             the same if the values are
-3. both end with numbers: the last ones, a list as a list           the same if they are
-4. the shorter one's words stand in the longer one, in a row        the same, unless just one of
+1. the normalised answers are equal                                 the same
+2. one or both are JSON                                             the same if they are equal
+3. both end with numbers, which are compared; a list as a list      the same if they are equal
+4. the shorter answer's words stand in a row in the longer answer   the same, unless only one of
                                                                     them denies something
 5. both are short                                                   not the same
 6. anything else                                                    unknown
 
-Working that is shown before a result does not count (`3 + 4 = 7` says what `7` says).
+The working before a result does not count (`3 + 4 = 7` says what `7` says).
 """
 
 from __future__ import annotations

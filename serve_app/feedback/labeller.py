@@ -1,4 +1,4 @@
-"""Labels samples: asks the other tier while it is idle, and stops when a client's call comes."""
+"""Labels samples: asks the other tier while it is idle, and stops when a client's call arrives."""
 
 from __future__ import annotations
 

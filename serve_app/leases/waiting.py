@@ -1,7 +1,7 @@
 """The calls that wait for a place, and the requests to Ray for places.
 
-One request to Ray stands for every call that waits. So Ray's refusal meets the call whose request
-Ray refused, which is the newest one, and not the call that has waited for longest. A place that Ray
+One request to Ray stands for every call that waits. So Ray's refusal fails the call whose request
+Ray refused, which is the newest call, and not the call that has waited for longest. A place that Ray
 grants goes to the call that has waited for longest, whichever call the request stood for.
 
 A request is in one of three states:
@@ -48,7 +48,7 @@ class Waiter(asyncio.Future[Lease]):
 
 
 class WaitingCalls:
-    """The calls that wait, the one that has waited for longest first."""
+    """The calls that wait, the call that has waited for longest first."""
 
     def __init__(self) -> None:
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()

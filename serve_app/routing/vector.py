@@ -77,7 +77,7 @@ class Observer:
         self._system = hash_ngrams("\n".join(system), SYSTEM_SALT) if system else None
 
     def observe(self, age: int) -> Vector:
-        """The vector of the newest ask (age 0) or of an earlier one."""
+        """The vector of the newest ask (age 0) or of an earlier ask."""
         ask = self.asks[age]
         if age:
             seen = text = cut_window(ask, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS)
