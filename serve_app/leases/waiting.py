@@ -1,8 +1,8 @@
 """The calls that wait for a place, and the requests to Ray for places.
 
 One request to Ray stands for every call that waits. So Ray's refusal fails the call whose request
-Ray refused, which is the newest call, and not the call that has waited for longest. A place that Ray
-grants goes to the call that has waited for longest, whichever call the request stood for.
+Ray refused, which is the newest call, and not the call that has waited for longest. A granted place
+goes to the call that has waited for longest, whichever call the request stood for.
 
 A request is in one of three states:
 

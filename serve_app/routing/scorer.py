@@ -37,9 +37,7 @@ class HeuristicWeights:
     bounds_max: int = 5
     step: float = 0.4  # dependent steps: errors multiply
     steps_max: int = 3
-    item: float = (
-        0.15  # a list of requirements; a list of plain facts looks alike, so the weight is low
-    )
+    item: float = 0.15  # a list of requirements; lists of plain facts look alike, so a low weight
     items_max: int = 6
     question: float = 0.3  # every question after the first
     questions_max: int = 3
