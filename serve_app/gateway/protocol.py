@@ -26,7 +26,7 @@ class NoUpgrade(Exception):
 
 
 class EdgeProtocol(HttpToolsProtocol):
-    """Rejects trailers, endless heads and upgrades, and answers invalid HTTP with JSON.
+    """Ignores trailers, rejects endless heads and upgrades, answers invalid HTTP with JSON.
 
     uvicorn appends trailers to the request's headers. A trailer could therefore replace a header
     that a proxy in front had set or removed. uvicorn reads a body that comes with `Upgrade` as the
