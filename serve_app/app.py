@@ -3,8 +3,8 @@
 Router (ingress) ──► one TierServer deployment a tier, weakest first.
 """
 
-# No `from __future__ import annotations` here: Serve validates a builder's config only if the
-# annotation of its parameter is the class itself.
+# Without `from __future__ import annotations`, because Serve validates a builder's config only if
+# the annotation of its parameter is the class itself.
 from typing import Any
 
 from ray import serve
@@ -21,13 +21,13 @@ def build(config: AppConfig) -> Application:
     """The whole application from the `args` of a Serve config file.
 
     Raises:
-        ValueError: names the key that is wrong and what to write instead.
+        ValueError: names the wrong key and what to write instead.
     """
     return compose(config, {tier.name: build_tier(tier) for tier in config.tiers})
 
 
 def compose(config: AppConfig, tiers: dict[str, Application]) -> Application:
-    """The Router over these tiers, each by its name."""
+    """The Router over these tiers, by their names."""
     router = config.router
     spread: dict[str, Any] = {}
     if router.max_replicas_per_node is not None:

@@ -1,14 +1,14 @@
-"""The cascade: a call is begun on the weakest tier, and the strongest answers if that is unsure.
+"""The cascade: the weakest tier begins a call, and the strongest answers if the weakest is unsure.
 
 1. The draft is sent, and its replica holds the answer back up to the checkpoint: the first tokens,
    or the end of a shorter answer.
 2. The answer's head comes with the log-probabilities of those tokens; `routing/confidence.py` makes
    P(right) of them.
-3. Sure: the draft's bytes pass as those of any answer.
-4. Unsure, late or failed: the draft's connection is dropped, which stops its engine and ends its
-   lease, and the call goes to the strongest tier with what is left of its deadlines.
+3. If the draft is sure, its bytes pass like the bytes of any answer.
+4. If the draft is unsure, late or failed, its connection is dropped, which stops its engine and
+   ends its lease. The call goes to the strongest tier with the rest of its deadlines.
 
-No byte of an answer leaves here before that is decided, so an answer is always one model's alone.
+No byte of an answer is sent before this decision, so an answer always comes from a single model.
 """
 
 from __future__ import annotations
@@ -32,7 +32,7 @@ Exchange = Callable[[Route], AbstractAsyncContextManager[Answer]]
 
 
 class WholeAnswer:
-    """An answer that has come completely."""
+    """An answer that has arrived completely."""
 
     def __init__(self, status: int, headers: Headers, body: bytes) -> None:
         self.status = status
@@ -40,7 +40,7 @@ class WholeAnswer:
         self._body = body
 
     async def read(self) -> bytes:
-        """The body, b'' after it."""
+        """The body, then b''."""
         body, self._body = self._body, b""
         return body
 
@@ -51,11 +51,11 @@ async def answer_by_cascade(
 ) -> AsyncIterator[Answer]:
     """Answer a call whose route begins with a draft of `tier`.
 
-    `escalate` sends the call on along the rest of the route. The record gets the decision that came
-    true, and the draft.
+    `escalate` sends the call on along the rest of the route. The record gets the draft, and the
+    decision that was carried out.
 
     Raises:
-        GatewayError: neither tier could answer, or no time was left for the second.
+        GatewayError: neither tier could answer, or no time was left for the second tier.
     """
     assert route.draft is not None, "only drafts come here"
     draft = way.record.draft = Draft(route.draft.tier)
@@ -79,11 +79,11 @@ async def answer_by_cascade(
 async def _begin_draft(
     way: Way, request: UpstreamRequest, draft: Draft, tier: Tier, drafting: AsyncExitStack
 ) -> tuple[Answer | None, Reason]:
-    """The draft's answer, None if it is to be discarded; and why.
+    """The draft's answer, None if it is to be discarded; and the reason.
 
     Raises:
         GatewayError: the draft failed.
-        TimeoutError: it did not come to its checkpoint in time.
+        TimeoutError: the draft did not reach its checkpoint in time.
     """
     cascade = way.routing.cascade
     async with asyncio.timeout(cascade.checkpoint_s):
@@ -108,7 +108,7 @@ def _find_report(answer: Answer) -> DraftReport | None:
 
 
 def _judge(draft: Draft, report: DraftReport, confidence: ConfidenceConfig) -> None:
-    """A call is as sure as the least sure of its choices."""
+    """A call is as sure as its least sure choice."""
     choices = [draft_features(logprobs) for logprobs in report.logprobs]
     draft.confidence, features = _least(choices, confidence)
     draft.mean_probability = features.mean_probability
@@ -127,7 +127,7 @@ def _least(
 
 
 async def _read_whole(answer: Answer) -> WholeAnswer:
-    """All of it, so that the strongest tier can still answer if it breaks off."""
+    """Read the whole draft, so that the strongest tier can still answer if it breaks off."""
     chunks: list[bytes] = []
     while chunk := await answer.read():
         chunks.append(chunk)

@@ -26,19 +26,19 @@ NO_LOADS: Mapping[str, TierLoad] = {}
 
 
 class IdleWork(Protocol):
-    """What is done while there are no calls, and is in the way of none."""
+    """Work that runs while there are no calls, and must not delay any call."""
 
     def call_began(self) -> None:
-        """A call has come: stop at once."""
+        """A call has arrived: stop at once."""
         ...
 
     def call_ended(self) -> None:
-        """A call has been answered, or has failed."""
+        """A call has been answered or has failed."""
         ...
 
 
 class Pipeline:
-    """The way of every call through one Router replica."""
+    """Carries every call of one Router replica from its decision to its last byte."""
 
     def __init__(
         self,
@@ -52,26 +52,27 @@ class Pipeline:
         self._tiers = tiers
         self.scorer = scorer
         self.runtime = runtime
-        """What the next call will see; calls in flight keep what they began with."""
+        """The config for the next call; calls in flight keep their old config."""
         self._idle_work = idle_work
         self._in_flight = 0
         self._control = ThresholdControl()
         self.wanted = dict.fromkeys(tiers, 0)
-        """Calls by the tier that was meant for them, whether it had a place for them or not."""
+        """The number of calls meant for each tier, whether the tier had a place for them or not."""
 
     def decide(self, call: Call) -> Route:
-        """Choose the tiers, in order: without any effect, and cheap enough for every call.
+        """Choose the tiers, in order: without side effects, and cheap enough for every call.
 
         Raises:
             ModelNotFound: the call asks for a model that no tier has.
-            InvalidField: the call asks for a tier that does not exist, or for what no tier can do.
+            InvalidField: the call asks for a tier that does not exist, or for a task that no tier
+                can do.
         """
         routing = self.runtime.routing
         live = Live(self._control.threshold(routing), self._loads(routing))
         return choose_route(call, self._configs, routing, self.scorer, live)
 
     def _loads(self, routing: RoutingConfig) -> Mapping[str, TierLoad]:
-        """The load of every tier, if a rule will look at it."""
+        """The load of every tier, if a rule reads it."""
         return self.loads() if routing.load.watched or self._down() else NO_LOADS
 
     def loads(self) -> Mapping[str, TierLoad]:
@@ -79,7 +80,7 @@ class Pipeline:
         return {name: tier.load() for name, tier in self._tiers.items()}
 
     def control_state(self) -> ControlState | None:
-        """What holds the share of strong calls, None where the threshold is fixed."""
+        """The controller of the share of strong calls, None where the threshold is fixed."""
         return self._control.state(self.runtime.routing)
 
     def scores(self) -> ScoreWindow:
@@ -90,7 +91,7 @@ class Pipeline:
     async def answer(
         self, call: Call, record: Record, deadlines: Deadlines
     ) -> AsyncIterator[Answer]:
-        """Decide, lease a replica, exchange; everything closes after the last byte has gone.
+        """Decide, lease a replica, exchange; everything closes after the last byte has been sent.
 
         Raises:
             GatewayError: the call could not be answered.
@@ -122,7 +123,7 @@ class Pipeline:
         return answer_by_cascade(way, route, tier, partial(self._escalate, way))
 
     def _escalate(self, way: Way, route: Route) -> AbstractAsyncContextManager[Answer]:
-        """The exchange that a draft gave way to; the tier that gets it must grow for it."""
+        """Count an escalated call for its new tier, because that tier must grow for it."""
         self.wanted[route.decision.tier] += 1
         return self._exchange(way, route)
 
@@ -133,10 +134,10 @@ class Pipeline:
             yield await self._walk(way, route, exchange)
 
     async def _walk(self, way: Way, route: Route, exchange: AsyncExitStack) -> Answer:
-        """The answer of the tier that was chosen, or of the next one that takes the call.
+        """The answer of the chosen tier, or of the next tier that takes the call.
 
         No answer has begun before this returns, so no byte has gone to the client. The record holds
-        the decision that came true. What failed at a draft is not asked again.
+        the decision that was carried out. A tier that failed at a draft is not asked again.
 
         Raises:
             GatewayError: none of the tiers that the call may go to could answer.

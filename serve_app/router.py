@@ -1,7 +1,7 @@
 """The Router deployment: the ingress that every call passes.
 
-In a file of its own, without the tiers' builder: that one imports vLLM, which takes a Router ten
-seconds and half a gigabyte for nothing.
+It is in a separate file because the tiers' builder imports vLLM, which costs ten seconds and half a
+gigabyte that a Router does not need.
 """
 
 from __future__ import annotations
@@ -86,14 +86,14 @@ class Router:
         )
 
     def record_autoscaling_stats(self) -> dict[str, float]:
-        """How many calls were meant for each tier, which Ray takes to its controller."""
+        """The number of calls meant for each tier; Ray carries it to its controller."""
         return {WANTED_PREFIX + name: float(n) for name, n in self._pipeline.wanted.items()}
 
     def reconfigure(self, user_config: dict[str, Any]) -> None:
-        """Take a new `user_config`; calls in flight keep what they began with.
+        """Take a new `user_config`; calls in flight keep their old config.
 
-        A wrong one is refused with an error in the log and the old one stays: raising here would
-        make Ray replace a Router that works by one that cannot start.
+        An invalid config is rejected with an error in the log, and the old config stays. An
+        exception here would make Ray replace a working Router by a Router that cannot start.
         """
         try:
             runtime = RuntimeConfig.model_validate(user_config)
@@ -101,13 +101,15 @@ class Router:
             runtime = complete_runtime(runtime, self._config.tiers)
             scorer = build_scorer(runtime.routing)
         except ValidationError as error:
-            logger.error("user_config refused, the old one stays:\n%s", explain_validation(error))
+            logger.error(
+                "user_config refused, the old config stays:\n%s", explain_validation(error)
+            )
             return
         except ValueError as error:
-            logger.error("user_config refused, the old one stays: %s", error)
+            logger.error("user_config refused, the old config stays: %s", error)
             return
         except WeightsRefused as error:
-            logger.error("user_config refused, the old one stays: routing.weights: %s", error)
+            logger.error("user_config refused, the old config stays: routing.weights: %s", error)
             return
         self._pipeline.scorer = scorer
         self._pipeline.runtime = runtime
@@ -128,7 +130,7 @@ class Router:
 
 
 def build_flushers(pipeline: Pipeline, tally: FeedbackTally) -> list[Callable[[], None]]:
-    """What reports about once a second, beside the calls themselves."""
+    """The parts that report about once a second, apart from the calls."""
     return [
         ControlMetrics(pipeline.control_state).flush,
         DriftMetrics(pipeline.scores).flush,
@@ -138,5 +140,5 @@ def build_flushers(pipeline: Pipeline, tally: FeedbackTally) -> list[Callable[[]
 
 
 def read_leases(client: TierClient) -> tuple[int, int]:
-    """The places that are held on a tier, and the calls that wait for one."""
+    """The leases held on a tier, and the calls that wait for a lease."""
     return client.open_leases, client.waiting

@@ -1,4 +1,4 @@
-"""What one call carries on its way from tier to tier."""
+"""The state of one call on its way from tier to tier."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ from serve_app.leases.tier import Answer, Tier
 
 
 class Way:
-    """What one call carries from tier to tier: itself, its record, its rules and its deadlines."""
+    """The state of one call: the call itself, its record, its rules and its deadlines."""
 
     __slots__ = ("call", "deadlines", "record", "routing")
 
@@ -35,7 +35,7 @@ class Way:
     async def send(
         self, tier: Tier, decision: Decision, exchange: AsyncExitStack, patience_s: float | None
     ) -> Answer:
-        """The answer of a tier; closing `exchange` ends it there.
+        """The answer of a tier; closing `exchange` ends the exchange there.
 
         Raises:
             GatewayError: no answer began.
@@ -53,7 +53,7 @@ class Way:
         return await self.enter(tier, request, exchange)
 
     def draft_request(self, decision: Decision, draft: Draft) -> UpstreamRequest:
-        """The request for an answer that is to be judged at its checkpoint."""
+        """The request for an answer that is judged at its checkpoint."""
         call = self.call
         return UpstreamRequest(
             call.endpoint.value,
@@ -68,7 +68,7 @@ class Way:
         )
 
     async def enter(self, tier: Tier, request: UpstreamRequest, exchange: AsyncExitStack) -> Answer:
-        """Send a request under the call's deadlines; `exchange` is what ends it.
+        """Send a request under the call's deadlines; closing `exchange` ends it.
 
         Raises:
             GatewayError: no answer began, or none could begin in time.

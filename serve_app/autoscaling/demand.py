@@ -1,4 +1,4 @@
-"""What is known of one tier when its number of replicas is decided."""
+"""The known facts about one tier when its number of replicas is decided."""
 
 from __future__ import annotations
 
@@ -8,12 +8,12 @@ from dataclasses import dataclass, field
 
 @dataclass(frozen=True, slots=True)
 class EngineSignals:
-    """What one replica said last of its engine.
+    """The latest report of one replica about its engine.
 
-    `running` and `queued` are calls that it works on and that wait in it; `kv_used_ratio` is the
-    used part of its KV cache. The rest counts since the engine started: calls that have got their
-    first token and the seconds that these waited for it in the engine; calls that have ended, the
-    tokens of their prompts and of their answers.
+    `running` and `queued` are the calls that the engine works on and the calls that wait in it.
+    `kv_used_ratio` is the used part of its KV cache. The other fields count since the engine
+    started: calls that have got their first token, and the seconds that these calls waited for it
+    in the engine; calls that have ended, and the tokens of their prompts and answers.
     """
 
     running: float
@@ -30,10 +30,10 @@ class EngineSignals:
 class TierSignals:
     """One tier at one moment. `now_s` is Unix time, which schedules need.
 
-    `calls` are all that hold or wait for a place, `waiting` those of them that wait. `engines` are
-    those replicas that have told, by their id; it may lack any of them. `wanted` counts the calls
-    that were meant for the tier since each Router started, by the Router's id, wherever they went;
-    empty where no engine has reported.
+    `calls` counts all calls that hold or wait for a place, `waiting` counts the calls that wait.
+    `engines` holds the replicas that have reported, by their id; any replica may be missing.
+    `wanted` counts the calls that were meant for the tier since each Router started, by the
+    Router's id, whichever tier answered; empty where no engine has reported.
     """
 
     now_s: float
@@ -47,11 +47,11 @@ class TierSignals:
 
 @dataclass(frozen=True, slots=True)
 class Capacity:
-    """What one replica does while its calls get their first token in time.
+    """The work that one replica does while its calls get their first token in time.
 
-    It reads so many prompt tokens a second if it does nothing else, or writes so many answer tokens
-    with as many calls at a time as it takes. `busy_ratio` is the part of that which is planned
-    with. Without both rates, `calls` at a time are all that is known.
+    The replica reads this many prompt tokens a second if it does nothing else, or writes this many
+    answer tokens with its full number of calls at a time. `busy_ratio` is the part of these rates
+    that is planned with. Without both rates, only the number of `calls` at a time is known.
     """
 
     calls: float
@@ -62,12 +62,12 @@ class Capacity:
     output_tokens_per_s: float | None = None
 
     def work_s(self, prompt_tokens: float, output_tokens: float) -> float | None:
-        """Seconds of one replica that a call takes, None where that is not known."""
+        """Seconds of one replica that a call takes, None where the rates are unknown."""
         if self.prompt_tokens_per_s is None or self.output_tokens_per_s is None:
             return None
         return prompt_tokens / self.prompt_tokens_per_s + output_tokens / self.output_tokens_per_s
 
 
 def measure_kv(signals: TierSignals, capacity: Capacity) -> float:
-    """Replicas that would hold the keys and values of the calls within the wanted part."""
+    """Replicas that hold the calls' keys and values within the wanted part of the KV cache."""
     return sum(engine.kv_used_ratio for engine in signals.engines.values()) / capacity.kv_used_ratio

@@ -1,4 +1,4 @@
-"""What a policy remembers of a tier: how many calls have come, and what a call takes."""
+"""A policy's memory of a tier: the number of calls that came, and the work of a call."""
 
 from __future__ import annotations
 
@@ -12,29 +12,30 @@ from operator import attrgetter
 from serve_app.autoscaling.demand import Capacity, EngineSignals, TierSignals
 
 SMOOTH_S = 20.0
-"""Over what waits and calls at a time are averaged: shorter ups and downs are chance."""
+"""The period over which waits and calls at a time are averaged: shorter changes are chance."""
 RATE_S = (60.0, 30.0, 15.0, 8.0)
-"""Over what arrivals are counted. A shorter time counts only if it saw more than chance allows."""
+"""The periods over which arrivals are counted. A shorter period counts only if it saw more arrivals
+than chance allows."""
 SURGE_SIGMA = 4.0
-"""How many standard deviations that is. Arrivals are taken as Poisson: of n expected ones, the
-square root of n is chance."""
+"""The number of standard deviations that counts as more than chance. Arrivals are taken as Poisson:
+of n expected arrivals, the square root of n is chance."""
 UNCOUNTED_MIN = 1.25
-"""How many times as many calls must have been seen as were meant for the tier, besides chance: the
-two are reported at different moments."""
+"""The ratio of seen calls to calls meant for the tier above which the excess is real, besides
+chance: the two counts are reported at different moments."""
 TREND_BINS = 8
 TREND_EXPLAINED_MIN = 0.9
 TREND_RISE_MIN = 0.15
-"""How much of the mean it must rise within what was seen, not to be chance."""
+"""The part of the mean by which a trend must rise within the seen period; less is chance."""
 
 
 @dataclass(frozen=True, slots=True)
 class Point:
-    """One look at a tier; counters go on, whichever replicas come and go.
+    """One look at a tier; the counters continue when replicas come and go.
 
-    `meant` are the calls that were meant for it, as the Routers count them. `arrived` are those
-    that have ended and those that are here: it leaves out calls that are turned away, and holds
-    those that no Router has counted. While another tier's calls spill here, it goes on as `meant`
-    does.
+    `meant` are the calls that were meant for the tier, as the Routers count them. `arrived` are the
+    calls that have ended and the calls that are here. `arrived` leaves out calls that are turned
+    away, and includes calls that no Router has counted. While another tier's calls spill to this
+    tier, `arrived` grows like `meant`.
     """
 
     at_s: float
@@ -58,9 +59,9 @@ class History:
     wanted: Mapping[str, float] = field(default_factory=dict)
 
     def note(self, signals: TierSignals, *, spilled: bool = False) -> None:
-        """Another look, `spilled` while other tiers' calls come here too.
+        """Take another look, with `spilled` set while other tiers' calls come to this tier too.
 
-        Time that does not advance is no look.
+        A look at the same or an earlier time is ignored.
         """
         if self.points and signals.now_s <= self.points[-1].at_s:
             return
@@ -94,7 +95,7 @@ class History:
             self.points.popleft()
 
     def since(self, window_s: float) -> list[Point]:
-        """The looks of the last seconds, the newest at the end."""
+        """The looks of the last `window_s` seconds, the newest at the end."""
         begin_s = self.points[-1].at_s - window_s if self.points else 0.0
         found: list[Point] = []
         for point in reversed(self.points):
@@ -105,13 +106,13 @@ class History:
 
     @property
     def calls(self) -> float:
-        """The calls at a time, averaged over the last seconds."""
+        """The number of calls at a time, averaged over the last seconds."""
         points = self.since(SMOOTH_S)
         return sum(point.calls for point in points) / len(points) if points else 0.0
 
     @property
     def first_token_s(self) -> float | None:
-        """The mean wait for a first token within the engines lately, None without any."""
+        """The mean recent wait for a first token within the engines, None without first tokens."""
         points = self.since(SMOOTH_S)
         told = points[-1].first_tokens - points[0].first_tokens if points else 0.0
         if told <= 0:
@@ -119,7 +120,7 @@ class History:
         return (points[-1].first_token_waits_s - points[0].first_token_waits_s) / told
 
     def work_s(self, capacity: Capacity) -> float | None:
-        """Seconds of one replica that a call takes in the mean, None where that is not known."""
+        """The mean seconds of one replica that a call takes, None where that is unknown."""
         if not self.points:
             return None
         begin, end = self.points[0], self.points[-1]
@@ -132,8 +133,8 @@ class History:
         )
 
     def _series(self) -> Callable[[Point], float]:
-        """What counts as having come: the calls that were meant for the tier, unless the engines
-        have seen clearly more within the last minute."""
+        """The counter of arrivals: the calls that were meant for the tier, unless the engines have
+        seen clearly more calls within the last minute."""
         if not self.wanted:
             return attrgetter("arrived")
         points = self.since(RATE_S[0])
@@ -143,10 +144,10 @@ class History:
         return attrgetter("arrived" if uncounted else "meant")
 
     def count_arrivals(self, window_s_min: float = 0.0) -> float:
-        """Calls that come in a second: over a minute, or over less if that is clearly more.
+        """Calls that arrive in a second: over a minute, or over a shorter period with clearly more.
 
-        `window_s_min` leaves the shorter times out, for when replicas come: they take so many calls
-        at once that news of different age do not add up.
+        `window_s_min` excludes shorter periods while replicas are being added: new replicas take so
+        many calls at once that reports of different age do not add up.
         """
         per_s, read = 0.0, self._series()
         for window_s in RATE_S:
@@ -161,9 +162,10 @@ class History:
         return per_s
 
     def project_trend(self, ahead_s: float) -> float:
-        """Calls a second `ahead_s` from now if they go on growing; 0 if they do not grow.
+        """Calls a second `ahead_s` from now if they continue to grow; 0 if they do not grow.
 
-        A straight line must explain most of what was seen: a step is no trend, nor is chance.
+        A straight line must explain most of the looks, because neither a step nor chance is a
+        trend.
         """
         points = self.points
         if len(points) < 2 * TREND_BINS or points[-1].at_s - points[0].at_s < 0.9 * self.keep_s:
@@ -186,7 +188,7 @@ class History:
 def _added(
     told: Mapping[str, EngineSignals], tells: Mapping[str, EngineSignals], name: str
 ) -> float:
-    """What the replicas that were known have counted since they were last asked."""
+    """The counts of the known replicas since the last look."""
     added = 0.0
     for key, engine in tells.items():
         if key in told:

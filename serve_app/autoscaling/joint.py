@@ -1,4 +1,4 @@
-"""Several tiers at once: what spills from one to another, and GPUs that do not suffice for all."""
+"""Decides for several tiers: calls that spill from one to another, and too few GPUs for all."""
 
 from __future__ import annotations
 
@@ -10,8 +10,8 @@ from serve_app.autoscaling.demand import Capacity
 
 @dataclass(frozen=True, slots=True)
 class TierWish:
-    """What one tier asks for: everybody's `floor` comes first, then what each one's `own` calls
-    need, then what it is `wanted` for on top, in place of others."""
+    """The replicas that one tier asks for. The `floor` of every tier comes first, then the `own`
+    calls of each tier, then the `wanted` replicas on top, which replace another tier's."""
 
     name: str
     floor: int
@@ -21,10 +21,11 @@ class TierWish:
 
 
 def count_spilled(needed: float, ready: int, strong: Capacity, fast: Capacity) -> float:
-    """Replicas that the weaker tier needs on top while the stronger one lacks some.
+    """Replicas that the weaker tier needs on top while the stronger tier lacks some.
 
-    `needed` and `ready` are the stronger tier's replicas. A call takes the weaker model as much
-    less time as it writes more tokens a second; where that is not known, as it takes more calls.
+    `needed` and `ready` are the stronger tier's replicas. The weaker model takes less time for a
+    call, in proportion to its higher rate of written tokens. Where a rate is unknown, the numbers
+    of calls at a time are compared instead.
     """
     missing = max(0.0, needed - ready)
     if strong.output_tokens_per_s is None or fast.output_tokens_per_s is None:
@@ -35,9 +36,9 @@ def count_spilled(needed: float, ready: int, strong: Capacity, fast: Capacity) -
 def share_gpus(wishes: Sequence[TierWish], gpus_max: float | None) -> Mapping[str, int]:
     """Replicas for each tier, within the GPUs.
 
-    Floors are granted even where they exceed the bound: they are what was promised. What is wanted
-    in place of another tier comes last: before that tier's own it would keep it short, and so go on
-    being wanted.
+    Floors are granted even where they exceed the bound, because the config promises them. Replicas
+    that replace another tier's come last: if they came before that tier's own replicas, they would
+    keep that tier short, and so would continue to be wanted.
     """
     granted = {wish.name: wish.floor for wish in wishes}
     if gpus_max is None:
@@ -50,7 +51,7 @@ def share_gpus(wishes: Sequence[TierWish], gpus_max: float | None) -> Mapping[st
 def _grant(
     wishes: Sequence[TierWish], wanted: Mapping[str, int], granted: dict[str, int], gpus_max: float
 ) -> None:
-    """Give replicas one by one to the tier furthest from what it wants, while GPUs are left."""
+    """Give replicas one by one to the tier furthest from its wish, while GPUs are left."""
     free = gpus_max - sum(granted[wish.name] * wish.gpus for wish in wishes)
     while True:
         open_ = [
@@ -60,7 +61,7 @@ def _grant(
         ]
         if not open_:
             return
-        # Of equal shares the first, which is the weakest tier: it is what the others spill to.
+        # Of equal shares the first is chosen, which is the weakest tier: the others spill to it.
         chosen = min(open_, key=lambda wish: granted[wish.name] / wanted[wish.name])
         granted[chosen.name] += 1
         free -= chosen.gpus

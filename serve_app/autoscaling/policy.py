@@ -1,13 +1,13 @@
 """The policy of one tier: how many replicas it should have now.
 
-Demand is work that comes in, in replicas: calls a second times the seconds of a replica that a call
-takes. Calls at a time, which Ray's own policy divides, are no measure of it: the fewer calls an
-engine has, the faster it answers each, so a tier that has just grown seems to need half of what it
-has, and one that lacks replicas, twice as many.
+Demand is the arriving work, measured in replicas: calls a second times the seconds of a replica
+that a call takes. Ray's own policy divides the number of calls at a time, which does not measure
+demand: the fewer calls an engine has, the faster it answers each call. A tier that has just grown
+then seems to need half of its replicas, and a tier that lacks replicas seems to need twice as many.
 
-Up at once and by as much as is needed, for a replica takes minutes to start; down when the demand
-of the whole last `quiet_s` would have been carried by fewer with a fifth of a replica to spare. A
-steady demand has no threshold that it could cross to and fro.
+The policy scales up at once and by as much as is needed, because a replica takes minutes to start.
+It scales down when fewer replicas would have carried the demand of the whole last `quiet_s`, with a
+fifth of a replica to spare. So a steady demand cannot make the number of replicas go up and down.
 """
 
 from __future__ import annotations
@@ -21,24 +21,24 @@ from serve_app.autoscaling.history import RATE_S, History
 from serve_app.autoscaling.schedule import Window, choose_floor
 
 LOOK_S = 1.0
-"""How often a tier is looked at; Ray asks ten times a second, and knows news less often."""
+"""The time between two looks at a tier; Ray asks ten times a second, with fewer new reports."""
 HISTORY_S_MIN = 120.0
 DRAIN_S = 60.0
-"""Within what time calls that wait for a place shall be gone once the new replicas are there."""
+"""The time within which waiting calls shall have a place once the new replicas are there."""
 TREND_GROWTH_MAX = 1.5
-"""What a trend may make of the demand of now: it is a guess, and a wrong one is idle GPUs."""
+"""The most by which a trend may multiply the present demand: a wrong trend costs idle GPUs."""
 CALM_S = 40.0
-"""How long after new replicas came waits, KV caches and sudden growth say nothing: the backlog is
-being served."""
+"""How long waits, KV caches and sudden growth are ignored after new replicas came, because the
+backlog is being served."""
 SLACK = 0.05
-"""The part of a replica that may be missing: 3.04 replicas are 3."""
+"""The part of a replica that may be missing: a demand of 3.04 replicas gets 3."""
 SPARE = 0.2
-"""The part of a replica that must be to spare before one goes: at 2.9 the fourth stays."""
+"""The part of a replica that must be to spare before a replica ends: at 2.9 the fourth stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class TierRules:
-    """What a tier's config says of its replicas. `idle_s` None: never to zero."""
+    """A tier's scaling rules from its config. `idle_s` None: never scale to zero."""
 
     min: int
     max: int
@@ -51,10 +51,10 @@ class TierRules:
 
 @dataclass(frozen=True, slots=True)
 class ScalingDecision:
-    """How many replicas, and what of them for what.
+    """The number of replicas, and the reasons for them.
 
-    `floor` are there whatever comes, `own` are for the tier's own calls. `needed` is what the
-    demand asks for now, without bounds or memory.
+    `floor` replicas are there without any call, `own` replicas are for the tier's own calls.
+    `needed` is the present demand, without bounds or memory.
     """
 
     replicas: int
@@ -65,13 +65,13 @@ class ScalingDecision:
 
 @dataclass(slots=True)
 class PeakHold:
-    """The largest of the values of the last `keep_s` seconds."""
+    """The largest value of the last `keep_s` seconds."""
 
     keep_s: float
     _peaks: deque[tuple[float, float]] = field(default_factory=deque)
 
     def hold(self, now_s: float, value: float) -> float:
-        """Another value; gives the largest."""
+        """Add a value; returns the largest."""
         peaks = self._peaks
         while peaks and peaks[-1][1] <= value:
             peaks.pop()
@@ -82,7 +82,7 @@ class PeakHold:
 
 
 class TierPolicy:
-    """Decides for one tier, look by look, and remembers what it has seen."""
+    """Decides for one tier, look by look, and remembers the earlier looks."""
 
     def __init__(self, rules: TierRules) -> None:
         self.rules = rules
@@ -91,8 +91,8 @@ class TierPolicy:
     def _forget(self) -> None:
         rules = self.rules
         self._history = History(keep_s=max(HISTORY_S_MIN, 2 * rules.start_s))
-        # Calls that are turned away while replicas start are seen nowhere: what was seen before
-        # must last until those are there, and for a while after.
+        # Calls that are turned away while replicas start are counted nowhere. So earlier demand
+        # must be remembered until these replicas are there, and for a while after.
         memory_s = max(rules.quiet_s, rules.start_s + CALM_S)
         self._steady = PeakHold(memory_s)
         self._steady_own = PeakHold(memory_s)
@@ -110,20 +110,20 @@ class TierPolicy:
         return self._last
 
     def is_due(self, now_s: float) -> bool:
-        """Whether it is time for another look; to know that costs nothing, signals do."""
+        """Whether another look is due; the check costs nothing, but the signals do."""
         looked_s = self._looked_s
         return looked_s is None or not looked_s <= now_s < looked_s + LOOK_S
 
     def decide(self, signals: TierSignals, *, spilled: float = 0.0) -> ScalingDecision:
-        """The replicas from now on, within the rules' bounds.
+        """The number of replicas from now on, within the rules' bounds.
 
-        `spilled` are replicas that another tier's calls need here, on top of the tier's own.
+        `spilled` are the replicas that another tier's calls need here, on top of the tier's own.
         """
         now_s = signals.now_s
         if self._looked_s is not None and now_s < self._looked_s:
-            self._forget()  # The clock was set back: what was seen has no time any more.
+            self._forget()  # The clock was set back, so earlier looks have no valid time.
         if self._looked_s is None:
-            # What is there was asked for by somebody who knew why; it goes once it is not needed.
+            # Existing replicas were requested for a reason; they end once they are not needed.
             self._ready = signals.ready
             self._steady.hold(now_s, float(signals.target))
             self._steady_own.hold(now_s, float(signals.target))
@@ -139,7 +139,8 @@ class TierPolicy:
         if not spilled:
             self._own = max(arriving, short)
         elif signals.wanted:
-            # What arrives is told apart; what is short may be so by the calls that spilled.
+            # Arriving calls are counted by tier, but spilled calls may be why the engines are
+            # short.
             self._own = arriving
         coming = max(arriving, short, self._own + spilled)
         steady = self._steady.hold(now_s, coming)
@@ -155,12 +156,12 @@ class TierPolicy:
         return self._last
 
     def _count(self, wanted: float, floor: int, target: int) -> int:
-        """Whole replicas within the bounds; of those that are there one goes only with spare."""
+        """Whole replicas within the bounds; an existing one ends only if `SPARE` remains."""
         kept = min(target, math.ceil(wanted + SPARE)) if wanted else 0
         return min(self.rules.max, max(round_up(wanted), kept, floor))
 
     def _measure_arriving(self, signals: TierSignals) -> float:
-        """Replicas for the calls that come, now and by the time that one ordered now is there."""
+        """Replicas for the calls that arrive now, or when a replica ordered now is ready."""
         rules, capacity, history = self.rules, self.rules.capacity, self._history
         work_s = history.work_s(capacity)
         if work_s is None:
@@ -170,8 +171,8 @@ class TierPolicy:
         return max(per_s, trend_per_s) * work_s / capacity.busy_ratio
 
     def _measure_short(self, signals: TierSignals) -> float:
-        """Replicas that the engines ask for; that says of those there are that they are too few,
-        not how many it takes."""
+        """Replicas that the engines ask for. The engines only show that the present replicas are
+        too few, not how many are needed."""
         capacity = self.rules.capacity
         all_there = 0 < signals.target <= signals.ready
         if not self._is_calm(signals) or not signals.calls or not all_there:
@@ -184,7 +185,7 @@ class TierPolicy:
         return signals.now_s - self._grown_s > CALM_S
 
     def _measure_backlog(self, signals: TierSignals) -> float:
-        """Replicas on top, so that those who wait are served soon after the start."""
+        """Replicas on top, so that waiting calls are served soon after the start."""
         work_s = self._history.work_s(self.rules.capacity)
         return 0.0 if work_s is None else signals.waiting * work_s / DRAIN_S
 

@@ -1,8 +1,8 @@
-"""The seam between Ray's autoscaler and `scaling`: contexts in, numbers of replicas out.
+"""The seam between Ray's autoscaler and this package: contexts in, numbers of replicas out.
 
-Ray's controller loads these classes and calls them in its control loop, ten times a second: they
-must be quick, and they must never raise. So they read a context only when a look is due: Ray makes
-its metrics from all replicas' reports at the moment in which they are read. The controller needs
+Ray's controller loads these classes and calls them in its control loop, ten times a second. So the
+policies must be quick, and they must never raise. They read a context only when a look is due,
+because Ray computes its metrics from all replicas' reports when they are read. The controller needs
 this package on the head node.
 """
 
@@ -26,9 +26,10 @@ if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
 TIER_PREFIX = "tier-"
-"""As `config.tiers.DEPLOYMENT_PREFIX`; the controller need not load the config's models."""
+"""Equal to `config.tiers.DEPLOYMENT_PREFIX`, without loading the config's models.
+"""
 WANTED_PREFIX = "wanted_"
-"""Before a tier's name, in a Router's metrics."""
+"""The prefix of a tier's name in a Router's metrics."""
 ENGINE_PREFIX = "engine_"
 ENGINE_METRICS = tuple(field.name for field in fields(EngineSignals))
 
@@ -39,13 +40,13 @@ class LLMPolicy:
     """An autoscaling policy of one deployment, for `AutoscalingPolicy.policy_function`."""
 
     def __init__(self, **rules: Any) -> None:
-        """`rules` are what `plan_policy` has made of the tier's config."""
+        """`rules` come from `plan_policy`, which makes them from the tier's config."""
         self._policy = TierPolicy(parse_rules(rules))
         self.failed = False
-        """Whether it ever had to go by Ray's policy."""
+        """Whether this policy ever had to use Ray's policy."""
 
     def __call__(self, ctx: AutoscalingContext) -> Scaled:
-        """The replicas from now on; by Ray's own policy should ours fail."""
+        """The number of replicas from now on; from Ray's own policy if this policy fails."""
         try:
             if not self._policy.is_due(now_s(ctx)):
                 return self._policy.last.replicas, {}
@@ -54,7 +55,7 @@ class LLMPolicy:
             if not self.failed:
                 self.failed = True
                 logging.getLogger("ray.serve").exception(
-                    "autoscaling of %s goes by ongoing calls: the llm policy failed",
+                    "autoscaling of %s follows ongoing calls: the llm policy failed",
                     ctx.deployment_name,
                 )
             return count_by_calls(ctx), {}
@@ -63,25 +64,25 @@ class LLMPolicy:
 class JointPolicy:
     """An autoscaling policy of the whole application: `autoscaling_policy` in the Serve file.
 
-    It sees what `LLMPolicy` cannot: how many calls the Routers meant for each tier, wherever these
-    went. So a tier that others spill to grows at once, and the tier that is short still knows by
-    how much. Ray calls application-level policies experimental.
+    It sees what `LLMPolicy` cannot see: how many calls the Routers meant for each tier, whichever
+    tier answered. So a tier that other tiers spill to grows at once, and the tier that is short
+    still knows by how much. Ray calls application-level policies experimental.
     """
 
     def __init__(self, tiers: Sequence[str], gpus_max: float | None = None) -> None:
-        """`tiers` by name, weakest first; each has `policy: llm`. `gpus_max` for all together."""
+        """`tiers` are names, weakest first, each with `policy: llm`; `gpus_max` is their sum."""
         self._names = tuple(tiers)
         self._gpus_max = gpus_max
         self._policies: dict[str, TierPolicy] = {}
         self._shares: Mapping[str, int] = {}
         self._gpus: dict[str, float] = {}
         self.failed = False
-        """Whether it ever had to go by Ray's policy."""
+        """Whether this policy ever had to use Ray's policy."""
 
     def __call__(
         self, contexts: Mapping[Any, AutoscalingContext]
     ) -> tuple[dict[Any, int | float], dict[Any, dict[str, Any]]]:
-        """The replicas of every deployment; those of no tier go by Ray's own policy."""
+        """The replicas of every deployment; deployments that are not tiers use Ray's own policy."""
         decided: dict[Any, int | float] = {}
         try:
             decided.update(self._decide(contexts))
@@ -89,7 +90,7 @@ class JointPolicy:
             if not self.failed:
                 self.failed = True
                 logging.getLogger("ray.serve").exception(
-                    "autoscaling goes by ongoing calls: the joint policy failed"
+                    "autoscaling follows ongoing calls: the joint policy failed"
                 )
         ours = {TIER_PREFIX + name for name in self._names}
         for key, ctx in contexts.items():
@@ -144,13 +145,13 @@ class JointPolicy:
 
 
 def by_ray(ctx: AutoscalingContext) -> int | float:
-    """What Ray's own policy says."""
+    """The number of replicas from Ray's own policy."""
     replicas: int | float = replica_queue_length_autoscaling_policy(ctx)[0]
     return replicas
 
 
 def count_by_calls(ctx: AutoscalingContext) -> int | float:
-    """As Ray's own policy, but never down: Ray's delays, which keep that from flapping, are off."""
+    """As Ray's own policy, but never down: without Ray's delays, which are off, it would flap."""
     return max(ctx.target_num_replicas, by_ray(ctx))
 
 
@@ -165,7 +166,7 @@ def read_wanted(name: str, contexts: Iterable[AutoscalingContext]) -> dict[str, 
 
 
 def now_s(ctx: AutoscalingContext) -> float:
-    """Unix time of the look."""
+    """The Unix time of the look."""
     return float(ctx.current_time or 0.0)
 
 
@@ -201,10 +202,10 @@ def render_signals(signals: EngineSignals | None) -> dict[str, float]:
 
 
 def parse_rules(rules: Mapping[str, Any]) -> TierRules:
-    """The rules out of what passed through Ray as JSON.
+    """Read the rules from their JSON, in which they have passed through Ray.
 
     Raises:
-        ValueError, KeyError: they are not from `plan_policy`.
+        ValueError, KeyError: the rules are not from `plan_policy`.
     """
     return TierRules(
         min=rules["min"],
@@ -221,7 +222,7 @@ def parse_window(window: Mapping[str, Any]) -> Window:
     """One window of a schedule.
 
     Raises:
-        ValueError: a day, a time or the zone is none.
+        ValueError: a day, a time or the zone is not valid.
     """
     days = [parse_days(text) for text in window["days"]]
     return Window(

@@ -1,4 +1,4 @@
-"""Floors by the time of the week: replicas that are there before people come."""
+"""Floors by the time of the week: replicas that are ready before users come."""
 
 from __future__ import annotations
 
@@ -15,8 +15,8 @@ _LOOK_S = 60.0
 class Window:
     """At least `min` replicas on these weekdays (0 is Monday) between two times of day.
 
-    The times are those of a wall clock in the zone, so that 08:00 stays 08:00 when the clocks
-    change. One that ends at or before its begin ends on the next day.
+    The times are times of a wall clock in the zone, so 08:00 stays 08:00 when the clocks change. A
+    window that ends at or before its begin ends on the next day.
     """
 
     days: frozenset[int]
@@ -37,23 +37,26 @@ class Window:
 
 
 def parse_days(text: str) -> frozenset[int]:
-    """Weekdays out of `mon`, or of a range such as `mon-fri` or `fri-mon`.
+    """Weekdays from a day such as `mon`, or from a range such as `mon-fri` or `fri-mon`.
 
     Raises:
-        ValueError: it names none.
+        ValueError: the text names no days.
     """
     first, _, last = text.strip().lower().partition("-")
     names = (first.strip(), (last or first).strip())
     if any(name not in WEEKDAYS for name in names):
-        raise ValueError(f"'{text}' is no day: {', '.join(WEEKDAYS)}, or a range such as mon-fri")
+        raise ValueError(
+            f"'{text}' is not a day: {', '.join(WEEKDAYS)}, or a range such as mon-fri"
+        )
     begin, end = (WEEKDAYS.index(name) for name in names)
     return frozenset((begin + step) % 7 for step in range((end - begin) % 7 + 1))
 
 
 def choose_floor(windows: Iterable[Window], now_s: float, ahead_s: float) -> int:
-    """The most replicas that any window asks for now or within `ahead_s`, 0 without one.
+    """The most replicas that any window asks for now or within `ahead_s`; 0 without such a window.
 
-    Looking ahead by the time that a replica takes to start has it ready when its window opens.
+    `ahead_s` is the time that a replica takes to start, so a replica is ready when its window
+    opens.
     """
     looks = [now_s + step * _LOOK_S for step in range(int(ahead_s // _LOOK_S) + 1)]
     looks.append(now_s + ahead_s)

@@ -10,11 +10,11 @@ from enum import StrEnum
 from typing import Protocol
 
 AUTO = "auto"
-"""The name of a model that leaves the choice to the router."""
+"""The model name with which a client leaves the choice of the tier to the router."""
 
 
 class Endpoint(StrEnum):
-    """The generation paths that are forwarded to an engine; the value is the path."""
+    """The generation paths that are forwarded to an engine. The value is the path."""
 
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
@@ -28,12 +28,12 @@ class Endpoint(StrEnum):
 
     @property
     def generates(self) -> bool:
-        """Whether a call here makes the model write, so that choosing its tier well matters."""
+        """Whether the model generates text for a call to this path, so that its tier matters."""
         return self in GENERATION_ENDPOINTS
 
     @property
     def anthropic(self) -> bool:
-        """Whether the path speaks Anthropic's dialect, errors included."""
+        """Whether the path uses Anthropic's dialect, also for its errors."""
         return self in (Endpoint.MESSAGES, Endpoint.COUNT_TOKENS)
 
 
@@ -44,7 +44,7 @@ GENERATION_ENDPOINTS = frozenset(
 
 @dataclass(frozen=True, slots=True)
 class Turn:
-    """One message of a conversation, as far as routing looks at it."""
+    """One message of a conversation, with the parts that routing looks at."""
 
     role: str
     text: str
@@ -52,12 +52,12 @@ class Turn:
 
 @dataclass(frozen=True, slots=True)
 class Prompt:
-    """What a call asks, whatever its wire format: the input of every scorer.
+    """The content of a call in any wire format: the input of every scorer.
 
     `turns` holds system, user, assistant and tool messages in order. `output_tokens_max` is None
-    when the caller named no limit. `token_ids` counts those that a caller sends instead of text.
-    `rendered_bytes` is the JSON that the template writes into the prompt beside the turns: tools,
-    and the arguments of the model's own tool calls.
+    when the client set no limit. `token_ids` counts the token ids that a client sends instead of
+    text. `rendered_bytes` is the size of the JSON that the template writes into the prompt beside
+    the turns: the tools, and the arguments of the model's own tool calls.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -74,17 +74,17 @@ class Payload(Protocol):
     """The body as the client sent it, ready to be forwarded."""
 
     def for_model(self, model_id: str, tier: str) -> bytes:
-        """The JSON body, addressed to the model of a tier that will answer."""
+        """The JSON body, addressed to the model of the tier that will answer."""
         ...
 
     def for_label(self, model_id: str) -> bytes | None:
-        """The body that asks another model for the same in one piece; None where two answers could
-        not be held against each other."""
+        """The body that asks another model the same question, for an answer in one piece. None
+        where the two answers could not be compared."""
         ...
 
 
 class Policy(StrEnum):
-    """What decides where no other rule does."""
+    """The rule that chooses the tier where no other rule does."""
 
     COMPLEXITY = "complexity"
     CASCADE = "cascade"
@@ -92,10 +92,9 @@ class Policy(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TierLimits:
-    """Between which tiers the router may choose, by name or model id; None: no limit.
+    """The tiers between which the router may choose, by name or model id; None: no limit.
 
-    A call brings its own, the config has defaults, and what is known of a caller may add more; the
-    narrowest hold.
+    A call brings its own limits, and the config has defaults. The narrowest limits apply.
     """
 
     never_below: str | None = None
@@ -109,11 +108,12 @@ NO_LIMITS = TierLimits()
 class Call:
     """One parsed API request.
 
-    `model` is what the caller asked for: `auto`, a tier's name or a model id. `tier` is the
-    override by header, `limits` bind the router's choice. `adds_usage` says that the forwarded body
-    asks for a usage event which the caller did not ask for and must not see. `session` is the hash
-    of the conversation's id, where the client gave one. `policy` is the override by header;
-    `draftable` is false where the first tokens tell nothing of the answer.
+    `model` is the model that the client asked for: `auto`, a tier's name or a model id. `tier` is
+    the override by header, `limits` restrict the router's choice. `adds_usage` says that the
+    forwarded body asks for a usage event which the client did not ask for and must not see.
+    `session` is the hash of the conversation's id, where the client gave one. `policy` is the
+    override by header. `draftable` is false where the first tokens say nothing about the quality of
+    the answer.
     """
 
     request_id: str
@@ -131,7 +131,7 @@ class Call:
 
 
 class Reason(StrEnum):
-    """Why a call went to its tier; a closed set, so that it can label metrics."""
+    """Why a call went to its tier; a closed set, so that a reason can label metrics."""
 
     MODEL = "model"
     HEADER = "header"
@@ -156,8 +156,8 @@ class Reason(StrEnum):
 class Decision:
     """Which tier answers, and why.
 
-    `score` is the complexity in 0..1, None where nothing was scored; `threshold` is what it was
-    held against.
+    `score` is the complexity in 0..1, None where nothing was scored. `threshold` is the value that
+    the score was compared with.
     """
 
     tier: str
@@ -169,10 +169,10 @@ class Decision:
 
 @dataclass(frozen=True, slots=True)
 class Route:
-    """Every decision that may come true for one call, made once, in the order of preference.
+    """Every decision that a call may need, made once and in the order of preference.
 
     A cascade begins with `draft`. `decision` answers the call, or takes it over from a draft.
-    `others` may answer in its place where its tier takes no call.
+    `others` may answer instead where the tier of `decision` takes no call.
     """
 
     decision: Decision
@@ -185,13 +185,13 @@ class Route:
         return self.draft or self.decision
 
     def other(self, avoid: Set[str]) -> Decision | None:
-        """The first of the others whose tier is not among those to avoid; None: there is none."""
+        """The first of the others whose tier is not in `avoid`, None if there is none."""
         return next((other for other in self.others if other.tier not in avoid), None)
 
 
 @dataclass(slots=True)
 class Usage:
-    """Tokens of one call as the engine counted them; None until the engine has said so."""
+    """The tokens of one call as its engine counted them; None until the engine reports them."""
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
@@ -199,11 +199,12 @@ class Usage:
 
 @dataclass(slots=True)
 class Draft:
-    """What the weakest tier had written of a call when its confidence was judged.
+    """What the weakest tier had generated for a call when its confidence was judged.
 
-    `confidence` is its P(right), 0 to 1, and the probabilities are what it was computed from; None
-    until the draft has come that far. `usage` counts the tokens up to there; what an engine wrote
-    on until it noticed that it had been stopped is not in it. `discarded`: another tier answered.
+    `confidence` is the draft's P(right), 0 to 1, computed from the two probabilities. All three are
+    None until the draft has reached its checkpoint. `usage` counts the tokens up to the checkpoint.
+    It leaves out the tokens that an engine generates before it notices that the draft was stopped.
+    `discarded` says that another tier answered.
     """
 
     tier: str
@@ -215,7 +216,7 @@ class Draft:
 
 
 class Outcome(StrEnum):
-    """How a call ended; a closed set, so that it can label metrics."""
+    """How a call ended; a closed set, so that an outcome can label metrics."""
 
     OK = "ok"
     CLIENT_ERROR = "client_error"
@@ -226,11 +227,11 @@ class Outcome(StrEnum):
 
 @dataclass(slots=True)
 class Record:
-    """What is known about one call when it has ended: the source of metrics and the access log.
+    """The facts about one ended call: the source of metrics and the access log.
 
     `arrived_at` is Unix time in seconds; the other times are seconds since then. `code` is the
-    error code of our own tree, if any. `usage` is that of the answer that the client got, `draft`
-    what a cascade began with.
+    error code from `core/errors.py`, if any. `usage` belongs to the answer that the client got,
+    `draft` to the draft that a cascade began with.
     """
 
     request_id: str
@@ -246,14 +247,15 @@ class Record:
     usage: Usage = field(default_factory=Usage)
     draft: Draft | None = None
     settling: list[Future[None]] = field(default_factory=list)
-    """Done when `usage`, and that of the draft, hold what engines say of answers cut off."""
+    """Done when the engines of stopped answers have reported the tokens of `usage` and of the
+    draft."""
 
 
 @dataclass(frozen=True, slots=True)
 class TierState:
-    """One tier as `/ready` shows it; `replicas` counts those that can answer.
+    """One tier as `/ready` shows it; `replicas` counts the replicas that can answer.
 
-    `message` says why others cannot, None where nothing is known of any.
+    `message` says why other replicas cannot answer, None where no reason is known.
     """
 
     name: str

@@ -1,18 +1,19 @@
-"""By when a call must have come how far: absolute times, made once, when the call arrives."""
+"""The deadlines of a call: absolute times, computed once when the call arrives."""
 
 from __future__ import annotations
 
 from serve_app.core.errors import DeadlineExceeded, GatewayError, TierOverloaded
 
 FULL_RETRY_AFTER_S = 5
-"""What a client is advised to wait for a tier that stayed full."""
+"""The `Retry-After` that a client gets when a tier stayed full."""
 
 
 class Deadlines:
-    """The deadlines of one call, whatever tiers and replicas it is tried on.
+    """The deadlines of one call on all the tiers and replicas that it is tried on.
 
     Times are seconds of the event loop's clock. The time for a place on a replica is a budget, not
-    a moment: a call that loses its replica late still has what it has not waited.
+    a moment: a call that loses its replica late can still wait for as long as it has not yet
+    waited.
     """
 
     __slots__ = ("_first_byte_at", "_place_left_s", "first_byte_s", "gap_s", "total_at", "total_s")
@@ -34,27 +35,27 @@ class Deadlines:
         self.total_at = arrived_at + total_s
 
     def head_at(self, *, stream: bool) -> float:
-        """By when the answer's head must have come.
+        """The time by which the answer's head must have come.
 
-        The head of an answer that comes whole comes with its last byte.
+        The head of an answer in one piece comes with the answer's last byte.
         """
         return min(self._first_byte_at, self.total_at) if stream else self.total_at
 
     def check(self, now: float, *, stream: bool) -> None:
-        """Raise DeadlineExceeded if the answer's head would come too late, whoever is asked."""
+        """Raise DeadlineExceeded if the answer's head would come too late from any replica."""
         if now >= self.head_at(stream=stream):
             raise self.missed(stream=stream)
 
     def place_at(self, now: float, *, stream: bool) -> float:
-        """Until when the call may wait for a place that it begins to wait for now."""
+        """The time until which a call may wait for a place if its wait begins now."""
         return min(now + self._place_left_s, self.head_at(stream=stream))
 
     def spend_on_place(self, waited_s: float) -> None:
-        """Take what the call has waited for a place off its budget."""
+        """Subtract the time that the call has waited for a place from its budget."""
         self._place_left_s = max(0.0, self._place_left_s - waited_s)
 
     def no_place(self, now: float, *, stream: bool) -> GatewayError:
-        """The error of a call that has waited until `place_at`."""
+        """The error of a call that has waited for a place until `place_at`."""
         if now < self.head_at(stream=stream):
             return TierOverloaded(retry_after_s=FULL_RETRY_AFTER_S)
         return self.missed(stream=stream)

@@ -5,7 +5,7 @@
     │   ├── MalformedBody     400  not JSON, or not an object
     │   ├── InvalidField      400  one named field is wrong
     │   │   └── TooMany       400  one named field holds more than it may
-    │   ├── RefusedField      400  one named field is not taken here, whatever its value
+    │   ├── RefusedField      400  one named field is not accepted, whatever its value
     │   ├── UnknownField      400  one named field does not exist
     │   └── NothingStored     400  one named field asks for a stored response
     ├── EngineRefused         4xx  the engine found the call to be wrong
@@ -27,8 +27,8 @@
         └── UpstreamFailed    502  the engine broke off
 
 Messages are written here, so that no path, address or `str(exc)` of the machine can reach a client.
-The one exception is `EngineRefused`: `gateway/engine_errors.py` writes its message, from what the
-engine says of the client's own request. Every class hands all its arguments to
+The one exception is `EngineRefused`: `gateway/engine_errors.py` writes its message, from the
+engine's message about the client's own request. Every class hands all its arguments to
 `Exception.__init__`, which lets it survive pickling between processes.
 """
 
@@ -97,7 +97,7 @@ class InvalidField(BadRequest):
 
 
 class TooMany(InvalidField):
-    """One field of the call holds more, or something longer, than it may."""
+    """One field of the call holds too many items, or an item that is too long."""
 
     code = "limit_exceeded"
 
@@ -107,7 +107,7 @@ class TooMany(InvalidField):
 
 
 class RefusedField(BadRequest):
-    """One field of the call is not taken here, whatever its value."""
+    """This service does not accept one field of the call, whatever its value."""
 
     code = "unsupported_parameter"
 
@@ -118,7 +118,7 @@ class RefusedField(BadRequest):
 
     @property
     def message(self) -> str:
-        return f"Unsupported parameter: '{self.param}' is not taken here: {self.why}."
+        return f"Unsupported parameter: '{self.param}' is not accepted here: {self.why}."
 
 
 class UnknownField(BadRequest):
@@ -168,12 +168,12 @@ class EngineRefused(GatewayError):
 
     @property
     def counted_as(self) -> str:
-        """Apart from what this service itself refuses."""
+        """The engine's refusals are counted apart from the refusals of this service."""
         return CONTEXT_LENGTH_EXCEEDED if self.code == CONTEXT_LENGTH_EXCEEDED else "engine"
 
 
 class NotFound(GatewayError):
-    """What was asked for is not there."""
+    """The thing that the request names does not exist."""
 
     status = 404
     type = "invalid_request_error"
@@ -213,7 +213,7 @@ class ModelNotFound(NotFound):
 
 
 class ResponseNotFound(NotFound):
-    """A stored response was asked for."""
+    """The request asks for a stored response."""
 
     code = "response_not_found"
 
@@ -227,7 +227,7 @@ class ResponseNotFound(NotFound):
 
 
 class FeedbackOff(NotFound):
-    """The operator has not switched on that calls and feedback are kept."""
+    """The operator has not switched on the keeping of calls and feedback."""
 
     code = "feedback_off"
 
@@ -240,7 +240,7 @@ class FeedbackOff(NotFound):
 
 
 class MethodNotAllowed(GatewayError):
-    """The path exists, but not for this method."""
+    """The path exists, but does not take this method."""
 
     status = 405
     code = "method_not_allowed"
@@ -297,7 +297,7 @@ class UnsupportedMediaType(GatewayError):
 
 
 class Overloaded(GatewayError):
-    """Come back later: the call was not begun."""
+    """The call was not begun; the client may send it again later."""
 
     status = 503
     code = "overloaded"
@@ -309,7 +309,7 @@ class Overloaded(GatewayError):
 
 
 class TooManyCalls(Overloaded):
-    """This router already holds as many calls as it may."""
+    """This router already holds its maximum of calls."""
 
     status = 429
     code = "too_many_calls"
@@ -356,7 +356,7 @@ class DeadlineExceeded(GatewayError):
 
 
 class InternalError(GatewayError):
-    """A fault of ours; the log knows more under the request id."""
+    """A fault of this service; the log has the details under the request id."""
 
 
 class UpstreamFailed(InternalError):

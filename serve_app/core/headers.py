@@ -7,7 +7,7 @@ Headers = list[tuple[bytes, bytes]]
 
 REQUEST_ID_HEADER = b"x-request-id"
 
-# By these a client chooses.
+# The headers by which a client chooses.
 TIER_HEADER = b"x-route-tier"
 NEVER_BELOW_HEADER = b"x-route-never-below"
 NEVER_ABOVE_HEADER = b"x-route-never-above"
@@ -15,7 +15,7 @@ POLICY_HEADER = b"x-route-policy"
 SESSION_HEADER = b"x-session-id"
 CONSENT_HEADER = b"x-feedback-consent"
 
-# These say in an answer, beside TIER_HEADER, what was chosen.
+# These headers of an answer, with TIER_HEADER, say what was chosen.
 MODEL_HEADER = b"x-route-model"
 REASON_HEADER = b"x-route-reason"
 SCORE_HEADER = b"x-route-score"

@@ -1,4 +1,4 @@
-"""What a Router knows of a tier's load at one moment."""
+"""What a Router knows about a tier's load at one moment."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from dataclasses import dataclass
 class TierLoad:
     """The load of one tier as one Router sees it.
 
-    `waiting` and `ongoing` are this Router's own calls: those that wait for a place, and those that
-    have one. `first_token_s` estimates how long a call that comes now waits for its first token.
-    `running` and `queued` are sums over the calls of the `replicas` whose engines have told their
-    load lately, `kv_free_ratio` is the mean of the free parts of their KV caches. None: no engine
-    has.
+    `waiting` and `ongoing` count this Router's own calls: calls that wait for a place, and calls
+    that have a place. `first_token_s` estimates how long a call that arrives now waits for its
+    first token. `replicas` counts the replicas whose engines have reported their load within the
+    last seconds. `running` and `queued` are the sums of the calls that these engines reported, and
+    `kv_free_ratio` is the mean of the free parts of their KV caches. None: no engine has reported.
     """
 
     down: bool = False

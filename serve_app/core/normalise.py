@@ -1,14 +1,15 @@
-"""What answers are compared by: their text without form, and the number that they end with."""
+"""The forms in which answers are compared: their plain text, and the last number in it."""
 
 from __future__ import annotations
 
 import re
 import unicodedata
 
-_SENTENCE_END = ".!?。 \t\r\n"  # after NFKC, which makes ASCII of ！ and ？
+_SENTENCE_END = ".!?。 \t\r\n"  # after NFKC, which turns ！ and ？ into ASCII
 
 _TO_ASCII = str.maketrans("０１２３４５６７８９．，－−负負", "0123456789.,----")
-# In Chinese prose this comma parts clauses: 有5，100. Only among full-width digits it groups them.
+# In Chinese prose this comma separates clauses: 有5，100. It groups digits only between full-width
+# digits.
 _PROSE_COMMA = re.compile("(?<![０-９])，|，(?![０-９])")
 
 _NUMBER = re.compile(
@@ -27,16 +28,16 @@ _NUMBER = re.compile(
 
 
 def normalise(text: str) -> str:
-    """What an exact check compares: no case, width, outer space or full stop at the end."""
+    """The form in which an exact check compares: no case, width, outer space or final full stop."""
     folded = unicodedata.normalize("NFKC", unicodedata.normalize("NFKC", text).casefold())
     return folded.strip().rstrip(_SENTENCE_END)
 
 
 def parse_last_number(text: str) -> float | None:
-    """The last number in a text, None if there is none.
+    """The last number in a text, None if the text has no number.
 
-    Digits that belong to a word (`CO2`, `m2`, `Qwen3`) are no number, and a hyphen between two
-    words or numbers is no minus.
+    Digits that belong to a word (`CO2`, `m2`, `Qwen3`) are not a number, and a hyphen between two
+    words or numbers is not a minus.
     """
     ascii_text = _PROSE_COMMA.sub(" ", text).translate(_TO_ASCII)
     numbers = _NUMBER.findall(ascii_text)

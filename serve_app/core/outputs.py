@@ -1,4 +1,4 @@
-"""Files that a long piece of work ends in, looked at before it begins."""
+"""Checks, before a long piece of work begins, that its output files can be written."""
 
 from __future__ import annotations
 
@@ -6,21 +6,21 @@ from pathlib import Path
 
 
 class OutputUnusable(Exception):
-    """What is to be written at the end cannot be written."""
+    """An output file or directory cannot be written."""
 
     def __init__(self, path: Path, reason: str) -> None:
         super().__init__(f"{path} cannot be written: {reason}")
 
 
 def check_file(path: Path) -> None:
-    """Make sure that the file can be written later; what it holds stays.
+    """Make sure that the file can be written later; its content stays.
 
     Raises:
         OutputUnusable: names the path and the reason.
     """
     try:
         existed = path.exists()
-        # What the system allows is known only by trying.
+        # Only trying shows whether the system allows it.
         path.open("ab").close()
         if not existed:
             path.unlink()
@@ -29,7 +29,7 @@ def check_file(path: Path) -> None:
 
 
 def make_directory(path: Path) -> None:
-    """Make the directory if need be, and make sure that it takes new files.
+    """Make the directory if it is missing, and make sure that it takes new files.
 
     Raises:
         OutputUnusable: names the path and the reason.

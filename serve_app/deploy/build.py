@@ -22,7 +22,7 @@ def choose_server(tier: TierConfig) -> type[TierServer]:
 def build_tier(
     tier: TierConfig, deployment_cls: Callable[[TierConfig], type[TierServer]] = choose_server
 ) -> Application:
-    """The tier as a node of the composition graph; its class is another one in simulations.
+    """The tier as a node of the composition graph; simulations pass another class.
 
     Raises:
         ValueError: the config names an engine argument that vLLM does not have.
@@ -30,7 +30,7 @@ def build_tier(
     check_engine_args(tier.name, tier.engine)
     plan = plan_llm_config(tier)
     if tier.adapters:
-        # vLLM's own type, which its server wants; its command line would make it from a string.
+        # vLLM's own type, which its server needs; only vLLM's command line converts a string to it.
         plan["engine_kwargs"]["lora_modules"] = [
             LoRAModulePath(name, path) for name, path in tier.adapters.items()
         ]

@@ -1,4 +1,4 @@
-"""What each node of a running cluster says of itself, asked by a task on it."""
+"""Facts about each node of a running cluster, read by a task on that node."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 from serve_app.config.load import process_environment
 
 TASK_S_MAX = 60.0
-"""A node that has no worker yet starts one, which may take long on a busy machine."""
+"""The time for a node's answer: starting a first worker takes long on a busy node."""
 
 
 KNOCK_S_MAX = 5.0
@@ -28,15 +28,15 @@ T = TypeVar("T")
 
 
 class ClusterUnreachable(Exception):
-    """There is no cluster, or it does not let us in."""
+    """There is no cluster, or the cluster refuses the connection."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodeFacts(Generic[T]):
-    """One node: its address, or None for the facts where it did not answer.
+    """One node: its address, and its facts; a fact is None if the node did not answer.
 
-    `environment` is that of its Ray workers, `ahead_s` how far its clock is ahead of ours, `found`
-    what the probe returned there.
+    `environment` is the environment of its Ray workers, `ahead_s` is how far its clock is ahead of
+    ours, `found` is the result of the probe on the node.
     """
 
     address: str
@@ -49,10 +49,10 @@ class NodeFacts(Generic[T]):
 
 @contextmanager
 def connected(address: str) -> Iterator[None]:
-    """A connection to a running cluster, as a driver that starts nothing.
+    """Connect to a running cluster, as a driver that starts no processes.
 
     Raises:
-        ClusterUnreachable: there is none.
+        ClusterUnreachable: there is no cluster.
     """
     _knock(address)
     try:
@@ -69,7 +69,7 @@ def connected(address: str) -> Iterator[None]:
 
 
 def _knock(address: str) -> None:
-    """Ray itself would try for minutes."""
+    """Fail early, because Ray itself would try for minutes."""
     host, colon, port = address.rpartition(":")
     if not colon or not port.isdecimal():
         return
@@ -120,7 +120,7 @@ def _read_clock() -> float:
 
 
 def _measure_clock(node: dict[str, str]) -> float:
-    """Of several readings the quickest, whose error is half its own time at most."""
+    """The quickest of several readings, whose error is at most half of its own duration."""
     affinity = NodeAffinitySchedulingStrategy(node["NodeID"], soft=False)
     task = ray.remote(num_cpus=0)(_read_clock).options(scheduling_strategy=affinity)
     readings = []

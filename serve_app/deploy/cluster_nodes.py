@@ -1,4 +1,4 @@
-"""The nodes of the cluster and who holds what there, by Ray's public tables."""
+"""The nodes of the cluster and the resources that are in use there, from Ray's public tables."""
 
 from __future__ import annotations
 
@@ -17,8 +17,8 @@ _REPLICA = re.compile(
     r"SERVE_REPLICA::(?P<app>[^#]+)#(?P<deployment>[^#]+)#"
     rf"|SERVE_GANG::(?P<gang_app>.+)_(?P<gang>{DEPLOYMENT_PREFIX}.+)_\d+_[0-9a-f]+$"
 )
-"""How Serve names the placement group of a replica, and that of a group of data-parallel engines.
-Private, and so watched by a test."""
+"""Serve's names for the placement group of a replica, and of a group of data-parallel engines. The
+names are private to Serve, so a test watches them."""
 
 _PLACED = frozenset({"CREATED", "RESCHEDULING"})
 _WAITING = frozenset({"PENDING"})
@@ -33,7 +33,7 @@ def read_groups() -> Groups:
 
 
 def read_rooms(groups: Groups) -> list[Room]:
-    """Every living node. What is not in a placement group (a Router's CPU) counts as free."""
+    """Every living node. A resource outside a placement group (a Router's CPU) counts as free."""
     taken: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     holders: dict[str, dict[str, float]] = defaultdict(lambda: defaultdict(float))
     for group in groups.values():
@@ -58,19 +58,19 @@ def read_rooms(groups: Groups) -> list[Room]:
 
 
 def count_waiting(groups: Groups, app: str, deployment: str) -> int:
-    """Replicas of a deployment that have no place yet."""
+    """Count the replicas of a deployment that have no place yet."""
     waiting = (group["name"] for group in groups.values() if group["state"] in _WAITING)
     return sum(_owner(name) == (app, deployment) for name in waiting)
 
 
 def count_placed(groups: Groups, deployment: str) -> int:
-    """Replicas of a deployment of any application that have their place."""
+    """Count the replicas of a deployment, in any application, that have a place."""
     placed = (group["name"] for group in groups.values() if group["state"] in _PLACED)
     return sum(_owner(name)[1] == deployment for name in placed)
 
 
 def _owner(name: str) -> tuple[str, str]:
-    """The application and the deployment of a placement group, empty if it is not Serve's."""
+    """The application and the deployment of a placement group; empty if it is not Serve's."""
     match = _REPLICA.match(name)
     if match is None:
         return "", ""

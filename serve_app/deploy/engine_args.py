@@ -1,4 +1,4 @@
-"""Checking a tier's `engine` arguments against the installed vLLM, before its replicas start."""
+"""Checks a tier's `engine` arguments against the installed vLLM, before its replicas start."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ from serve_app.config.engine_arguments import check_engine_arguments
 
 CONFIGS = (
     vllm_config.MultiModalConfig,
-    vllm_config.ModelConfig,  # repeats some of the above, without their bounds
+    vllm_config.ModelConfig,  # repeats some fields of the classes above, without their bounds
     vllm_config.CacheConfig,
     vllm_config.LoadConfig,
     vllm_config.LoRAConfig,
@@ -33,12 +33,13 @@ CONFIGS = (
     vllm_config.UVAOffloadConfig,
     vllm_config.VllmConfig,
 )
-"""Where vLLM bounds its engine arguments; the arguments themselves have types only."""
+"""The classes in which vLLM bounds its engine arguments, which themselves have only types.
+"""
 
 
 @dataclass(frozen=True)
 class ArgumentType:
-    """The type and bounds of one argument, and how YAML's values are held against it."""
+    """The type and bounds of one argument, and how YAML's values are validated."""
 
     hint: Any
 
@@ -48,21 +49,22 @@ class ArgumentType:
 
     @property
     def strict(self) -> bool:
-        """Whether "2" is no number. Ray converts maps to vLLM's config classes, and leniently."""
+        """Whether a string such as "2" is rejected as a number. Ray converts maps to vLLM's config
+        classes, and does so leniently."""
         return not any(map(dataclasses.is_dataclass, self._types))
 
     @property
     def adapter(self) -> TypeAdapter[Any]:
-        """Pydantic's validator of it."""
+        """Pydantic's validator of the argument."""
         config = ConfigDict(arbitrary_types_allowed=True) if self.strict else None
         if any(issubclass(part, enum.Enum) and not issubclass(part, int) for part in self._types):
-            # Chosen by name, which vLLM looks up in its own way.
+            # The user chooses by name, and vLLM looks the name up in its own way.
             return TypeAdapter(str | None, config=config)
         return TypeAdapter(self.hint, config=config)
 
 
 class InstalledArguments:
-    """The arguments of the vLLM that is installed here, by its own classes."""
+    """The arguments of the installed vLLM, from its own classes."""
 
     @cached_property
     def types(self) -> Mapping[str, ArgumentType]:
@@ -75,23 +77,23 @@ class InstalledArguments:
 
     @property
     def names(self) -> Sequence[str]:
-        """Every argument."""
+        """The name of every argument."""
         return list(self.types)
 
     @property
     def quantization_methods(self) -> Sequence[str]:
-        """What `quantization` may be."""
+        """The valid values of `quantization`."""
         return list(QUANTIZATION_METHODS)
 
     def check_value(self, name: str, value: JsonValue) -> None:
-        """Check a value by vLLM's own type."""
+        """Check a value with vLLM's own type."""
         kind = self.types[name]
-        # As JSON, since YAML has no tuples, sets and enums to be strict about.
+        # As JSON, because YAML has no tuples, sets and enums for a strict check.
         kind.adapter.validate_json(json.dumps(value), strict=kind.strict)
 
 
 def check_engine_args(tier: str, engine: Mapping[str, JsonValue]) -> None:
-    """Check a tier's engine arguments by the vLLM that will take them.
+    """Check a tier's engine arguments against the installed vLLM, which will receive them.
 
     Raises:
         ValueError: names the key, and what to write instead.

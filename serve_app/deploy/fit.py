@@ -1,4 +1,4 @@
-"""Whether a replica finds room on the nodes as they are, and if not, what is missing; pure."""
+"""Whether a replica fits on the nodes in their current state, and if not, what is missing; pure."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from dataclasses import dataclass
 Amounts = Mapping[str, float]
 
 ROUNDING = 1e-6
-"""Ray counts in ten-thousandths; sums of floats are a little off."""
+"""The tolerance of sums: Ray counts in ten-thousandths, and sums of floats are a little off."""
 
 ACCELERATOR = "accelerator_type:"
 _SELECTOR = re.compile(r"(?P<no>!?)(?:in\((?P<several>.*)\)|(?P<one>.*))")
@@ -18,20 +18,20 @@ _SELECTOR = re.compile(r"(?P<no>!?)(?:in\((?P<several>.*)\)|(?P<one>.*))")
 
 @dataclass(frozen=True, slots=True)
 class Need:
-    """One replica: what each of its workers takes, and how these lie to each other."""
+    """The needs of one replica: the resources of each worker, and the workers' placement."""
 
     bundles: tuple[Amounts, ...]
     strategy: str
     labels: Mapping[str, str]
     group: int = 1
-    """Bundles in a row that must be on one node: a tensor-parallel group."""
+    """The size of a tensor-parallel group: bundles in a row that must be on one node."""
 
 
 @dataclass(frozen=True, slots=True)
 class Room:
-    """One node: what it has and what of that is free, by Ray's names of resources.
+    """One node: its total and free resources, by Ray's names.
 
-    `holders` says how many GPUs each deployment has there.
+    `holders` says how many GPUs each deployment holds there.
     """
 
     labels: Mapping[str, str]
@@ -41,7 +41,7 @@ class Room:
 
 
 def explain_misfit(need: Need, rooms: Sequence[Room]) -> str | None:
-    """What a replica lacks in one sentence, None if it has room now."""
+    """The resources that a replica lacks, as one sentence; None if the replica fits now."""
     chosen = [room for room in rooms if has_labels(room, need.labels)]
     if not chosen:
         wanted = ", ".join(f"{key}={value}" for key, value in need.labels.items())
@@ -65,7 +65,7 @@ def _selects(selector: str, value: str | None) -> bool:
 
 
 def parse_selector(selector: str) -> tuple[list[str], bool]:
-    """The values that a selector of Ray names, and whether it wants none of them."""
+    """The values that a selector of Ray names, and whether it excludes these values."""
     match = _SELECTOR.fullmatch(selector)
     assert match is not None, "the pattern takes any text"
     several = match["several"]
@@ -78,7 +78,7 @@ def _asks(need: Need, name: str) -> bool:
 
 
 def add_up(bundles: Iterable[Amounts]) -> Amounts:
-    """The whole of several amounts, by name."""
+    """The sum of several amounts, by name."""
     total: dict[str, float] = {}
     for bundle in bundles:
         for name, amount in bundle.items():
@@ -87,7 +87,7 @@ def add_up(bundles: Iterable[Amounts]) -> Amounts:
 
 
 def holds(have: Amounts, need: Amounts) -> bool:
-    """Whether there is as much of everything as is needed."""
+    """Whether the free amount of every resource is large enough."""
     return all(have.get(name, 0) + ROUNDING >= amount for name, amount in need.items())
 
 
@@ -135,7 +135,7 @@ def _sides(rooms: Sequence[Room]) -> tuple[list[Amounts], list[Amounts]]:
 
 
 def _pack(bundles: Sequence[Amounts], have: Sequence[Amounts], *, apart: bool) -> bool:
-    """First fit, which is exact for bundles that are alike, as those of a replica nearly are."""
+    """First fit, which is exact for equal bundles; the bundles of a replica are nearly equal."""
     left = [dict(amounts) for amounts in have]
     for bundle in bundles:
         room = next((room for room in left if holds(room, bundle)), None)
@@ -149,7 +149,7 @@ def _pack(bundles: Sequence[Amounts], have: Sequence[Amounts], *, apart: bool) -
 
 
 def _scarcest(whole: Amounts, have: Sequence[Amounts]) -> str:
-    """What is missing most, GPUs before anything else."""
+    """The resource of which most is missing, GPUs before all others."""
     names = sorted(whole, key=lambda name: (name != "GPU", name.startswith(ACCELERATOR), name))
     lacking = [
         name for name in names if all(not holds(amounts, {name: whole[name]}) for amounts in have)

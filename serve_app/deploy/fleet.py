@@ -1,4 +1,4 @@
-"""Nodes that fill up with replicas, in the order in which Serve packs them; pure."""
+"""Nodes that fill up with replicas, in the order in which Serve packs replicas; pure."""
 
 from __future__ import annotations
 
@@ -9,16 +9,17 @@ from dataclasses import dataclass, field, replace
 from serve_app.deploy.fit import Amounts, Need, Room, add_up, explain_misfit, has_labels, holds
 
 Named = tuple[str, Need, int]
-"""The name of a deployment, what one replica of it needs, and how many there are."""
+"""The name of a deployment, the needs of one replica, and the number of replicas."""
 State = tuple[tuple[tuple[str, str], ...], tuple[tuple[str, float], ...]]
 
 DECIMALS = 6
 
 
 class Fleet:
-    """Nodes, and what is free on each of them.
+    """Nodes and their free resources.
 
-    Nodes that are alike are looked at once, so that a thousand cost little more than ten.
+    Nodes with equal free resources are examined once, so a thousand nodes cost little more than
+    ten.
     """
 
     def __init__(self, rooms: Sequence[Room] = ()) -> None:
@@ -29,16 +30,16 @@ class Fleet:
 
     @property
     def rooms(self) -> Sequence[Room]:
-        """The nodes as they are now."""
+        """The nodes in their current state."""
         return self._rooms
 
     def add(self, room: Room) -> None:
-        """One node more."""
+        """Add a node."""
         self._alike[_state(room)].append(len(self._rooms))
         self._rooms.append(room)
 
     def place(self, need: Need) -> tuple[int, ...] | None:
-        """Take the room of one replica; the node of each part, None if there is no room."""
+        """Take the resources of one replica; the node of each part, None if it does not fit."""
         placing = _Placing(self._rooms, self._alike)
         nodes: list[int] = []
         for part in _split(need, placing):
@@ -61,14 +62,14 @@ class Fleet:
 
 @dataclass
 class _Placing:
-    """One replica on its way: nothing is taken before all of it has a place."""
+    """The placing of one replica: no resource is taken before all parts have a node."""
 
     rooms: Sequence[Room]
     alike: Mapping[State, Sequence[int]]
     changed: dict[int, Room] = field(default_factory=dict)
 
     def put(self, part: Amounts, need: Need) -> int | None:
-        """Where least is left over; a strategy that spreads prefers nodes without a part."""
+        """Take the node with the least left over; spread strategies prefer nodes without a part."""
         found = [(index, room) for index, room in self._candidates(need) if holds(room.free, part)]
         if not found:
             return None
@@ -82,7 +83,7 @@ class _Placing:
         return index
 
     def _candidates(self, need: Need) -> Iterator[tuple[int, Room]]:
-        """The nodes that have a part already, and one of each kind that are alike."""
+        """The nodes that have a part already, and one node of each group of equal nodes."""
         if need.strategy != "STRICT_SPREAD":
             yield from (pair for pair in self.changed.items() if has_labels(pair[1], need.labels))
         for nodes in self.alike.values():
@@ -91,12 +92,12 @@ class _Placing:
                 yield fresh, self.rooms[fresh]
 
     def has_room(self, whole: Amounts, need: Need) -> bool:
-        """Whether one node could take all of it."""
+        """Whether one node could take the whole replica."""
         return any(holds(room.free, whole) for _, room in self._candidates(need))
 
 
 def _split(need: Need, placing: _Placing) -> Sequence[Amounts]:
-    """What must be on one node each: the replica, its tensor-parallel groups, or its workers."""
+    """The parts that need one node each: the replica, its tensor-parallel groups or workers."""
     whole = add_up(need.bundles)
     if need.strategy == "STRICT_PACK":
         return [whole]
@@ -114,20 +115,20 @@ def _state(room: Room) -> State:
 
 
 def _size(amounts: Amounts) -> tuple[float, float]:
-    """By what Serve compares replicas, and what is left on nodes."""
+    """The key by which Serve compares replicas, and the resources left on nodes."""
     return amounts.get("GPU", 0), amounts.get("CPU", 0)
 
 
 @dataclass(frozen=True)
 class Placed:
-    """Who has a place: for each name the nodes of each replica; and what the others lack."""
+    """The nodes of each placed replica, and the unmet needs, by deployment."""
 
     nodes: Mapping[str, Sequence[tuple[int, ...]]]
     lacking: Mapping[str, str]
 
 
 def place_all(needs: Sequence[Named], rooms: Sequence[Room]) -> Placed:
-    """Place so many replicas of each named need: the largest first, each where least is left."""
+    """Place the replicas of each named need: the largest first, each where least is left over."""
     fleet = Fleet(rooms)
     placed: dict[str, list[tuple[int, ...]]] = {name: [] for name, _, _ in needs}
     lacking: dict[str, str] = {}
@@ -146,10 +147,10 @@ _TORN = "no nodes have room for whole tensor-parallel groups of it"
 
 
 def sort_largest_first(needs: Sequence[Named]) -> list[Named]:
-    """In the order in which Serve places replicas that wait at the same time."""
+    """Sort in the order in which Serve places replicas that wait at the same time."""
     return sorted(needs, key=lambda wanted: _size(add_up(wanted[1].bundles)), reverse=True)
 
 
 def fit_all(needs: Sequence[Named], rooms: Sequence[Room]) -> dict[str, str]:
-    """What the replicas lack that find no room, by name."""
+    """The resources missing to replicas that do not fit, by deployment."""
     return dict(place_all(needs, rooms).lacking)

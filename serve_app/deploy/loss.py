@@ -1,4 +1,4 @@
-"""What a lost node takes away, and what comes back on those that are left; pure."""
+"""The replicas that a lost node takes away, and those that return on other nodes; pure."""
 
 from __future__ import annotations
 
@@ -13,12 +13,12 @@ from serve_app.deploy.pools import NodePool
 
 @dataclass(frozen=True)
 class Loss:
-    """One node is gone."""
+    """The loss of one node."""
 
     left: Mapping[str, int]
-    """Replicas that go on answering, by deployment."""
+    """Replicas that continue to answer, by deployment."""
     lacking: Mapping[str, str]
-    """What those need that do not come back, once all that is left has its place."""
+    """The needs of the replicas that do not return, once every other replica has its place."""
 
     @property
     def silent(self) -> list[str]:
@@ -27,7 +27,7 @@ class Loss:
 
 
 def lose_each(needs: Sequence[Named], rooms: Sequence[Room]) -> Iterator[Loss]:
-    """Each node in its turn, of those on which Serve has packed these replicas."""
+    """The loss of each node in turn, for the nodes on which Serve has packed these replicas."""
     placed = place_all(needs, rooms)
     for lost in range(len(rooms)):
         rest = [room for node, room in enumerate(rooms) if node != lost]
@@ -35,17 +35,17 @@ def lose_each(needs: Sequence[Named], rooms: Sequence[Room]) -> Iterator[Loss]:
 
 
 def count_left(nodes: Mapping[str, Sequence[tuple[int, ...]]], lost: int) -> dict[str, int]:
-    """The replicas of each deployment no part of which was on the lost node."""
+    """The number of replicas of each deployment that had no part on the lost node."""
     return {
         name: sum(lost not in replica for replica in replicas) for name, replicas in nodes.items()
     }
 
 
 def spread_pods(pools: Sequence[NodePool], machines: Sequence[Room]) -> Placed:
-    """Pods on machines as Kubernetes spreads them: where there are fewest of their pool.
+    """Place pods as Kubernetes spreads them: on the machine with the fewest of their pool.
 
-    The largest come first; Kubernetes itself takes them as they come. Pods that their bound keeps
-    from all machines are lacking.
+    The largest pods come first here, but Kubernetes places pods in the order of their creation.
+    Pods whose bound keeps them from all machines are lacking.
     """
     free = [dict(machine.free) for machine in machines]
     nodes: dict[str, list[tuple[int, ...]]] = {pool.name: [] for pool in pools}

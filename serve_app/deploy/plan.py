@@ -12,30 +12,33 @@ from serve_app.deploy.fit import Need
 BACKOFF_S_MIN = 0.01
 BACKOFF_MULTIPLIER = 2
 BACKOFF_S_PER_REPLICA = 0.03
-"""How long Ray's request router waits between two looks at full replicas, in the end, for each
-replica that there may be. Where calls wait, it gives a place that came free to the one that waits
-longest, and the task that found the place goes on waiting for its own, longer and longer: up to
-half a second by default. Two tasks a replica then grant four places a second, however many are
-free.
+"""The longest backoff of Ray's request router between two looks, for each possible replica.
 
-There are two tasks a replica, 50 at most, and each look asks two replicas. So one Router looks 67
-times a second at one replica. At 25 it would look 1,667 times, with 3,333 questions: the wait grows
-with the replicas, which leaves it at 67 looks, 134 questions."""
+Where calls wait, the request router gives a free place to the call that has waited for longest. The
+task that found the place keeps waiting for its own place, with a growing backoff: up to half a
+second by default. Two tasks per replica then grant only four places a second, however many places
+are free.
+
+There are two tasks per replica, at most 50, and each look asks two replicas. So with one replica a
+Router looks 67 times a second. With 25 replicas and the same backoff a Router would look 1,667
+times and send 3,333 requests. So the backoff grows with the number of replicas, which keeps a
+Router at 67 looks and 134 requests a second.
+"""
 BACKOFF_S_MAX = 0.5
-"""Ray's own default. With it one Router asks 200 times a second at most, whatever the replicas."""
+"""Ray's own default. With it one Router asks at most 200 times a second."""
 
 DRAIN_POLL_S = 0.5
-"""How often a draining replica looks whether its last call has ended."""
+"""How often a draining replica checks whether its last call has ended."""
 
 STREAM_BATCHING = {"stream_batching_interval_ms": 0}
-"""Off: ray.serve.llm would otherwise hold tokens back for 50 ms (unused on the lease path)."""
+"""Off, because ray.serve.llm would hold tokens back for 50 ms (unused on the lease path)."""
 
 
 def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
     """The keyword arguments of `ray.serve.llm.LLMConfig` for one tier.
 
     Raises:
-        CheckpointMissing: the tier uses a demo model that is not there.
+        CheckpointMissing: the tier uses a demo model whose files are missing.
     """
     return {
         "model_loading_config": {
@@ -61,8 +64,9 @@ def plan_engine(tier: TierConfig) -> dict[str, Any]:
 def plan_env(tier: TierConfig) -> dict[str, str]:
     """The environment of a replica and its engine.
 
-    ray.serve.llm tells vLLM's workers of shares of a GPU, but not the process that makes them: it
-    would ask Ray for a whole GPU within the bundle that has a part of one, and wait for ever.
+    ray.serve.llm passes shares of a GPU to vLLM's workers, but not to the process that makes the
+    workers. Without this variable that process would ask Ray for a whole GPU within a bundle that
+    has a part of a GPU, and wait for ever.
     """
     if tier.placement.gpus_per_worker == 1:
         return dict(tier.env)
@@ -70,19 +74,19 @@ def plan_env(tier: TierConfig) -> dict[str, str]:
 
 
 def deployment_name(tier: TierConfig) -> str:
-    """How the tier's deployment is called in Ray."""
+    """The name of the tier's deployment in Ray."""
     return DEPLOYMENT_PREFIX + tier.name
 
 
 def resolve_source(tier: TierConfig) -> str:
-    """Where the weights are; `demo:NAME` stands for a checkpoint that comes with the package."""
+    """The place of the weights; `demo:NAME` stands for a checkpoint that comes with the package."""
     if tier.source.startswith(DEMO_PREFIX):
         return str(demo.locate(tier.source.removeprefix(DEMO_PREFIX)))
     return tier.source
 
 
 def plan_placement(tier: TierConfig) -> dict[str, Any]:
-    """One bundle a worker of one engine; ray.serve.llm adds the server process to the first one."""
+    """One bundle per worker of one engine; ray.serve.llm adds the server process to the first."""
     placement = tier.placement
     bundle: dict[str, float] = {"CPU": placement.cpus_per_worker}
     if tier.accelerator == "gpu":
@@ -97,7 +101,7 @@ def plan_placement(tier: TierConfig) -> dict[str, Any]:
 
 
 def plan_need(tier: TierConfig) -> Need:
-    """What one replica needs of the cluster, its server processes included: one an engine."""
+    """The cluster resources of one replica, with its server processes: one for each engine."""
     placement = plan_placement(tier)
     first, *others = placement["bundles"]
     first["CPU"] += tier.placement.cpus_per_server
@@ -108,11 +112,11 @@ def plan_need(tier: TierConfig) -> Need:
 
 
 SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-"""Goes by the `session_id` of a handle's options, which is public."""
+"""Chooses by the `session_id` of a handle's options, which is public."""
 
 LOGGING = {"enable_access_log": False}
-"""Serve would write a line for each call and each lease. The Router's access log tells more, and
-Serve's takes a quarter of the CPU that a Router needs for a call (py-spy)."""
+"""Serve would write a line for each call and each lease. The Router's access log holds more, and
+Serve's log takes a quarter of the CPU that a Router needs for a call (py-spy)."""
 
 
 def plan_deployment(tier: TierConfig) -> dict[str, Any]:
@@ -138,20 +142,21 @@ def plan_labels(tier: TierConfig) -> dict[str, Any]:
     labels = tier.placement.node_labels
     if not labels:
         return {}
-    # One is for all bundles, but Serve repeats it as it is for each engine of a group.
+    # A single selector is for all bundles, but Serve repeats it unchanged for each engine of a
+    # group.
     times = tier.workers if tier.data_parallel_size > 1 else 1
     return {"placement_group_bundle_label_selector": [dict(labels) for _ in range(times)]}
 
 
 def plan_request_router(tier: TierConfig) -> dict[str, Any]:
-    """Serve's `request_router_config`, with Serve's own router unless the tier wants another."""
+    """Serve's `request_router_config`, with Serve's own router unless the tier names another."""
     if tier.replica_choice == "balanced":
         return plan_backoff(tier)
     return {"request_router_class": SESSION_ROUTER, **plan_backoff(tier)}
 
 
 def plan_backoff(tier: TierConfig) -> dict[str, Any]:
-    """How often a Router looks whether a full tier has a place again."""
+    """How often a Router checks whether a full tier has a free place again."""
     engines = tier.replicas.max * tier.data_parallel_size
     return {
         "initial_backoff_s": BACKOFF_S_MIN,
@@ -174,20 +179,20 @@ def plan_autoscaling(replicas: ReplicasConfig) -> dict[str, Any]:
 LLM_POLICY = "serve_app.autoscaling.ray_policies:LLMPolicy"
 
 LLM_LOOK_BACK_S = 4.0
-"""Over what Ray averages the calls. Its default of 30 s hides a surge for half a minute; the policy
-itself tells growth from chance."""
+"""The period over which Ray averages the calls. Its default of 30 s hides a surge for half a
+minute; the policy itself separates growth from chance."""
 ROUTER_LOOK_BACK_S = 10.0
-"""The same for Routers, which start in seconds and scale by Ray's own policy. They look at
-themselves in a fifth of it."""
+"""The same period for Routers, which start in seconds and scale by Ray's own policy. Routers report
+at a fifth of this period."""
 LLM_METRICS_INTERVAL_S = 2.0
 """How often Routers and replicas report to the controller; by default every 10 s. Ray calls the key
 deprecated, in favour of environment variables that ray 2.60 does not read."""
 
 
 def plan_tier_autoscaling(tier: TierConfig) -> dict[str, Any]:
-    """Serve's `autoscaling_config` for a tier: Ray's own policy, or ours.
+    """Serve's `autoscaling_config` for a tier: with Ray's own policy, or with ours.
 
-    Around any policy Ray puts its delays. Ours has its own, so Ray's are off.
+    Ray adds delays to any policy. Our policy has its own delays, so Ray's delays are off.
     """
     replicas = tier.replicas
     planned = plan_autoscaling(replicas)
@@ -214,7 +219,7 @@ def plan_router_autoscaling(
 
 
 def plan_policy(tier: TierConfig) -> dict[str, Any]:
-    """The rules of `autoscaling.ray_policies.LLMPolicy`, as JSON: so they pass through Ray."""
+    """The rules of `autoscaling.ray_policies.LLMPolicy`, as JSON, because they pass through Ray."""
     replicas = tier.replicas
     return {
         "gpus": tier.workers if tier.accelerator == "gpu" else 0,

@@ -1,8 +1,8 @@
-"""The nodes that a config needs: what each offers to Ray, and how many there are; pure.
+"""The nodes that a config needs: the resources of each for Ray, and their number; pure.
 
 `plan_machines` counts whole machines, which tiers share: for `serve-app plan --nodes`, systemd and
 `ray up`. `plan_pods` cuts machines into pods of the size of a replica: for Kubernetes. Both place
-replicas by `deploy.fleet`, and whatever is generated comes from one of them.
+replicas by `deploy.fleet`, and every generated manifest comes from one of the two.
 """
 
 from __future__ import annotations
@@ -20,29 +20,29 @@ from serve_app.deploy.fleet import Fleet, Named, place_all, sort_largest_first
 from serve_app.deploy.plan import plan_need
 
 POOL_LABEL = "pool"
-"""The label of Ray's nodes that names the pool which a node belongs to."""
+"""The label of Ray's nodes that names a node's pool."""
 ROUTER_POOL = "router"
 ROUTER_SLOT = "implicit:Router"
-"""What Serve gives to each node by itself, to keep `max_replicas_per_node`."""
+"""The resource that Serve itself adds to each node, to enforce `max_replicas_per_node`."""
 
 GPU_MEMORY_GIB = 64
-"""Of a pod for each of its GPUs: the engine's processes, pinned buffers, shared memory and the
-pages of the weights that are being read. Assumed, not measured: docs/placement.md."""
+"""Memory of a pod for each of its GPUs: the engine's processes, pinned buffers, shared memory and
+the pages of the weights that are being read. Assumed, not measured: docs/placement.md."""
 POD_MEMORY_GIB = 8
-"""Of a pod for each engine on its CPUs, and for a Router."""
+"""Memory of a pod for each engine on its CPUs, and for a Router."""
 
 
 class Unplaceable(Exception):
-    """No number of such nodes would give a replica its place; the message says why."""
+    """A replica has no place on any number of such nodes; the message says why."""
 
 
 @dataclass(frozen=True, slots=True)
 class NodePool:
-    """Ray nodes that are alike: what each offers to Ray, and how many there are."""
+    """Equal Ray nodes: the resources that each node offers to Ray, and the number of nodes."""
 
     name: str
     deployments: tuple[str, ...]
-    """Whose replicas it is made for: tiers by their names, and `Router`."""
+    """The deployments that the nodes are for: tiers by their names, and `Router`."""
     cpus: int
     gpus: int = 0
     accelerator_type: str | None = None
@@ -51,32 +51,32 @@ class NodePool:
     custom: Mapping[str, int] = field(default_factory=dict)
     """Ray's custom resources of each node."""
     machines: Mapping[str, str] = field(default_factory=dict)
-    """The label selectors, as Ray writes them, of the machines that the nodes may be on."""
+    """The label selectors, in Ray's form, of the machines that the nodes may run on."""
     nodes_min: int = 0
     nodes_max: int = 0
     memory_gib: int = POD_MEMORY_GIB
     apart: int | None = None
-    """Of pods: how many more of them a machine may hold than another one; None: as it comes."""
+    """For pods: how many more of them one machine may hold than another; None: no limit."""
 
     @property
     def resources(self) -> dict[str, int]:
-        """By Ray's names; Ray's autoscaler cannot guess the GPU's type of a node to come."""
+        """The resources by Ray's names, with the GPU type, which Ray's autoscaler cannot guess."""
         gpus = {"GPU": self.gpus} if self.gpus else {}
         typed = {f"{ACCELERATOR}{self.accelerator_type}": 1} if self.accelerator_type else {}
         return {"CPU": self.cpus, **gpus, **typed, **self.custom}
 
     @property
     def room(self) -> Room:
-        """One of its nodes while nothing is on it."""
+        """An empty node of the pool."""
         amounts = {**self.resources, ROUTER_SLOT: 1}
         return Room(labels=self.labels, total=amounts, free=amounts, holders={})
 
     def rooms(self, nodes: int) -> list[Room]:
-        """So many of its nodes."""
+        """This many empty nodes of the pool."""
         return [self.room] * nodes
 
 
-# --- what is placed ---
+# --- the replicas to place ---
 
 
 def need_of_router(router: RouterConfig, labels: Mapping[str, str] | None = None) -> Need:
@@ -86,7 +86,7 @@ def need_of_router(router: RouterConfig, labels: Mapping[str, str] | None = None
 
 
 def list_needs(app: AppConfig, *, most: bool) -> list[Named]:
-    """The replicas of all tiers and the Routers, at their fewest or at their most."""
+    """The replicas of all tiers and the Routers, at their lowest or highest numbers."""
     needs = [(tier.name, plan_need(tier), _replicas(tier, most=most)) for tier in app.tiers]
     replicas = app.router.replicas
     routers = replicas.max if most else replicas.min
@@ -101,10 +101,10 @@ def _replicas(tier: TierConfig, *, most: bool) -> int:
 
 
 def plan_machines(app: AppConfig, gpus_per_node: int | None = None) -> tuple[NodePool, ...]:
-    """Machines for all tiers and the Routers; tiers share those that suit them.
+    """Machines for all tiers and the Routers; tiers share machines that suit them.
 
     Raises:
-        Unplaceable: a replica has no place on any number of them.
+        Unplaceable: a replica has no place on any number of machines.
     """
     pools = group_machines(app.tiers, gpus_per_node, app.router)
     least = count_nodes(pools, list_needs(app, most=False))
@@ -120,7 +120,7 @@ def group_machines(
     gpus_per_node: int | None = None,
     router: RouterConfig | None = None,
 ) -> list[NodePool]:
-    """One pool for tiers that ask for the same GPUs and for labels that one node can have."""
+    """One pool for tiers with the same GPUs and with labels that one node can have."""
     groups: list[list[TierConfig]] = []
     for tier in tiers:
         group = next((group for group in groups if _suit([*group, tier])), None)
@@ -146,7 +146,7 @@ def _gpus_per_node(tier: TierConfig) -> int:
 
 
 def choose_labels(tiers: Iterable[TierConfig]) -> dict[str, str] | None:
-    """Labels with which a node suits all of these tiers; None if there are none."""
+    """Labels with which a node suits all of these tiers; None if no labels do."""
     wanted: dict[str, set[str]] = {}
     unwanted: dict[str, set[str]] = {}
     for key, selector in (pair for tier in tiers for pair in tier.placement.node_labels.items()):
@@ -185,7 +185,7 @@ def _router_cpus(router: RouterConfig | None) -> float:
 
 
 def _offer(parts: Iterable[Mapping[str, float]]) -> dict[str, int]:
-    """Custom resources of a node: one of each, or as much as a replica takes where that is more."""
+    """Custom resources of a node: at least one of each, or the amount that a replica takes."""
     offered: dict[str, int] = {}
     for part in parts:
         for name, amount in part.items():
@@ -195,14 +195,14 @@ def _offer(parts: Iterable[Mapping[str, float]]) -> dict[str, int]:
 
 
 def _largest_part(tier: TierConfig, gpus: int) -> dict[str, float]:
-    """The most of everything that one replica takes of one node."""
+    """The largest amount of each resource that one replica takes from one node."""
     parts = _cut(tier, gpus)
     names = {name for part in parts for name in part}
     return {name: max(part.get(name, 0.0) for part in parts) for name in names}
 
 
 def _cut(tier: TierConfig, gpus: int) -> list[dict[str, float]]:
-    """A replica in as few parts as its strategy and nodes of so many GPUs allow."""
+    """The replica in as few parts as its strategy and nodes with this many GPUs allow."""
     need = plan_need(tier)
     bundles = len(need.bundles)
     room = bundles if tier.accelerator == "cpu" else gpus
@@ -218,7 +218,7 @@ def _cut(tier: TierConfig, gpus: int) -> list[dict[str, float]]:
 
 
 def _share(groups: int, most: int) -> int:
-    """Groups of each node, if as few nodes as possible share them evenly."""
+    """Groups per node, if as few nodes as possible share the groups evenly."""
     return math.ceil(groups / math.ceil(groups / most))
 
 
@@ -241,7 +241,7 @@ def _name_group(tiers: Sequence[TierConfig]) -> str:
 
 
 def _name_apart(names: Iterable[str]) -> list[str]:
-    """Names that Kubernetes takes, each once; the Routers' pool has its own."""
+    """Unique names that Kubernetes accepts; the Routers' pool has its own name."""
     taken = {ROUTER_POOL}
     found = []
     for name in names:
@@ -252,14 +252,14 @@ def _name_apart(names: Iterable[str]) -> list[str]:
     return found
 
 
-# --- how many ---
+# --- the number of nodes ---
 
 
 def count_nodes(pools: Sequence[NodePool], needs: Sequence[Named]) -> tuple[int, ...]:
-    """Nodes of each pool on which all of these have their place, whoever came first.
+    """The number of nodes of each pool that gives all replicas a place, in any order of placing.
 
     Raises:
-        Unplaceable: one has none on any number of nodes.
+        Unplaceable: a replica has no place on any number of nodes.
     """
     owners = {name: at for at, pool in enumerate(pools) for name in pool.deployments}
     counts = _open_nodes(pools, needs, owners)
@@ -271,7 +271,7 @@ def count_nodes(pools: Sequence[NodePool], needs: Sequence[Named]) -> tuple[int,
 def _open_nodes(
     pools: Sequence[NodePool], needs: Sequence[Named], owners: Mapping[str, int]
 ) -> list[int]:
-    """A node more of its own pool for each replica that finds no room."""
+    """Count one more node of its own pool for each replica that does not fit."""
     fleet, counts = Fleet(), [0] * len(pools)
     for name, need, count in sort_largest_first(needs):
         owner = owners.get(name, 0)
@@ -283,7 +283,7 @@ def _open_nodes(
 
 
 def _until_placed(fleet: Fleet, name: str, need: Need) -> Iterator[None]:
-    """A turn for each node that is still missing; each worker on a node of its own is the most."""
+    """Yield for each missing node; the worst case is a separate node for each worker."""
     for _ in need.bundles:
         if fleet.place(need) is not None:
             return
@@ -300,9 +300,9 @@ def _all_rooms(pools: Sequence[NodePool], counts: Sequence[int]) -> list[Room]:
 
 
 def plan_pods(app: AppConfig) -> tuple[NodePool, ...]:
-    """Pods of the size of a replica, a pool for each tier; and one for the Routers.
+    """Pods of the size of a replica: a pool for each tier, and a pool for the Routers.
 
-    None where the head has room for all: then every tier computes on CPU, and nothing keeps
+    No pools if the head has room for everything: then every tier computes on CPU, and no rule keeps
     replicas apart.
 
     Raises:
@@ -351,7 +351,7 @@ def _build_pod(name: str, tier: TierConfig) -> NodePool:
 
 
 def _find_bound(tier: TierConfig, part: Mapping[str, float]) -> int | None:
-    """How many replicas a machine with one of each custom resource holds."""
+    """How many replicas fit on a machine that has one of each custom resource."""
     if tier.placement_strategy == "STRICT_SPREAD":
         return 1
     bounds = [max(1, math.floor(1 / part[name])) for name in _offer([part])]

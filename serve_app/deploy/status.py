@@ -1,4 +1,4 @@
-"""What Ray Serve knows of the tiers' replicas, asked seldom: one controller answers all Routers."""
+"""The tiers' replicas as Ray Serve reports them, read seldom: one controller serves all Routers."""
 
 from __future__ import annotations
 
@@ -16,16 +16,16 @@ from serve_app.deploy.fit import explain_misfit
 from serve_app.deploy.plan import deployment_name, plan_need
 
 FRESH_S = 10.0
-"""How old the answer may be while every tier is ready."""
+"""The highest age of the answer while every tier is ready."""
 UNREADY_FRESH_S = 2.0
-"""The same while a tier is not, which somebody waits for."""
+"""The highest age while a tier is not ready, because an operator may be waiting for it."""
 
 RUNNING = "RUNNING"
-"""Serve's name for replicas that take calls; the enum of these names is private."""
+"""Serve's name for replicas that take calls; Serve's enum of these names is private."""
 UNKNOWN = "UNKNOWN"
-"""Ours, for a tier of which Serve says nothing yet."""
+"""Our own state, for a tier that Serve does not report yet."""
 HEALTHY = "HEALTHY"
-"""Serve's name for a deployment that has as many replicas as it should."""
+"""Serve's name for a deployment that has its target number of replicas."""
 
 
 class ServeReadiness:
@@ -61,14 +61,14 @@ class ServeReadiness:
         deployments = {} if application is None else application.deployments
         names = [deployment_name(tier) for tier in self._configs]
         if any(name not in deployments for name in names):
-            # While Serve builds a new version of the application, seconds long, it tells of no
-            # deployment, and the old ones go on.
+            # While Serve builds a new version of the application, for seconds, it reports no
+            # deployments although the old ones still run.
             return self._states or tuple(
                 TierState(tier.name, tier.model_id, ready=False, replicas=0, status=UNKNOWN)
                 for tier in self._configs
             )
         overviews = [deployments[name] for name in names]
-        # Every group of the cluster is asked for only while something starts.
+        # The placement groups of the whole cluster are read only while a replica starts.
         settled = all(overview.replica_states.keys() <= {RUNNING} for overview in overviews)
         groups = {} if settled else read_groups()
         return tuple(
@@ -82,7 +82,7 @@ class ServeReadiness:
         replicas = sum(
             count for state, count in overview.replica_states.items() if state == RUNNING
         )
-        # Of a tier that may have no replica the next call starts one.
+        # If a tier may have no replicas, its next call starts one.
         ready = replicas > 0 or (tier.replicas.min == 0 and overview.status.value == HEALTHY)
         return TierState(
             tier.name,
@@ -94,7 +94,7 @@ class ServeReadiness:
         )
 
     def _explain(self, tier: TierConfig, groups: Groups) -> str | None:
-        """Why replicas have no place, None if all of them have one."""
+        """Why replicas have no place, None if all replicas have one."""
         waiting = count_waiting(groups, self._app_name, deployment_name(tier))
         if not waiting:
             return None

@@ -1,4 +1,4 @@
-"""What a model said, out of the bytes of its answer: four dialects, whole or streamed."""
+"""Extracts a model's text from the bytes of its answer: four dialects, whole or streamed."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ Json = dict[str, Any]
 
 
 class _NotText(Exception):
-    """The answer calls a tool, has failed, or is of no known shape."""
+    """The answer calls a tool, has failed, or has an unknown form."""
 
 
 def answer_text(endpoint: Endpoint, body: bytes) -> str | None:
     """The text of a complete answer of a generation endpoint, whole JSON or server-sent events.
 
-    None where it is no text: a tool's call, an error, an unknown shape, or empty.
+    None where the answer is not text: a tool's call, an error, an unknown form, or empty.
     """
     try:
         document = _parse(body)
@@ -56,7 +56,7 @@ def _events(body: bytes) -> Iterator[Json]:
 
 
 def _text(value: object) -> str:
-    """A piece of text; null is none."""
+    """A piece of text; null counts as no text."""
     if value is None:
         return ""
     if not isinstance(value, str):

@@ -9,20 +9,20 @@ from serve_app.leases.client import UpstreamRequest
 from serve_app.leases.tier import Tier
 
 PLACE_S_MAX = 2.0
-"""How long a label call waits for a place; a tier that has none is not idle.
+"""How long a label call waits for a place; a tier without a free place is not idle.
 
-It is a deadline and not the request's patience: a call whose patience ends marks the tier as down,
-for users as well.
+This is a deadline and not the request's patience: a call whose patience ends marks the tier as down
+for users too.
 """
 TOTAL_S_MAX = 60.0
 
 
 class LabelRefused(Exception):
-    """The engine refused the body; it would do so again."""
+    """The engine refused the body, and would refuse it again."""
 
 
 class AnswerTooLong(Exception):
-    """More came than may be kept."""
+    """The answer is larger than the bound on stored answers."""
 
 
 async def ask(
@@ -56,7 +56,7 @@ async def ask(
 
 
 def shorten(deadlines: DeadlinesConfig) -> DeadlinesConfig:
-    """The deadlines of a call that can wait for better times."""
+    """The deadlines of a call that can be tried again later."""
     return deadlines.model_copy(
         update={
             "lease_s": min(deadlines.lease_s, PLACE_S_MAX),

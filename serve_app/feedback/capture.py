@@ -11,7 +11,7 @@ BYTES_BESIDE = 16 * 1024
 
 
 class Capture:
-    """A call and the pieces of its answer, up to a bound; beyond it nothing is held."""
+    """A call and the pieces of its answer, up to a bound; a longer answer is dropped."""
 
     __slots__ = ("_bytes_max", "_chunks", "_size", "call", "decision", "other")
 
@@ -34,5 +34,5 @@ class Capture:
             self._chunks.clear()
 
     def body(self) -> bytes | None:
-        """All of it; None where it was too long."""
+        """The whole body; None where it was too long."""
         return b"".join(self._chunks) if self._size <= self._bytes_max else None

@@ -1,4 +1,4 @@
-"""What the other layers talk to: takes sampled calls and feedback in, writes what comes of them."""
+"""The interface for the other layers: takes sampled calls and feedback, and writes their lines."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ logger = logging.getLogger("ray.serve")
 
 FLUSH_S = 1.0
 UNWRITTEN_BYTES_MAX = 16 * 1024 * 1024
-"""Lines that may wait for the disk; beyond it feedback is refused, and samples are lost."""
+"""The bytes that may wait for the disk; above it, feedback is refused and samples are lost."""
 
 
 class FeedbackCollector:
@@ -53,7 +53,7 @@ class FeedbackCollector:
         self._flush_s = flush_s
         self._redact_s_max = redact_s_max
         self.labeller: IdleLabeller | None = None
-        """None where there are no two tiers to tell apart."""
+        """None where the config has no two tiers for labels to compare."""
         if self._pair is not None:
             self.labeller = IdleLabeller(
                 self._pair, tiers, runtime, self.tally, self._keep_label, quiet_s=quiet_s
@@ -68,7 +68,7 @@ class FeedbackCollector:
         self.configure(runtime)
 
     def configure(self, runtime: RuntimeConfig) -> None:
-        """Take new settings; calls in flight keep what they began with."""
+        """Take new settings; calls in flight keep their old settings."""
         config = runtime.feedback
         self._runtime = runtime
         self._redactor = Redactor(config.redact, seconds_max=self._redact_s_max)
@@ -80,7 +80,7 @@ class FeedbackCollector:
             self.labeller.runtime = runtime
 
     def open(self, call: Call, decision: Decision, consent: bool | None) -> Capture | None:
-        """Where the answer to this call is to be copied to; None for a call that is not kept."""
+        """The capture for the answer to this call; None for a call that is not kept."""
         config = self._runtime.feedback
         if (
             self._store is None
@@ -99,7 +99,7 @@ class FeedbackCollector:
         return Capture(call, decision, other, config.text_chars_max)
 
     def take(self, capture: Capture) -> None:
-        """A call has been answered completely, and well."""
+        """Take the capture of a call that has been answered completely and without an error."""
         assert self.labeller is not None, "no capture is opened without a pair of tiers"
         if self._preparing + self.labeller.pending >= self._runtime.feedback.pending_max:
             self.tally.fates[Fate.QUEUE_FULL] += 1
@@ -108,8 +108,9 @@ class FeedbackCollector:
         self._spawn(self._prepare(capture))
 
     async def report(self, report: FeedbackReport) -> FeedbackReport:
-        """Keep an application's feedback, and tell what is kept of it: the comment is redacted,
-        and left out where that takes too long.
+        """Keep an application's feedback with a redacted comment; returns the kept feedback.
+
+        The comment is left out where redacting takes too long.
 
         Raises:
             FeedbackOff: nothing is kept.
@@ -125,7 +126,7 @@ class FeedbackCollector:
         return report
 
     async def close(self) -> None:
-        """Stop labelling, and write what there is."""
+        """Stop labelling, and write the remaining lines."""
         if self.labeller is not None:
             await self.labeller.close()
         await asyncio.gather(*self._tasks, return_exceptions=True)
@@ -162,7 +163,7 @@ class FeedbackCollector:
         self._add(render_label(sample.request_id, label, answer))
 
     async def _redact(self, text: str | None) -> str | None:
-        """The redacted text; None where there is none, or where it takes too long."""
+        """The redacted text; None where there is no text, or where redacting takes too long."""
         if text is None:
             return None
         try:
@@ -173,7 +174,8 @@ class FeedbackCollector:
         return redacted
 
     def _spawn(self, work: Coroutine[object, object, None]) -> None:
-        # An empty context: Ray would tie the work to the request that happens to begin it.
+        # The context is empty because Ray would otherwise tie the work to the request that begins
+        # it.
         task = asyncio.get_running_loop().create_task(work, context=Context())
         self._tasks.add(task)
         task.add_done_callback(self._done)
@@ -218,13 +220,13 @@ class FeedbackCollector:
                 self._bytes = sum(map(len, self._lines))
 
     def _lose(self, lines: Sequence[bytes], store: FeedbackStore, error: OSError) -> None:
-        """Go on without them; the log hears of it once, until a write succeeds again."""
+        """Drop the lines; the log gets one error, until a write succeeds again."""
         self.tally.fates[Fate.UNWRITTEN] += len(lines)
         if not self._failed:
             self._failed = True
             logger.error(
                 "feedback.directory %s cannot be written (%s); samples and feedback are lost "
-                "until it can",
+                "until a write succeeds",
                 store.directory,
                 error.strerror or type(error).__name__,
             )

@@ -2,15 +2,15 @@
 
 The rules, in order; the first that applies decides:
 
-1. normalised they are equal                                        the same
-2. one or both are JSON                                             the same if the values are
-3. both end with numbers: the last ones, a list as a list           the same if they are
-4. the shorter one's words stand in the longer one, in a row        the same, unless just one of
+1. the normalised answers are equal                                 the same
+2. one or both are JSON                                             the same if they are equal
+3. both end with numbers, which are compared; a list as a list      the same if they are equal
+4. the shorter answer's words stand in a row in the longer answer   the same, unless only one of
                                                                     them denies something
 5. both are short                                                   not the same
 6. anything else                                                    unknown
 
-Working that is shown before a result does not count (`3 + 4 = 7` says what `7` says).
+The working before a result does not count (`3 + 4 = 7` says what `7` says).
 """
 
 from __future__ import annotations
@@ -25,14 +25,15 @@ import orjson
 from serve_app.core.normalise import normalise, parse_last_number
 
 SHORT_CHARS: Final = 300
-"""Up to here two answers that share no words are different ones; longer ones may be paraphrases."""
+"""Answers up to this length without shared words differ; longer ones may be paraphrases."""
 
 RESULT_CHARS: Final = 120
-"""A last sentence up to here states a result; the numbers of a longer one may be any."""
+"""The longest last sentence that states a result; a longer one may have other numbers.
+"""
 
 
 def same(a: str, b: str) -> bool | None:
-    """Whether both say the same; None if that is unknown. Symmetric."""
+    """Whether both answers say the same; None if that is unknown. Symmetric."""
     if normalise(a) == normalise(b):
         return True
     found = _same_json(a, b)
@@ -56,7 +57,7 @@ def _same_json(a: str, b: str) -> bool | None:
 
 
 def _parse_container(text: str) -> object | None:
-    """The object or list that the whole text is, perhaps in a fence; None for anything else."""
+    """The object or list that makes up the whole text, with or without a fence; otherwise None."""
     fenced = _FENCED.fullmatch(text.strip())
     try:
         document: object = orjson.loads(fenced[1] if fenced else text)
@@ -66,7 +67,7 @@ def _parse_container(text: str) -> object | None:
 
 
 def _equal(a: object, b: object) -> bool:
-    """As JSON has it: 1 is 1.0, and true is not 1."""
+    """Equality as in JSON: 1 equals 1.0, and true does not equal 1."""
     if isinstance(a, dict) and isinstance(b, dict):
         return a.keys() == b.keys() and all(_equal(a[key], b[key]) for key in a)
     if isinstance(a, list) and isinstance(b, list):
@@ -75,7 +76,7 @@ def _equal(a: object, b: object) -> bool:
 
 
 def _same_numbers(a: str, b: str) -> bool | None:
-    """By the numbers that the results end with; None where one ends with none."""
+    """Compare the numbers at the end of both results; None where a result ends without a number."""
     left, right = _result(a), _result(b)
     if max(len(left), len(right)) > RESULT_CHARS:
         return None
@@ -93,15 +94,15 @@ def _result(text: str) -> str:
 
 
 def _last_numbers(text: str) -> Sequence[float]:
-    """The last number of a text, and those right before it that it makes a list with."""
+    """The last number of a text, with the numbers right before it that form a list with it."""
     rows = _ROW.findall(text)
     numbers = [parse_last_number(item) for item in _ITEM.findall(rows[-1])] if rows else []
     return [number for number in numbers if number is not None]
 
 
 def _holds(a: str, b: str) -> bool:
-    """Whether the shorter one stands in the first or last sentence of the longer one, or in any of
-    it if that is short."""
+    """Whether the shorter answer's words stand in the first or last sentence of the longer one, or
+    anywhere in a short one."""
     shorter, longer = sorted((a, b), key=lambda text: (len(_words(text)), text))
     words = _words(shorter)
     return bool(words) and any(_contains(_words(part), words) for part in _heads(longer))
@@ -121,7 +122,8 @@ def _words(text: str) -> Sequence[str]:
 
 def _contains(words: Sequence[str], wanted: Sequence[str]) -> bool:
     if len(wanted) == 1 and len(wanted[0]) == 1 and wanted[0].isascii():
-        # The letter of a choice; "a" in the middle of a sentence is none.
+        # "A" and the like as the letter of a choice; "a" in the middle of a sentence is not a
+        # choice.
         return words[:1] == wanted or words[-1:] == wanted
     return any(
         words[start : start + len(wanted)] == wanted
@@ -138,7 +140,7 @@ _SENTENCE = re.compile(r"(?<=[.!?])\s+|[。！？；;]\s*|\n+")
 _WORKING = re.compile(r"=|:\s|：|→|⇒|=>|≈")
 _NUMBER = r"(?<![A-Za-z0-9_.])-?\$?(?:[0-9]{1,3}(?:,[0-9]{3})+(?![0-9])|[0-9]+)(?:\.[0-9]+)?%?"
 _ITEM = re.compile(_NUMBER)
-# "5 hours 30 minutes" is one result, "3 apples cost 12" is not.
+# "5 hours 30 minutes" is one result; "3 apples cost 12" is not.
 _UNIT = (
     r"(?:hours?|h|minutes?|mins?|seconds?|s|days?|weeks?|months?|years?|feet|foot|ft|inch(?:es)?|in"
     r"|pounds?|lbs?|ounces?|oz|km|m|cm|mm|kg|g|dollars?|euros?|cents?"

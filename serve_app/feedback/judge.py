@@ -1,7 +1,7 @@
-"""The strongest tier as judge of two answers: the prompt, and what is made of its verdict.
+"""The strongest tier as judge of two answers: the judge's prompt, and the reading of its verdict.
 
-The order of the two answers is drawn from the request id, as judges prefer a place. They also
-prefer their own answers, which no order helps against.
+The order of the two answers is drawn from the request id, because judges prefer a position. Judges
+also prefer their own answers, and no order corrects that.
 """
 
 from __future__ import annotations
@@ -63,9 +63,9 @@ def render_question(
 
 
 def parse_verdict(request_id: str, text: str) -> tuple[bool, bool] | None:
-    """Whether either answer is right, in the order they were given to `render_question`.
+    """Whether each answer is right, in the order in which `render_question` got the answers.
 
-    None where the judge did not answer as it was asked to.
+    None where the judge did not answer in the requested form.
     """
     try:
         verdict: Any = orjson.loads(text)
@@ -80,5 +80,5 @@ def parse_verdict(request_id: str, text: str) -> tuple[bool, bool] | None:
 
 
 def is_swapped(request_id: str) -> bool:
-    """Whether the second answer is shown first; so for half of all ids."""
+    """Whether the second answer is shown first, which is so for half of all ids."""
     return hashlib.blake2b(b"judge " + request_id.encode(), digest_size=1).digest()[0] & 1 == 1

@@ -1,4 +1,4 @@
-"""Labels samples: asks the other tier while it is idle, and stops when a client's call comes."""
+"""Labels samples: asks the other tier while it is idle, and stops when a client's call arrives."""
 
 from __future__ import annotations
 
@@ -25,23 +25,23 @@ from serve_app.leases.tier import Tier
 logger = logging.getLogger("ray.serve")
 
 QUIET_S = 1.0
-"""The time without a call after which a label may begin."""
+"""The time without a call after which a label call may begin."""
 
 POLL_S = 0.1
-"""How often the load that other Routers bring is looked at; engines tell it about once a second."""
+"""How often the load from other Routers is checked; engines report it about once a second."""
 
 ENGINE_NEWS_S = 2.0
-"""How long what an engine has told may still count a label call of ours that has ended."""
+"""How long an engine's report may still count a label call that has ended."""
 
 BACK_OFF_S_MAX = 60.0
-"""Pauses grow up to here while a tier fails, or has calls of other Routers each time: those show
-only once a label call is under way."""
+"""The longest pause. Pauses grow to it while a tier fails, or while it has calls of other Routers
+each time: these calls show only once a label call is running."""
 
 TRIES_MAX = 3
 
 
 class NoLabel(Exception):
-    """The sample can have no label; trying again would change nothing."""
+    """The sample can have no label, and another try would not change that."""
 
     def __init__(self, fate: Fate) -> None:
         super().__init__(fate)
@@ -49,7 +49,7 @@ class NoLabel(Exception):
 
 
 class IdleLabeller:
-    """One Router replica's samples that wait for a label, and the label calls that are made.
+    """One Router replica's samples that wait for a label, and the label calls that are running.
 
     The pipeline reports every call that begins and ends. `runtime` may be replaced at any time.
     """
@@ -65,7 +65,7 @@ class IdleLabeller:
         quiet_s: float = QUIET_S,
         poll_s: float = POLL_S,
     ) -> None:
-        """`keep` takes each label."""
+        """`keep` is called with each label."""
         self.runtime = runtime
         self._pair = pair
         self._tiers = tiers
@@ -89,30 +89,31 @@ class IdleLabeller:
         return len(self._samples) + len(self._jobs)
 
     def offer(self, sample: Sample) -> None:
-        """Take a sample in."""
+        """Take a sample."""
         self._samples.append(sample)
         if self._task is None:
-            # An empty context: Ray would tie the work to the request that happens to begin it.
+            # The context is empty because Ray would otherwise tie the work to the request that
+            # begins it.
             loop = asyncio.get_running_loop()
             self._task = loop.create_task(self._run(), context=Context())
             self._task.add_done_callback(self._stopped)
 
     def call_began(self) -> None:
-        """A user's call has come: nothing of ours may be in its way."""
+        """A user's call has arrived: label calls must not delay it."""
         self._calls += 1
         self._no_calls.clear()
         for job in self._jobs:
             job.cancel()
 
     def call_ended(self) -> None:
-        """It has been answered."""
+        """The user's call has been answered."""
         self._calls -= 1
         if not self._calls:
             self._no_calls.set()
             self._pause(self._quiet_s)
 
     async def close(self) -> None:
-        """Stop the label calls, and forget the samples."""
+        """Stop the label calls, and drop the samples."""
         self._samples.clear()
         tasks = [*self._jobs, *([self._task] if self._task else [])]
         for task in tasks:
@@ -146,7 +147,7 @@ class IdleLabeller:
             await asyncio.sleep(self._poll_s)
 
     def _yield_to_others(self) -> None:
-        """Let go of tiers that others use: other Routers, whose calls only the engines know."""
+        """Stop label calls on tiers with calls of other Routers, which only the engines know."""
         crossed = [
             job
             for job, sample in self._jobs.items()
@@ -186,7 +187,7 @@ class IdleLabeller:
         return {sample.other, self._pair.large.name} if judges else {sample.other}
 
     def _is_free(self, tier: str) -> bool:
-        """Whether the tier has no call but our own."""
+        """Whether the tier has no calls except label calls of this Router."""
         load = self._tiers[tier].load()
         now = asyncio.get_running_loop().time()
         ours = sum(tier in self._tiers_of(sample) for sample in self._jobs.values())
@@ -196,7 +197,7 @@ class IdleLabeller:
         return not load.down and load.ongoing + load.waiting <= ours and running <= told
 
     def _end(self, sample: Sample, job: asyncio.Task[Label]) -> None:
-        """What comes of a job: a label, another try, or nothing."""
+        """Handle the result of a job: a label, another try, or neither."""
         del self._jobs[job]
         if job.cancelled():
             self._tally.fates[Fate.YIELDED] += 1

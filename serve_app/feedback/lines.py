@@ -18,7 +18,7 @@ from serve_app.feedback.sampling import TierPair
 
 @dataclass(frozen=True, slots=True)
 class FeedbackReport:
-    """What an application says of an answer."""
+    """An application's report on an answer."""
 
     request_id: str
     right: bool

@@ -1,4 +1,4 @@
-"""Makes of a captured call what is stored and what waits for a label; runs in a thread."""
+"""Turns a captured call into a line to store and a sample to label; runs in a thread."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from serve_app.feedback.tally import Fate
 
 @dataclass(frozen=True, slots=True)
 class Prepared:
-    """The line to store, redacted, and the sample, which is not."""
+    """The line to store, which is redacted, and the sample, which is not."""
 
     line: bytes
     sample: Sample
@@ -25,7 +25,7 @@ class Prepared:
 def prepare(
     capture: Capture, pair: TierPair, config: FeedbackConfig, redactor: Redactor
 ) -> Prepared | Fate:
-    """Or why the call is not kept."""
+    """The line and the sample, or the reason why the call is not kept."""
     call, turns = capture.call, capture.call.prompt.turns
     answer_body = capture.body()
     if answer_body is None:

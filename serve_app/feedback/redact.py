@@ -1,4 +1,4 @@
-"""Takes personal data and secrets out of texts, or says that it could not in time."""
+"""Removes personal data and secrets from texts, or reports that it could not in time."""
 
 from __future__ import annotations
 
@@ -9,11 +9,11 @@ from collections.abc import Callable, Mapping, Sequence
 import regex
 
 REDACT_S_MAX = 2.0
-"""How long one call's texts may take together; a pattern of the user's may be a slow one."""
+"""The time limit for one call's texts together, because a user's pattern may be slow."""
 
 
 PHONE_DIGITS_MIN = 9
-"""A date has eight."""
+"""The fewest digits of a telephone number; a date has eight."""
 
 
 class RedactionFailed(Exception):
@@ -21,10 +21,10 @@ class RedactionFailed(Exception):
 
 
 class Redactor:
-    """The patterns that are in force, built-in ones first."""
+    """The active patterns, built-in patterns first."""
 
     def __init__(self, patterns: Sequence[str], *, seconds_max: float = REDACT_S_MAX) -> None:
-        """`patterns` are names of built-in ones or regular expressions, as the config has them."""
+        """`patterns` are names of built-in patterns or regular expressions, as in the config."""
         self._seconds_max = seconds_max
         built_in = [name for name in _BUILT_INS if name in patterns]
         own = [pattern for pattern in patterns if pattern not in _BUILT_INS]
@@ -32,10 +32,10 @@ class Redactor:
         self._rules += [("redacted", regex.compile(pattern)) for pattern in own]
 
     def redact(self, texts: Sequence[str]) -> list[str]:
-        """The texts without what the patterns match. Blocks; other threads run meanwhile.
+        """The texts without the matches of the patterns. Blocks; other threads run meanwhile.
 
         Raises:
-            RedactionFailed: it took too long.
+            RedactionFailed: redacting took too long.
         """
         deadline = time.monotonic() + self._seconds_max
         return [self._redact_one(text, deadline) for text in texts]
@@ -55,7 +55,7 @@ class Redactor:
 
 
 def passes_luhn(number: str) -> bool:
-    """Whether the digits end with their own check digit, as those of payment cards do."""
+    """Whether the digits end with their own check digit, as payment card numbers do."""
     digits = [int(digit) for digit in reversed(re.sub(r"\D", "", number))]
     doubled = (2 * digit for digit in digits[1::2])
     return (sum(digits[::2]) + sum(d - 9 if d > 9 else d for d in doubled)) % 10 == 0
@@ -75,18 +75,18 @@ _REPLACERS: Mapping[str, Callable[[regex.Match[str]], str]] = {
     "phone": _replace_phone,
 }
 
-# In the order in which they are applied: what names itself first, bare digits last.
+# In the order of application: texts that name their kind first, bare digits last.
 _SOURCES: Mapping[str, Sequence[str]] = {
     "secret": (
         r"-----BEGIN [A-Z ]{0,30}?PRIVATE KEY-----.*?(?:-----END [A-Z ]{0,30}?PRIVATE KEY-----|\Z)",
         r"\beyJ[\w-]{8,}+\.[\w-]{4,}+(?:\.[\w-]*+)?",  # JWT
         r"(?i)\bBearer\s++[\w.~+/-]{12,}+=*+",
-        # Keys that say whose they are: OpenAI, GitHub, GitLab, Slack, Hugging Face, AWS, Google.
+        # Keys with a known prefix: OpenAI, GitHub, GitLab, Slack, Hugging Face, AWS, Google.
         r"\b(?:sk|pk|rk)[-_][\w-]{16,}+|\bgh[pousr]_\w{20,}+|\bgithub_pat_\w{20,}+"
         r"|\bglpat-[\w-]{16,}+|\bxox[abeoprs]-[\w-]{10,}+|\bhf_\w{20,}+"
         r"|\b(?:AKIA|ASIA)[0-9A-Z]{16}\b|\bAIza[\w-]{35}",
         r"(?<=://)[^\s/@:]{1,64}+:[^\s/@]{1,128}+@",
-        # Whatever is called a secret and given a value; "the token is expired" gives it none.
+        # A value that is given to a name for secrets; "the token is expired" gives no value.
         r"(?i)(?:api[ _-]?key|access[ _-]?key|token|secret|password|passwd|pwd|密码|口令|密钥)"
         r"[\"']?\s*+(?:[:=：]|(?:\bis\b|是)(?=\s*+[^\s\d]{0,40}+\d))\s*+[\"']?[^\s\"',;，；。]{6,}+",
     ),
@@ -99,8 +99,8 @@ _SOURCES: Mapping[str, Sequence[str]] = {
         r"(?<![\d-])(?:\d{13,19}|\d{4}([ -])\d{4}\1\d{4}\1\d{1,4}(?:\1\d{1,3})?"
         r"|\d{4}([ -])\d{6}\2\d{4,5})(?![\d-])",
     ),
-    # A country's code, a leading 0, North America's 3-3-4, China's 11: not any row of numbers, or
-    # every sum would be a telephone.
+    # A country code, a leading 0, North America's 3-3-4 or China's 11 digits. A pattern for any row
+    # of digits would take every sum for a telephone number.
     "phone": (
         r"(?<![\w.+])(?:\+|00)[1-9]\d{0,2}(?:[ ./-]?\(?\d{1,5}\)?){2,5}(?!\w)",
         r"(?<![\w.,-])\(?0[1-9]\d{0,4}\)?(?:[ ./-]\d{2,8}){1,4}(?![\w.]\d)",

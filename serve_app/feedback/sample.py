@@ -12,10 +12,10 @@ LabelKind = Literal["match", "judge"]
 
 @dataclass(slots=True)
 class Sample:
-    """What the labeller needs; it is only ever in memory, and not redacted.
+    """The labeller's input; it is only ever in memory, and not redacted.
 
-    `body` asks the tier `other` the same. `other_answer` is there once that has answered. `tries`
-    counts how often a label was begun.
+    `body` asks the tier `other` the same question. `other_answer` is set once that tier has
+    answered. `tries` counts how often a label was begun.
     """
 
     request_id: str
@@ -29,7 +29,7 @@ class Sample:
     tries: int = 0
 
     def answers(self) -> tuple[str, str]:
-        """The weakest tier's answer and the strongest's; both are there."""
+        """The weakest tier's answer and the strongest tier's answer; both must be there."""
         assert self.other_answer is not None, "the other tier has answered"
         if self.other_is_large:
             return self.answer, self.other_answer
@@ -38,7 +38,7 @@ class Sample:
 
 @dataclass(frozen=True, slots=True)
 class Label:
-    """How right either answer is, 0 to 1, and how that is known."""
+    """How right each answer is, 0 to 1, and the source of that judgement."""
 
     small_score: float
     large_score: float

@@ -1,4 +1,4 @@
-"""Which calls may be kept, and which of these are drawn: pure, and cheap enough for every call."""
+"""Which calls may be kept, and which of them are drawn: pure, and cheap enough for every call."""
 
 from __future__ import annotations
 
@@ -17,31 +17,31 @@ _DRAWS = 1 << 64
 
 @dataclass(frozen=True, slots=True)
 class TierPair:
-    """The weakest and the strongest tier that generate: whom labels tell apart."""
+    """The weakest and the strongest tier that generate: labels compare these two."""
 
     small: TierConfig
     large: TierConfig
 
     def other(self, tier: str) -> TierConfig | None:
-        """The one of them that is not this one; None for a tier between them."""
+        """The other tier of the pair; None for a tier that is not in the pair."""
         if tier == self.large.name:
             return self.small
         return self.large if tier == self.small.name else None
 
 
 def find_pair(tiers: Sequence[TierConfig]) -> TierPair | None:
-    """The pair among the tiers, weakest first; None where there is nothing to choose."""
+    """The pair among the tiers, weakest first; None where there are no two tiers."""
     generating = [tier for tier in tiers if "generate" in tier.tasks]
     return TierPair(generating[0], generating[-1]) if len(generating) > 1 else None
 
 
 def consents(header: bool | None, config: Literal["asked", "assumed"]) -> bool:
-    """Whether the caller lets the call be kept; `header` is None where it did not say."""
+    """Whether the client lets the call be kept; `header` is None where the client did not say."""
     return config == "assumed" if header is None else header
 
 
 def is_drawn(request_id: str, ratio: float) -> bool:
-    """Whether the id is among this share of all ids; the same for every Router."""
+    """Whether the id is in this share of all ids; the same result in every Router."""
     digest = hashlib.blake2b(request_id.encode(), digest_size=8).digest()
     return int.from_bytes(digest) < ratio * _DRAWS
 
@@ -55,8 +55,8 @@ def choose_other(
 ) -> TierConfig | None:
     """The tier to ask as well; None where the call says nothing about the score's choice.
 
-    That is a call whose tier was named, one with tools or images, and one that its limits keep from
-    the other tier. A tier that may have no replica is not woken for a label.
+    Such calls name their tier, have tools or images, or have limits that exclude the other tier. A
+    tier that may have no replicas is not started for a label.
     """
     prompt = call.prompt
     if not call.endpoint.generates or decision.score is None or prompt.tools or prompt.images:

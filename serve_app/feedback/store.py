@@ -9,11 +9,12 @@ from contextlib import contextmanager, suppress
 from pathlib import Path
 
 FILES = "calls_*.jsonl"
-"""The files of a feedback log; nothing else in the directory is counted or deleted."""
+"""The names of a feedback log's files; other files are not counted or deleted.
+"""
 
 FILE_BYTES_MAX = 64 * 1024 * 1024
 PARTS = 8
-"""A file is at most this part of the bound, so that deleting the oldest one loses little."""
+"""A file is at most this fraction of the bound, so that deleting the oldest file loses little."""
 
 
 class FeedbackStore:
@@ -26,12 +27,12 @@ class FeedbackStore:
         self._file_bytes_max = min(FILE_BYTES_MAX, bytes_max // PARTS)
 
     def write(self, lines: Sequence[bytes]) -> None:
-        """Append lines, whole ones or none, and delete the oldest files to make room for them.
+        """Append all of the lines or none, and delete the oldest files to make room for them.
 
-        Blocks; one thread at a time.
+        Blocks; only one thread at a time may call it.
 
         Raises:
-            OSError: the directory or its disk does not take them.
+            OSError: the directory or its disk cannot take the lines.
         """
         self.directory.mkdir(mode=0o700, parents=True, exist_ok=True)
         with self._locked():
@@ -40,7 +41,7 @@ class FeedbackStore:
                 self._append(block)
 
     def _blocks(self, lines: Sequence[bytes]) -> Iterator[bytes]:
-        """The lines in pieces that fit a file; one that fits none is left out."""
+        """The lines in pieces that fit a file; a line that fits no file is left out."""
         block, size = list[bytes](), 0
         for line in lines:
             if block and size + len(line) > self._file_bytes_max:
@@ -54,7 +55,7 @@ class FeedbackStore:
 
     @contextmanager
     def _locked(self) -> Iterator[None]:
-        """Keep other replicas out, which may be about to make room as well."""
+        """Lock out other replicas, which may be about to make room as well."""
         directory = os.open(self.directory, os.O_RDONLY | os.O_DIRECTORY)
         try:
             fcntl.flock(directory, fcntl.LOCK_EX)
@@ -76,7 +77,7 @@ class FeedbackStore:
 
     def _stats(self) -> Iterator[tuple[Path, os.stat_result]]:
         for path in self.directory.glob(FILES):
-            with suppress(FileNotFoundError):  # somebody tidies up
+            with suppress(FileNotFoundError):  # another process has deleted the file
                 yield path, path.stat(follow_symlinks=False)
 
     def _append(self, block: bytes) -> None:

@@ -1,4 +1,4 @@
-"""What became of samples: a closed set, so that it can label metrics."""
+"""The results of samples: a closed set, so that a result can label metrics."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from enum import StrEnum
 
 
 class Fate(StrEnum):
-    """One thing that happened to a sample; one sample may see several."""
+    """An event in the life of a sample; a sample may have several."""
 
     STORED = "stored"
     LABELLED_MATCH = "labelled_match"
     LABELLED_JUDGE = "labelled_judge"
     UNDECIDED = "undecided"
-    """The answers are not the same word for word, and too long to be called different."""
+    """The answers differ in their words, and are too long to be called different."""
     BAD_VERDICT = "bad_verdict"
-    """The judge did not answer as it was asked to."""
+    """The judge did not answer in the requested form."""
     YIELDED = "yielded"
-    """Its label call was stopped for somebody else's call; it waits for another try."""
+    """The label call was stopped for a user's call; the sample waits for another try."""
     TOO_LONG = "too_long"
     QUEUE_FULL = "queue_full"
     NO_TEXT = "no_text"
-    """An answer is no text, or there is nothing to ask the other tier."""
+    """An answer is not text, or there is no question for the other tier."""
     NOT_REDACTED = "not_redacted"
     """The patterns took too long, so nothing was written."""
     REFUSED = "refused"
     """The other tier's engine refused the body."""
     GIVEN_UP = "given_up"
-    """No label came of all its tries."""
+    """All tries ended without a label."""
     UNWRITTEN = "unwritten"
     """A line was lost: the disk is full, or the directory cannot be written."""
 
@@ -41,7 +41,7 @@ class FeedbackTally:
         """Feedback of applications: right or wrong."""
 
     def take(self) -> tuple[Counter[Fate], Counter[bool]]:
-        """What has been counted; begins anew."""
+        """The counts since the last call; then counting begins anew."""
         fates, self.fates = self.fates, Counter()
         verdicts, self.verdicts = self.verdicts, Counter()
         return fates, verdicts

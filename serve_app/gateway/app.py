@@ -42,10 +42,10 @@ from serve_app.pipeline import Pipeline
 
 
 class Readiness(Protocol):
-    """Who knows whether the tiers can answer."""
+    """The source of the tiers' readiness."""
 
     async def tiers(self) -> Sequence[TierState]:
-        """The state of every tier, some seconds old at most."""
+        """The state of every tier, at most a few seconds old."""
         ...
 
 
@@ -93,10 +93,11 @@ def build_gateway(
 
 
 class Gateway:
-    """Generation calls go straight to their handlers, everything else to Starlette.
+    """Pass generation calls straight to their handlers, and everything else to Starlette.
 
-    Starlette's middleware would wrap `send` three times, once more for every token of every stream;
-    the handlers turn their own errors into answers. A slash at the end of a path changes nothing.
+    Starlette's middleware would wrap `send` three times, which adds three calls for every token of
+    a stream. The handlers turn their own errors into answers. A slash at the end of a path changes
+    nothing.
     """
 
     def __init__(self, calls: Mapping[str, CallHandler], pages: Starlette) -> None:
@@ -115,16 +116,17 @@ class Gateway:
 
 
 def route_path(scope: Scope) -> str:
-    """The path below the one under which the application is mounted, without a slash at its end.
+    """The path below the application's mount point, without a slash at its end.
 
-    As ASGI says, `path` holds `root_path` too; Serve puts the application's `route_prefix` there.
+    ASGI defines that `path` includes `root_path`; Serve puts the application's `route_prefix`
+    there.
     """
     path: str = scope["path"].removeprefix(scope.get("root_path", ""))
     return path.removesuffix("/") or "/"
 
 
 class Pages:
-    """The endpoints that answer by themselves."""
+    """The endpoints that this service answers without an engine."""
 
     def __init__(
         self, configs: Sequence[TierConfig], pipeline: Pipeline, readiness: Readiness
@@ -211,7 +213,7 @@ def _http_error(request: Request, error: Exception) -> Response:
 
 
 def _client_gone(request: Request, error: Exception) -> Response:
-    # The answer goes nowhere; nginx's number for it stands in Serve's metrics, as for other calls.
+    # No client gets the answer. Serve's metrics show nginx's status 499 for it, as for other calls.
     return Response(status_code=499)
 
 

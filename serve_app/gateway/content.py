@@ -1,4 +1,4 @@
-"""What stands in messages: text, media, tool calls and their results, read once and bounded."""
+"""The content of messages: text, media, tool calls and tool results, read once and bounded."""
 
 from __future__ import annotations
 
@@ -21,22 +21,23 @@ TENSOR_TYPES = frozenset(TENSOR_KEYS)
 TEXT_KEYS = ("text", "content", "thinking", "refusal")
 
 ARGUMENTS_DEPTH_MAX = 254
-"""What orjson writes; vLLM reads the text of a tool call's arguments with Python's `json`, which
-gives up at about 1,000 levels with an error that is taken for the engine's own."""
+"""The deepest nesting that orjson writes. vLLM parses the text of a tool call's arguments with
+Python's `json`, which fails at about 1,000 levels, and vLLM reports that failure as its own error.
+"""
 
 BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
 DATA_URL = re.compile(r"data:[^,;]{1,64}(?:;[^,;]{1,64}){0,4};base64,", re.IGNORECASE)
-# No user, no backslash, no space: every parser on the way finds the same host in it.
+# Without user, backslash and space, every parser on the way finds the same host in the URL.
 REMOTE_URL = re.compile(
     r"https?://([a-z0-9.-]+)(?::[0-9]{1,5})?(?:[/?][!-\[\]-~]*)?", re.IGNORECASE
 )
 
 
 class ContentReader:
-    """Reads the messages of one body into turns, and counts what it meets.
+    """Reads the messages of one body into turns, and counts their parts.
 
-    `rendered_bytes` is the JSON that the template writes into the prompt beside the turns: the
-    arguments of tool calls.
+    `rendered_bytes` is the size of the JSON that the template writes into the prompt beside the
+    turns: the arguments of tool calls.
     """
 
     __slots__ = ("_config", "_media", "_parts", "_tool_calls", "images", "rendered_bytes", "turns")
@@ -49,11 +50,11 @@ class ContentReader:
         self.turns: list[Turn] = []
 
     def read_text(self, role: str, content: object, param: str) -> None:
-        """One turn from content that holds no tool results."""
+        """Read one turn from content that holds no tool results."""
         self.turns.append(Turn(role, self._join(content, param)))
 
     def read_message(self, message: object, param: str) -> None:
-        """A message of chat or of Anthropic's Messages."""
+        """Read a message of a chat or of Anthropic's Messages."""
         if not isinstance(message, dict):
             raise InvalidField(param, "an object with 'role' and 'content'")
         role = message.get("role")
@@ -68,11 +69,11 @@ class ContentReader:
             self._count_calls(message["tool_calls"], f"{param}.tool_calls")
         if isinstance(reasoning := message.get("reasoning"), str):
             self.rendered_bytes += len(reasoning)
-        if role == "developer":  # Only of these does vLLM pass tools on to the template.
+        if role == "developer":  # vLLM passes tools on to the template from this role only.
             self.rendered_bytes += _json_bytes(message.get("tools"))
 
     def read_item(self, item: object, param: str) -> None:
-        """An item of a Responses input."""
+        """Read an item of a Responses input."""
         if not isinstance(item, dict):
             raise InvalidField(param, "an object")
         if item.get("output") is not None:
@@ -87,7 +88,8 @@ class ContentReader:
             self._read_call(item, param)
 
     def _read_call(self, item: Json, param: str) -> None:
-        """A tool call of the model's, its reasoning, or a reference: nothing that a user asks."""
+        """Read a tool call by the model, its reasoning, or a reference: items without a user's
+        question."""
         _check_arguments(item.get("arguments"), param)
         for key in ("arguments", "input", "name"):
             value = item.get(key)
@@ -96,7 +98,7 @@ class ContentReader:
         self.turns.append(Turn("assistant", ""))
 
     def _read_results(self, role: str, content: list[Any], param: str) -> None:
-        """Anthropic puts tool results into a user's message: a turn of their own each."""
+        """Read tool results, which Anthropic puts into a user's message, as one turn each."""
         rest: list[Any] = []
         for index, part in enumerate(content):
             if _is_tool_result(part):
@@ -143,7 +145,7 @@ class ContentReader:
                 raise RefusedField(f"{param}.{kind or 'embeds'}", "the engine would unpickle it")
             self._count_media(param)
         if part.get("uuid") is not None:
-            raise RefusedField(f"{param}.uuid", "it names an engine's cached media of any caller")
+            raise RefusedField(f"{param}.uuid", "it names an engine's cached media, of any client")
         if kind == "image_pil" or "image_pil" in part:
             raise RefusedField(f"{param}.image_pil", "it cannot be sent as JSON")
         for key in URL_KEYS:
@@ -157,7 +159,7 @@ class ContentReader:
             self._count_media(param)
 
     def _check_source(self, source: object, param: str) -> None:
-        """Anthropic's way to name an image."""
+        """Check an image in Anthropic's form."""
         if source is None:
             return
         if not isinstance(source, dict):
@@ -204,7 +206,7 @@ class ContentReader:
 
 
 def _check_answer(item: Json, param: str) -> None:
-    """vLLM fails at an earlier answer of the model's whose first part has no text."""
+    """Reject an earlier answer by the model whose first part has no text: vLLM fails at it."""
     content = item["content"]
     if item.get("type") != "message" or item.get("role") != "assistant":
         return
@@ -218,7 +220,7 @@ def _check_answer(item: Json, param: str) -> None:
 
 
 def _check_arguments(arguments: object, param: str) -> None:
-    """What a model once wrote may be no JSON; vLLM then takes it for an empty object."""
+    """Check only the nesting: vLLM takes text that is not JSON for an empty object."""
     if not isinstance(arguments, str):
         return
     if arguments.count("[") + arguments.count("{") <= ARGUMENTS_DEPTH_MAX:
@@ -242,7 +244,7 @@ def _texts(part: Json) -> Iterator[str]:
 
 
 def _url(value: object, param: str) -> str:
-    """A URL stands alone or in an object."""
+    """Find a URL that stands alone or in an object."""
     url = value.get("url") if isinstance(value, dict) else value
     if not isinstance(url, str):
         raise InvalidField(param, "a URL")
@@ -250,10 +252,10 @@ def _url(value: object, param: str) -> str:
 
 
 def _json_bytes(value: object) -> int:
-    """How long a value is once the template has written it.
+    """The length of a value in the form in which the template writes it.
 
     Raises:
-        MalformedBody: it is nested too deeply to be written.
+        MalformedBody: the value is nested too deeply to be written.
     """
     if value is None:
         return 0

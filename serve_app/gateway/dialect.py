@@ -1,4 +1,4 @@
-"""What an engine is sent for a call, and how its answer becomes one of the caller's dialect."""
+"""Translates a call for an engine, and the engine's answer back into the client's dialect."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from serve_app.gateway.wire import parse_json
 
 @dataclass(frozen=True, slots=True)
 class Translation:
-    """One call between its caller and an engine.
+    """One call in the client's form and in the engine's form.
 
-    `endpoint` is the caller's; the engine gets `body` on `engine_endpoint`.
+    The client called `endpoint`; the engine gets `body` on `engine_endpoint`.
     """
 
     endpoint: Endpoint
@@ -27,21 +27,21 @@ class Translation:
     forces_tool: bool = False
 
     def whole(self, body: bytes) -> bytes:
-        """The engine's answer, in one piece, for the caller.
+        """Translate the engine's answer in one piece for the client.
 
         Raises:
-            UpstreamFailed: it is not what this endpoint's engine answers.
+            UpstreamFailed: the answer does not have the form of this endpoint's answers.
         """
         if self.endpoint is Endpoint.INPUT_TOKENS:
             return render_count(body)
         return mend_stop_reason(body) if self.forces_tool else body
 
     def refusal(self, status: int, body: bytes) -> GatewayError:
-        """The engine's 4xx, for the caller."""
+        """Translate the engine's 4xx for the client."""
         return translate_refusal(self.endpoint, status, body)
 
     def tap(self, call: Call, usage: Usage) -> StreamTap:
-        """What the engine's stream passes on its way to the caller."""
+        """The tap that the engine's stream passes through on its way to the client."""
         return StreamTap(self.endpoint, usage, hide=call.adds_usage, forces_tool=self.forces_tool)
 
 
@@ -49,7 +49,7 @@ def translate(endpoint: Endpoint, body: bytes) -> Translation:
     """Prepare the body of a call for the engine.
 
     Raises:
-        BadRequest: the body asks for what no engine could answer; names the field.
+        BadRequest: the body asks for something that no engine can answer; names the field.
     """
     if endpoint is Endpoint.INPUT_TOKENS:
         document = parse_json(body)

@@ -1,9 +1,9 @@
 """The first layer of every HTTP server of Serve: it runs before Serve reads a request.
 
-Serve obeys headers of its own, which are meant for its tests and its own hops. From outside they
-have no effect here. `DROPPED` and `DROPPED_PREFIX` are all of Ray 2.60; the other headers that Ray
-reads are `x-request-id`, which gets a plain value here, and `x-session-id`, `traceparent` and
-`tracestate`, which Ray decodes as UTF-8.
+Serve obeys some headers that are meant for its tests and its own hops. Clients must not set these
+headers, so this layer removes them. `DROPPED` and `DROPPED_PREFIX` cover all of these headers in
+Ray 2.60. Ray also reads `x-request-id`, which gets a plain value here, and `x-session-id`,
+`traceparent` and `tracestate`, which Ray decodes as UTF-8.
 """
 
 from __future__ import annotations
@@ -27,12 +27,12 @@ logger = logging.getLogger("ray.serve")
 
 DROPPED = frozenset(
     (
-        b"x-request-disconnect-disabled",  # The client's leaving would cancel nothing.
+        b"x-request-disconnect-disabled",  # A disconnect would cancel nothing.
         b"x-request-timeout-seconds",  # Streams would be cut without an error event.
-        b"serve-multiplexed-model-id",  # It chooses replicas by models that they hold.
+        b"serve-multiplexed-model-id",  # Serve would choose replicas by their loaded models.
     )
 )
-"""In any spelling with `-` and `_`, as Ray compares some of them."""
+"""Dropped in any spelling with `-` and `_`, because Ray compares some of these names so."""
 DROPPED_PREFIX = b"x-serve-router-"
 """Headers for Ray's own request router, which this service does not use. HAProxy adds them."""
 TRACE = (b"traceparent", b"tracestate")
@@ -41,16 +41,16 @@ ROUTES = "/-/routes"
 
 
 def build_edge() -> list[Middleware]:
-    """What Serve wraps its HTTP servers in; `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH` names it.
+    """The middleware of Serve's servers, named in `RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH`.
 
-    Serve calls it in each process that takes HTTP requests, before the server starts.
+    Serve calls this function in each process that takes HTTP requests, before the server starts.
     """
     use_own_protocol()
     return [Middleware(Edge)]
 
 
 class Edge:
-    """Passes requests on without what Serve would obey, and refuses what Serve stumbles over."""
+    """Removes headers that Serve would obey, and rejects requests that Serve cannot handle."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -74,17 +74,17 @@ class Edge:
     async def _pass_on(self, scope: Scope, receive: Receive, send: Send, request_id: bytes) -> None:
         try:
             await self._app(scope, receive, send)
-        except Exception:  # a fault between here and the handlers, thus Serve's
+        except Exception:  # a fault between this layer and the handlers, so in Serve
             logger.exception("request %s failed in Serve", request_id.decode())
-            # Of a begun answer the server takes no second head; it breaks off the connection.
+            # If the answer has begun, the server takes no second head and closes the connection.
             with contextlib.suppress(RuntimeError):
                 await refuse(InternalError(), scope, request_id, send)
 
 
 def read_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
-    """The caller's id if it sent one plain id, otherwise a new one.
+    """The client's id if the client sent exactly one plain id, otherwise a new id.
 
-    Ray sends it back, this service logs it, and `/v1/feedback` takes it.
+    Ray sends the id back, this service logs it, and `/v1/feedback` takes it.
     """
     sent = [value for name, value in headers if name == REQUEST_ID_HEADER]
     if len(sent) == 1 and REQUEST_ID.fullmatch(sent[0]):
@@ -93,10 +93,10 @@ def read_request_id(headers: Iterable[tuple[bytes, bytes]]) -> bytes:
 
 
 def clean(headers: Iterable[tuple[bytes, bytes]]) -> Headers:
-    """The headers that go on, without the request's id.
+    """The headers to pass on, without the request's id.
 
     Raises:
-        InvalidField: a header that chooses something is there twice or is not ASCII.
+        InvalidField: a header by which a client chooses is there twice or is not ASCII.
     """
     kept: Headers = []
     seen: set[bytes] = set()
@@ -127,14 +127,14 @@ def _check_control(name: bytes, value: bytes, seen: set[bytes]) -> None:
 
 
 def check_path(scope: Scope) -> None:
-    """Raise RouteNotFound for Serve's pages that show what runs inside."""
+    """Raise RouteNotFound for Serve's pages that show the applications inside."""
     path = scope["path"].removeprefix(scope.get("root_path", ""))
     if path.rstrip("/").lower() == ROUTES:
         raise RouteNotFound(scope["method"], ROUTES)
 
 
 async def refuse(error: GatewayError, scope: Scope, request_id: bytes, send: Send) -> None:
-    """Send the error in the dialect of the path, however the application is mounted."""
+    """Send the error in the dialect of the path, wherever the application is mounted."""
     anthropic = Endpoint.MESSAGES.value in scope["path"]
     body = render_error(error, anthropic=anthropic, request_id=request_id.decode())
     headers = [

@@ -1,9 +1,9 @@
-"""What an engine says against a call, as the error objects that OpenAI and Anthropic document.
+"""Translates an engine's errors into the error objects that OpenAI and Anthropic document.
 
 vLLM has forms of its own: `type` is the name of a Python class, `code` is the HTTP status as a
-number, and a body that does not fit its schema comes back as a list of Python dicts that repeat the
-body. Here `RULES` recognises the errors that clients act upon, and everything else keeps the
-engine's words, without what belongs to the engine's machine.
+number, and the error for a body that does not fit the schema is a list of Python dicts that repeat
+the body. `RULES` recognises the errors that clients act upon. Every other error keeps the engine's
+words, without details of the engine's machine.
 """
 
 from __future__ import annotations
@@ -26,10 +26,10 @@ from serve_app.gateway.validation_errors import Fault, read_faults
 
 MESSAGE_CHARS_MAX = 1000
 CHARS_READ_MAX = 65_536
-"""Of an engine's message: vLLM may repeat the whole body of the request in it."""
+"""The part of an engine's message that is read: vLLM may repeat the request's whole body in it."""
 
 STATUSES = frozenset({400, 401, 403, 404, 413, 429})
-"""The client errors that both dialects know; any other becomes a 400."""
+"""The client errors that both dialects know; any other 4xx becomes a 400."""
 
 PROMPT_PARAMS = {
     Endpoint.COMPLETIONS: "prompt",
@@ -42,7 +42,7 @@ PROMPT_PARAMS = {
 """The field that holds the prompt; `messages` on every other endpoint."""
 
 PROMPT_NAMES = frozenset({"input_tokens", "input_text", "input_length"})
-"""vLLM's own names for the prompt, which no request has."""
+"""vLLM's own names for the prompt, which are in no request."""
 
 PARAM = re.compile(r"[A-Za-z_][\w.\[\]]{0,99}")
 OPERATORS_ADVICE = re.compile(r"VLLM_|(?:^|[\s`])--\w")
@@ -50,7 +50,7 @@ SENTENCES = re.compile(r"(?<=[.!?])\s+")
 CPP_PREFIX = re.compile(
     r"(?:\[\d\d:\d\d:\d\d\] )?(?<!\S)(?:<path>|\S{1,200}\.(?:cc|cpp|h|rs)):\d+: "
 )
-"""The place in the engine's source; vLLM itself has replaced some of the paths by `<path>`."""
+"""The place in the engine's source. vLLM itself replaces some of the paths by `<path>`."""
 
 ERROR_CODE_IN_REPR = re.compile(r"'code': 4\d\d\}")
 
@@ -64,7 +64,7 @@ REFUSED_IN_STREAM = (
 
 @dataclass(frozen=True, slots=True)
 class EngineError:
-    """What an engine said, read from its JSON."""
+    """An engine's error, read from its JSON."""
 
     endpoint: Endpoint
     status: int
@@ -91,7 +91,7 @@ def translate_refusal(endpoint: Endpoint, status: int, body: bytes) -> GatewayEr
 
 
 def translate_event(endpoint: Endpoint, event: bytes) -> GatewayError:
-    """The error for an event by which an engine ends a stream: the client's fault, or its own."""
+    """The error for an event by which an engine ends a stream: a client's error or the engine's."""
     start = event.find(b"data: ") + len(b"data: ")
     try:
         document = orjson.loads(event[start:])
@@ -167,7 +167,7 @@ def clean_message(message: str) -> str:
 
 
 def _without_extras(message: str) -> str:
-    """vLLM repeats the parameter and its value at the end."""
+    """The message without the parameter and its value, which vLLM repeats at the end."""
     return message.partition(" (parameter=")[0]
 
 
@@ -192,7 +192,7 @@ def _context_exceeded(error: EngineError, found: Found) -> EngineRefused:
 def _anthropic_overflow(limit: int, prompt: int, output: int, unit: str) -> str:
     """The two sentences that Anthropic's clients look for.
 
-    vLLM stops counting a prompt that is too long: the number of its tokens is then a lower bound.
+    vLLM stops counting a prompt that is too long, so its number of tokens is then a lower bound.
     """
     room = limit - output
     if unit == "characters":
@@ -209,7 +209,7 @@ def _output_too_long(error: EngineError, found: Found) -> EngineRefused:
     param, asked, limit = found["param"], found["asked"], found["limit"]
     message = f"{param} is too large: {asked}. The model's context holds {limit} tokens."
     if error.endpoint.anthropic:
-        message = f"max_tokens: {asked} > {limit}, which is what the model's context holds"
+        message = f"max_tokens: {asked} > {limit}, which is the size of the model's context"
     return EngineRefused(400, message, "invalid_value", param)
 
 
@@ -265,6 +265,7 @@ RULES: tuple[Rule, ...] = (
     (re.compile(r"^Response with id '.*' not found"), _response_unknown),
     (re.compile(r"Failed to fetch media from URL(?:: HTTP \d+ error)?"), _media_unreadable),
 )
-"""What vLLM 0.29 says, and the error that clients know for it; the first that is found holds.
+"""vLLM 0.29's messages, each with the error that clients know for it. The first match applies.
 
-An engine may repeat what the client wrote, so no number is longer than Python reads."""
+An engine may repeat text of the client, so no pattern takes a number longer than Python reads.
+"""

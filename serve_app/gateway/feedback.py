@@ -1,4 +1,4 @@
-"""`POST /v1/feedback`: an application says whether an answer was right."""
+"""`POST /v1/feedback`: an application reports whether an answer was right."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ KEYS = ("request_id", "right", "comment")
 def build_feedback_page(
     feedback: FeedbackCollector | None,
 ) -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint; the id is not looked up, as any Router may have had the call."""
+    """The endpoint. It does not look up the id, because any Router may have had the call."""
 
     async def take_feedback(request: Request) -> Response:
         headers = RequestHeaders(request.scope)
@@ -49,8 +49,8 @@ async def read_page_body(
     """The body of a request to a page.
 
     Raises:
-        BodyTooSlow: it took longer than `body_s`.
-        BodyTooLarge, ClientGone: as of `read_body`.
+        BodyTooSlow: the body took longer than `body_s`.
+        BodyTooLarge, ClientGone: as in `read_body`.
     """
     try:
         async with asyncio.timeout(body_s):
@@ -60,15 +60,15 @@ async def read_page_body(
 
 
 def parse_report(body: bytes) -> FeedbackReport:
-    """The feedback in a request's body.
+    """The feedback report in a request's body.
 
     Raises:
-        BadRequest: it is none; names the field.
+        BadRequest: the body is not a feedback report; names the field.
     """
     document = parse_json(body)
     for key in document:
         if key not in KEYS:
-            raise InvalidField(key[:100], f"no such field; there are {', '.join(KEYS)}")
+            raise InvalidField(key[:100], f"one of the fields {', '.join(KEYS)}")
     request_id, right = document.get("request_id"), document.get("right")
     if not isinstance(request_id, str) or not REQUEST_ID.fullmatch(request_id.encode()):
         raise InvalidField(

@@ -1,4 +1,4 @@
-"""The tables of docs/fields.md, from the tables that the gateway goes by."""
+"""The tables of docs/fields.md, generated from the gateway's own tables."""
 
 from __future__ import annotations
 

@@ -1,8 +1,8 @@
-"""Every top-level field of every body that is forwarded, and what becomes of it.
+"""Every top-level field of every body that is forwarded, and its ruling.
 
-The tables are written by hand from vLLM's request models; a test walks those models and fails where
-one has a field that is missing here, so that an upgrade of vLLM brings in nothing unseen. `why` is
-for the reader of docs/fields.md and, where the field is refused, for the client.
+The tables are written by hand from vLLM's request models. A test walks those models and fails where
+a model has a field that is missing here, so an upgrade of vLLM cannot add a field unnoticed. `why`
+is for the reader of docs/fields.md and, where the field is refused, for the client.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ Json = dict[str, Any]
 
 
 class Ruling(StrEnum):
-    """What becomes of a field."""
+    """What the gateway does with a field."""
 
     FORWARD = "forward"
     """The engine sees it."""
@@ -34,10 +34,10 @@ class Ruling(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class FieldRule:
-    """What becomes of one field, and why.
+    """The ruling on one field, and its reason.
 
-    `engine` says that vLLM's request model has the field; the others belong to the official APIs or
-    to older versions of vLLM.
+    `engine` says that vLLM's request model has the field. Other fields belong to the official APIs
+    or to older versions of vLLM.
     """
 
     ruling: Ruling
@@ -152,7 +152,7 @@ SAMPLING = (
     "temperature", "top_p", "top_k", "skip_special_tokens", "include_stop_str_in_output",
     "ignore_eos", "repetition_penalty", "user", "model",
 )  # fmt: skip
-"""What the three OpenAI endpoints that generate have in common."""
+"""The fields that the three generating OpenAI endpoints share."""
 
 LEGACY_SAMPLING = (
     "stream_options", "min_p", "length_penalty", "stop_token_ids", "min_tokens",
@@ -161,7 +161,7 @@ LEGACY_SAMPLING = (
     "stream_interval", "return_tokens_as_token_ids", "return_token_ids",
     "routed_experts_prompt_start", "logprobs", "echo", "add_special_tokens", "max_tokens",
 )  # fmt: skip
-"""What chat and completions have, and Responses has not."""
+"""The fields of chat and completions that Responses does not have."""
 
 TRANSFERS = ("kv_transfer_params", "ec_transfer_params")
 
@@ -318,15 +318,16 @@ FORWARDED: Mapping[Endpoint, frozenset[str]] = {
     endpoint: frozenset(name for name, rule in table.items() if rule.ruling is Ruling.FORWARD)
     for endpoint, table in FIELDS.items()
 }
-"""What needs no second look: most bodies hold nothing else."""
+"""The fields that need no check: most bodies hold only these."""
 
 
 def admit_fields(endpoint: Endpoint, document: Json, config: BodiesConfig) -> Json:
-    """The body with nothing in it that the engine must not see; the same object where all may stay.
+    """The body without fields that the engine must not see; the same object if all may stay.
 
     Raises:
         RefusedField: a field is refused here.
-        UnknownField: a field is not in the tables and `bodies.unknown_fields` refuses such.
+        UnknownField: a field is not in the tables, and `bodies.unknown_fields` refuses unknown
+            fields.
     """
     if document.keys() <= FORWARDED[endpoint]:
         return document

@@ -1,7 +1,7 @@
-"""Bounds on what a body has compiled into a grammar, before an engine sees it.
+"""Bounds on the schemas and patterns that an engine compiles into a grammar.
 
-vLLM compiles grammars on half of a machine's CPUs, cannot stop a compilation, and keeps what it has
-compiled; so one large schema keeps the structured output of a whole replica waiting.
+vLLM compiles grammars on half of a machine's CPUs, cannot stop a compilation, and keeps the
+compiled grammars. So one large schema keeps the structured output of a whole replica waiting.
 """
 
 from __future__ import annotations
@@ -45,7 +45,7 @@ FORCED_CHOICES = frozenset({"any", "required", "tool"})
 
 
 def check_grammars(document: Json, config: BodiesConfig) -> None:
-    """Raise BadRequest if a body asks for a grammar that is too large, wrong or without an end."""
+    """Raise BadRequest if a body asks for a grammar that is too large, wrong or endless."""
     meter = GrammarMeter(config.grammars)
     if document.get("response_format") is not None:
         _check_format(meter, document["response_format"], "response_format")
@@ -106,7 +106,7 @@ def _check_constraint(meter: GrammarMeter, name: str, value: object, param: str)
 
 
 def _load(value: object, param: str, config: GrammarsConfig) -> object:
-    """A schema stands as it is, or as text."""
+    """A schema, which the body holds as an object or as text."""
     if not isinstance(value, str):
         return value
     if len(value) > config.schema_bytes_max:
@@ -118,7 +118,8 @@ def _load(value: object, param: str, config: GrammarsConfig) -> object:
 
 
 def _check_tools(meter: GrammarMeter, document: Json) -> None:
-    """Tools become a grammar where one of them must be called, and where one is strict."""
+    """Check the tools that become a grammar: where a tool must be called, and where a tool is
+    strict."""
     choice, tools = document.get("tool_choice"), document["tools"]
     kind = choice.get("type") if isinstance(choice, dict) else choice
     forced = isinstance(choice, dict) and kind not in ("auto", "none")
@@ -131,7 +132,8 @@ def _check_tools(meter: GrammarMeter, document: Json) -> None:
 
 
 def _functions(tool: object, param: str) -> Iterator[tuple[Json, str]]:
-    """Chat nests a function in its tool, Responses tools in a namespace; the others do not."""
+    """The functions of a tool. Chat nests a function in its tool, Responses nests tools in a
+    namespace, and the other endpoints nest neither."""
     if not isinstance(tool, dict):
         raise InvalidField(param, "an object")
     yield tool, param
@@ -144,7 +146,7 @@ def _functions(tool: object, param: str) -> Iterator[tuple[Json, str]]:
 
 
 class GrammarMeter:
-    """Adds up what all schemas of one body hold."""
+    """Adds up the sizes of all schemas of one body."""
 
     __slots__ = ("_bytes", "_lengths", "_literals", "_nodes", "_repeats", "_times", "config")
 
@@ -155,7 +157,7 @@ class GrammarMeter:
         self._lengths: set[tuple[object, object]] = set()
 
     def add_schema(self, schema: object, param: str) -> None:
-        """A JSON schema, or a structural tag, which holds schemas."""
+        """Add a JSON schema, or a structural tag, which holds schemas."""
         if isinstance(schema, bool):
             return
         if not isinstance(schema, dict):
@@ -174,7 +176,7 @@ class GrammarMeter:
             raise InvalidField(param, "references that lead somewhere")
 
     def add_pattern(self, pattern: object, param: str) -> None:
-        """A regular expression."""
+        """Add a regular expression."""
         if not isinstance(pattern, str) or "\x00" in pattern:
             raise InvalidField(param, "a regular expression")
         if len(pattern) > self.config.pattern_chars_max:
@@ -182,7 +184,7 @@ class GrammarMeter:
         self._add_shape(measure_pattern(pattern), param)
 
     def add_grammar(self, grammar: object, param: str) -> None:
-        """A grammar in EBNF or Lark's notation."""
+        """Add a grammar in EBNF or in Lark's notation."""
         if not isinstance(grammar, str) or not grammar.strip():
             raise InvalidField(param, "a grammar")
         if len(grammar) > self.config.grammar_chars_max:
@@ -196,7 +198,7 @@ class GrammarMeter:
             raise InvalidField(param, "a grammar whose 'root' stands for a finite text")
 
     def add_choice(self, choices: object, param: str) -> None:
-        """A list of texts."""
+        """Add a list of texts."""
         if not isinstance(choices, list) or not choices:
             raise InvalidField(param, "a list of at least one string")
         for choice in choices:
@@ -224,7 +226,8 @@ class GrammarMeter:
         self._add_property_counts(node, param)
 
     def _add_repetition(self, node: Json, param: str) -> int:
-        """How often a format of a structural tag has what it holds; a part of it may be nothing."""
+        """How often a format of a structural tag repeats its content; an optional part may be left
+        out."""
         if node.get("type") == "optional" or node.get("value") == "":
             self._add_repeats(OPTIONAL_REPEATS, param)
         if node.get("type") != "repeat":
@@ -236,7 +239,7 @@ class GrammarMeter:
         return max(times, 1)
 
     def _add_property_counts(self, node: Json, param: str) -> None:
-        """To count its properties, a grammar has each of them once for every count."""
+        """Count the copies of properties: a grammar with counts has each once per count."""
         counts = [node.get("minProperties"), node.get("maxProperties")]
         largest = max((count for count in counts if _is_count(count)), default=0)
         properties = node.get("properties")
@@ -245,7 +248,7 @@ class GrammarMeter:
 
     def _add_lengths(self, bounds: tuple[object, object], param: str) -> None:
         if not all(bound is None or _is_count(bound) for bound in bounds):
-            # As the name of a property it is an object.
+            # Under `properties`, `minLength` is the name of a property, so its value is an object.
             if any(isinstance(bound, dict) for bound in bounds):
                 return
             raise InvalidField(f"{param}: minLength, maxLength", "whole numbers")
@@ -314,7 +317,7 @@ def _are_names(value: object) -> bool:
 
 
 def _objects(value: object) -> Iterator[Json]:
-    """The schemas that a keyword holds: one, or several in a list."""
+    """The schemas that a keyword holds: a single schema, or several in a list."""
     if isinstance(value, dict):
         yield value
     elif isinstance(value, list):
@@ -323,7 +326,7 @@ def _objects(value: object) -> Iterator[Json]:
 
 
 def _text_chars(value: object) -> int:
-    """What the values of an enum, and every other text, add to a grammar."""
+    """The characters that the values of an enum, and all other texts, add to a grammar."""
     if isinstance(value, str):
         return len(value)
     if isinstance(value, list):
@@ -332,9 +335,9 @@ def _text_chars(value: object) -> int:
 
 
 def _runs_in_circles(schema: Json, nodes: list[Json]) -> bool:
-    """Whether a node of a schema is part of itself through references and combinations alone.
+    """Whether a node of a schema contains itself through references and combinations alone.
 
-    A depth-first search that enters every node once, whatever the number of ways to it.
+    A depth-first search enters every node once, even if many paths lead to it.
     """
     open_nodes: set[int] = set()
     done: set[int] = set()
@@ -354,7 +357,7 @@ def _runs_in_circles(schema: Json, nodes: list[Json]) -> bool:
 
 
 def _same_place(schema: Json, node: Json) -> Iterator[Json]:
-    """What a schema stands for without a character in between."""
+    """The schemas that a schema stands for without a character in between."""
     if isinstance(node.get("$ref"), str):
         target = _resolve(schema, node["$ref"])
         if isinstance(target, dict):
@@ -366,7 +369,7 @@ def _same_place(schema: Json, node: Json) -> Iterator[Json]:
 
 
 def _resolve(schema: Json, reference: str) -> object:
-    """What a reference within the schema points to, None if nothing."""
+    """The target of a reference within the schema, None if it has no target."""
     node: object = schema
     for step in reference.lstrip("#").split("/")[1:]:
         key = step.replace("~1", "/").replace("~0", "~")

@@ -44,15 +44,15 @@ logger = logging.getLogger("ray.serve")
 
 EVENT_STREAM = b"text/event-stream"
 FAREWELL_S = 1.0
-"""How long a client may take for the news that its call has failed."""
+"""How long a client may take to accept the error after its call has failed."""
 
 
 class ClientGone(Exception):
-    """The client left before it had sent its request."""
+    """The client left before it had sent its whole request."""
 
 
 class Recorder(Protocol):
-    """Where the record of an ended call goes."""
+    """Takes the record of every ended call."""
 
     def finish(self, record: Record) -> None:
         """Take the record; must neither block nor raise."""
@@ -87,10 +87,10 @@ async def read_body(receive: Receive, headers: RequestHeaders, bytes_max: int) -
 async def read_body_in_time(
     receive: Receive, headers: RequestHeaders, bytes_max: int, deadlines: Deadlines
 ) -> bytes:
-    """As `read_body`, and not longer than the first byte of the answer may take.
+    """The body as from `read_body`, within the time that the first byte of the answer may take.
 
     Raises:
-        BodyTooSlow: the body had not come by then.
+        BodyTooSlow: the body did not arrive in that time.
     """
     try:
         async with asyncio.timeout_at(deadlines.head_at(stream=True)):
@@ -101,7 +101,7 @@ async def read_body_in_time(
 
 @asynccontextmanager
 async def whole_in_time(deadlines: Deadlines) -> AsyncIterator[None]:
-    """End a call that lasts too long, whether an engine or a stalling client is the cause.
+    """End a call that lasts too long, whether an engine or a slow client is the cause.
 
     Raises:
         DeadlineExceeded: the block has not ended by the deadline for the whole call.
@@ -116,7 +116,7 @@ async def whole_in_time(deadlines: Deadlines) -> AsyncIterator[None]:
 
 
 class Response:
-    """The sending side of one exchange with a client, which knows whether it has begun."""
+    """The sending side of one exchange with a client; `begun` says that the head was sent."""
 
     __slots__ = ("_base", "_send", "begun", "tap")
 
@@ -125,7 +125,7 @@ class Response:
         self._base = base
         self.begun = False
         self.tap: StreamTap | None = None
-        """What a stream passes; None where the answer comes in one piece."""
+        """The tap that a stream passes through; None where the answer comes in one piece."""
 
     async def begin(self, status: int, headers: Headers) -> None:
         """Send the head."""
@@ -147,7 +147,7 @@ class Response:
 
 @dataclass(frozen=True, slots=True)
 class Order:
-    """What a client asks for; `consent`: whether it lets the call be kept for learning."""
+    """A client's request; `consent` says whether the client lets the call be kept for learning."""
 
     call: Call
     translation: Translation
@@ -203,10 +203,10 @@ class CallHandler:
     async def _receive(
         self, headers: RequestHeaders, receive: Receive, deadlines: Deadlines
     ) -> Order:
-        """What the client asks for.
+        """Read the client's request.
 
         Raises:
-            GatewayError: it is no call of this endpoint, or did not come in time.
+            GatewayError: the request is not a call of this endpoint, or did not arrive in time.
         """
         headers.check_media_type()
         consent = headers.consent
@@ -273,7 +273,7 @@ class CallHandler:
                     await response.begin(answer.status, head)
                 await response.write(events, more=True)
             if tap.error is not None:
-                # Before the first event this is an answer with a status of its own.
+                # Before the first event the error can still be an answer with its own status.
                 raise tap.error
         rest = tap.flush()
         if tap.error is not None:
@@ -295,7 +295,7 @@ class CallHandler:
     ) -> None:
         body = await read_answer(answer)
         if not body:
-            # vLLM's answer to a call whose client it takes for gone.
+            # vLLM sends an empty body if it believes that the client has left.
             raise UpstreamFailed
         if capture is not None:
             capture.add(body)
@@ -317,7 +317,8 @@ class CallHandler:
         await response.whole(error.status, [JSON_CONTENT, *headers], body)
 
     async def _fail(self, error: GatewayError, response: Response, record: Record) -> None:
-        """Tell the client, if it takes the news at once; one that has stopped reading does not."""
+        """Send the error, and give up after `FAREWELL_S` because the client may have stopped
+        reading."""
         with suppress(TimeoutError):
             async with asyncio.timeout(FAREWELL_S):
                 await self._tell_failure(error, response, record)

@@ -1,4 +1,4 @@
-"""`GET /openapi.json`: what this service takes; tools/openapi.py writes the file."""
+"""`GET /openapi.json`: the API of this service; tools/openapi.py writes the file."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ MAX_AGE_S = 3600
 
 
 def build_openapi_page() -> Callable[[Request], Awaitable[Response]]:
-    """The endpoint; the document is read once and is the same until the Router ends."""
+    """The endpoint. The document is read once, because it does not change while the Router runs."""
     body = orjson.dumps(orjson.loads(files(__package__).joinpath("openapi.json").read_bytes()))
     etag = f'"{hashlib.blake2b(body, digest_size=16).hexdigest()}"'
     headers = {"etag": etag, "cache-control": f"public, max-age={MAX_AGE_S}"}

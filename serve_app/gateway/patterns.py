@@ -1,6 +1,6 @@
-"""How much a regular expression or a grammar repeats, and whether a grammar has an end.
+"""Measures the repetitions of a regular expression or grammar, and whether a grammar is finite.
 
-Both are read only as far as that: the engine says what else is wrong with them.
+The functions here read no more than that; the engine reports all other faults.
 """
 
 from __future__ import annotations
@@ -10,10 +10,10 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
 REPEATS_MAX = 128
-"""From about here xgrammar counts instead of unrolling."""
+"""Above about this number xgrammar counts repetitions instead of unrolling them."""
 OPTIONAL_REPEATS = 16
-"""What one optional part counts: with many in a row (`[a-z]?`) not only compiling takes long, but
-every token that is checked against them."""
+"""The weight of one optional part. Many optional parts in a row (`[a-z]?`) slow down compiling, and
+also the check of every token against them."""
 
 _ATOM = re.compile(r"\\.|\[(?:\\.|[^\]\\])*\]?|[(){}|*+?]|.", re.DOTALL)
 _RANGE = re.compile(r"\{([0-9]{1,6})(,([0-9]{0,6}))?\}")
@@ -72,7 +72,7 @@ def _is_optional(previous: str, token: str) -> bool:
 
 
 def measure_grammar(grammar: str) -> Shape:
-    """The shape of all rules of a grammar together; what stands in quotes is one position.
+    """The shape of all rules of a grammar together; quoted text counts as one position.
 
     A reference to a rule that may be empty counts as an optional part.
     """
@@ -89,7 +89,7 @@ def _times(found: re.Match[str]) -> int:
 
 
 def as_ebnf(grammar: str) -> str:
-    """The grammar as vLLM hands it on: one without any `::=` is in Lark's notation."""
+    """The grammar as vLLM hands it on: a grammar without any `::=` is in Lark's notation."""
     plain = _LARK_COMMENT.sub("", grammar)
     names = _LARK_RULE.findall(plain)
     if "::=" in plain or not names:
@@ -123,7 +123,7 @@ def ends_somewhere(rules: Mapping[str, str]) -> bool:
 
 
 def _symbols(body: str) -> Iterator[str]:
-    """Names as they are, texts as an empty string, and marks."""
+    """The symbols of a rule: names as they are, texts as an empty string, and marks."""
     for match in _SYMBOL.finditer(body):
         if match["name"]:
             yield match["name"]
@@ -136,7 +136,7 @@ def _symbols(body: str) -> Iterator[str]:
 
 
 def _ends(symbols: Iterator[str], ending: set[str], rules: Mapping[str, str]) -> bool:
-    """Whether one of the alternatives up to the closing bracket has an end."""
+    """Whether an alternative up to the closing bracket is finite."""
     before = last = True
     alternatives = False
     for symbol in symbols:

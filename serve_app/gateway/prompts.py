@@ -1,4 +1,4 @@
-"""From a body to what it asks: one reader an endpoint."""
+"""Reads the prompt from a body: one reader for each endpoint."""
 
 from __future__ import annotations
 
@@ -20,19 +20,19 @@ OUTPUT_LIMITS = ("max_completion_tokens", "max_output_tokens", "max_tokens")
 
 
 def read_prompt(endpoint: Endpoint, document: Json, config: BodiesConfig) -> Prompt:
-    """What a body asks.
+    """The prompt of a body.
 
     Raises:
-        BadRequest: it cannot be read as a body of this endpoint; names the field.
+        BadRequest: the body cannot be read as a body of this endpoint; names the field.
     """
     return READERS[endpoint](document, config)
 
 
 def detect_endpoint(document: Json) -> Endpoint:
-    """Which generation endpoint a body was written for.
+    """The generation endpoint that a body was written for.
 
     Raises:
-        MalformedBody: it holds none of their prompts.
+        MalformedBody: the body holds no endpoint's prompt.
     """
     if "messages" in document:
         anthropic = "system" in document or "anthropic_version" in document
@@ -70,7 +70,7 @@ def _read_completion(document: Json, config: BodiesConfig) -> Prompt:
 
 
 def _read_prompts(reader: ContentReader, prompt: object, prompts_max: int) -> int:
-    """One prompt or several, of text or of token ids; returns how many ids there are."""
+    """Read one prompt or several, of text or of token ids; returns the number of ids."""
     if isinstance(prompt, str):
         reader.turns.append(Turn("user", prompt))
         return 0
@@ -87,7 +87,7 @@ def _read_prompts(reader: ContentReader, prompt: object, prompts_max: int) -> in
 
 
 def _all_ids(values: list[Any]) -> bool:
-    """Whether a list holds token ids only; of a `set` of types, which is quick for long ones."""
+    """Whether a list holds only token ids; comparing a `set` of types is quick for long lists."""
     return set(map(type, values)) == {int}
 
 
@@ -109,7 +109,7 @@ def _read_responses(document: Json, config: BodiesConfig) -> Prompt:
 
 
 def _read_tokenize(document: Json, config: BodiesConfig) -> Prompt:
-    """vLLM reads `prompt` where a body holds both, so both are bounded."""
+    """Bound `prompt` and `messages`: vLLM reads `prompt` where a body holds both."""
     chosen = document.get("messages") is not None
     prompt = (_read_messages if chosen else _read_completion)(document, config)
     text = document.get("prompt")
@@ -129,7 +129,7 @@ def _read_detokenize(document: Json, config: BodiesConfig) -> Prompt:
 
 
 def _read_embeddings(document: Json, config: BodiesConfig) -> Prompt:
-    """Nothing here moves the choice of the tier, but what the engine would work through counts."""
+    """Read a body for vectors: they do not change the tier, but cost the engine work."""
     reader = ContentReader(config)
     for param in ("input", "messages"):
         value = document.get(param)
@@ -143,7 +143,7 @@ def _read_embeddings(document: Json, config: BodiesConfig) -> Prompt:
 def _read_inputs(
     reader: ContentReader, values: list[Any], param: str, config: BodiesConfig
 ) -> None:
-    """Texts, lists of token ids, messages, or lists of messages."""
+    """Read texts, lists of token ids, messages, or lists of messages."""
     check_length(values, config.counts.inputs_max, param)
     for index, value in enumerate(values):
         if isinstance(value, dict):
@@ -215,7 +215,7 @@ def _output_tokens_max(document: Json) -> int | None:
 
 
 def check_length(values: list[Any], found_max: int, param: str) -> None:
-    """Raise TooMany if a list is longer than it may be."""
+    """Raise TooMany if a list is longer than the bound."""
     if len(values) > found_max:
         raise TooMany(param, "items", found_max)
 
@@ -229,7 +229,7 @@ def read_text(document: Json, param: str) -> str | None:
 
 
 def read_list(document: Json, param: str, *, required: bool) -> list[Any]:
-    """A field that is a list; if it is required, one that is not empty."""
+    """A field that is a list; a required list must not be empty."""
     value = document.get(param)
     if value is None and not required:
         return []

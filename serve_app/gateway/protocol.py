@@ -1,4 +1,4 @@
-"""uvicorn's HTTP protocol, as this service wants it."""
+"""uvicorn's HTTP protocol, with this service's restrictions."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ NOT_HTTP = orjson.dumps(
 )
 
 HEAD_BYTES_MAX = 256 * 1024
-"""Of one request; HAProxy in front takes 16 KiB. What comes in one read is taken in any case."""
+"""The limit for one request's head, apart from its first read; HAProxy in front takes 16 KiB."""
 
 
 class NoUpgrade(Exception):
@@ -26,18 +26,19 @@ class NoUpgrade(Exception):
 
 
 class EdgeProtocol(HttpToolsProtocol):
-    """Reads no trailers and no endless head, never upgrades, and says in JSON what is not HTTP.
+    """Ignores trailers, rejects endless heads and upgrades, answers invalid HTTP with JSON.
 
-    uvicorn appends trailers to the headers of the request. A trailer could so take the place of a
-    header that a proxy in front had set or removed. A body that comes with `Upgrade` uvicorn reads
-    as the next request; its answer would meet another client of the proxy's connection.
+    uvicorn appends trailers to the request's headers. A trailer could therefore replace a header
+    that a proxy in front had set or removed. uvicorn reads a body that comes with `Upgrade` as the
+    next request, and the answer to that request would reach another client of the proxy's
+    connection.
     """
 
     _in_headers = False
     _head_bytes = 0
 
     def data_received(self, data: bytes) -> None:
-        """Bytes of the client's."""
+        """Take bytes from the client."""
         in_headers = self._in_headers
         super().data_received(data)
         if in_headers and self._in_headers:
@@ -57,10 +58,10 @@ class EdgeProtocol(HttpToolsProtocol):
             super().on_header(name, value)
 
     def on_headers_complete(self) -> None:
-        """What comes from here on under the name of a header is a trailer.
+        """The headers are complete: each header that follows is a trailer.
 
         Raises:
-            NoUpgrade: the request is refused, because the parser does not tell its body.
+            NoUpgrade: the request is rejected, because the parser does not report its body.
         """
         self._in_headers = False
         if self.parser.should_upgrade():
@@ -68,7 +69,7 @@ class EdgeProtocol(HttpToolsProtocol):
         super().on_headers_complete()
 
     def send_400_response(self, msg: str) -> None:
-        """The answer to what cannot be parsed; nothing of it is known."""
+        """Answer a request that cannot be parsed; none of its headers is known."""
         headers = (
             b"content-type: application/json\r\n"
             b"content-length: %d\r\nconnection: close\r\n\r\n" % len(NOT_HTTP)
@@ -78,8 +79,8 @@ class EdgeProtocol(HttpToolsProtocol):
 
 
 def use_own_protocol() -> None:
-    """Let uvicorn servers of this process that choose their protocol by themselves take this one.
+    """Make each uvicorn server of this process that chooses its own protocol use this class.
 
-    Ray Serve 2.60 writes its uvicorn.Config itself and offers no way to name a protocol.
+    Ray Serve 2.60 builds its own uvicorn.Config and offers no way to name a protocol.
     """
     auto.AutoHTTPProtocol = EdgeProtocol

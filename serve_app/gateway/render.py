@@ -1,4 +1,4 @@
-"""Errors, models and decisions as the JSON that clients of either dialect expect."""
+"""Renders errors, models and decisions as the JSON that clients of either dialect expect."""
 
 from __future__ import annotations
 
@@ -58,8 +58,8 @@ def render_error_event(
 ) -> bytes:
     """The error as a server-sent event, for a stream that has begun.
 
-    OpenAI's Responses stream documents its error event with flat fields; its Python client raises
-    only for an `error` object. The event has both.
+    OpenAI documents the error event of a Responses stream with flat fields, but OpenAI's Python
+    client raises only for an `error` object. So the event has both.
     """
     if endpoint is Endpoint.RESPONSES:
         fields = _openai_error(error)
@@ -91,7 +91,7 @@ def render_decision(decision: Decision) -> Headers:
 
 
 def render_draft(draft: Draft) -> Headers:
-    """What became of the draft that a cascade began with, as headers of the answer."""
+    """The result of the draft that a cascade began with, as headers of the answer."""
     headers = [(ESCALATED_HEADER, b"true" if draft.discarded else b"false")]
     if draft.confidence is not None:
         headers.append((CONFIDENCE_HEADER, b"%.4f" % draft.confidence))
@@ -99,7 +99,7 @@ def render_draft(draft: Draft) -> Headers:
 
 
 def render_models(model_ids: Sequence[str], created: int) -> bytes:
-    """The list of models, with the fields of OpenAI's and of Anthropic's list side by side."""
+    """The list of models, with the fields of OpenAI's list and of Anthropic's list side by side."""
     return orjson.dumps(
         {
             "object": "list",

@@ -1,4 +1,4 @@
-"""The headers of a request that matter here."""
+"""The request headers that this service reads."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
 CONSENTS = {b"yes": True, b"no": False}
 SESSION_ID = re.compile(rb"[!-~]{1,256}")
 LENGTH_DIGITS_MAX = 20
-"""Of a length in bytes; Python reads no number of more than some thousand digits."""
+"""The most digits of a length in bytes; Python fails at numbers of some thousand digits."""
 CONTROLS = frozenset(
     (
         TIER_HEADER,
@@ -35,14 +35,14 @@ CONTROLS = frozenset(
         CONSENT_HEADER,
     )
 )
-"""The headers by which a caller chooses; given twice, the call is refused at the edge."""
+"""The headers by which a client chooses; the edge rejects a call that has one of them twice."""
 
 
 class RequestHeaders:
-    """The few request headers that matter here, read in one pass.
+    """The few request headers that this service reads, in one pass.
 
-    Of a header that is there twice the first counts: what a proxy in front has set is not
-    overridden by what comes later.
+    If a header is there twice, the first value counts, so that a later header cannot override the
+    header of a proxy in front.
     """
 
     __slots__ = (
@@ -93,17 +93,17 @@ class RequestHeaders:
 
     @property
     def limits(self) -> TierLimits:
-        """Between which tiers the router may choose for this call."""
+        """The tiers between which the router may choose for this call."""
         if self._never_below is None and self._never_above is None:
             return NO_LIMITS
         return TierLimits(self._never_below, self._never_above)
 
     @property
     def session(self) -> str | None:
-        """The hash of the conversation's id; the id itself goes no further.
+        """The hash of the conversation's id; the id itself is not passed on.
 
         Raises:
-            InvalidField: it is empty, too long or not plain text.
+            InvalidField: the id is empty, too long or not plain text.
         """
         if self._session_id is None:
             return None
@@ -113,10 +113,10 @@ class RequestHeaders:
 
     @property
     def consent(self) -> bool | None:
-        """Whether the caller lets the call be kept for learning; None where it does not say.
+        """Whether the client lets the call be kept for learning; None where it does not say.
 
         Raises:
-            InvalidField: it says something else.
+            InvalidField: the header has another value.
         """
         if self._consent is None:
             return None
@@ -133,6 +133,6 @@ class RequestHeaders:
 
 
 def _read_length(value: bytes) -> int | None:
-    """The length that a client announces; None if it is none, the body is counted in any case."""
+    """The length that the client announces, None if it is no number; the body is counted anyway."""
     digits = value.lstrip(b"0") or b"0"
     return int(digits) if value.isdigit() and len(digits) <= LENGTH_DIGITS_MAX else None

@@ -1,7 +1,7 @@
-"""What the Responses API keeps on its server, and this service does not.
+"""Rejects requests for the stored state of the Responses API, which this service does not keep.
 
-An engine that stored responses would store them in one replica, for ever; the next call may come to
-another replica. So each request for stored state gets an error that says what to send instead
+An engine that stored responses would store them in one replica, for ever, but the next call may go
+to another replica. So each request for stored state gets an error that says what to send instead
 (docs/decisions/0009-responses-are-not-stored.md).
 """
 
@@ -26,10 +26,10 @@ FIELDS: Mapping[str, str] = {
 
 
 def check_nothing_stored(document: Mapping[str, Any]) -> None:
-    """Let a body of the Responses API pass that brings everything along.
+    """Accept a body of the Responses API only if it needs no stored state.
 
     Raises:
-        NothingStored: it asks for stored state; names the field.
+        NothingStored: the body asks for stored state; names the field.
     """
     for field, code in FIELDS.items():
         if document.get(field):
@@ -39,7 +39,7 @@ def check_nothing_stored(document: Mapping[str, Any]) -> None:
 
 
 def _references(items: object) -> Iterator[str]:
-    """The places of the input's items that only name a stored item; their `type` may be absent."""
+    """The places of input items that only name a stored item; such items may have no `type`."""
     for index, item in enumerate(items if isinstance(items, list) else ()):
         if not isinstance(item, dict):
             continue

@@ -1,7 +1,7 @@
-"""What is read off a stream of server-sent events, and mended in it, as it passes.
+"""Reads a stream of server-sent events as it passes, and corrects some of its events.
 
-Inside text that a model wrote every quote and every line end is escaped, so none of these byte
-patterns can be found there.
+In text that a model wrote, every quote and every line end is escaped, so these byte patterns cannot
+match there.
 """
 
 from __future__ import annotations
@@ -18,9 +18,10 @@ EVENT_END = b"\n\n"
 ERROR_DATA = b'data: {"error"'
 ERROR_EVENT = b"event: error\n"
 ERROR_STARTS = {Endpoint.MESSAGES: ERROR_EVENT, Endpoint.RESPONSES: ERROR_EVENT}
-"""How vLLM's error event begins where it is not `ERROR_DATA`.
+"""The start of vLLM's error event where it is not `ERROR_DATA`.
 
-Its Responses stream, as of 0.29, breaks off without one."""
+vLLM's Responses stream, as of 0.29, breaks off without an error event.
+"""
 
 SEQUENCE_NUMBER = re.compile(rb'"sequence_number":(\d{1,9})')
 TOOL_BLOCK = b'"content_block":{"type":"tool_use"'
@@ -31,8 +32,8 @@ TOOL_USED = b'"delta":{"stop_reason":"tool_use"'
 class StreamTap:
     """Passes a stream of server-sent events on, event by event.
 
-    It notes the usage, hides a usage event that only this service asked for (`hide`), and stops at
-    the event by which an engine says that it has failed: `error` is then set. `forces_tool` says
+    The tap notes the usage, and hides a usage event that only this service asked for (`hide`). It
+    stops at the event by which an engine reports its failure, and sets `error`. `forces_tool` says
     that the call obliges the model to use one tool, see `gateway/tool_choice.py`.
     """
 
@@ -62,7 +63,7 @@ class StreamTap:
         self._last = b""
 
     def feed(self, data: bytes) -> bytes:
-        """The bytes to pass on: whole events only, so that none is judged by its half."""
+        """The bytes to pass on: whole events only, so that no event is judged by its half."""
         if self._rest:
             data = self._rest + data
             self._rest = b""
@@ -73,8 +74,8 @@ class StreamTap:
                 return b""
             self._rest = data[end:]
             data = data[:end]
-        # Here passes every token, and nearly all of them need none of this. CPython's `rfind` looks
-        # through an event in a quarter of the time of its `in`.
+        # Every token passes here, and nearly all tokens need no change. CPython's `rfind` searches
+        # an event in a quarter of the time of `in`.
         find = data.rfind
         if find(self._error_start) >= 0 or find(USAGE_KEY) >= 0 or self._forces_tool:
             data = self._pass(data)
@@ -83,7 +84,7 @@ class StreamTap:
         return data
 
     def flush(self) -> bytes:
-        """What is left when the stream has ended without closing its last event."""
+        """The bytes that are left when the stream has ended without closing its last event."""
         rest, self._rest = self._rest, b""
         return self._pass(rest)
 

@@ -1,7 +1,7 @@
-"""`/v1/responses/input_tokens`: asked of an engine's `/tokenize`, which renders the same prompt.
+"""`/v1/responses/input_tokens`: asks an engine's `/tokenize`, which renders the same prompt.
 
-vLLM counts no tokens in the form of the Responses API. Its `/v1/responses` makes chat messages of
-the input, and here the same messages are made for `/tokenize`.
+vLLM counts no tokens in the form of the Responses API. Its `/v1/responses` turns the input into
+chat messages, and this module makes the same messages for `/tokenize`.
 """
 
 from __future__ import annotations
@@ -20,10 +20,10 @@ NO_FUNCTION_KEYS = frozenset({"type", "function"})
 
 
 def render_tokenize(document: Mapping[str, Any]) -> bytes:
-    """The body for `/tokenize` whose tokens are those of a body for `/v1/responses`.
+    """The body for `/tokenize` that has the same tokens as a body for `/v1/responses`.
 
     Raises:
-        InvalidField: the input or the tools are of no form that could be counted.
+        InvalidField: the input or the tools have a form that cannot be counted.
     """
     tools = [] if document.get("tools") is None else document["tools"]
     if not isinstance(tools, list):
@@ -39,10 +39,10 @@ def render_tokenize(document: Mapping[str, Any]) -> bytes:
 
 
 def render_count(body: bytes) -> bytes:
-    """OpenAI's token count, from what `/tokenize` answers.
+    """OpenAI's token count, from the answer of `/tokenize`.
 
     Raises:
-        UpstreamFailed: it answers something else.
+        UpstreamFailed: the answer holds no count.
     """
     try:
         count = orjson.loads(body)["count"]
@@ -62,7 +62,7 @@ def _template(document: Mapping[str, Any]) -> Json:
 
 
 def _is_continued(items: object) -> bool:
-    """Whether the model is to go on with the last message, which is its own and unfinished."""
+    """Whether the model is to continue the last message, which is its own and unfinished."""
     last = items[-1] if isinstance(items, list) and items else None
     if not isinstance(last, dict) or last.get("type", "message") not in ("message", "reasoning"):
         return False
@@ -95,7 +95,7 @@ def _messages(document: Mapping[str, Any]) -> list[Json]:
 
 
 def _add(messages: list[Json], item: Json) -> None:
-    """Append an item; what an assistant thought, said and called in a row is one message."""
+    """Append an item; an assistant's reasoning, text and calls in a row become one message."""
     kind = item.get("type")
     if kind == "function_call_output":
         output = item.get("output")
@@ -139,7 +139,7 @@ def _reasoning(item: Json) -> str:
 
 
 def _first_text(content: object) -> str:
-    """An assistant's earlier words: vLLM renders the first part of them only."""
+    """An assistant's earlier text: vLLM renders only its first part."""
     if isinstance(content, str):
         return content
     first = content[0] if isinstance(content, list) and content else None

@@ -1,8 +1,8 @@
-"""Anthropic's `tool_choice: {"type": "tool"}`: the answer's `stop_reason` is `tool_use`.
+"""Anthropic's `tool_choice: {"type": "tool"}`: the answer's `stop_reason` must be `tool_use`.
 
-vLLM makes a chat completion of the call, where OpenAI ends a call of one named tool with `stop`,
-and translates that back to `end_turn`. A client that loops while `stop_reason` is `tool_use` would
-then not run the tool.
+vLLM turns the call into a chat completion. OpenAI ends a call of one named tool with `stop`, which
+vLLM translates to `end_turn`. A client that loops while `stop_reason` is `tool_use` would then not
+run the tool.
 """
 
 from __future__ import annotations
@@ -28,7 +28,7 @@ def forces_tool(endpoint: Endpoint, body: bytes) -> bool:
 
 
 def mend_stop_reason(body: bytes) -> bytes:
-    """The whole answer to such a call, with the stop reason that Anthropic documents."""
+    """The whole answer to a call that forces a tool, with Anthropic's documented stop reason."""
     try:
         message = orjson.loads(body)
     except orjson.JSONDecodeError:

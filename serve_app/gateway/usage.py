@@ -1,8 +1,8 @@
-"""Reading token usage off an answer as it passes.
+"""Reads the token usage of an answer as the answer passes.
 
 All four dialects name the counts alike: `prompt_tokens` or `input_tokens`, `completion_tokens` or
-`output_tokens`, in an object after the key `"usage"`. Inside text that a model wrote every quote is
-escaped, so these byte patterns cannot be found there.
+`output_tokens`, in an object after the key `"usage"`. In text that a model wrote every quote is
+escaped, so these byte patterns cannot match there.
 """
 
 from __future__ import annotations

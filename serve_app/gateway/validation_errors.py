@@ -1,8 +1,8 @@
-"""pydantic's findings in vLLM's error messages, as paths of fields and sentences.
+"""Translates pydantic's findings in vLLM's error messages into paths of fields and sentences.
 
 vLLM passes on two forms: the `repr` of every finding on a line of its own, which repeats the
-client's body, and pydantic's own report. In both, the place of a finding names alternatives of the
-schema (`ChatCompletionUserMessageParam`, `list[str]`) beside the fields of the request.
+client's body, and pydantic's own report. In both forms the place of a finding names alternatives of
+the schema (`ChatCompletionUserMessageParam`, `list[str]`) beside the fields of the request.
 """
 
 from __future__ import annotations
@@ -33,12 +33,12 @@ ALTERNATIVE = re.compile(r"[A-Z]\w*")
 TYPES = frozenset({"str", "int", "float", "bool", "bytes", "list", "tuple", "dict", "set", "none"})
 WRAPPERS = frozenset({"body", "nullable", "chain", "default", "union"})
 NO_FIELDS = TYPES | WRAPPERS
-"""What pydantic puts into a place beside the fields, apart from what is no name of a field."""
+"""The words that pydantic puts into a place beside the fields, if they look like field names."""
 
 
 @dataclass(frozen=True, slots=True)
 class Fault:
-    """One field that is wrong; `path` is '' where it is the body as a whole."""
+    """One field that is wrong; `path` is '' if the body as a whole is wrong."""
 
     path: str
     kind: str
@@ -64,7 +64,7 @@ class Fault:
 
 
 def read_faults(message: str) -> list[Fault]:
-    """The fields that a message finds fault with, at most three; empty for any other message."""
+    """The fields that a message reports as wrong, at most three; empty for any other message."""
     if not HEADING.match(message):
         return []
     found = [*_from_reprs(message), *_from_report(message)]
@@ -81,7 +81,8 @@ def read_faults(message: str) -> list[Fault]:
 
 
 def _has_inner(path: str, paths: Iterable[str]) -> bool:
-    """Whether a finding lies deeper in the same field: the better of two alternatives."""
+    """Whether a finding lies deeper in the same field, which makes it the better of two
+    alternatives."""
     return any(other != path and other.startswith((f"{path}.", f"{path}[")) for other in paths)
 
 
@@ -116,7 +117,7 @@ def _sentence(text: str) -> str:
 
 
 def _likeliest(findings: Sequence[Finding]) -> list[Finding]:
-    """Of the alternatives of a schema, the one that the body comes closest to."""
+    """The alternative of a schema that the body comes closest to."""
     plain: list[Finding] = []
     branches: dict[Place, list[Finding]] = {}
     for finding in findings:
@@ -134,7 +135,7 @@ def _branch(place: Place) -> Place | None:
 
 
 def _path(place: Place) -> str:
-    """As in JavaScript; an index before the first field is one of a list that has no name here."""
+    """The path in JavaScript's form, without an index before the first field (an unnamed list)."""
     path = ""
     for part in place:
         if isinstance(part, int):

@@ -1,4 +1,4 @@
-"""Bounds on the fields that an engine works through but routing does not look at."""
+"""Bounds on the fields that cost an engine work and that routing does not read."""
 
 from __future__ import annotations
 
@@ -25,18 +25,18 @@ ENGINE_TOOL_TYPES = frozenset(
         "web_search_preview_2025_03_11",
     }
 )  # fmt: skip
-"""Tools that a server runs: vLLM does where an operator gives it a tool server."""
+"""Tools that a server runs; vLLM runs them if its operator gives it a tool server."""
 
 
 def check_values(document: Json, config: BodiesConfig) -> None:
-    """Raise BadRequest if a field holds more than it may."""
+    """Raise BadRequest if a field exceeds its bound."""
     for name in document.keys() & CHECKS.keys():
         if document[name] is not None:
             CHECKS[name](document[name], name, config)
 
 
 def admit_tools(endpoint: Endpoint, document: Json, config: BodiesConfig) -> Json:
-    """The body without the tools that a server would run; the same object where it has none.
+    """The body without the tools that a server would run; the same object if it has no such tool.
 
     Raises:
         RefusedField: a tool names a server to call, or its type is unknown.
@@ -65,7 +65,7 @@ def _stays(tool: object, param: str, config: BodiesConfig) -> bool:
         return True
     if kind in ENGINE_TOOL_TYPES:
         return False
-    raise RefusedField(f"{param}.type", "this service runs no tools of a server's")
+    raise RefusedField(f"{param}.type", "this service does not run a server's tools")
 
 
 def _check_int(low: int, high: Callable[[CountsConfig], int]) -> Check:
@@ -105,7 +105,7 @@ def _check_stop(value: Any, param: str, config: BodiesConfig) -> None:
 
 
 def _check_logprobs(value: Any, param: str, config: BodiesConfig) -> None:
-    """Chat has a flag by this name, completions a number."""
+    """Check `logprobs`, which is a flag in chat and a number in completions."""
     if not isinstance(value, bool):
         _LOGPROBS(value, param, config)
 
@@ -138,7 +138,7 @@ def _check_repetition(value: Any, param: str, config: BodiesConfig) -> None:
 
 
 def _check_extras(value: Any, param: str, config: BodiesConfig) -> None:
-    """What an operator lets through is still no way around a refused field."""
+    """Reject refused fields also under `vllm_xargs`, whatever the operator lets through."""
     if not isinstance(value, dict):
         raise InvalidField(param, "an object")
     for name in value.keys() & TRANSFER_KEYS:

@@ -1,8 +1,8 @@
-"""From wire formats to a `Call`.
+"""Turns the wire formats into a `Call`.
 
-`fields.py` says which fields the engine may see, `values.py` and `grammars.py` bound what they
-hold, `prompts.py` and `content.py` read what is asked. The engine checks the types of everything
-else, and its 4xx answers pass through: no hand copy of OpenAI's or Anthropic's schema.
+`fields.py` says which fields the engine may see, `values.py` and `grammars.py` bound their values,
+`prompts.py` and `content.py` read the prompt. The engine checks the types of everything else, and
+its 4xx answers pass through, so no OpenAI or Anthropic schema is copied by hand.
 """
 
 from __future__ import annotations
@@ -34,7 +34,7 @@ DEFAULT_BODIES = BodiesConfig()
 
 BUDGET_KEY = "thinking_token_budget"
 UNLIMITED = -1
-"""vLLM's word for no budget."""
+"""vLLM's value for no budget."""
 
 
 class JsonPayload:
@@ -53,7 +53,7 @@ class JsonPayload:
         """The JSON body, addressed to the model of a tier, within that tier's thinking budget.
 
         Raises:
-            MalformedBody: it is nested too deeply to be written again.
+            MalformedBody: the body is nested too deeply to be written again.
         """
         document = {**self._document, "model": model_id}
         if tier in self._thinking_tokens_max:
@@ -64,16 +64,16 @@ class JsonPayload:
             raise MalformedBody("it is nested too deeply") from None
 
     def _budget(self, most: int) -> object:
-        """What the caller asks for, within bounds; what is no whole number, vLLM refuses."""
+        """The budget that the client asks for, within bounds; vLLM rejects other values."""
         asked = self._document.get(BUDGET_KEY)
         if asked is None or asked == UNLIMITED:
             return most
         return min(asked, most) if type(asked) is int else asked
 
     def for_label(self, model_id: str) -> bytes | None:
-        """The body that asks another model for the same in one piece.
+        """The body that asks another model the same question, for an answer in one piece.
 
-        None where several answers are asked for, or what was said before is not in the body.
+        None where the call asks for several answers, or the conversation so far is not in the body.
         """
         document, prompt = self._document, self._document.get("prompt")
         if (
@@ -92,7 +92,7 @@ def parse_json(body: bytes) -> Json:
     """The body as a JSON object.
 
     Raises:
-        MalformedBody: it is not one.
+        MalformedBody: the body is not a JSON object.
     """
     try:
         document = orjson.loads(body)
@@ -114,11 +114,11 @@ def parse_call(
     policy: str | None = None,
     bodies: BodiesConfig = DEFAULT_BODIES,
 ) -> Call:
-    """One API request from its body; `tier`, `limits` and `policy` are what its headers say.
+    """One API request from its body; `tier`, `limits` and `policy` come from its headers.
 
     Raises:
-        BadRequest: the body cannot be read as a call of this endpoint, or holds what `bodies` does
-            not let through; names the field.
+        BadRequest: the body cannot be read as a call of this endpoint, or holds something that
+            `bodies` does not allow; names the field.
     """
     sent = parse_json(body)
     if endpoint is Endpoint.RESPONSES:
@@ -146,7 +146,7 @@ def parse_call(
         limits=limits,
         session=session,
         policy=None if policy is None else _policy(policy),
-        # A beam's tokens are not the answer's; a background response has no stream to hold.
+        # A beam's tokens are not the answer's tokens; a background response has no stream to hold.
         draftable=not (document.get("use_beam_search") or document.get("background")),
     )
 

@@ -7,18 +7,19 @@ from enum import Enum
 from serve_app.core.call import Usage
 
 LEASE_USAGE_HEADER = b"x-lease-usage"
-"""On the answer that ends a lease: the tokens of its last exchange, if that was cut off."""
+"""On the answer that ends a lease: the tokens of its last exchange, if it was cut off.
+"""
 
 
 class Refusal(Enum):
-    """Why the door let no exchange begin: the value of `LEASE_REFUSED_HEADER`."""
+    """Why the door rejects an exchange: the value of `LEASE_REFUSED_HEADER`."""
 
     LEASE = b"1"
     """The replica does not know the lease, or the request is not signed with its secret."""
     ENGINE = b"engine"
     """The engine behind the door is dead; Serve will replace the replica."""
     DRAINING = b"draining"
-    """Serve drains the replica: exchanges that have begun go on, no other one begins."""
+    """Serve drains the replica: exchanges that have begun continue, and no new exchange begins."""
 
 
 def render_usage(usage: Usage) -> bytes:
@@ -27,7 +28,7 @@ def render_usage(usage: Usage) -> bytes:
 
 
 def parse_usage(value: bytes) -> Usage | None:
-    """The usage in a header, None if it is none."""
+    """The usage in a header, None if the header holds no usage."""
     try:
         prompt_tokens, completion_tokens = map(int, value.split())
     except ValueError:

@@ -1,4 +1,4 @@
-"""One tier as the pipeline sees it: lease a replica, talk HTTP to its engine, give it back."""
+"""One tier as the pipeline sees it: lease a replica, send HTTP to its engine, release the lease."""
 
 from __future__ import annotations
 
@@ -38,31 +38,31 @@ from serve_app.leases.pool import LeasePool
 LEASE_HEADER = b"x-lease-id"
 LEASE_REFUSED_HEADER = b"x-lease-refused"
 LEASE_PATH = "/lease"
-"""A request to it ends the lease that it is sent under."""
+"""A request to this path ends the lease that the request is sent under."""
 
 LOAD_PATH = "/serve-app/load"
-"""A request to it, under any live lease, is answered with the replica's load."""
+"""A request to this path, under any live lease, is answered with the replica's load."""
 
 RESPONSES_PATH = Endpoint.RESPONSES.value.encode()
 
 TELL_S = 2.0
-"""How long a replica may take for an answer of its own; then it is left alone."""
+"""The longest wait for an answer by the replica itself; then the Router gives up."""
 
 POLL_S = 0.9
-"""How often replicas are asked for their load that have not told it with an answer."""
+"""How often the Router asks for the load of replicas that have not reported it with an answer."""
 
 PROBE_S = 1.0
 """How soon a tier that could not be reached is tried again."""
 
 ATTEMPTS_MAX = 3
-"""Leases tried for one call while no replica has begun to answer it."""
+"""Leases that one call tries while no replica has begun to answer the call."""
 
 FAILURES_MAX = 2
-"""Engines that may answer one call with a 5xx: what fails everywhere is the call's own fault."""
+"""Engines that may answer one call with a 5xx: a call that fails everywhere is itself at fault."""
 
 
 class Verdict(Enum):
-    """What the head of an answer says of the attempt."""
+    """The result of an attempt, from the head of its answer."""
 
     BEGUN = 1
     REFUSED = 2
@@ -81,7 +81,7 @@ class Upstream:
         self.headers: Headers = exchange.headers
 
     async def read(self) -> bytes:
-        """The body bytes that have come since the last call, b'' after the last ones.
+        """The body bytes that have come since the last call, b'' after the end of the body.
 
         Raises:
             DeadlineExceeded: the next bytes did not come in time.
@@ -102,8 +102,8 @@ class Upstream:
 class Attempt:
     """One request on one replica, from its lease to the answer's last byte.
 
-    Lease and connection go back as soon as the engine has sent its last byte, however slowly the
-    client reads.
+    The lease and the connection are released as soon as the engine has sent its last byte, even if
+    the client reads slowly.
     """
 
     def __init__(
@@ -125,7 +125,7 @@ class Attempt:
         """Send the request and wait for the head of the answer.
 
         Raises:
-            ConnectionBroken: the replica was not reached, or lost before the head came.
+            ConnectionBroken: the replica was not reached, or was lost before the head came.
             ExchangeTimeout: no head came in time.
         """
         request = self._request
@@ -154,7 +154,7 @@ class Attempt:
             self._leases.release(self.lease, reusable=reusable)
 
     def drop(self) -> None:
-        """End an attempt from which no answer came."""
+        """End an attempt that got no answer."""
         if self._exchange is not None:
             self._exchange.abandon()
         elif self._connection is not None:
@@ -162,7 +162,7 @@ class Attempt:
         self._release(reusable=False)
 
     def cut(self) -> None:
-        """End an attempt whose answer is not complete; a complete one is left alone.
+        """End an attempt whose answer is not complete; a complete answer is left alone.
 
         The engine stops, and its replica reports how far the answer had come.
         """
@@ -184,9 +184,9 @@ class TierClient:
     ) -> None:
         self.name = name
         self.down = False
-        """No replica could be reached; a probe finds out when one can be again."""
+        """No replica could be reached; a probe finds out when a replica can be reached again."""
         self.watches_load = False
-        """Whether waits are measured and replicas asked for their load."""
+        """Whether the Router measures waits and asks replicas for their load."""
         self._first_tokens = FirstTokens()
         self._engines = EngineLoads()
         self._poller: asyncio.Task[None] | None = None
@@ -215,11 +215,11 @@ class TierClient:
         return self._leases.waiting - self._probe_waits
 
     def load(self) -> TierLoad:
-        """What is known of the tier's load now; costs microseconds and asks nothing of replicas."""
+        """The known load of the tier at this moment; costs microseconds and sends no request."""
         now = asyncio.get_running_loop().time()
         ongoing, waiting = self._leases.in_use, self.waiting
         engines = self._engines.total(now)
-        # Of what waits in the engines, other Routers have their part.
+        # Some of the calls that wait in the engines belong to other Routers.
         ours = engines.queued * min(1.0, ongoing / max(engines.running + engines.queued, 1))
         told = engines.replicas > 0
         return TierLoad(
@@ -234,14 +234,14 @@ class TierClient:
         )
 
     def configure(self, leases: LeaseConfig, *, watches_load: bool = False) -> None:
-        """Take new settings; leases in use keep what they have."""
+        """Take new settings; leases in use keep their old settings."""
         self._leases.reuse_s = leases.reuse_s
         self._leases.age_max_s = leases.age_max_s
         self._leases.sessions.kept_s = leases.session_s
         self.watches_load = watches_load
 
     def close(self) -> None:
-        """Give back everything that no call is using."""
+        """End all leases that no call is using."""
         for task in (self._poller, self._probe):
             if task is not None:
                 task.cancel()
@@ -252,9 +252,9 @@ class TierClient:
     async def exchange(
         self, request: UpstreamRequest, deadlines: Deadlines
     ) -> AsyncIterator[Upstream]:
-        """Send one request to a replica of the tier's choice; closing the block ends it there too.
+        """Send one request to a replica of the tier; closing the block also ends the request there.
 
-        A replica that has not begun to answer is left for another one; after the head of an answer
+        If a replica has not begun to answer, another replica is tried. After the head of an answer
         nothing is tried again. The status of the answer is a 2xx or a 4xx.
 
         Raises:
@@ -310,7 +310,7 @@ class TierClient:
                 self._first_tokens.forget(request)
 
     async def _try(self, attempt: Attempt, deadlines: Deadlines) -> Exchange | None:
-        """The answer that has begun, or has failed; None if the replica has not begun the call."""
+        """The exchange with the answer's head; None if the replica has not begun the call."""
         address = attempt.lease.address
         try:
             exchange = await attempt.send(deadlines)
@@ -341,7 +341,7 @@ class TierClient:
             self._leases.penalties.clear(address)
             return Verdict.BEGUN
         if reason == Refusal.LEASE.value:
-            # What this replica took back it may have taken back all at once.
+            # The replica may have ended all of its leases at once.
             self._leases.drop_idle(address)
         else:
             self._leases.avoid(address)
@@ -355,7 +355,7 @@ class TierClient:
         return TierUnavailable(retry_after_s=1)
 
     def _doubt(self) -> None:
-        """Count the tier as down, unless calls are in use of replicas that have not failed."""
+        """Count the tier as down, unless calls are using replicas that have not failed."""
         if not self._leases.serving(asyncio.get_running_loop().time()):
             self._mark_down()
 
@@ -374,7 +374,7 @@ class TierClient:
             deadlines.spend_on_place(clock() - began_at)
 
     def _mark_down(self) -> None:
-        """No call need try the tier until the probe or another call has reached a replica."""
+        """Mark the tier as down until the probe or another call reaches a replica."""
         self.down = True
         if self._probe is None:
             loop = asyncio.get_running_loop()
@@ -391,7 +391,7 @@ class TierClient:
             self._probe = None
 
     async def _reach(self) -> bool:
-        """Wait for a place, as calls do, and ask the replica something."""
+        """Wait for a place, as calls do, and send the replica a request of its own."""
         self._probe_waits = True
         try:
             lease = await self._leases.acquire()
@@ -414,7 +414,7 @@ class TierClient:
             self._poller = loop.create_task(self._poll(), context=Context())
 
     async def _poll(self) -> None:
-        """Ask the replicas for their load that have not told it lately, while leases are held."""
+        """Ask the replicas that have not reported their load lately, while leases are held."""
         loop = asyncio.get_running_loop()
         try:
             while self._leases.open_leases:
@@ -435,7 +435,8 @@ class TierClient:
         task.add_done_callback(self._ending.discard)
 
     async def _end(self, lease: Lease) -> None:
-        # A replica that is not reached ends the lease itself when it has been idle for long.
+        # A replica that cannot be reached ends the lease itself when the lease has been idle for
+        # long.
         headers: Headers | None = None
         try:
             headers = await self._tell(lease, LEASE_PATH)
@@ -444,7 +445,7 @@ class TierClient:
                 lease.on_ended(headers or [])
 
     async def _tell(self, lease: Lease, path: str) -> Headers | None:
-        """Send the replica itself a request: the headers of its answer, None if it did not obey."""
+        """Send a request to the replica itself: the headers of the answer, None if it failed."""
         try:
             connection = await self._connections.take(lease.address)
         except ConnectionBroken:
@@ -475,17 +476,17 @@ class TierClient:
 
 
 def is_failure(status: int) -> bool:
-    """Whether an engine neither answered nor refused: a 5xx, or what no engine should say."""
+    """Whether the status is a failure of the engine: neither a 2xx nor a 4xx."""
     return not (200 <= status < 300 or 400 <= status < 500)
 
 
 def find_refusal(exchange: Exchange) -> bytes | None:
-    """Why the replica has not begun the call, None if it has."""
+    """Why the replica has not begun the call, None if the call has begun."""
     return find_header(exchange.headers, LEASE_REFUSED_HEADER) if exchange.status == 403 else None
 
 
 def find_header(headers: Headers, name: bytes) -> bytes | None:
-    """The value of a header, None if there is none."""
+    """The value of a header, None if the header is missing."""
     for header, value in headers:
         if header == name:
             return value
@@ -495,11 +496,12 @@ def find_header(headers: Headers, name: bytes) -> bytes | None:
 class UpstreamRequest:
     """A request that can be rendered for any replica.
 
-    `patience_s` is how long it waits for a tier on which this Router holds no place at all; None:
-    as long as for a full one. `session` is the hash of the conversation that it belongs to.
-    `stream`: the answer's head comes before the answer is complete. `draft_tokens`: it comes with a
-    report on the first so many tokens; 0 for an answer that is not judged. `silent`: between its
-    head and its end the answer may pause. `usage` is filled if the answer is cut off.
+    `patience_s` is how long the request waits for a tier on which this Router holds no place at
+    all; None: as long as for a full tier. `session` is the hash of the conversation that the
+    request belongs to. `stream` says that the answer's head comes before the answer is complete.
+    `draft_tokens` asks for a report on the first tokens of a draft; 0 for an answer that is not
+    judged. `silent` says that the answer may pause between its head and its end. `usage` is filled
+    if the answer is cut off.
     """
 
     __slots__ = (
@@ -538,10 +540,10 @@ class UpstreamRequest:
         self.silent = silent
         self.usage = usage
         self.settling: asyncio.Future[None] | None = None
-        """Done when the replica of an answer that was cut off has told its usage, or cannot."""
+        """Done when the replica of a cut-off answer has reported the usage, or cannot report it."""
 
     def expect_usage(self) -> Callable[[Headers], None]:
-        """What takes the headers of the replica's answer to the end of the lease."""
+        """The callback that takes the headers of the replica's answer to the end of the lease."""
         self.settling = asyncio.get_running_loop().create_future()
         return self._settle
 
@@ -558,7 +560,8 @@ class UpstreamRequest:
     def opens_with_token(self) -> bool:
         """Whether the first bytes of the answer mean that the model has begun to write.
 
-        Not if the answer comes whole, and not for responses, whose first event only says hello.
+        They do not in an answer in one piece, nor in a Responses stream, whose first event has no
+        token.
         """
         return self.stream and self._path != RESPONSES_PATH
 

@@ -24,10 +24,10 @@ from serve_app.core.deadlines import Deadlines
 from serve_app.core.headers import Headers
 
 BUFFER_BYTES_MAX = 1 << 20
-"""Body bytes an exchange holds for a slow client before it stops reading from the engine."""
+"""The most body bytes that an exchange holds for a slow client before it pauses the engine."""
 
 IDLE_S_MAX = 30.0
-"""Idle connections older than this are not used again; the engine's server keeps them longer."""
+"""Idle connections older than this are not reused; the engine's server keeps them longer."""
 
 Address = tuple[str, int]
 
@@ -82,7 +82,7 @@ class Exchange:
         self._limit = (missed.limit, missed.seconds)
         self._arm()
 
-    # What the owner calls.
+    # Methods that the owner calls.
 
     async def head(self) -> None:
         """Wait until `status` and `headers` are known.
@@ -122,7 +122,7 @@ class Exchange:
             self._disarm()
             self._connection.close()
 
-    # What the connection calls.
+    # Methods that the connection calls.
 
     def note_data(self) -> None:
         """Bytes have come: the peer is not silent."""
@@ -148,7 +148,7 @@ class Exchange:
         self._wake()
 
     def finish(self) -> None:
-        """The last byte has come: the owner may give the connection to the next call."""
+        """The last byte has come: the owner may use the connection for the next call."""
         self.complete = True
         self._disarm()
         if self._paused:
@@ -158,7 +158,7 @@ class Exchange:
         self._on_complete()
 
     def fail(self, error: Exception) -> None:
-        """No more will come."""
+        """The answer has failed, and no more of it will come."""
         self._disarm()
         if self._error is None:
             self._error = error
@@ -227,9 +227,9 @@ class Connection(asyncio.Protocol):
         self._keep_alive = False
         self.idle_since = 0.0
         self.on_lost: Callable[[Connection], None] | None = None
-        """Who holds the connection while it is idle."""
+        """The callback of the connection's holder while the connection is idle."""
 
-    # What the owner calls.
+    # Methods that the owner calls.
 
     def begin(
         self,
@@ -242,7 +242,7 @@ class Connection(asyncio.Protocol):
     ) -> Exchange:
         """Send a whole request; `on_complete` is called when the answer's last byte has come in.
 
-        `silent`: between its head and its end the answer may pause for as long as it likes.
+        `silent` says that the answer may pause for any time between its head and its end.
 
         Raises:
             ConnectionBroken: the connection is closed.
@@ -270,19 +270,19 @@ class Connection(asyncio.Protocol):
             and not self._transport.is_closing()
         )
 
-    # What the exchange calls.
+    # Methods that the exchange calls.
 
     def pause_reading(self) -> None:
-        """Take no more from the peer for now."""
+        """Stop reading from the peer for now."""
         if self._transport is not None:
             self._transport.pause_reading()
 
     def resume_reading(self) -> None:
-        """Go on."""
+        """Read from the peer again."""
         if self._transport is not None:
             self._transport.resume_reading()
 
-    # What the event loop calls.
+    # Methods that the event loop calls.
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         self._transport = cast(asyncio.Transport, transport)
@@ -316,7 +316,7 @@ class Connection(asyncio.Protocol):
         if exchange is not None:
             exchange.fail(ConnectionBroken(begun=exchange.status != 0))
 
-    # What the parser calls.
+    # Methods that the parser calls.
 
     def on_header(self, name: bytes, value: bytes) -> None:
         if self._exchange is not None:
@@ -328,7 +328,7 @@ class Connection(asyncio.Protocol):
         if self._exchange is None:
             return
         if self._interim:
-            # Not the answer: that is still to come, under a head of its own.
+            # This is an interim answer: the real answer follows, under its own head.
             self._exchange.headers.clear()
         else:
             self._exchange.note_headers(status)
@@ -339,7 +339,7 @@ class Connection(asyncio.Protocol):
 
     def on_message_begin(self) -> None:
         if self._message_complete:
-            # A second answer to one request: nobody gets it, nor is the peer trusted with a third.
+            # A second answer to one request is discarded, and the connection is closed.
             self._exchange = None
             self._keep_alive = False
             self.close()
@@ -352,17 +352,17 @@ class Connection(asyncio.Protocol):
 
 
 class ConnectionPool:
-    """Idle keep-alive connections by address; the last one used goes first, so the rest age out."""
+    """Idle keep-alive connections by address; the newest is used first, so that old ones expire."""
 
     def __init__(self, connect_s: float = 3.0) -> None:
         self._connect_s = connect_s
         self._idle: dict[Address, OrderedDict[Connection, None]] = {}
 
     async def take(self, address: Address, until: float = math.inf) -> Connection:
-        """An open connection to `address`, by that time of the event loop's clock.
+        """An open connection to `address`, by the time `until` of the event loop's clock.
 
         Raises:
-            ConnectionBroken: nothing listens there, or does not answer in time.
+            ConnectionBroken: no server listens there, or the connection takes too long.
         """
         connection = self._take_idle(address)
         return await self._connect(address, until) if connection is None else connection
@@ -395,7 +395,7 @@ class ConnectionPool:
             connection.close()
             return False
         self._idle.setdefault(address, OrderedDict())[connection] = None
-        # Replicas come and go, and each has an address of its own.
+        # Replicas come and go, and each replica has its own address.
         connection.on_lost = lambda lost: self._forget(address, lost)
         return True
 

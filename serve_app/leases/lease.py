@@ -1,4 +1,4 @@
-"""A lease: one place on one replica, and the places that no call uses at the moment."""
+"""A lease is one place on one replica; `IdleLeases` are places that no call uses at the moment."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ class Grant(Protocol):
 
     @property
     def lease_id(self) -> str:
-        """What opens the replica's engine app."""
+        """The id that opens the replica's engine app."""
         ...
 
     @property
@@ -32,7 +32,7 @@ class Opener(Protocol):
     """Asks Ray for places."""
 
     async def __call__(self, session: str | None = None) -> Grant:
-        """A place on a replica of Ray's choice; the session is there to choose by.
+        """A place on a replica of Ray's choice; Ray may choose the replica by the session.
 
         Raises:
             GatewayError: Ray refused.
@@ -60,7 +60,7 @@ class Lease:
         self.calls = 0
         """Calls that have used the place."""
         self.on_ended: Callable[[Headers], None] | None = None
-        """Takes what the replica says at the lease's end; no headers if it says nothing."""
+        """Takes the headers of the replica's answer to the lease's end; none without an answer."""
 
     @property
     def address(self) -> Address:
@@ -69,7 +69,7 @@ class Lease:
 
     @property
     def lease_id(self) -> str:
-        """What the engine app asks for."""
+        """The id that the engine app asks for."""
         return self._grant.lease_id
 
     def sign(self, path: bytes, draft_tokens: bytes, body_bytes: int) -> bytes:
@@ -78,7 +78,7 @@ class Lease:
 
 
 class IdleLeases:
-    """Places that no call uses: the newest first, or one of a given replica."""
+    """Places that no call uses: the newest first, or the newest of a given replica."""
 
     def __init__(self) -> None:
         self._all: OrderedDict[Lease, None] = OrderedDict()
@@ -92,7 +92,7 @@ class IdleLeases:
 
     @property
     def oldest(self) -> Lease | None:
-        """The one that has been idle for longest."""
+        """The place that has been idle for longest."""
         return next(iter(self._all), None)
 
     def add(self, lease: Lease) -> None:
@@ -101,13 +101,13 @@ class IdleLeases:
         self._at.setdefault(lease.address, OrderedDict())[lease] = None
 
     def pop(self) -> Lease:
-        """Take the newest."""
+        """Take the newest place."""
         lease = next(reversed(self._all))
         self.remove(lease)
         return lease
 
     def pop_at(self, address: Address) -> Lease | None:
-        """Take the newest on a replica, None if it has none."""
+        """Take the newest place on a replica, None if the replica has no idle place."""
         here = self._at.get(address)
         if not here:
             return None
@@ -116,14 +116,14 @@ class IdleLeases:
         return lease
 
     def pop_all_at(self, address: Address) -> list[Lease]:
-        """Take all that are on a replica."""
+        """Take all places on a replica."""
         leases = list(self._at.get(address, ()))
         for lease in leases:
             self.remove(lease)
         return leases
 
     def remove(self, lease: Lease) -> None:
-        """Take this one."""
+        """Take this place."""
         del self._all[lease]
         here = self._at[lease.address]
         del here[lease]

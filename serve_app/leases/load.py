@@ -1,4 +1,4 @@
-"""How loaded a tier is: from what its Router sees anyway, and from what its engines say."""
+"""The load of a tier: from the calls that its Router sees, and from the reports of its engines."""
 
 from __future__ import annotations
 
@@ -8,19 +8,20 @@ from dataclasses import dataclass
 from serve_app.leases.http1 import Address
 
 MEMORY_S = 2.0
-"""How long a first token counts. Older ones say nothing of now: no news is no load."""
+"""How long the wait for a first token counts. Older waits say nothing about the load now."""
 SAMPLES_MAX = 256
 
 ENGINE_FRESH_S = 2.0
-"""How long an engine's word counts; it is asked anew every second."""
+"""How long the report of an engine counts; the Router asks for a new report every second."""
 
 LOAD_HEADER = b"x-engine-load"
-"""On answers of a replica itself: calls that run, calls that wait in the engine, used KV cache."""
+"""On a replica's answers: calls running, calls waiting in the engine, used part of the KV cache.
+"""
 
 
 @dataclass(frozen=True, slots=True)
 class EngineLoad:
-    """What one engine says of itself; `kv_used_ratio` is None where it cannot tell."""
+    """The reported load of one engine; `kv_used_ratio` is None where it is unknown."""
 
     running: int
     queued: int
@@ -33,7 +34,7 @@ class EngineLoad:
 
 
 def parse_engine_load(value: bytes) -> EngineLoad | None:
-    """The load of a header, None if it is none."""
+    """The load in a header, None if the header holds no load."""
     try:
         running, queued, used = value.split()
         return EngineLoad(int(running), int(queued), None if used == b"-" else float(used))
@@ -47,7 +48,7 @@ class FirstTokens:
     def __init__(self) -> None:
         self._pending: dict[object, float] = {}
         self._in_order: deque[tuple[float, object]] = deque()
-        """The pending calls that none has overtaken, oldest first; and some that have ended."""
+        """The pending calls that were not overtaken, oldest first, and some ended calls."""
         self._told: deque[tuple[float, float]] = deque()
         self._told_s = 0.0
         self._served_since = float("-inf")
@@ -58,7 +59,7 @@ class FirstTokens:
         self._in_order.append((now, call))
 
     def end(self, call: object, now: float) -> None:
-        """Its first token has come; a call that has not begun, or ended before, does nothing."""
+        """The first token has come; no effect on a call that is not pending."""
         since = self._pending.pop(call, None)
         if since is not None:
             self._tell(now, now - since)
@@ -66,16 +67,16 @@ class FirstTokens:
             self._first_pending()
 
     def forget(self, call: object) -> None:
-        """It ended without one, or cannot tell."""
+        """The call ended without a first token, or cannot report it."""
         if self._pending.pop(call, None) is not None:
             self._first_pending()
 
     def estimate(self, now: float, queued: float) -> float | None:
-        """The wait of a call that comes now, None without news.
+        """The wait of a call that arrives now, None if nothing is known.
 
-        The longest of: the mean of the newest waits; how long the first of the pending calls has
-        waited that none has overtaken (a long prompt takes its time and says nothing of others);
-        where calls are `queued`, how long it takes until as many have got theirs.
+        The longest of: the mean of the newest waits; the age of the oldest pending call that no
+        later call has overtaken (a long prompt that others overtake says nothing about other
+        calls); where calls are `queued`, the time until as many calls have got their first token.
         """
         told = self._told
         while told and told[0][0] < now - MEMORY_S:
@@ -98,12 +99,12 @@ class FirstTokens:
     def _drop_oldest(self) -> None:
         self._told_s -= self._told.popleft()[1]
         if not self._told:
-            self._told_s = 0.0  # What rounding has left.
+            self._told_s = 0.0  # Remove the rest that rounding has left.
 
     def _first_pending(self) -> float | None:
-        """Since when the first call waits that none has overtaken; forgets those before it.
+        """The begin of the oldest call that no later call has overtaken; forgets overtaken calls.
 
-        A call that has been overtaken once stays so.
+        A call that has been overtaken once stays overtaken.
         """
         order = self._in_order
         while order:
@@ -116,7 +117,7 @@ class FirstTokens:
 
 @dataclass(frozen=True, slots=True)
 class EngineTotal:
-    """The load of all engines that have told theirs lately; `kv_free_ratio` is their mean."""
+    """The load of all engines that have reported lately; `kv_free_ratio` is their mean."""
 
     replicas: int
     running: int
@@ -125,7 +126,7 @@ class EngineTotal:
 
 
 class EngineLoads:
-    """The newest word of each replica of a tier, and their sums."""
+    """The newest report of each replica of a tier, and the sums of these reports."""
 
     def __init__(self) -> None:
         self._loads: OrderedDict[Address, tuple[float, EngineLoad]] = OrderedDict()
@@ -133,18 +134,18 @@ class EngineLoads:
         self._kv_used = 0.0
 
     def note(self, address: Address, load: EngineLoad, now: float) -> None:
-        """A replica has told."""
+        """Take the report of a replica."""
         self._drop(address)
         self._loads[address] = (now, load)
         self._add(load, 1)
 
     def told_since(self, address: Address, since: float) -> bool:
-        """Whether a replica has told after that moment."""
+        """Whether a replica has reported after that moment."""
         told = self._loads.get(address)
         return told is not None and told[0] > since
 
     def total(self, now: float) -> EngineTotal:
-        """What has been told lately; forgets the rest."""
+        """The sum of the recent reports; forgets the older reports."""
         while self._loads:
             address, (told_at, _) = next(iter(self._loads.items()))
             if told_at >= now - ENGINE_FRESH_S:
@@ -165,4 +166,4 @@ class EngineLoads:
             self._with_cache += sign
             self._kv_used += sign * load.kv_used_ratio
         if not self._with_cache:
-            self._kv_used = 0.0  # What rounding has left.
+            self._kv_used = 0.0  # Remove the rest that rounding has left.

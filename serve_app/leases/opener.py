@@ -1,4 +1,4 @@
-"""Asking Ray Serve for a place on a replica: the one call per lease that goes through Ray."""
+"""Asks Ray Serve for a place on a replica: the one call per lease that goes through Ray."""
 
 from __future__ import annotations
 
@@ -22,12 +22,12 @@ logger = logging.getLogger("ray.serve")
 
 @dataclass(frozen=True, slots=True)
 class RayGrant:
-    """A place on a replica, held by a streaming Serve call that has yielded its address.
+    """A place on a replica, held by a streaming Serve call that has yielded the replica's address.
 
-    The call is never cancelled: the replica ends it when the Router asks it to, or when the place
-    has been idle for long. Cancelling a Serve response is best effort: in ray 2.60 one that is
-    cancelled while its assignment completes is not cancelled at all where router and caller share
-    a loop (`_DeploymentResponseBase.cancel`). A place that leaked would keep its replica from ever
+    The call is never cancelled: the replica ends it when the Router asks for the end, or when the
+    place has been idle for long. Cancelling a Serve response is best effort. In ray 2.60 a response
+    that is cancelled while its assignment completes is not cancelled at all if router and caller
+    share a loop (`_DeploymentResponseBase.cancel`). A leaked place would keep its replica from ever
     draining.
     """
 
@@ -51,8 +51,8 @@ class RayLeases:
     async def open(self, session: str | None = None) -> RayGrant:
         """A place on a replica of Ray's choice.
 
-        Ray's request router sees the session. Whether it goes by it is for the tier's config to say
-        (`replica_choice`).
+        Ray's request router sees the session. The tier's config (`replica_choice`) says whether Ray
+        chooses by the session.
 
         Raises:
             TierOverloaded: too many calls wait already.
@@ -62,14 +62,14 @@ class RayLeases:
         method = self._method
         if session is not None:
             method = self._handle.options(stream=True, session_id=session).lease
-        # With stream=True the handle returns a generator; its types cannot say so.
+        # With stream=True the handle returns a generator, which its types do not express.
         stream = cast("DeploymentResponseGenerator[Address]", method.remote(lease_id, secret))
         try:
             host, port = await anext(stream)
         except BackPressureError:
             raise TierOverloaded(retry_after_s=5) from None
         except Exception as error:
-            # Ray's message is a traceback with addresses: for the log, never for the client.
+            # Ray's message is a traceback with addresses: only the log may hold it, not the answer.
             logger.warning("no lease: %s", type(error).__name__, exc_info=error)
             raise TierUnavailable(retry_after_s=2) from None
         listener = asyncio.create_task(_listen(stream))
@@ -79,12 +79,12 @@ class RayLeases:
 
 
 async def _listen(stream: DeploymentResponseGenerator[Address]) -> None:
-    """Read the stream to its end: Ray counts the call as ongoing here until somebody has."""
+    """Read the stream to its end, because Ray counts the call as ongoing until it has been read."""
     with suppress(Exception):
         async for _ in stream:
             pass
 
 
 def build_opener(handle: DeploymentHandle[object]) -> Opener:
-    """What opens leases on the tier behind `handle`."""
+    """Build the opener of leases on the tier behind `handle`."""
     return RayLeases(handle).open

@@ -1,11 +1,10 @@
-"""The Router's side of leases: places on the replicas of one tier, asked of Ray and used again.
+"""The Router's side of leases: places on the replicas of one tier, requested from Ray and reused.
 
 Asking Ray for a place costs more CPU than moving the answer's bytes. So a place whose call has
-ended is kept for `reuse_s` and given to the next call; Ray goes on counting it as one ongoing
-request, which it is within that time. `age_max_s` and `CALLS_MIN` bound how long a place can be
-passed on, so that a new replica gets its share and Ray's request router keeps choosing; a draining
-replica refuses to begin another call by itself. A call that waits takes whatever place comes first:
-one that Ray grants, or one that another call gives back.
+ended is kept for `reuse_s` and given to the next call, and Ray keeps counting it as one ongoing
+request. `age_max_s` and `CALLS_MIN` bound how long a place can be passed on, so that a new replica
+gets its share and Ray's request router keeps choosing. A draining replica itself rejects new calls.
+A call that waits takes the first place that Ray grants or that another call gives back.
 """
 
 from __future__ import annotations
@@ -22,19 +21,20 @@ from serve_app.leases.sessions import SessionMap
 from serve_app.leases.waiting import Ask, Waiter, WaitingCalls
 
 CALLS_MIN = 4
-"""How many calls a place may serve whatever its age. Without it a place on a tier whose answers
-take longer than `age_max_s` would serve one call: a request to Ray and one to the replica for each.
-With more, calls would stay for longer where Ray once put them, and a new replica would wait."""
+"""How many calls a place may serve at any age. Without this minimum, a place on a tier whose
+answers take longer than `age_max_s` would serve one call, and each call would cost a request to Ray
+and a request to the replica. With a higher minimum, calls would stay longer where Ray once put
+them, and a new replica would wait for its share."""
 
 ASKS_MAX = 3
-"""How often Ray is asked for one place, while it names replicas that are to be avoided."""
+"""How often Ray is asked for one place while it names replicas that are to be avoided."""
 
 PARKED_S = 0.5
-"""How long a place on a replica to be avoided is held, unused: Ray prefers the replica with the
-fewest calls, and one that fails each call at once has none."""
+"""How long a place on a replica to be avoided is held, unused. Ray prefers the replica with the
+fewest calls, and a replica that fails each call at once has none."""
 
 KNOWN_S = 30.0
-"""How long a replica that has granted a place counts as one that could grant another."""
+"""How long a replica that has granted a place counts as able to grant another place."""
 
 
 class LeasePool:
@@ -78,7 +78,7 @@ class LeasePool:
         return len(self._in_use) + len(self._idle)
 
     def held(self) -> list[Lease]:
-        """One of the places that are held on each replica, the newest."""
+        """The newest place that is held on each replica."""
         leases = [*self._in_use, *self._idle]
         leases.sort(key=lambda lease: lease.granted_at)
         return list({lease.address: lease for lease in leases}.values())
@@ -89,16 +89,16 @@ class LeasePool:
         return len(self._waiting)
 
     def serving(self, now: float) -> bool:
-        """Whether a call is in use of a place on a replica that has not just failed."""
+        """Whether a call is using a place on a replica that has not just failed."""
         return any(not self.penalties.active(address, now) for address in self._in_use_at)
 
     async def acquire(
         self, session: str | None = None, *, patience_s: float | None = None
     ) -> Lease:
-        """A place; who gets it must `release` it.
+        """A place; the caller must `release` it.
 
-        A call of a session gets one on the replica of its last call, if one is idle there.
-        `patience_s` is how long the call waits while there is no place at all, and none is granted.
+        A call of a session gets a place on the replica of its last call, if a place is idle there.
+        `patience_s` is how long the call waits while the Router holds no place and gets none.
 
         Raises:
             GatewayError: Ray refused.
@@ -131,7 +131,7 @@ class LeasePool:
         return found
 
     def release(self, lease: Lease, *, reusable: bool) -> None:
-        """Give a place back; one that is not `reusable` ends."""
+        """Give a place back; a place that is not `reusable` ends."""
         self._in_use.discard(lease)
         self._in_use_at[lease.address] -= 1
         if self._in_use_at[lease.address] <= 0:
@@ -153,18 +153,18 @@ class LeasePool:
         self._idle.pop_all_at(address)
 
     def avoid(self, address: Address) -> None:
-        """A replica has failed a call: for a moment others get its calls, if there are others."""
+        """A replica has failed a call: prefer other replicas for a moment."""
         self.penalties.note(address, asyncio.get_running_loop().time())
         for lease in self._idle.pop_all_at(address):
             self._closer(lease)
 
     def lose(self, address: Address) -> None:
-        """A replica cannot be reached: as `avoid`, and its idle leases are lost."""
+        """A replica cannot be reached: avoid it, and drop its idle leases."""
         self.drop_idle(address)
         self.avoid(address)
 
     def close(self) -> None:
-        """Pass nothing on any more; leases in use end with their calls, idle ones now."""
+        """Stop the reuse of leases; leases in use end with their calls, idle leases end now."""
         self.reuse_s = 0.0
         while self._idle:
             self._closer(self._idle.pop())
@@ -187,13 +187,13 @@ class LeasePool:
             self._waiting.leave(waiter)
 
     def _ask(self, ask: Ask) -> None:
-        # An empty context: Ray would otherwise tie the lease to the request that happens to
-        # open it, and cancel it with that request although another call uses it by then.
+        # The context is empty because Ray would otherwise tie the lease to the request that opens
+        # it, and cancel the lease with that request although another call uses the lease by then.
         loop = asyncio.get_running_loop()
         self._opening.add(loop.create_task(self._open(ask), context=Context()))
 
     def _lose_patience(self, waiter: Waiter, patience_s: float) -> None:
-        """Let a call go that has waited for so long without any place in sight."""
+        """Fail a call after `patience_s` in which the Router held no place and Ray granted none."""
         if waiter.done():
             return
         loop = asyncio.get_running_loop()
@@ -206,7 +206,7 @@ class LeasePool:
             waiter.timer = loop.call_later(delay_s, self._lose_patience, waiter, patience_s)
 
     async def _open(self, ask: Ask) -> None:
-        """Ask Ray for one place, and give it to a call that waits."""
+        """Ask Ray for one place, and give the place to a call that waits."""
         try:
             lease = await self._ask_ray(ask)
         except GatewayError as error:
@@ -222,7 +222,7 @@ class LeasePool:
             self._opening.discard(task)
 
     async def _ask_ray(self, ask: Ask) -> Lease:
-        """A place, on a replica that has not just failed if Ray names one soon.
+        """A place, if possible on a replica that has not just failed.
 
         Raises:
             GatewayError: Ray refused.
@@ -232,7 +232,7 @@ class LeasePool:
             try:
                 grant = await (self._opener(ask.session) if ask.session else self._opener())
             except TierUnavailable:
-                # The replica that Ray chose died under the question.
+                # The replica that Ray chose died during the request.
                 if left and self.serving(loop.time()):
                     continue
                 raise
@@ -244,7 +244,7 @@ class LeasePool:
         return lease
 
     def _better_elsewhere(self, address: Address, now: float) -> bool:
-        """Whether the replica is to be avoided and another one is known that is not."""
+        """Whether this replica is to be avoided and another known replica is not."""
         self._known[address] = now
         self._known.move_to_end(address)
         while self._known[next(iter(self._known))] < now - KNOWN_S:
@@ -254,7 +254,7 @@ class LeasePool:
         return any(not self.penalties.active(other, now) for other in self._known)
 
     def _offer(self, lease: Lease) -> None:
-        """Give the place to the call that has waited for longest, otherwise keep it."""
+        """Give the place to the call that has waited for longest; otherwise keep the place."""
         self._give(self._waiting.first, lease)
 
     def _give(self, waiter: Waiter | None, lease: Lease) -> None:
@@ -266,7 +266,7 @@ class LeasePool:
     def _serve(self, waiter: Waiter, lease: Lease) -> None:
         self._waiting.leave(waiter)
         if waiter.done():
-            # It has been cancelled in this turn of the loop and has not run since.
+            # The call has been cancelled in this turn of the loop and has not run since.
             self._offer(lease)
         else:
             waiter.set_result(lease)
@@ -281,7 +281,7 @@ class LeasePool:
             self._sweeper = loop.call_later(self.reuse_s, self._sweep)
 
     def _refuse(self, ask: Ask, error: GatewayError) -> None:
-        """Refuse the call that the request to Ray stood for, and none that has waited longer."""
+        """Refuse the call that the request to Ray stood for, but no call that has waited longer."""
         waiter = self._waiting.refuse(ask)
         if waiter is None:
             return
@@ -293,7 +293,7 @@ class LeasePool:
         loop = asyncio.get_running_loop()
         self._sweeper = None
         oldest_kept = loop.time() - self.reuse_s
-        # The last one given back is the first one taken, so the idle ones are in order of age.
+        # The newest idle lease is taken first, so the idle leases are in order of age.
         while (oldest := self._idle.oldest) is not None and oldest.idle_since <= oldest_kept:
             self._idle.remove(oldest)
             self._closer(oldest)

@@ -1,4 +1,4 @@
-"""Which replica served a conversation last, and so has its beginning in its prefix cache."""
+"""The replica that served a conversation last, which has its beginning in the prefix cache."""
 
 from __future__ import annotations
 

@@ -1,9 +1,9 @@
-"""What binds a lease to the Router that holds it: a keyed signature on every request under it.
+"""A keyed signature on every request binds a lease to the Router that holds it.
 
 The Router makes a secret for each lease and gives it to the replica in the call through Ray. Over
-HTTP goes only a signature of what the door decides by, so a lease id that was seen on the network
-or in a log opens nothing. The body is bound by its length alone: a digest of it would take longer
-than all else that a Router does for a long prompt.
+HTTP the Router sends only a signature of the values that the door decides by, so a lease id that is
+read on the network or in a log opens nothing. Only the length of the body is signed: for a long
+prompt, a digest of the body would take longer than all other work of a Router.
 """
 
 from __future__ import annotations
@@ -15,8 +15,9 @@ from hmac import compare_digest
 SECRET_BYTES = 16
 MAC_BYTES = 16
 WINDOW = 64
-"""How far a request may be behind the newest one of its lease. A Router asks for the load under a
-lease while a call uses it, on another connection, so that two requests may overtake each other."""
+"""How far a request may be behind the newest request of its lease. A Router asks for the load under
+a lease while a call uses the lease on another connection, so two requests may overtake each other.
+"""
 
 _WINDOW_BITS = (1 << WINDOW) - 1
 
@@ -27,7 +28,7 @@ def new_secret() -> bytes:
 
 
 class LeaseSigner:
-    """The Router's side: signs the requests of one lease, each with a number of its own."""
+    """The Router's side: signs the requests of one lease, each with its own number."""
 
     __slots__ = ("_counter", "_lease_id", "_secret")
 
@@ -57,7 +58,7 @@ class LeaseVerifier:
     def accepts(
         self, counter: bytes, mac: bytes, path: bytes, draft_tokens: bytes, body_bytes: bytes
     ) -> bool:
-        """Whether the request is signed with the lease's secret, and is no replay."""
+        """Whether the request is signed with the lease's secret and is not a replay."""
         expected = _mac(self._secret, counter, path, draft_tokens, body_bytes)
         return compare_digest(expected, mac) and self._is_new(int(counter))
 
@@ -75,7 +76,7 @@ class LeaseVerifier:
 
 
 def parse_lease(value: bytes) -> tuple[str, bytes, bytes]:
-    """Lease id, number and signature in a lease header; what is not there is empty."""
+    """Lease id, number and signature in a lease header; missing parts are empty."""
     lease_id, _, signed = value.partition(b" ")
     counter, _, mac = signed.partition(b" ")
     return lease_id.decode("latin-1"), counter, mac

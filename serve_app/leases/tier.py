@@ -1,4 +1,4 @@
-"""What a tier is to those who send calls to it."""
+"""The interface of a tier for the modules that send calls to it."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve_app.leases.client import UpstreamRequest
 
 
 class Answer(Protocol):
-    """An engine's answer: head known, body read piece by piece."""
+    """An engine's answer: its head is known, its body is read piece by piece."""
 
     status: int
     """Below 500: an engine's own failure is an error of the exchange."""
@@ -23,17 +23,17 @@ class Answer(Protocol):
 
 
 class Tier(Protocol):
-    """What answers a call: the replicas of one model."""
+    """The replicas of one model, which answer calls."""
 
     down: bool
     """Whether no replica can be reached."""
 
     def load(self) -> TierLoad:
-        """What is known of its load now, without asking anybody."""
+        """The known load of the tier at this moment, without a request to any replica."""
         ...
 
     def exchange(
         self, request: UpstreamRequest, deadlines: Deadlines
     ) -> AbstractAsyncContextManager[Answer]:
-        """Send a request; closing the block ends it on the replica as well."""
+        """Send a request; closing the block also ends the request on the replica."""
         ...

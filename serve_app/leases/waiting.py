@@ -1,8 +1,8 @@
 """The calls that wait for a place, and the requests to Ray for places.
 
-One request to Ray stands for every call that waits. So Ray's refusal meets the call whose request
-Ray refused, which is the newest one, and not the call that has waited for longest. A place that Ray
-grants goes to the call that has waited for longest, whichever call the request stood for.
+One request to Ray stands for every call that waits. So Ray's refusal fails the call whose request
+Ray refused, which is the newest call, and not the call that has waited for longest. A granted place
+goes to the call that has waited for longest, whichever call the request stood for.
 
 A request is in one of three states:
 
@@ -34,7 +34,7 @@ class Ask:
     def __init__(self, waiter: Waiter, session: str | None) -> None:
         self.waiter: Waiter | None = waiter
         self.session = session
-        """The session that Ray is to choose the replica by, if it is."""
+        """The session by which Ray chooses the replica, None if Ray does not."""
 
 
 class Waiter(asyncio.Future[Lease]):
@@ -48,7 +48,7 @@ class Waiter(asyncio.Future[Lease]):
 
 
 class WaitingCalls:
-    """The calls that wait, the one that has waited for longest first."""
+    """The calls that wait, the call that has waited for longest first."""
 
     def __init__(self) -> None:
         self._waiters: OrderedDict[Waiter, None] = OrderedDict()
@@ -59,7 +59,7 @@ class WaitingCalls:
 
     @property
     def orphans(self) -> int:
-        """Requests to Ray whose calls have gone."""
+        """Requests to Ray whose calls no longer wait."""
         return len(self._orphans)
 
     @property
@@ -68,7 +68,7 @@ class WaitingCalls:
         return next(iter(self._waiters), None)
 
     def add(self, waiter: Waiter, session: str | None) -> Ask | None:
-        """A call begins to wait. Returns the request to send to Ray, None if one stands already."""
+        """Add a call that waits. Returns the request to send to Ray, None if an orphan serves."""
         self._waiters[waiter] = None
         if self._orphans:
             ask, _ = self._orphans.popitem(last=False)
@@ -78,7 +78,7 @@ class WaitingCalls:
         return waiter.ask
 
     def leave(self, waiter: Waiter) -> None:
-        """The call waits no more; the request that stood for it is for another call."""
+        """Remove a call that no longer waits; its request becomes an orphan."""
         self._waiters.pop(waiter, None)
         if waiter.timer is not None:
             waiter.timer.cancel()
@@ -88,10 +88,10 @@ class WaitingCalls:
             self._orphans[ask] = None
 
     def grant(self, ask: Ask) -> Waiter | None:
-        """Ray has granted a place. Returns the call that gets it, None if no call waits.
+        """Ray has granted a place. Returns the call that gets the place, None if no call waits.
 
-        If the place was asked for a session, a call of that session is first. The call that `ask`
-        stood for goes on waiting, by the request of the call that is served.
+        If the place was requested for a session, a call of that session comes first. The call that
+        `ask` stood for keeps waiting, with the request of the call that gets the place.
         """
         own = ask.waiter
         if ask.session is not None and own is not None and own.session == ask.session:
@@ -109,7 +109,7 @@ class WaitingCalls:
         return waiter
 
     def _swap(self, ask: Ask, waiter: Waiter | None) -> None:
-        """Let `ask` stand for this call, and its request for the call of `ask`."""
+        """Let `ask` stand for this call, and this call's request for the call of `ask`."""
         own = ask.waiter
         if waiter is None or waiter is own:
             return

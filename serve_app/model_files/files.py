@@ -1,4 +1,4 @@
-"""The files of a model directory: what is there, what must not be, and reading it safely."""
+"""The files of a model directory: lists them, finds forbidden ones, and reads them safely."""
 
 from __future__ import annotations
 
@@ -16,12 +16,12 @@ from serve_app.model_files.finding import Finding
 
 FILES_MAX = 100_000
 JSON_BYTES_MAX = 32 * 1024 * 1024
-"""Above the index of a model with a trillion parameters; as Python objects under a gigabyte."""
+"""More than the index of a model with a trillion parameters; below a gigabyte as Python objects."""
 
 PICKLED_SUFFIXES = frozenset({".bin", ".pt", ".pth", ".ckpt", ".pkl", ".pickle", ".joblib"})
 PICKLE_MAGIC = tuple(bytes((0x80, protocol)) for protocol in range(2, 6))
 ZIP_MAGIC = b"PK\x03\x04"
-"""How the files of `torch.save` begin; there is a pickle in the archive."""
+"""The first bytes of `torch.save` files; the archive holds a pickle."""
 
 
 @dataclass
@@ -33,7 +33,7 @@ class Listing:
 
 
 def list_files(directory: Path) -> Listing:
-    """Every file but those in hidden directories (`.cache`, `.git`), which no engine reads."""
+    """Every file except in hidden directories (`.cache`, `.git`), which no engine reads."""
     listing = Listing()
     root = directory.resolve()
     for path, name in _walk(root, listing):
@@ -51,7 +51,7 @@ def list_files(directory: Path) -> Listing:
 
 
 def _walk(root: Path, listing: Listing) -> Iterator[tuple[Path, str]]:
-    """The files below the root; what cannot be entered becomes a finding."""
+    """The files below the root; a directory that cannot be entered becomes a finding."""
 
     def note(error: OSError) -> None:
         where = os.path.relpath(error.filename, root)
@@ -80,7 +80,7 @@ def _look(root: Path, path: Path, name: str) -> tuple[int, Finding | None]:
 
 
 def _may_link(root: Path, target: Path) -> bool:
-    """Within the directory, or from a snapshot in Hugging Face's cache to one of its blobs."""
+    """Whether a link stays in the directory or in the same Hugging Face cache entry."""
     blobs = root.parents[1] / "blobs" if root.parent.name == "snapshots" else root
     return target.is_relative_to(root) or target.is_relative_to(blobs)
 
@@ -90,7 +90,7 @@ def _unreadable(where: str, error: OSError) -> Finding:
 
 
 def find_pickles(directory: Path, files: dict[str, int]) -> list[Finding]:
-    """Files that would be unpickled, which runs any code that their maker put in."""
+    """Files that an engine would unpickle: a pickle can run any code of its maker."""
     mend = "remove it, or make safetensors of it: serve-app convert SOURCE DEST"
     findings = []
     for name in files:
@@ -108,7 +108,7 @@ def _pickled(path: Path) -> str | None:
     if path.suffix.lower() in PICKLED_SUFFIXES:
         return "a pickled file by its name"
     if path.suffix == ".safetensors":
-        return None  # The header's length comes first there and may look like any magic number.
+        return None  # The header's length comes first and may look like any magic number.
     with open_regular(path) as file:
         magic = file.read(4)
     if magic.startswith(PICKLE_MAGIC):
@@ -119,10 +119,10 @@ def _pickled(path: Path) -> str | None:
 
 
 def open_regular(path: Path) -> BufferedReader:
-    """Open a file for reading, without waiting for the other end of what turns out to be a pipe.
+    """Open a file for reading, without blocking if it turns out to be a pipe.
 
     Raises:
-        OSError: it cannot be opened or is no regular file.
+        OSError: the file cannot be opened or is not a regular file.
     """
     descriptor = os.open(path, os.O_RDONLY | os.O_NONBLOCK | os.O_CLOEXEC)
     if not stat.S_ISREG(os.fstat(descriptor).st_mode):
@@ -132,10 +132,10 @@ def open_regular(path: Path) -> BufferedReader:
 
 
 def load_json_object(path: Path) -> dict[str, Any]:
-    """A JSON object from a file.
+    """Read a JSON object from a file.
 
     Raises:
-        ValueError: says what the file holds instead.
+        ValueError: the message says what the file holds instead.
     """
     try:
         value = json.loads(read_bytes(path, JSON_BYTES_MAX))
@@ -151,10 +151,10 @@ def load_json_object(path: Path) -> dict[str, Any]:
 
 
 def read_bytes(path: Path, bytes_max: int) -> bytes:
-    """The whole of a small file.
+    """Read the whole of a small file.
 
     Raises:
-        ValueError: it is longer than it may be, or cannot be read.
+        ValueError: the file is longer than the bound, or cannot be read.
     """
     try:
         with open_regular(path) as file:

@@ -1,4 +1,4 @@
-"""What a check found wrong: where, what, and how to mend it."""
+"""A fault that a check found: where, what, and how to mend it."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ TEXT_MAX = 500
 
 @dataclass(frozen=True)
 class Finding:
-    """One fault. A `fatal` one means that the model must not be served as it is."""
+    """One fault. If it is `fatal`, the model must not be served in its present state."""
 
     where: str
     what: str

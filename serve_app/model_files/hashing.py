@@ -13,11 +13,11 @@ from serve_app.model_files.files import open_regular
 
 BUFFER_BYTES = 1024 * 1024
 THREADS_MAX = 8
-"""More would only wait for the disk."""
+"""More threads would only wait for the disk."""
 PROGRESS_S = 0.2
 
 Progress = Callable[[int, int], None]
-"""Called a few times a second with the bytes that are done, and with all of them."""
+"""Called a few times a second with the number of hashed bytes, and with the total."""
 
 
 def no_progress(done_bytes: int, all_bytes: int) -> None:
@@ -25,7 +25,7 @@ def no_progress(done_bytes: int, all_bytes: int) -> None:
 
 
 class _Tally:
-    """What the threads share: how far they are, and whether to go on."""
+    """The state that the threads share: their progress, and whether to continue."""
 
     def __init__(self) -> None:
         self.done_bytes = 0
@@ -40,13 +40,13 @@ class _Tally:
 def hash_files(
     directory: Path, files: Mapping[str, int], progress: Progress = no_progress
 ) -> dict[str, str]:
-    """The SHA-256 of each file in hexadecimal. `files` holds their sizes too, as `list_files` does.
+    """The SHA-256 of each file in hexadecimal. `files` also holds the sizes, as from `list_files`.
 
     Raises:
         OSError: a file cannot be read.
     """
     tally, all_bytes = _Tally(), sum(files.values())
-    # The largest first, so that no thread is left alone with it at the end.
+    # The largest files first, so that no thread is left alone with a large file at the end.
     names = sorted(files, key=lambda name: -files[name])
     with ThreadPoolExecutor(min(THREADS_MAX, os.cpu_count() or 1)) as pool:
         futures = {name: pool.submit(_hash, directory / name, tally) for name in names}
@@ -58,7 +58,7 @@ def hash_files(
                     future.result()
                 progress(tally.done_bytes, all_bytes)
         finally:
-            tally.stop.set()  # After a failure or Ctrl-C, leaving the pool would wait for them all.
+            tally.stop.set()  # After a failure or Ctrl-C, leaving the pool waits for all threads.
     return {name: futures[name].result() for name in files}
 
 

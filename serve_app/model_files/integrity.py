@@ -1,4 +1,4 @@
-"""Whether the files of a directory are those that a list of SHA-256 sums promises."""
+"""Whether the files of a directory match a list of SHA-256 sums."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ def check_sums(
     listing: Listing,
     progress: Progress = no_progress,
 ) -> list[Finding]:
-    """Hash the listed files; find those that differ, are missing, or are not in the list."""
+    """Hash the listed files; find the files that differ, are missing, or are not in the list."""
     wanted = {name: digest.lower() for name, digest in expected.items() if _counts(name)}
     there = {name: size for name, size in listing.files.items() if name in wanted}
     try:
@@ -47,7 +47,7 @@ def make_sums(directory: Path, progress: Progress = no_progress) -> dict[str, st
 
 
 def _counts(name: str) -> bool:
-    """Not the list itself, of which `sha256sum *` takes the sum too, nor `.git` and `.cache`."""
+    """Exclude the list itself, which `sha256sum *` would also sum, and `.git` and `.cache`."""
     return name != SUMS_NAME and not any(
         part.startswith(".") for part in PurePosixPath(name).parent.parts
     )
@@ -70,7 +70,7 @@ def _unlisted(expected: Mapping[str, str], names: Iterable[str]) -> Iterator[Fin
 
 
 def is_read_by_engines(name: str) -> bool:
-    """Whether a file must be listed: not hidden ones, documents, or the list itself."""
+    """Whether a file must be listed: hidden files, documents and the list itself need not be."""
     path = PurePosixPath(name)
     legal = path.name.startswith(_LEGAL_NAMES) and path.suffix in ("", ".txt")
     document = legal or path.suffix.lower() in _DOCUMENT_SUFFIXES

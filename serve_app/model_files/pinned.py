@@ -1,4 +1,4 @@
-"""Weights that a config pins by their SHA-256: what a replica checks before its engine starts."""
+"""Weights that a config pins by their SHA-256: a replica checks them before its engine starts."""
 
 from __future__ import annotations
 
@@ -18,11 +18,11 @@ from serve_app.model_files.integrity import check_sums
 from serve_app.model_files.sums import BadSums, load_sums
 
 FINDINGS_MAX = 5
-"""In a message; `serve-app verify` shows all."""
+"""The most findings in a message; `serve-app verify` shows all."""
 
 
 class ModelFilesRefused(Exception):
-    """The files of a model are not those that its config pins."""
+    """The files of a model do not match the sums that its config pins."""
 
     def __init__(self, directory: str, findings: str) -> None:
         super().__init__(directory, findings)  # every argument, so that it survives pickling
@@ -31,17 +31,17 @@ class ModelFilesRefused(Exception):
 
     def __str__(self) -> str:
         return (
-            f"{self.directory} is not served, for it is not what `sha256sums` of its tier says:\n"
-            f"{self.findings}"
+            f"{self.directory} does not match `sha256sums` of its tier. "
+            f"The replica will not start:\n{self.findings}"
         )
 
 
 def check_pinned(directory: Path, sums: str | Mapping[str, str], node: str, stamps: Path) -> bool:
-    """Check a directory, unless this start of the node has; say whether it had to be hashed.
+    """Check a directory, once for each start of a node; returns whether it was hashed.
 
-    `sums` is a mapping, or the path of a SHA256SUMS file, from the directory if it is relative.
-    `node` names a start of a node; with it is remembered in `stamps` what has been checked, and the
-    next replica does not read 100 GB again. Two that start together wait for one another.
+    `sums` is a mapping, or the path of a SHA256SUMS file, relative to the directory or absolute.
+    `node` names a start of a node. `stamps` remembers the checked directories of that start, so the
+    next replica does not read 100 GB again. Replicas that start together wait for one another.
 
     Raises:
         ModelFilesRefused: a file differs, is missing, or is not listed.
@@ -80,7 +80,7 @@ def _refuse(directory: Path, findings: list[Finding]) -> None:
 
 
 def _mark(directory: Path, listing: Listing, expected: Mapping[str, str], node: str) -> str:
-    """Changes whenever a file does: a write always changes a file's time of change."""
+    """A digest that changes whenever a file does: each write changes the time of change."""
     states = []
     for name in sorted(listing.files):
         status = (directory / name).stat()
@@ -91,7 +91,7 @@ def _mark(directory: Path, listing: Listing, expected: Mapping[str, str], node: 
 
 @contextmanager
 def _stamp(directory: Path, stamps: Path) -> Iterator[IO[str]]:
-    """The note on a directory, locked."""
+    """The stamp of a directory, locked."""
     stamps.mkdir(mode=0o700, exist_ok=True)
     if stamps.lstat().st_uid != os.geteuid():
         raise PermissionError(f"{stamps} belongs to another user; remove it")
@@ -103,5 +103,5 @@ def _stamp(directory: Path, stamps: Path) -> Iterator[IO[str]]:
 
 
 def default_stamps() -> Path:
-    """A directory of this node and this user alone."""
+    """A directory that belongs to this node and this user only."""
     return Path(tempfile.gettempdir()) / f"serve-app-verified-{os.geteuid()}"

@@ -1,4 +1,4 @@
-"""SHA256SUMS: the form that `sha256sum` writes and reads."""
+"""SHA256SUMS: the file format of `sha256sum`."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ def load_sums(path: Path) -> dict[str, str]:
     """The sums of a SHA256SUMS file.
 
     Raises:
-        BadSums: it cannot be read, or is not in the form of `sha256sum`.
+        BadSums: the file cannot be read, or does not have the format of `sha256sum`.
     """
     try:
         return parse_sums(read_bytes(path, SUMS_BYTES_MAX))
@@ -62,19 +62,19 @@ def check_name(name: str) -> str:
     """The name in its simplest form.
 
     Raises:
-        ValueError: it does not lie within the directory.
+        ValueError: the name does not lie within the directory.
     """
     path = PurePosixPath(name)
     if path.is_absolute() or ".." in path.parts or not path.parts or "\0" in name:
-        raise ValueError(f"{name!r} is no path within the model directory")
+        raise ValueError(f"{name!r} is not a path within the model directory")
     return str(path)
 
 
 def check_sums_mapping(sums: Mapping[str, str]) -> dict[str, str]:
-    """The same with names and sums in their simplest form.
+    """The same sums, with names and sums in their simplest form.
 
     Raises:
-        ValueError: a name does not lie within the directory, or a sum is none.
+        ValueError: a name does not lie within the directory, or a sum is not a SHA-256.
     """
     for name, digest in sums.items():
         if not SHA256.fullmatch(digest):

@@ -1,1 +1,1 @@
-"""What an operator sees: metrics and the access log."""
+"""Metrics and the access log, for operators."""

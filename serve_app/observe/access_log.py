@@ -17,10 +17,10 @@ from serve_app.observe.log_files import OwnedLogs
 
 BYTES_MAX = 100 * 1024 * 1024
 FILES_MAX = 5
-"""Files of one Router beside the one that it writes."""
+"""Files of one Router, beside the file that it writes now."""
 
 DIRECTORY_BYTES_MAX = 2 * 1024**3
-"""Of all Routers that have ever run on this node. Each new one has a name of its own."""
+"""The bound on the logs of all Routers that ever ran on this node; each has its own name."""
 
 PRUNE_S = 600.0
 
@@ -75,7 +75,7 @@ class AccessLog:
 
 
 def render_line(record: Record) -> dict[str, Any]:
-    """One call as a flat JSON object; no prompt, no answer, no client header but the id."""
+    """One call as a flat JSON object, without prompt, answer or client headers except the id."""
     decision = record.decision
     return {
         "time": datetime.fromtimestamp(record.arrived_at, UTC).isoformat(timespec="milliseconds"),
@@ -99,7 +99,7 @@ def render_line(record: Record) -> dict[str, Any]:
 
 
 def render_draft(draft: Draft | None) -> dict[str, Any]:
-    """What a cascade began with; nothing for other calls."""
+    """The draft that a cascade began with; empty for other calls."""
     if draft is None:
         return {}
     return {

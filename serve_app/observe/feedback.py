@@ -1,4 +1,4 @@
-"""What becomes of sampled calls, and what applications say of answers."""
+"""Metrics of sampled calls, and of applications' feedback on answers."""
 
 from __future__ import annotations
 
@@ -15,11 +15,11 @@ class FeedbackMetrics:
     """Reads the counts about once a second; every label comes from a closed set."""
 
     def __init__(self, take: Callable[[], tuple[Mapping[Fate, int], Mapping[bool, int]]]) -> None:
-        """`take` hands over what happened to samples, and verdicts by whether they say right."""
+        """`take` returns the counts of samples' events, and of right and wrong verdicts."""
         self._take = take
         self._samples = Counter(
             "serve_app_feedback_samples",
-            "Calls drawn for a label, by what became of them.",
+            "Calls drawn for a label, by result.",
             ("fate",),
         )
         self._verdicts = Counter(

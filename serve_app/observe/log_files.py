@@ -14,14 +14,15 @@ logger = logging.getLogger("ray.serve")
 
 LOCK_SUFFIX = ".lock"
 UNLOCKED_S = 3600.0
-"""How long after its last line a log without a lock is left alone: an older version wrote it."""
+"""How long a log without a lock is kept after its last line: an older version may be writing it."""
 
 
 class OwnedLogs:
-    """The log of one Router, with the files that it rotates to, beside those of other Routers.
+    """The log of one Router, with its rotated files, beside the logs of other Routers.
 
-    A lock on a file of its own says that the Router lives: the kernel lets go of it however the
-    process ends. The log itself does not do, because rotation gives its name to another file.
+    A lock on a separate file says that the Router lives: the kernel releases the lock however the
+    process ends. The log file itself cannot hold the lock, because rotation gives its name to
+    another file.
     """
 
     def __init__(self, path: Path) -> None:
@@ -30,11 +31,11 @@ class OwnedLogs:
         fcntl.flock(self._lock, fcntl.LOCK_SH)
 
     def close(self) -> None:
-        """Let others delete the log when they need its place."""
+        """Let other Routers delete the log when they need its space."""
         os.close(self._lock)
 
     def prune_others(self, bytes_max: int) -> None:
-        """Delete logs of Routers that have ended, oldest first, while all take more than that."""
+        """Delete logs of ended Routers, oldest first, while all logs take more than `bytes_max`."""
         logs = sorted(_find_logs(self._path), key=_changed_at)
         taken = sum(_size(file) for log in logs for file in _files_of(log))
         for log in logs:
@@ -45,7 +46,7 @@ class OwnedLogs:
 
 
 def _find_logs(path: Path) -> Iterator[Path]:
-    """The logs that are being, or were, written next to this one: `access_ID.jsonl`."""
+    """The logs that are or were written beside this log: `access_ID.jsonl`."""
     prefix = path.name.partition("_")[0]
     yield from path.parent.glob(f"{prefix}_*{path.suffix}")
 
@@ -65,7 +66,7 @@ def _size(file: Path) -> int:
 
 
 def _delete_if_ended(log: Path) -> int:
-    """Delete a log with all its files, if its Router has ended; the bytes that are free again."""
+    """Delete a log with all its files, if its Router has ended; returns the freed bytes."""
     lock = _open_lock(log)
     try:
         if not (_is_old(log) if lock is None else _is_free(lock)):

@@ -41,7 +41,7 @@ Labels = tuple[str, ...]
 
 
 class CallMetrics:
-    """What is counted about calls; `add` is called for each one, `flush` about once a second."""
+    """The metrics of calls; `add` is called for each call, `flush` about once a second."""
 
     def __init__(self) -> None:
         self._calls = Counter(
@@ -117,7 +117,7 @@ class CallMetrics:
     def _add_tokens(self, record: Record, tier: str) -> None:
         usage = record.usage
         self._count_tokens(self._tokens, tier, usage)
-        # A refusal has no token and comes at once: many of them would make the tier look fast.
+        # A refusal has no token and comes at once, so many refusals would make the tier look fast.
         if not record.stream or record.first_byte_s is None or record.status >= 400:
             return
         self._observed.append((self._first_byte, record.first_byte_s, (tier,)))
@@ -155,5 +155,5 @@ class CallMetrics:
 
 
 def _tags(metric: Counter | Histogram, labels: Labels) -> dict[str, str]:
-    ours = metric.info["tag_keys"][-len(labels) :]  # after those that Ray Serve has added
+    ours = metric.info["tag_keys"][-len(labels) :]  # after the labels that Ray Serve has added
     return dict(zip(ours, labels, strict=True))

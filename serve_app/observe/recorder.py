@@ -1,4 +1,4 @@
-"""Where the records of ended calls go: noted at once, written out about once a second."""
+"""Takes the records of ended calls at once, and writes them out about once a second."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ logger = logging.getLogger("ray.serve")
 
 FLUSH_S = 1.0
 SETTLE_S = 2.0
-"""How long the end of a Router waits for usages that replicas have still to tell."""
+"""How long the end of a Router waits for usages that replicas have not reported yet."""
 
 
 class CallRecorder:
-    """Feeds metrics and the access log; a task of its own does everything that costs time.
+    """Feeds metrics and the access log; a separate task does all work that takes time.
 
-    Files are written by one thread, because a disk may be slow and calls are served by the loop.
+    One thread writes files, because a disk may be slow and the event loop serves calls.
     """
 
     def __init__(
@@ -44,7 +44,7 @@ class CallRecorder:
         self._records: list[Record] = []
         self._settling: dict[asyncio.Future[None], Record] = {}
         self._task: asyncio.Task[None] | None = None
-        # One thread keeps the lines in order, also those of a flush that was cancelled.
+        # One thread keeps the lines in order, also the lines of a flush that was cancelled.
         self._writer = ThreadPoolExecutor(1, "access-log")
 
     def finish(self, record: Record) -> None:
@@ -58,7 +58,7 @@ class CallRecorder:
         self.start()
 
     def start(self) -> None:
-        """Write out from now on, also while no call comes: a Router that is idle is not missing."""
+        """Write out from now on, also without calls, so that an idle Router still has metrics."""
         if self._task is None:
             self._task = asyncio.get_running_loop().create_task(self._flush_forever())
 
@@ -82,7 +82,7 @@ class CallRecorder:
             await written
 
     async def close(self) -> None:
-        """Write out the rest, and end."""
+        """Write out the remaining records, and end."""
         if self._settling:
             await asyncio.wait(list(self._settling), timeout=self._settle_s)
         self._records.extend(self._settling.values())

@@ -1,4 +1,4 @@
-"""What moves the routing: the controller of the threshold, the scores, the load of the tiers."""
+"""Metrics of routing: the controller of the threshold, the scores, the load of the tiers."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ class HeldShare(Protocol):
 
 
 class Scores(Protocol):
-    """Whether the newest scores are distributed as usual; see `routing/drift.py`."""
+    """Whether the newest scores have their usual distribution; see `routing/drift.py`."""
 
     @property
     def drift(self) -> float | None: ...
@@ -33,12 +33,13 @@ class Scores(Protocol):
 
 
 class ControlMetrics:
-    """Reads the state about once a second; no state, no metric."""
+    """Reads the state about once a second; without a state there is no metric."""
 
     def __init__(self, read: Callable[[], HeldShare | None]) -> None:
         self._read = read
         self._threshold = Gauge(
-            "serve_app_routing_threshold", "Score from which a call goes to the strongest tier now."
+            "serve_app_routing_threshold",
+            "The lowest score with which a call goes to the strongest tier.",
         )
         self._share = Gauge(
             "serve_app_routing_strong_ratio",
@@ -56,9 +57,9 @@ class ControlMetrics:
 
 
 class DriftMetrics:
-    """Reads the scores about once a second, and tells the log of a change.
+    """Reads the scores about once a second, and logs a change.
 
-    Drift begins and ends at most once for a window of scores each, so the log stays short.
+    Drift begins and ends at most once for each window of scores, so the log stays short.
     """
 
     def __init__(self, read: Callable[[], Scores]) -> None:
@@ -66,11 +67,11 @@ class DriftMetrics:
         self._were_drifting = False
         self._drift = Gauge(
             "serve_app_routing_drift",
-            "Population stability index of the newest scores against those that were usual.",
+            "Population stability index of the newest scores against the usual scores.",
         )
 
     def flush(self) -> None:
-        """Hand the index to Ray, once there are enough scores for one."""
+        """Hand the index to Ray, once there are enough scores."""
         scores = self._read()
         drift, drifting = scores.drift, scores.drifting
         if drift is not None:
@@ -89,17 +90,17 @@ class LoadMetrics:
         self._were_down: set[str] = set()
         self._down = Gauge(
             "serve_app_tier_down",
-            "1 while a tier's calls go elsewhere as no replica is reached.",
+            "1 while no replica of a tier can be reached, so that other tiers get its calls.",
             ("tier",),
         )
         self._first_token = Gauge(
             "serve_app_first_token_wait_seconds",
-            "Estimated wait for the first token of a call that comes now; 0 without news.",
+            "Estimated wait for the first token of a call that arrives now; 0 if unknown.",
             ("tier",),
         )
         self._kv_free = Gauge(
             "serve_app_kv_free_ratio",
-            "Free part of the KV caches of a tier, the mean of its replicas; none without news.",
+            "Free part of a tier's KV caches, the mean of its replicas; none if unknown.",
             ("tier",),
         )
 
@@ -109,7 +110,7 @@ class LoadMetrics:
             tags = {"tier": name}
             self._down.set(int(load.down), tags)
             self._first_token.set(load.first_token_s or 0.0, tags)
-            # Ray drops a series that is NaN at once, one that is not set two exports later.
+            # Ray drops a NaN series at once, but a series that is not set only two exports later.
             self._kv_free.set(math.nan if load.kv_free_ratio is None else load.kv_free_ratio, tags)
             if load.down != (name in self._were_down):
                 self._were_down ^= {name}

@@ -1,4 +1,4 @@
-"""The ASGI types, spelled out here because starlette is not imported outside the gateway."""
+"""The ASGI types. They are defined here because only the gateway may import starlette."""
 
 from __future__ import annotations
 

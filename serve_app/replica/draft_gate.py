@@ -1,8 +1,8 @@
-"""Drafts on the replica: an answer is held back until its tokens have been looked at.
+"""Drafts on the replica: an answer is held back until its first tokens have been judged.
 
-The Router asks for it by a header, and decides on the head of the answer alone, which comes with
-the report of the tokens' log-probabilities. From then on the engine's bytes pass untouched. What
-was not asked for as a draft does not come here.
+The Router asks for a draft by a header. The head of the answer carries a report of the tokens'
+log-probabilities, and the Router decides by this report alone. From then on the engine's bytes pass
+unchanged. Other answers do not pass this gate.
 """
 
 from __future__ import annotations
@@ -15,7 +15,7 @@ from serve_app.leases.draft_report import DRAFT_HEADER, DRAFT_TOKENS_HEADER, Dra
 from serve_app.replica.asgi import ASGIApp, Message, Receive, Scope, Send
 
 LOGPROB_MIN = -100.0
-"""JSON has no minus infinity."""
+"""The lowest log-probability in a report, because JSON has no minus infinity."""
 
 
 class Watch:
@@ -31,10 +31,10 @@ class Watch:
         self._open: set[int] = set()
         self._prompt_tokens = 0
         self.done = False
-        """The checkpoint has been passed; nothing is noted any more."""
+        """The draft has passed its checkpoint; no more tokens are noted."""
 
     def expect(self, sequences: int) -> int:
-        """Wait for so many sequences more; the number of the first one."""
+        """Wait for this many more sequences; returns the number of the first."""
         first = len(self._logprobs)
         for number in range(first, first + sequences):
             self._logprobs.append([])
@@ -60,7 +60,7 @@ class Watch:
             self._open.discard(sequence)
 
     async def check(self) -> None:
-        """Report, if every sequence has come to the checkpoint."""
+        """Send the report, if every sequence has reached the checkpoint."""
         if self._open or self.done:
             return
         self.done = True
@@ -70,11 +70,11 @@ class Watch:
 
 
 WATCH: ContextVar[Watch | None] = ContextVar("watch", default=None)
-"""What looks at the tokens of the exchange that this task works for."""
+"""The watch of the exchange that this task works for."""
 
 
 class DraftApp:
-    """The engine's app, with a gate before the answers that were asked for as drafts."""
+    """The engine's app, with a gate before the answers that were requested as drafts."""
 
     def __init__(self, app: ASGIApp) -> None:
         self._app = app
@@ -95,20 +95,20 @@ class DraftApp:
 class Gate:
     """Holds the messages of one answer until it is opened or the answer is complete.
 
-    An answer that is written in one piece has no head at its checkpoint yet. It gets one here, with
-    status 200; if the engine then fails all the same, the connection breaks instead.
+    An answer in one piece has no head at its checkpoint yet. The gate sends a head with status 200;
+    if the engine then fails, the connection breaks instead.
     """
 
     def __init__(self, send: Send) -> None:
         self._send = send
         self._held: list[Message] = []
-        # The engine may write from one task while another one comes to the checkpoint.
+        # The engine may write from one task while another task reaches the checkpoint.
         self._lock = asyncio.Lock()
         self._is_open = False
         self._head_sent = self._broken = False
 
     async def send(self, message: Message) -> None:
-        """Take the next message of the engine's."""
+        """Take the next message of the engine."""
         if not self._is_open:
             async with self._lock:
                 if not self._is_open:
@@ -119,7 +119,7 @@ class Gate:
         await self._pass(message)
 
     async def open(self, report: DraftReport) -> None:
-        """Let the head go, with the report, and all that has been held."""
+        """Send the head, with the report, and all messages that have been held."""
         async with self._lock:
             if not self._is_open:
                 await self._release(report)

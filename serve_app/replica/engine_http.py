@@ -1,4 +1,4 @@
-"""The replica's HTTP side: its engine's own app, on a port that opens to lease holders only."""
+"""The replica's HTTP side: the engine's own app, on a port that only lease holders can use."""
 
 from __future__ import annotations
 
@@ -28,22 +28,22 @@ logger = logging.getLogger("ray.serve")
 
 
 PATHS = frozenset(Endpoint)
-"""What Routers forward. The engine's app has paths to stop, change and empty the engine, too."""
+"""The paths that Routers forward. The engine's app also has paths that stop, change or empty it."""
 
 SETTLE_S = 0.5
 """How long the end of a lease waits for an exchange that is being cut off; Routers wait longer."""
 
 LOAD_KEPT_S = 0.05
-"""How long the heads of answers tell the same load, which changes with each step of the engine."""
+"""How long answers carry the same load header; the load changes with each step of the engine."""
 
 
 def never() -> Refusal | None:
-    """Nothing is ever refused to a lease holder."""
+    """Reject no exchange."""
     return None
 
 
 class LeasedApp:
-    """The engine's app behind a door that opens to live leases only, and to what Routers send."""
+    """The engine's app behind a door that lets only requests of live leases pass."""
 
     def __init__(
         self,
@@ -75,7 +75,7 @@ class LeasedApp:
             await self._end(lease, send, refusal)
         elif refusal is not None:
             if refusal is Refusal.DRAINING and not lease.exchanges:
-                # Ray waits for it; the Router passes it on no more.
+                # Ray waits for the lease to end, and the Router gives it to no further call.
                 lease.end()
             await self._refuse(send, refusal)
         elif path == LOAD_PATH:
@@ -95,10 +95,10 @@ class LeasedApp:
             METER.reset(token)
 
     async def _end(self, lease: HeldLease, send: Send, refusal: Refusal | None) -> None:
-        """End the lease, and tell what an exchange has taken that was cut off.
+        """End the lease, and report the tokens of an exchange that was cut off.
 
-        With a dead engine the lease goes on until it expires: while Ray counts the place as taken,
-        it sends fewer calls here.
+        With a dead engine the lease lives until it expires: Ray sends fewer calls here while it
+        counts the place as taken.
         """
         if refusal is not Refusal.ENGINE:
             lease.end()
@@ -114,7 +114,7 @@ class LeasedApp:
         await _answer(send, 403, headers)
 
     def _find(self, scope: Scope) -> HeldLease | None:
-        """The live lease under which, and with whose secret, the request was sent."""
+        """The live lease that the request was sent under and signed for."""
         held, draft_tokens, body_bytes = b"", b"", b"0"
         for name, value in scope["headers"]:
             if name == LEASE_HEADER:
@@ -133,7 +133,7 @@ class LeasedApp:
         return lease
 
     def _load_header(self) -> tuple[bytes, bytes]:
-        """The engine's own numbers, or else the calls that are here."""
+        """The engine's own numbers, or the calls of this replica if the engine has none."""
         load = None if self._stats is None else self._stats.read()
         return LOAD_HEADER, (load or EngineLoad(self._leases.exchanges, 0, None)).render()
 
@@ -145,10 +145,10 @@ class LeasedApp:
 
 
 class AnswerMessages:
-    """The messages of one answer of the engine's: the load on its head, and when it is whole.
+    """The messages of one answer of the engine: adds the load to its head, and notes its end.
 
-    After a disconnect none is: for a call that is not streamed vLLM stops the engine then, and
-    sends an empty answer all the same.
+    After a disconnect the answer counts as incomplete: for a call that is not streamed, vLLM then
+    stops the engine and still sends an empty answer.
     """
 
     __slots__ = ("_left", "_load", "_receive", "_send", "_when_whole")
@@ -167,7 +167,7 @@ class AnswerMessages:
         self._left = False
 
     async def receive(self) -> Message:
-        """The next message of the Router's."""
+        """The next message of the Router."""
         message = await self._receive()
         if message["type"] == "http.disconnect":
             self._left = True
@@ -191,7 +191,7 @@ async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -
 
 
 async def warm_up(app: ASGIApp, model: str) -> None:
-    """Answer one chat before Ray sends any: the first takes seconds for templates and tokenizers.
+    """Answer one chat before Ray sends calls: templates and tokenizers take seconds at first use.
 
     A model that cannot chat answers with an error, which does no harm.
     """
@@ -236,7 +236,7 @@ class EngineHTTPServer:
         """Return when the port is open.
 
         Raises:
-            RuntimeError: the server ended instead.
+            RuntimeError: the server ended before it opened the port.
         """
         while not self._server.started:
             self.check()

@@ -1,4 +1,4 @@
-"""The engine's own numbers, taken where vLLM hands them to its loggers."""
+"""The engine's own numbers, read from vLLM's interface for loggers."""
 
 from __future__ import annotations
 
@@ -13,7 +13,7 @@ logger = logging.getLogger("ray.serve")
 
 
 class SchedulerStats(Protocol):
-    """The part of vLLM's that matters here; it calls the interface unstable."""
+    """The scheduler statistics of vLLM that are read here; vLLM calls them unstable."""
 
     num_running_reqs: int
     num_waiting_reqs: int
@@ -21,24 +21,24 @@ class SchedulerStats(Protocol):
 
 
 class FinishedStats(Protocol):
-    """The part of vLLM's that matters here: the lengths of a call that has ended."""
+    """The part of vLLM's statistics that is read here: the lengths of a call that has ended."""
 
     num_prompt_tokens: int
     num_generation_tokens: int
 
 
 class IterationStats(Protocol):
-    """The part of vLLM's that matters here: what one step has brought."""
+    """The part of vLLM's statistics that is read here: the results of one step."""
 
     time_to_first_tokens_iter: Sequence[float]
     finished_requests: Sequence[FinishedStats]
 
 
 class EngineStats:
-    """One more of vLLM's stat loggers: keeps the newest numbers, and writes nothing.
+    """A further stat logger of vLLM: keeps the newest numbers, and writes nothing.
 
-    vLLM calls it after every step of the engine, so it does no more than keep a reference and
-    count. With more than one engine core (data parallel) their numbers are added up.
+    vLLM calls it after every step of the engine, so it only keeps a reference and counts. With more
+    than one engine core (data parallel) the numbers of the cores are added up.
     """
 
     def __init__(self) -> None:
@@ -89,7 +89,7 @@ class EngineStats:
         )
 
     def signals(self) -> EngineSignals | None:
-        """What autoscaling asks for, None before the first step."""
+        """The numbers for autoscaling, None before the first step."""
         load = self.read()
         if load is None:
             return None
@@ -106,11 +106,11 @@ class EngineStats:
 
 
 def watch_engine(client: object) -> EngineStats | None:
-    """Listen to an engine client of vLLM, as long as it keeps statistics at all.
+    """Listen to a vLLM engine client, if it keeps statistics.
 
     vLLM takes further loggers only when it makes the client, which ray.serve.llm does, or as
-    plugins of the installation (https://github.com/vllm-project/vllm/issues/17702). So this one
-    joins the list of those it has.
+    plugins of the installation (https://github.com/vllm-project/vllm/issues/17702). So this logger
+    is appended to the client's list of loggers.
     """
     loggers = getattr(getattr(client, "logger_manager", None), "stat_loggers", None)
     if not isinstance(loggers, list):

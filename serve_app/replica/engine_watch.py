@@ -1,8 +1,8 @@
-"""The seams to vLLM's engine: what `generate` yields, and what becomes of each request.
+"""The seams to vLLM's engine: the outputs of `generate`, and the state of each request.
 
-All of vLLM's endpoints get their tokens from `AsyncLLM.generate`, so that one place serves them
-all, whatever their wire formats. The sampled tokens' log-probabilities are asked for here and not
-in the body of the call, so the answers' bytes hold them only where the caller wanted them.
+All of vLLM's endpoints get their tokens from `AsyncLLM.generate`, so one seam serves all endpoints
+and wire formats. The sampled tokens' log-probabilities are requested here and not in the body of
+the call, so the answers hold them only where the client asked for them.
 """
 
 from __future__ import annotations
@@ -25,16 +25,16 @@ Generate = Callable[..., Outputs]
 
 
 def watch_drafts(client: Any) -> None:
-    """Let drafts see the tokens that an engine client generates; other calls pass as before."""
+    """Let drafts see the tokens that an engine client generates; other calls pass unchanged."""
     client.generate = watched(client.generate)
 
 
 def watch_tokens(client: Any) -> None:
-    """Let the meter of each exchange see the requests that an engine client has taken for it.
+    """Let the meter of each exchange see the requests that an engine client has accepted for it.
 
-    Counting what `generate` yields would cost something for each token, and would see nothing of an
+    Counting the outputs of `generate` would cost time for each token, and would see nothing of an
     answer in one piece before its end. vLLM's output processor keeps the tokens of each request
-    anyway, so a reference to its state is enough. Nothing of it is public.
+    anyway, so a reference to its state is enough. None of these interfaces is public.
     """
     processor: Any = getattr(client, "output_processor", None)
     if not hasattr(processor, "request_states"):
@@ -44,7 +44,7 @@ def watch_tokens(client: Any) -> None:
 
 
 def metered(add_request: Callable[..., None], states: Mapping[str, Any]) -> Callable[..., None]:
-    """`OutputProcessor.add_request` that shows the new state to the exchange's meter, if any."""
+    """Wrap `OutputProcessor.add_request` to show the new state to the exchange's meter, if any."""
 
     def add(request: Any, *args: Any, **kwargs: Any) -> None:
         add_request(request, *args, **kwargs)
@@ -56,7 +56,7 @@ def metered(add_request: Callable[..., None], states: Mapping[str, Any]) -> Call
 
 
 def watched(generate: Generate) -> Generate:
-    """`AsyncLLM.generate` that reports every token to the exchange's watch, if it has one."""
+    """Wrap `AsyncLLM.generate` to report every token to the exchange's watch, if any."""
 
     def observed(
         prompt: object, sampling_params: SamplingParams, *args: Any, **kwargs: Any
@@ -66,7 +66,7 @@ def watched(generate: Generate) -> Generate:
             return generate(prompt, sampling_params, *args, **kwargs)
         whole = sampling_params.output_kind is RequestOutputKind.FINAL_ONLY
         params = _with_logprobs(sampling_params)
-        # At once, not at the first token: a call of several prompts makes all its generators first.
+        # Not at the first token, because a call of several prompts first makes all its generators.
         first = watch.expect(params.n)
         outputs = _observe(generate(prompt, params, *args, **kwargs), watch, first, params)
         return _last(outputs) if whole else outputs
@@ -77,7 +77,7 @@ def watched(generate: Generate) -> Generate:
 def _with_logprobs(params: SamplingParams) -> SamplingParams:
     params = params.clone()
     if params.num_logprobs is None:
-        params.logprobs = 0  # that of the sampled token alone
+        params.logprobs = 0  # the log-probability of the sampled token alone
     if params.output_kind is RequestOutputKind.FINAL_ONLY:
         params.output_kind = RequestOutputKind.CUMULATIVE
     return params
@@ -85,7 +85,7 @@ def _with_logprobs(params: SamplingParams) -> SamplingParams:
 
 async def _observe(outputs: Outputs, watch: Watch, first: int, params: SamplingParams) -> Outputs:
     cumulative = params.output_kind is not RequestOutputKind.DELTA
-    # Closing it is what aborts the request in the engine.
+    # Closing the generator aborts the request in the engine.
     async with aclosing(outputs):
         prompt_noted = False
         async for output in outputs:
@@ -108,7 +108,7 @@ def _logprobs(completion: CompletionOutput, seen: int) -> list[float]:
 
 
 async def _last(outputs: Outputs) -> Outputs:
-    """The finished output alone, with every choice: what FINAL_ONLY yields."""
+    """The finished output alone, with every choice, as FINAL_ONLY yields it."""
     completions: dict[int, CompletionOutput] = {}
     async with aclosing(outputs):
         async for output in outputs:

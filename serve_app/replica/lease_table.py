@@ -1,4 +1,4 @@
-"""The replica's side of leases: which ids may talk to the engine's port, and until when."""
+"""The replica's side of leases: the ids that may use the engine's port, and their expiry."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from serve_app.leases.signature import LeaseVerifier
 from serve_app.replica.meter import Meter
 
 EXPIRY_S = 5.0
-"""How long a lease lives without an exchange. Routers end leases themselves, much sooner; this is
-for a Router that died, and long enough for one whose event loop lags to find its leases alive."""
+"""How long a lease lives without an exchange. Routers end leases much sooner. The expiry is for the
+leases of a dead Router, and long enough for a slow event loop to find its leases alive."""
 
 
 class HeldLease:
-    """One place on this replica: as long as it lives, Ray counts one ongoing request."""
+    """One place on this replica; while the lease lives, Ray counts one ongoing request."""
 
     def __init__(self, secret: bytes, expiry_s: float) -> None:
         self._loop = asyncio.get_running_loop()
@@ -34,24 +34,24 @@ class HeldLease:
         await self._ended
 
     def end(self) -> None:
-        """The lease will not be used any more."""
+        """End the lease: no more exchanges use it."""
         self._timer.cancel()
         if not self._ended.done():
             self._ended.set_result(None)
 
     def begin_exchange(self, meter: Meter | None = None) -> None:
-        """An HTTP exchange under this lease has begun; `meter` counts its tokens."""
+        """Note the begin of an HTTP exchange under this lease; `meter` counts its tokens."""
         self.exchanges += 1
         self._meter = meter
         self._idle.clear()
         self._timer.cancel()
 
     def complete_exchange(self) -> None:
-        """The whole answer has been sent, and with it what it took; its app may still tidy up."""
+        """Note that the whole answer, with its usage, was sent; the app may still tidy up."""
         self._meter = None
 
     def end_exchange(self) -> None:
-        """An HTTP exchange under this lease has ended, with its whole answer or without."""
+        """Note the end of an HTTP exchange under this lease, with a complete answer or without."""
         self.exchanges -= 1
         if self.exchanges == 0:
             self._idle.set()
@@ -59,10 +59,10 @@ class HeldLease:
                 self._timer = self._loop.call_later(self._expiry_s, self.end)
 
     async def read_cut_off(self, settle_s: float) -> Usage | None:
-        """What the last exchange has taken, None if its answer was complete.
+        """The tokens of the last exchange, None if its answer was complete.
 
-        One that still runs is being cut off: its Router no longer listens. It gets up to `settle_s`
-        to end, so that its count is final.
+        An exchange that still runs is being cut off, because its Router no longer listens. It gets
+        up to `settle_s` to end, so that its count is final.
         """
         meter = self._meter
         if meter is None:

@@ -1,7 +1,7 @@
-"""Tokens of one exchange as its engine has them, for exchanges that end before their answer does.
+"""The tokens of one exchange as its engine counts them, for answers that are cut off.
 
-An answer that is complete says itself what it took. One whose client has left says nothing, and yet
-its prompt was read and its tokens were generated.
+A complete answer contains its usage. An answer whose client has left contains none, although the
+engine read its prompt and generated tokens.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ from serve_app.core.call import Usage
 
 
 class Tokens(Protocol):
-    """The part of vLLM's detokenizers that matters here."""
+    """The part of vLLM's detokenizers that is read here."""
 
     def num_output_tokens(self) -> int:
         """How many tokens have been generated."""
@@ -21,10 +21,10 @@ class Tokens(Protocol):
 
 
 class EngineRequest(Protocol):
-    """The part of vLLM's `RequestState` that matters here: one sequence in the engine.
+    """The part of vLLM's `RequestState` that is read here: one sequence in the engine.
 
-    `request_index` counts the choices of one prompt. There is no detokenizer where nothing is
-    generated.
+    `request_index` counts the choices of one prompt. A request that generates no text has no
+    detokenizer.
     """
 
     prompt_len: int
@@ -41,11 +41,11 @@ class Meter:
         self._requests: list[EngineRequest] = []
 
     def add(self, request: EngineRequest) -> None:
-        """The engine has taken a request of the exchange."""
+        """Add a request that the engine has accepted for the exchange."""
         self._requests.append(request)
 
     def read(self) -> Usage:
-        """The tokens up to now. A prompt counts once, whatever the number of its choices."""
+        """The tokens so far. A prompt counts once, whatever the number of its choices."""
         return Usage(
             sum(each.prompt_len for each in self._requests if each.request_index == 0),
             sum(
@@ -57,4 +57,4 @@ class Meter:
 
 
 METER: ContextVar[Meter | None] = ContextVar("meter", default=None)
-"""What counts the tokens of the exchange that this task works for."""
+"""The meter of the exchange that this task works for."""

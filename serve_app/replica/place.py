@@ -1,4 +1,4 @@
-"""Where a replica's own workers lie."""
+"""The nodes of a replica's own workers."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from ray.util import placement_group_table
 
 
 def own_workers_by_node() -> Mapping[str, int]:
-    """How many bundles of the placement group of this process each node holds."""
+    """The number of bundles on each node, for the placement group of this process."""
     group = ray.util.get_current_placement_group()
     if group is None:
         return {}
@@ -18,9 +18,9 @@ def own_workers_by_node() -> Mapping[str, int]:
 
 
 def count_torn_groups(workers_by_node: Mapping[str, int], tensor_parallel_size: int) -> int:
-    """Nodes on which a tensor-parallel group begins and does not end.
+    """The number of nodes that hold a part of a tensor-parallel group.
 
-    vLLM numbers workers node by node, and every `tensor_parallel_size` of them in a row are a
-    group; so no group spans nodes where each node has whole ones.
+    vLLM numbers workers node by node, and every `tensor_parallel_size` workers in a row are a
+    group. So no group spans nodes if each node holds whole groups.
     """
     return sum(workers % tensor_parallel_size != 0 for workers in workers_by_node.values())

@@ -30,7 +30,7 @@ logger = logging.getLogger("ray.serve")
 
 
 class TensorGroupTorn(Exception):
-    """Tensor-parallel groups of this replica span nodes, whose network would slow every token."""
+    """Tensor-parallel groups of this replica span nodes, and the network would slow every token."""
 
     def __init__(self, size: int, torn: int, nodes: int) -> None:
         super().__init__(
@@ -87,14 +87,14 @@ class TierServer(LLMServer):
 
     async def _check_weights(self, sums: str | dict[str, str]) -> None:
         directory = Path(str(self._model_source))
-        node = ray.get_runtime_context().get_node_id()  # Ray names every start of a node anew.
+        node = ray.get_runtime_context().get_node_id()  # A node gets a new id with every start.
         started = time.monotonic()
         hashed = await asyncio.to_thread(check_pinned, directory, sums, node, default_stamps())
         how = "hashed" if hashed else "unchanged since they were hashed"
         logger.info("weights are as pinned: %s, %.1f s", how, time.monotonic() - started)
 
     def _skip_download_of_local_model(self) -> None:
-        """Spare a process that imports vLLM only to find that there is nothing to download."""
+        """Do not start a process that imports vLLM and then finds nothing to download."""
         source = self._model_source
         callback = self._llm_config.get_or_create_callback()
         if isinstance(source, str) and callback is not None:
@@ -109,7 +109,7 @@ class TierServer(LLMServer):
         return getattr(getattr(self, "engine", None), "_engine_client", None)
 
     def _refusal(self) -> Refusal | None:
-        """Why no exchange can begin now: costs microseconds, because every exchange asks it."""
+        """Why no exchange can begin now: costs microseconds, because every exchange calls it."""
         if is_dead(self._engine_client):
             return Refusal.ENGINE
         return Refusal.DRAINING if self._is_draining() else None
@@ -120,7 +120,7 @@ class TierServer(LLMServer):
         The secret signs the requests under the lease.
 
         The lease ends when its Router ends it over HTTP, or by itself when it has carried no
-        exchange for a while. The caller does not cancel it: see `RayGrant`.
+        exchange for a while. The caller does not cancel this call: see `RayGrant`.
         """
         assert self._http is not None, "Ray calls no method before start() has returned"
         with self._leases.open(lease_id, secret) as lease:
@@ -128,17 +128,17 @@ class TierServer(LLMServer):
             await lease.wait_ended()
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
-        """The engine's numbers for `LLMPolicy`, which Ray takes to its controller."""
+        """The engine's numbers for `LLMPolicy`; Ray carries them to its controller."""
         return render_signals(None if self._stats is None else self._stats.signals())
 
     async def check_health(self) -> None:
-        """Ask the engine, and look whether its HTTP server still runs.
+        """Check the engine, and check that its HTTP server still runs.
 
         Raises:
             RayActorError: the engine is dead. Ray's controller takes this error for the death of
-                the actor, and replaces it at once; any other one must come three times in a row,
-                and a dead engine does not come back.
-            Exception: the replica must be replaced, if that lasts.
+                the actor and replaces the actor at once. Any other error must occur three times in
+                a row, but a dead engine does not recover.
+            Exception: the replica must be replaced if the error lasts.
         """
         if self._refusal() is Refusal.ENGINE:
             raise RayActorError(error_msg="the engine of this replica is dead")
@@ -151,8 +151,7 @@ class TierServer(LLMServer):
             await self._http.close()
         client = self._engine_client
         if client is not None:
-            # LLMServer itself leaves EngineCore and its workers to the death of this
-            # process.
+            # LLMServer itself ends EngineCore and its workers only with the death of this process.
             client.shutdown()
         await super().__del__()
 

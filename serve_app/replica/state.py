@@ -1,4 +1,4 @@
-"""What a replica knows of its engine's death and of a drain, from vLLM and Ray."""
+"""The replica's knowledge of its engine's death and of a drain, from vLLM and Ray."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ logger = logging.getLogger("ray.serve")
 
 
 def is_dead(client: object) -> bool:
-    """Whether the engine behind a client of vLLM has died: it answers no call any more.
+    """Whether the engine behind a client of vLLM has died: a dead engine answers no calls.
 
     vLLM notices within milliseconds when an engine core or a worker ends, or its output loop fails.
     """
@@ -20,15 +20,17 @@ def is_dead(client: object) -> bool:
 
 
 def find_draining() -> Callable[[], bool]:
-    """What says whether Serve drains the replica of this process.
+    """Find the flag that says whether Serve drains the replica of this process.
 
-    Ray tells its user's code nothing of it before the last request has ended: ray 2.60 has neither
-    a hook nor a field of the replica's context for it, and asking the controller would load it with
-    every replica's question. The actor itself knows, in private attributes.
+    Ray does not report a drain to user code before the last request has ended. Ray 2.60 has neither
+    a hook nor a field of the replica's context for it, and one question per replica would load the
+    controller. The actor itself knows, in private attributes.
     """
     actors = ray._private.worker.global_worker.actors.values()  # a process has one at most
     replica: Any = getattr(next(iter(actors), None), "_replica_impl", None)
     if not hasattr(replica, "_shutting_down"):
-        logger.warning("Ray's replica does not say whether it drains: Routers learn it late")
+        logger.warning(
+            "Ray's replica does not report whether it drains: Routers notice a drain late"
+        )
         return bool
     return lambda: bool(replica._shutting_down)

@@ -1,4 +1,5 @@
-"""What each threshold buys, counted on scored calls. See `serve-app calibrate`."""
+"""The share, cost and quality of each threshold, counted on scored calls; see `serve-app
+calibrate`."""
 
 from __future__ import annotations
 
@@ -9,7 +10,7 @@ from dataclasses import dataclass
 from itertools import accumulate
 
 BOUNDS_STRETCH = 0.15
-"""How far the share may stray on these calls until a suggested bound holds the threshold."""
+"""How far the share may differ on these calls before a suggested bound holds the threshold."""
 
 _DIGITS = 4
 _Z = 1.959963984540054  # 95 %, two-sided
@@ -17,7 +18,7 @@ _Z = 1.959963984540054  # 95 %, two-sided
 
 @dataclass(frozen=True, slots=True)
 class ScoredCall:
-    """One call: its score and, where it is labelled, how right either model is, 0 to 1."""
+    """The score of one call and, where it is labelled, how right each model is, 0 to 1."""
 
     score: float
     small: float | None = None
@@ -26,23 +27,23 @@ class ScoredCall:
 
 @dataclass(frozen=True, slots=True)
 class Prices:
-    """What 1,000 calls cost on either tier, in any currency."""
+    """The cost of 1,000 calls on each tier, in any currency."""
 
     fast: float
     strong: float
 
     def mix(self, strong_ratio: float) -> float:
-        """What 1,000 calls cost, this share of them strong."""
+        """The cost of 1,000 calls if this share of the calls is strong."""
         return (1 - strong_ratio) * self.fast + strong_ratio * self.strong
 
 
 @dataclass(frozen=True, slots=True)
 class Choice:
-    """A threshold and what it buys.
+    """A threshold, with its share, cost and quality.
 
-    `quality` is the mean label of the answers, `quality_margin` half its 95 % confidence interval,
-    `quality_ratio` its share of the strong model's, `gap_ratio` the recovered share of the gap
-    between the models; None where it cannot be told.
+    `quality` is the mean label of the answers. `quality_margin` is half its 95 % confidence
+    interval. `quality_ratio` is the quality relative to the strong model's. `gap_ratio` is the
+    recovered share of the quality gap between the models. Each is None where it is unknown.
     """
 
     threshold: float
@@ -62,7 +63,7 @@ class Calibration:
     """Every threshold that separates these calls, the fewest strong calls first."""
 
     def __init__(self, samples: Sequence[ScoredCall], prices: Prices | None = None) -> None:
-        """At least one sample."""
+        """`samples` must not be empty."""
         if not samples:
             raise ValueError("no calls")
         ordered = sorted(samples, key=lambda sample: -sample.score)
@@ -78,20 +79,20 @@ class Calibration:
         self._ratios = [choice.strong_ratio for choice in self.choices]
 
     def at_ratio(self, ratio: float) -> Choice:
-        """The most strong calls that are not more than this share.
+        """The choice with the most strong calls within this share.
 
         Raises:
-            Unattainable: more calls than that have the highest score there is, 1.
+            Unattainable: more calls than that have the highest possible score, 1.
         """
         index = bisect_right(self._ratios, ratio) - 1
         if index < 0:
             raise Unattainable(
-                f"{self._ratios[0]:.1%} of the calls score 1, which no threshold keeps away"
+                f"{self._ratios[0]:.1%} of the calls score 1, and no threshold excludes them"
             )
         return self.choices[index]
 
     def at_cost(self, cost_max: float) -> Choice:
-        """The most strong calls that the budget for 1,000 calls pays for.
+        """The choice with the most strong calls that the budget for 1,000 calls pays for.
 
         Raises:
             Unattainable: even the cheapest choice costs more, or there are no prices.
@@ -106,7 +107,7 @@ class Calibration:
         return within[-1]
 
     def at_quality(self, ratio_min: float) -> Choice:
-        """The fewest strong calls with at least this share of the strong model's quality.
+        """The choice with the fewest strong calls at this share of the strong model's quality.
 
         Raises:
             Unattainable: the calls are not labelled, or the strong model is never right.
@@ -121,7 +122,7 @@ class Calibration:
         )
 
     def bounds(self, ratio: float) -> tuple[float, float]:
-        """Thresholds some way to either side of the one that holds this share."""
+        """Two thresholds, some way below and above the threshold that gives this share."""
         low, high = ratio + BOUNDS_STRETCH, ratio - BOUNDS_STRETCH
         return (
             0.0 if low >= 1 else self.at_ratio(max(low, self._ratios[0])).threshold,
@@ -153,7 +154,7 @@ class Calibration:
 
 
 def _cuts(scores: Sequence[float]) -> list[tuple[int, float]]:
-    """How many of these scores, highest first, reach which threshold."""
+    """Each count of strong calls, with a threshold that this number of scores reaches."""
     cuts = [] if scores[0] >= 1 else [(0, _between(scores[0], 1.0))]
     for count, score in enumerate(scores, start=1):
         if count == len(scores):
@@ -164,6 +165,6 @@ def _cuts(scores: Sequence[float]) -> list[tuple[int, float]]:
 
 
 def _between(lower: float, upper: float) -> float:
-    """A short number above `lower` that `upper` reaches."""
+    """A short number above `lower` and not above `upper`."""
     middle = round((lower + upper) / 2, _DIGITS)
     return middle if lower < middle <= upper else upper

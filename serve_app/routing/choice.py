@@ -1,4 +1,4 @@
-"""Which scorer a config asks for."""
+"""Builds the scorer that a config asks for."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from serve_app.routing.weights import SHIPPED_WEIGHTS, load_weights
 
 
 def build_scorer(config: RoutingConfig) -> Scorer:
-    """The scorer, ready to be called for every request.
+    """The scorer, which is called for every request.
 
     Raises:
         WeightsRefused: the file that the config names cannot be used.

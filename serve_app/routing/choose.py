@@ -1,9 +1,9 @@
 """Which tier answers a call: pure functions, no clock and no I/O.
 
-The rules, in order; the first that speaks decides:
+The rules, in order; the first rule that applies decides:
 
 1. the `x-route-tier` header names a tier or model id            HEADER
-2. `model` names one                                             MODEL
+2. `model` names a tier or model id                              MODEL
 3. only one tier can do the task                                 ONLY_TIER
 4. `routing.default_tier` is set, and can do the task            POLICY
 5. the model writes nothing: the weakest that can do the task    NO_GENERATION
@@ -12,9 +12,9 @@ The rules, in order; the first that speaks decides:
    near the threshold the load of the tiers, if it is watched    STRONG_BUSY or STRONG_IDLE
    with the policy `cascade`                                     COMPLEX or DRAFT
 
-What the router chose by rules 3 to 7 is then moved: into the limits of the call and of the config
-(NEVER_BELOW, NEVER_ABOVE), and away from a tier that is down (FALLBACK). All that may follow is
-decided here too: who takes over from a draft, and who answers where a tier takes no call.
+A tier that the router chose by rules 3 to 7 is then moved: into the limits of the call and of the
+config (NEVER_BELOW, NEVER_ABOVE), and away from a tier that is down (FALLBACK). This module also
+decides which tier takes over from a draft, and which tiers answer where a tier takes no call.
 """
 
 from __future__ import annotations
@@ -51,10 +51,10 @@ _TOKENIZER_ENDPOINTS = frozenset({Endpoint.TOKENIZE, Endpoint.DETOKENIZE})
 
 
 def resolve_model(requested: str, tiers: Sequence[TierConfig]) -> TierConfig | None:
-    """Find the tier that a model name stands for; None where the router is to choose.
+    """Find the tier that a model name stands for; None for `auto`.
 
     Raises:
-        ModelNotFound: it is neither `auto`, nor a tier's name, nor the id of a model or adapter.
+        ModelNotFound: the name is not `auto`, a tier's name, or the id of a model or adapter.
     """
     if requested == AUTO:
         return None
@@ -71,11 +71,11 @@ def choose_route(
     scorer: Scorer,
     live: Live | None = None,
 ) -> Route:
-    """Decide once who answers a call, among at least one tier and weakest first.
+    """Decide once which tiers may answer a call. `tiers` has at least one tier, weakest first.
 
     `live` is the state of the moment; without it `strong_score_min` is the threshold. A call that
-    names its tier has no others, nor has one that generates nothing: vectors and token counts of
-    another model are no substitute.
+    names its tier has no other tiers. Neither has a call that generates no text, because vectors
+    and token counts of another model are no substitute.
 
     Raises:
         InvalidField: a header names no tier, or no tier that may be chosen can do the task.
@@ -104,7 +104,7 @@ def choose_route(
 
 
 def _decide_named(call: Call, tier: TierConfig, reason: Reason, task: Task | None) -> Decision:
-    """The tier that the call names, under the model or adapter that it names."""
+    """The tier that the call names, with the model or adapter that the call names."""
     _able([tier], task)
     requested = call.model if call.tier is None else call.tier
     return replace(_decision(tier, reason), model_id=tier.find_model(requested) or tier.model_id)
@@ -123,12 +123,12 @@ def _allowed(
 
 
 def _total(call: Call, prompt_tokens: int) -> int:
-    """What must fit into a context: the prompt and as much as the call lets the model write."""
+    """The tokens that must fit a context: the prompt and the most that the model may generate."""
     return prompt_tokens + (call.prompt.output_tokens_max or 0)
 
 
 def _named_tier(call: Call, tiers: Sequence[TierConfig]) -> tuple[TierConfig, Reason] | None:
-    """The tier that the caller asked for; a header wins over `model`, even with `auto`."""
+    """The tier that the client asked for; a header wins over `model`, even with `auto`."""
     if call.tier is not None:
         tier, reason = _resolve_header(call.tier, tiers), Reason.HEADER
     else:
@@ -145,7 +145,7 @@ def _resolve_header(requested: str, tiers: Sequence[TierConfig]) -> TierConfig |
 
 
 def _task(endpoint: Endpoint) -> Task | None:
-    """What the model must be able to do; None where its tokenizer is enough."""
+    """The task that the model must be able to do; None where its tokenizer is enough."""
     if endpoint is Endpoint.EMBEDDINGS:
         return "embed"
     return None if endpoint in _TOKENIZER_ENDPOINTS else "generate"
@@ -186,10 +186,10 @@ def _choose_for_prompt(
     scorer: Scorer,
     live: Live,
 ) -> Route:
-    """By length, then by score among the tiers that the prompt fits.
+    """Choose by length, then by score among the tiers that the prompt fits.
 
-    A strong tier with a shorter context than the weak one is a common economy; complexity must not
-    send a prompt where it can only be refused.
+    A strong tier often has a shorter context than the weak tier, to save memory. Complexity must
+    not send a prompt to a tier that can only reject it.
     """
     total_tokens = _total(call, prompt_tokens)
     weakest, *others = candidates
@@ -208,7 +208,8 @@ def _choose_for_prompt(
 def _too_long_tier(
     weakest: TierConfig, others: Sequence[TierConfig], fitting: Sequence[TierConfig], tokens: int
 ) -> TierConfig:
-    """The next tier that the prompt fits; else the weakest if it does; else the strongest."""
+    """The next tier that the prompt fits, otherwise the weakest if it fits, otherwise the
+    strongest."""
     if fitting:
         return fitting[0]
     return weakest if fits(weakest, tokens) else others[-1]
@@ -217,7 +218,7 @@ def _too_long_tier(
 def _choose_by_score(
     candidates: Sequence[TierConfig], score: float, config: RoutingConfig, live: Live
 ) -> Decision:
-    """The strongest from the threshold on; the others share the range below it evenly."""
+    """The strongest tier from the threshold on; the other tiers share the range below evenly."""
     threshold = live.threshold
     if live.loads and (shifted := choose_by_load(candidates, score, live, config.load)) is not None:
         tier, reason = shifted
@@ -232,7 +233,7 @@ def _choose_by_score(
 def _draft_by_score(
     weakest: TierConfig, strongest: TierConfig, score: float, score_max: float
 ) -> Route:
-    """A draft of the weakest, but for calls that would only pay for one."""
+    """A draft by the weakest tier, unless the call would pay for a draft and then be escalated."""
     if score >= score_max:
         return Route(_decision(strongest, Reason.COMPLEX, score, score_max))
     return Route(

@@ -1,15 +1,15 @@
-"""Holds the share of strong calls while the traffic changes. No clock: it knows calls, not time.
+"""Holds the share of strong calls while the traffic changes; counts calls and needs no clock.
 
-Two things move the threshold. The quantile of the newest scores follows the traffic. What is left,
-the strong calls that are owed or were too many, shifts the quantile's level:
+Two things move the threshold. The quantile of the newest scores follows the traffic. The remaining
+error, the number of strong calls that are owed or were too many, shifts the quantile's level:
 
     level     = target + GAIN * owed
     threshold = the score that this share of the window reaches
     owed     += target - (1 if the call was strong else 0)
 
-As nothing is strong at level 0 and everything at level 1, `owed` stays within a range of 1 / GAIN
-calls, so any n calls in a row miss the target by no more than 1 / (GAIN * n), about, whatever their
-scores. That holds while the bounds leave the threshold free.
+No call is strong at level 0, and every call is strong at level 1. So `owed` stays within a range of
+1 / GAIN calls, and any n calls in a row miss the target by at most about 1 / (GAIN * n), whatever
+their scores. This holds while the bounds leave the threshold free.
 """
 
 from __future__ import annotations
@@ -24,22 +24,23 @@ from serve_app.core.call import Decision, Reason
 from serve_app.routing.drift import ScoreWindow
 
 GAIN = 0.03
-"""Level per strong call owed. A higher one holds the share tighter, and sends more calls the other
-way for the sake of the count alone: with random traffic the level strays by about
+"""Change of the level per strong call owed. A higher value holds the share tighter, and sends more
+calls the other way only to correct the count: with random traffic the level strays by about
 sqrt(GAIN * target * (1 - target) / 2)."""
 
 _BY_OTHER_RULES = frozenset({Reason.PROMPT_TOO_LONG, Reason.NEVER_BELOW, Reason.NEVER_ABOVE})
-"""What the router decided without regard to the score, and yet it is part of the share."""
+"""The reasons of decisions that ignore the score but count for the share."""
 
 _ABOVE_ALL = math.nextafter(1.0, 2.0)
 
 
 @dataclass(frozen=True, slots=True)
 class ControlState:
-    """What the controller does at this moment, for people and metrics.
+    """The state of the controller at this moment, for people and metrics.
 
-    `share` is that of strong calls among the newest ones that the score decided, `drift` the
-    population stability index of the newest scores; None before there is enough to tell.
+    `share` is the share of strong calls among the newest calls that the score decided. `drift` is
+    the population stability index of the newest scores. Both are None before there are enough
+    scores.
     """
 
     target: float
@@ -69,24 +70,24 @@ class ShareController:
         self._strong = 0
         self._raw = config.strong_score_min
         self.threshold = self._clamp(self._raw)
-        """From which score the next call is strong."""
+        """The score from which the next call is strong."""
         self._move()
 
     def note(self, score: float) -> None:
-        """A call that the score decides; must follow its decision at once."""
+        """Count a call that the score decided, immediately after its decision."""
         strong = score >= self.threshold
         self._count(strong)
         self._window.note(score)
         self._move()
 
     def note_unscored(self, *, strong: bool) -> None:
-        """A call that went its way by another rule than the score, yet counts for the share."""
+        """Count a call that another rule than the score decided, and that counts for the share."""
         self._count(strong)
         self._move()
 
     @property
     def state(self) -> ControlState:
-        """A few microseconds: for the metrics and for /v1/route."""
+        """The state for the metrics and for /v1/route; costs a few microseconds."""
         return ControlState(
             target=self._target,
             threshold=self.threshold,
@@ -98,7 +99,7 @@ class ShareController:
 
     @property
     def _knows_enough(self) -> bool:
-        """Whether there is a quantile to go by; all and none need none."""
+        """Whether the window gives a quantile; shares of 0 and 1 need no quantile."""
         return self._window.is_telling or self._target in (0.0, 1.0)
 
     def _count(self, strong: bool) -> None:
@@ -108,11 +109,11 @@ class ShareController:
             self._strong -= self._outcomes.popleft()
         if not self._knows_enough:
             return
-        # Where a bound holds the threshold, nothing is owed for what it does not let happen.
+        # A bound that holds the threshold causes no debt.
         if (self._raw > self._high and strong) or (self._raw < self._low and not strong):
             return
         owed = self._owed + self._target - strong
-        # The most that levels of 0 and 1 leave; beyond it are calls that no score decides.
+        # The most that levels of 0 and 1 leave. More comes from calls that no score decides.
         self._owed = min(max(owed, -1 - self._target / GAIN), 1 + (1 - self._target) / GAIN)
 
     def _move(self) -> None:
@@ -123,8 +124,8 @@ class ShareController:
     def _quantile(self, level: float) -> float:
         """The score that this share of the window reaches.
 
-        Where many calls have the very same score, it is that one or just above it, whichever comes
-        closer.
+        Where many calls have exactly that score, the result is that score or the next number above
+        it, whichever gives the closer share.
         """
         scores = self._window.sorted
         wanted = level * len(scores)
@@ -142,7 +143,7 @@ class ShareController:
 
 
 class ThresholdControl:
-    """The threshold in force: the fixed one, or a controller's where a share is to be held."""
+    """The threshold in force: the fixed one, or a controller's if the config sets a share."""
 
     def __init__(self) -> None:
         self._config: RoutingConfig | None = None
@@ -150,15 +151,15 @@ class ThresholdControl:
         self._window = ScoreWindow(1)
 
     def threshold(self, config: RoutingConfig) -> float:
-        """From which score a call is strong."""
+        """The score from which a call is strong."""
         self._follow(config)
         return config.strong_score_min if self._controller is None else self._controller.threshold
 
     def note(self, decision: Decision, config: RoutingConfig, strongest: str) -> None:
-        """Feed the decision of a call that is really made; one that named its tier counts not.
+        """Note the decision of a real call, unless the call named its tier.
 
-        A shift for load or away from a tier that is down is not held against the share: it would be
-        undone here. A draft is not decided by the threshold.
+        A shift for load or away from a tier that is down does not count against the share, because
+        the controller would otherwise undo the shift. The threshold does not decide a draft.
         """
         self._follow(config)
         if decision.reason is Reason.DRAFT:
@@ -170,17 +171,17 @@ class ThresholdControl:
             (self._controller or self._window).note(decision.score)
 
     def state(self, config: RoutingConfig) -> ControlState | None:
-        """What the controller does, None where the threshold is fixed."""
+        """The state of the controller, None where the threshold is fixed."""
         self._follow(config)
         return None if self._controller is None else self._controller.state
 
     def scores(self, config: RoutingConfig) -> ScoreWindow:
-        """The newest scores, whether a controller or a fixed threshold decides by them."""
+        """The newest scores, with a controller or with a fixed threshold."""
         self._follow(config)
         return self._window
 
     def _follow(self, config: RoutingConfig) -> None:
-        """Take a new config; the scores seen so far stay, whatever it changes."""
+        """Take a new config; the scores seen so far stay with every change."""
         if config is self._config:
             return
         before, self._config = self._config, config

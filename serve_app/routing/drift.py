@@ -1,4 +1,4 @@
-"""Whether today's scores are those of yesterday: the population stability index of two windows."""
+"""Whether the newest scores are distributed as before: the population stability index."""
 
 from __future__ import annotations
 
@@ -10,18 +10,18 @@ from itertools import pairwise
 
 BINS = 10
 DRIFT_BEGINS = 0.25
-"""The customary limits of the index: below 0.1 nothing has changed, above 0.25 much has."""
+"""The customary limits of the index: below 0.1 nothing has changed, above 0.25 much has changed."""
 DRIFT_ENDS = 0.1
 
 SCORES_MIN = 50
-"""Fewer scores say nothing of their distribution."""
+"""Fewer scores say nothing about their distribution."""
 
 
 class Reference:
-    """A window of scores to hold later ones against, cut into bins of about equal mass."""
+    """A window of scores to compare later scores with, cut into bins of about equal mass."""
 
     def __init__(self, scores: Sequence[float]) -> None:
-        """`scores` are sorted, and at least one."""
+        """`scores` must be sorted and not empty."""
         cuts = {scores[len(scores) * cut // BINS] for cut in range(1, BINS)}
         self._edges = sorted(cuts)
         self._shares = self._histogram(scores)
@@ -34,17 +34,18 @@ class Reference:
         )
 
     def _histogram(self, scores: Sequence[float]) -> list[float]:
-        """The share of each bin, none of them 0: half a score is added to each."""
+        """The share of each bin; half a score is added to each bin, so that no share is 0."""
         below = [0, *(bisect_left(scores, edge) for edge in self._edges), len(scores)]
         total = len(scores) + (len(below) - 1) / 2
         return [(high - low + 0.5) / total for low, high in pairwise(below)]
 
 
 class DriftWatch:
-    """Notices when the distribution of scores leaves what it was, and when it is steady again.
+    """Notices when the distribution of scores changes, and when it is steady again.
 
-    It looks at blocks of scores. Drift begins with a block that is far from the reference, and ends
-    with one that is near it again or near the block before: then the new traffic is the reference.
+    The watch looks at blocks of scores. Drift begins with a block that is far from the reference.
+    Drift ends with a block that is near the reference again, or near the block before: then the new
+    traffic becomes the reference.
     """
 
     def __init__(self, block: int) -> None:
@@ -55,14 +56,14 @@ class DriftWatch:
         self.drifting = False
 
     def note(self, score: float) -> None:
-        """One more score."""
+        """Take one more score."""
         self._scores.append(score)
         if len(self._scores) == self._block:
             self._close(sorted(self._scores))
             self._scores = []
 
     def distance(self, scores: Sequence[float]) -> float | None:
-        """How far these sorted scores are from the reference, None before there is one."""
+        """How far these sorted scores are from the reference, None before there is a reference."""
         return None if self._reference is None else self._reference.distance(scores)
 
     def _close(self, block: Sequence[float]) -> None:
@@ -82,17 +83,17 @@ class DriftWatch:
 
 
 class ScoreWindow:
-    """The newest scores, and whether they are distributed as the earlier ones were."""
+    """The newest scores, and whether they are distributed as the earlier scores were."""
 
     def __init__(self, size: int, scores: Iterable[float] = ()) -> None:
-        """`scores` are those of earlier calls, in order; drift is told of later ones only."""
+        """`scores` are of earlier calls, in order; the drift watch sees only later scores."""
         self._newest = deque(scores, size)
         self.sorted = sorted(self._newest)
         self._watch = DriftWatch(size)
 
     @property
     def size(self) -> int:
-        """How many scores it holds at most."""
+        """The most scores that the window holds."""
         return self._newest.maxlen or 0
 
     @property
@@ -102,21 +103,21 @@ class ScoreWindow:
 
     @property
     def is_telling(self) -> bool:
-        """Whether there are enough scores to speak of their distribution."""
+        """Whether there are enough scores to judge their distribution."""
         return len(self._newest) >= SCORES_MIN
 
     @property
     def drift(self) -> float | None:
-        """The population stability index of the newest scores, None before there is enough."""
+        """The population stability index of the newest scores, None before there are enough."""
         return self._watch.distance(self.sorted) if self.is_telling else None
 
     @property
     def drifting(self) -> bool:
-        """Whether the scores have left what was usual and are not steady again."""
+        """Whether the scores have left their usual distribution and are not steady again."""
         return self._watch.drifting
 
     def note(self, score: float) -> None:
-        """One more score; the oldest one goes where the window is full."""
+        """Take one more score; the oldest score goes if the window is full."""
         if len(self._newest) == self.size:
             del self.sorted[bisect_left(self.sorted, self._newest[0])]
         self._newest.append(score)
@@ -124,5 +125,5 @@ class ScoreWindow:
         self._watch.note(score)
 
     def forget_usual(self) -> None:
-        """Scores of another scorer follow, which the earlier ones say nothing about."""
+        """Forget the scores, because another scorer's scores follow."""
         self._watch = DriftWatch(self.size)

@@ -1,8 +1,8 @@
-"""What can be seen of a call's difficulty without a model.
+"""The features of a call's difficulty that can be found without a model.
 
-Everything here is pure and bounded: however long a text is, only a window of its head and one of
-its tail are looked at (instructions stand at either end, pasted material between them), only the
-newest user turns are looked at, and every pattern is linear.
+All functions here are pure and bounded. In a text of any length they look only at a window of its
+head and a window of its tail (instructions stand at either end, pasted material between them). They
+look only at the newest user turns, and every pattern is linear.
 """
 
 from __future__ import annotations
@@ -68,7 +68,7 @@ _QUANTITIES_ZH = Terms(lexicon.QUANTITIES_ZH, _first_character)
 
 
 class Language(StrEnum):
-    """The language of a text, as far as the lexicon knows any."""
+    """The language of a text, as far as the lexicon has its words."""
 
     ENGLISH = "en"
     CHINESE = "zh"
@@ -77,11 +77,12 @@ class Language(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class TextFeatures:
-    """What one text shows. Counts are of distinct terms, so that repeating one adds nothing.
+    """The features of one text. Counts are of distinct terms, so repeating a term adds nothing.
 
-    `maths` and `code` count distinct marks of notation; `options` the lines of a multiple choice.
-    `quantity` says that the text asks for a number. `clauses` are commas and semicolons.
-    `long_words` are long enough to be technical; in Chinese text, words in Latin letters are.
+    `maths` and `code` count distinct marks of notation; `options` counts the lines of a multiple
+    choice. `quantity` says that the text asks for a number. `clauses` are commas and semicolons.
+    `long_words` are long enough to be technical; in Chinese text, words in Latin letters count as
+    long.
     """
 
     tokens: int = 0
@@ -104,13 +105,13 @@ class TextFeatures:
 
 @dataclass(frozen=True, slots=True)
 class Features:
-    """What a call shows.
+    """The features of a call.
 
     `asks` are the newest user turns, newest first. `system_tokens` is the length of the whole
     system prompt. `turn_index` counts the user turns before the newest. `tool_turns` counts the
     tool results since then: how deep an agent is in its task. `assistant_code` says that the
-    model's own last turn holds a code block. `small_talk` says that the newest user turn is nothing
-    but a greeting or thanks.
+    model's last turn holds a code block. `small_talk` says that the newest user turn is only a
+    greeting or thanks.
     """
 
     asks: tuple[TextFeatures, ...] = ()
@@ -133,14 +134,14 @@ def extract_features(prompt: Prompt) -> Features:
 
 
 def list_asks(prompt: Prompt) -> list[str]:
-    """The newest user turns, newest first; without any, the last turn of any role."""
+    """The newest user turns, newest first; without user turns, the last turn of any role."""
     recent = prompt.turns[-RECENT_TURNS_MAX:]
     users = [turn.text for turn in recent if _is_user(turn)]
     return users[: -RECENT_ASKS_MAX - 1 : -1] or [turn.text for turn in recent[-1:]]
 
 
 def extract_context(prompt: Prompt, asks: tuple[TextFeatures, ...] = ()) -> Features:
-    """All that surrounds the asks, beside whatever is known of them."""
+    """The features of everything around the asks."""
     system = system_texts(prompt)
     recent = prompt.turns[-RECENT_TURNS_MAX:]
     users = [turn.text for turn in recent if _is_user(turn)]
@@ -199,7 +200,7 @@ def _ask_features(text: str, age: int) -> TextFeatures:
 
 
 def system_texts(prompt: Prompt) -> list[str]:
-    """A system prompt comes first; more than a few of them is not a case worth paying for."""
+    """The system prompt; only the first few system turns are read, because more are rare."""
     return [turn.text for turn in prompt.turns[:SYSTEM_TURNS_MAX] if turn.role in SYSTEM_ROLES]
 
 
@@ -211,7 +212,7 @@ def _system_features(texts: Sequence[str]) -> TextFeatures:
 
 
 def cut_window(text: str, head_chars: int, tail_chars: int) -> str:
-    """Head and tail of a long text, half as wide for Chinese, which says as much in half of it."""
+    """The head and tail of a long text; half as wide for Chinese, which is twice as dense."""
     if not text.isascii() and _language(text[:LANGUAGE_CHARS]) is Language.CHINESE:
         head_chars, tail_chars = head_chars // 2, tail_chars // 2
     if len(text) <= head_chars + tail_chars:
@@ -220,7 +221,7 @@ def cut_window(text: str, head_chars: int, tail_chars: int) -> str:
 
 
 def _is_user(turn: Turn) -> bool:
-    """An unknown role is a user's: what is not known to be ours may be the question."""
+    """Whether the role may be a user's: the turn of an unknown role may be the question."""
     role = turn.role
     return role not in SYSTEM_ROLES and role not in TOOL_ROLES and role not in ASSISTANT_ROLES
 
@@ -242,7 +243,7 @@ def _assistant_code(turns: Sequence[Turn]) -> bool:
 
 
 def is_small_talk(text: str) -> bool:
-    """Whether a text is nothing but a greeting or thanks."""
+    """Whether a text is only a greeting or thanks."""
     return len(text) <= 40 and text.strip(_PUNCTUATION).lower() in lexicon.SMALL_TALK
 
 
@@ -263,14 +264,14 @@ def _clauses(low: str) -> int:
 
 
 def _long_words(words: set[str], language: Language) -> int:
-    """In Chinese every Latin word is a technical one, more or less."""
+    """The long words of Chinese text: nearly every Latin word in it is technical."""
     if language is Language.CHINESE:
         return len(words)
     return sum([len(word) >= LONG_WORD_CHARS for word in words])
 
 
 def _language(text: str) -> Language:
-    """Chinese says in one character what English says in a word, hence the one in eight."""
+    """The length in words; one Chinese character says about as much as an English word."""
     if text.isascii():
         return Language.ENGLISH if text else Language.OTHER
     cjk = len("".join(_CJK.findall(text)))

@@ -9,8 +9,8 @@ from serve_app.routing.features import TextFeatures, is_small_talk
 from serve_app.routing.vector import Observer
 from serve_app.routing.weights import RoutingWeights
 
-# What a hard turn leaves to the next one, as a share of its score. A follow-up is about the same
-# thing; a longer turn that scores low by itself may be about another.
+# The share of a hard turn's score that the next turn inherits. A follow-up has the same subject; a
+# longer turn that scores low by itself may have another subject.
 FOLLOW_UP_DECAY = 0.97
 NEW_ASK_DECAY = 0.8
 FOLLOW_UP_TOKENS_MAX = 16
@@ -24,18 +24,18 @@ _REFERS = re.compile(
 class LearnedScorer:
     """Two logistic heads, P(strong right) and P(fast right); the score grows with the difference.
 
-    0.5 stands where the strong model is expected to be right so much more often that its price is
-    worth paying (`gain_min` of the weights).
+    The score is 0.5 where the strong model is expected to be right so much more often that its
+    price is worth paying (`gain_min` of the weights).
     """
 
     def __init__(self, weights: RoutingWeights) -> None:
         self._weights = weights
 
     def score(self, prompt: Prompt) -> float:
-        """The highest score of the newest asks, each counting the less the older it is.
+        """The highest score of the newest asks, where older asks count less.
 
-        A hard ask escalates at once. What follows inherits from it, a short follow-up nearly all,
-        until a turn is plainly about something easy.
+        A hard ask escalates at once. Later turns inherit from it, and a short follow-up inherits
+        nearly all of it, until a turn is plainly about something easy.
         """
         observer = Observer(prompt)
         best, kept = 0.0, 1.0
@@ -43,13 +43,13 @@ class LearnedScorer:
             vector = observer.observe(age)
             best = max(best, kept * self._weights.score(vector))
             kept *= _inherited_share(ask, vector.text)
-            if kept <= best:  # no earlier score, at most 1, can matter any more
+            if kept <= best:  # earlier scores, at most 1, can no longer matter
                 break
         return best
 
 
 def _inherited_share(ask: str, text: TextFeatures) -> float:
-    """Which share of an earlier score this turn takes over."""
+    """The share of an earlier score that this turn inherits."""
     if is_small_talk(ask):
         return 0.0
     refers = len(ask) <= 400 and _REFERS.search(ask.lower()) is not None

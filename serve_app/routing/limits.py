@@ -17,13 +17,13 @@ def allowed_tiers(
     asked: TierLimits,
     *standing: TierLimits,
 ) -> Sequence[TierConfig]:
-    """The candidates that the limits leave; both lists are weakest first.
+    """The candidates that the limits allow; both lists are weakest first.
 
-    `asked` came with the call; `standing` are the limits of the config.
-    The narrowest hold; where they leave nothing between them, the ceiling wins.
+    `asked` came with the call; `standing` are the limits of the config. The narrowest limits apply.
+    If they allow no candidate together, the ceiling wins.
 
     Raises:
-        InvalidField: what was asked names no tier, contradicts itself or leaves no candidate.
+        InvalidField: `asked` names no tier, contradicts itself or allows no candidate.
     """
     low, high = _asked_range(asked, tiers)
     for limits in standing:
@@ -40,7 +40,7 @@ def allowed_tiers(
 def keep_within(route: Route, allowed: Sequence[TierConfig], tiers: Sequence[TierConfig]) -> Route:
     """The route, moved to the nearest tiers that are allowed.
 
-    A draft needs two tiers, and must be the weakest tier's own: one that would be moved is none.
+    A draft needs two tiers and must be by the weakest tier, so a draft that would move is dropped.
     """
     decision = _keep_within(route.decision, allowed, tiers)
     if route.draft is None or route.draft.tier == decision.tier:

@@ -1,4 +1,4 @@
-"""What the state of the tiers changes in a decision: borderline calls, and tiers that are down."""
+"""Adjusts a decision to the state of the tiers: borderline calls, and tiers that are down."""
 
 from __future__ import annotations
 
@@ -14,9 +14,9 @@ from serve_app.routing.limits import move
 
 @dataclass(frozen=True, slots=True)
 class Live:
-    """The moment of a decision: the threshold in force, and the load of tiers by name.
+    """The state at a decision: the threshold in force, and the load of tiers by name.
 
-    A tier whose load is not given is neither busy nor idle.
+    A tier without a known load is neither busy nor idle.
     """
 
     threshold: float
@@ -31,7 +31,7 @@ class Live:
 def choose_by_load(
     candidates: Sequence[TierConfig], score: float, live: Live, config: LoadConfig
 ) -> tuple[TierConfig, Reason] | None:
-    """Where the load sends a call whose score is near the threshold; None: the score decides."""
+    """The tier that the load chooses for a call with a score near the threshold, otherwise None."""
     strongest, weaker = candidates[-1], candidates[-2]
     strong, above = live.loads.get(strongest.name), score - live.threshold
     if strong is None:
@@ -46,7 +46,7 @@ def choose_by_load(
 
 
 def is_busy(load: TierLoad, config: LoadConfig) -> bool:
-    """Whether a call would wait too long there, as far as is known."""
+    """Whether a call would wait too long at the tier, as far as its load is known."""
     target_s, wait_s, free = config.first_token_target_s, load.first_token_s, load.kv_free_ratio
     return (target_s is not None and wait_s is not None and wait_s > target_s) or (
         free is not None and free < config.kv_free_ratio_min
@@ -54,7 +54,7 @@ def is_busy(load: TierLoad, config: LoadConfig) -> bool:
 
 
 def is_idle(load: TierLoad, config: LoadConfig) -> bool:
-    """Whether the tier's replicas have next to nothing to do, as far as is known."""
+    """Whether the tier's replicas are nearly idle, as far as their load is known."""
     calls = max(load.ongoing, (load.running or 0) + (load.queued or 0))
     allowed = config.idle_ongoing_max * max(load.replicas or 1, 1)
     return not load.down and not load.waiting and calls <= allowed
@@ -63,9 +63,9 @@ def is_idle(load: TierLoad, config: LoadConfig) -> bool:
 def leave_down(
     route: Route, allowed: Sequence[TierConfig], total_tokens: int, down: Set[str]
 ) -> Route:
-    """The route without the tiers that are down, as far as there are others.
+    """The route without the tiers that are down, unless all of its tiers are down.
 
-    A cascade needs both of its tiers: where one of them is down, the other one answers alone.
+    A cascade needs both of its tiers: where one tier is down, the other tier answers alone.
     """
     if route.draft is not None and not down.isdisjoint({route.draft.tier, route.decision.tier}):
         left = route.draft if route.decision.tier in down else route.decision
@@ -79,9 +79,9 @@ def leave_down(
 def list_others(
     decision: Decision, allowed: Sequence[TierConfig], total_tokens: int
 ) -> tuple[Decision, ...]:
-    """Who may answer instead, in order: the next stronger ones, then the next weaker ones.
+    """The tiers that may answer instead: the next stronger tiers, then the next weaker tiers.
 
-    `allowed` are weakest first, `total_tokens` are those that must fit a context.
+    `allowed` are weakest first, `total_tokens` must fit a tier's context.
     """
     names = [tier.name for tier in allowed]
     at = names.index(decision.tier) if decision.tier in names else len(names)
@@ -91,5 +91,5 @@ def list_others(
 
 
 def fits(tier: TierConfig, total_tokens: int) -> bool:
-    """Whether so many tokens, prompt and answer, have room in the context of a tier."""
+    """Whether so many tokens, prompt and answer, fit the context of a tier."""
     return tier.max_model_len is None or total_tokens <= tier.max_model_len

@@ -1,8 +1,8 @@
 """Hashes a text's word and character n-grams into buckets, all of them at once in numpy.
 
-A word is a run of letters and digits; every other sign that is no space is a word of its own, and
-so is every Chinese character, which therefore needs no segmenter. The hash is our own: Python's
-differs from process to process, and a call a gram would take most of a millisecond.
+A word is a run of letters and digits. Every other sign except a space is a word of its own, and so
+is every Chinese character, so Chinese needs no segmenter. The hash function is our own, because
+Python's hash differs between processes, and one call per n-gram would take most of a millisecond.
 """
 
 from __future__ import annotations
@@ -18,7 +18,7 @@ WORD_GRAMS = (1, 2)
 CHARACTER_GRAMS = (3, 5)
 
 _SHIFT = 32 - 14
-# Odd, so that multiplying by them loses nothing; the values are those of xxHash and Knuth.
+# Odd, so that multiplying by them loses no bits; the values are from xxHash and Knuth.
 _BASE = 0x9E3779B1
 _PAIR = np.uint32(0x85EBCA77)
 _MIX = np.uint32(0xC2B2AE3D)
@@ -40,9 +40,9 @@ _INVERSE_POWERS = _powers(pow(_BASE, -1, 1 << 32))
 
 
 def hash_ngrams(text: str, salt: int = 0) -> NDArray[np.uint16]:
-    """The bucket of every n-gram in the text, repetitions included, in no useful order.
+    """The bucket of every n-gram in the text, repetitions included, in no defined order.
 
-    Another salt hashes the same text elsewhere, so that who says a word can matter.
+    Another salt hashes the same text to other buckets, so that the speaker of a word can matter.
     """
     encoded = text[:CHARS_MAX].lower()[:CHARS_MAX].encode("utf-32-le", "surrogatepass")
     codes = np.frombuffer(encoded, dtype=np.uint32)
@@ -61,7 +61,7 @@ def _offset(salt: int, kind: int) -> np.uint32:
 
 
 def _hash_words(codes: Codes) -> Codes:
-    """One number a word, by the difference of two prefix sums of a polynomial hash."""
+    """One number for each word, by the difference of two prefix sums of a polynomial hash."""
     if not len(codes):
         return codes
     chinese = (codes >= 0x3400) & (codes <= 0x9FFF)
@@ -84,7 +84,7 @@ def _pairs(words: Codes) -> Codes:
 
 
 def _scatter(hashes: Codes) -> NDArray[np.uint16]:
-    """Spread over the buckets, in place; what is close together does not stay so."""
+    """Spread the hashes over the buckets, in place; close hashes do not stay close."""
     hashes ^= hashes >> _HALF
     hashes *= _MIX
     hashes ^= hashes >> _HALF

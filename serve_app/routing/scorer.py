@@ -11,7 +11,7 @@ from serve_app.routing.features import Features, TextFeatures, extract_features
 
 
 class Scorer(Protocol):
-    """Anything that can tell how much a call would gain from a stronger model."""
+    """Estimates how much a call would gain from a stronger model."""
 
     def score(self, prompt: Prompt) -> float:
         """The complexity in 0..1. Pure, and fast enough to be called for every request."""
@@ -20,29 +20,29 @@ class Scorer(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class HeuristicWeights:
-    """Evidence in log-odds: the score is the logistic function of `bias` plus what was found.
+    """Evidence in log-odds: the score is the logistic function of `bias` plus the evidence found.
 
-    0.5 is reached where the evidence adds up to `-bias`. Each `_max` bounds what one kind of
-    evidence can do, so that no pile of one thing outweighs everything else.
+    The score is 0.5 where the evidence adds up to `-bias`. Each `_max` bounds one kind of evidence,
+    so that many items of one kind cannot outweigh everything else.
     """
 
-    bias: float = -1.5  # a call that shows nothing scores 0.18: most traffic is everyday traffic
-    hard_ask: float = 2.2  # one ask to prove, debug or design is enough by itself
+    bias: float = -1.5  # a call without evidence scores 0.18: most traffic is everyday traffic
+    hard_ask: float = 2.2  # one request to prove, debug or design is enough by itself
     hard_asks_max: int = 2
-    hard_term: float = 0.6  # three terms of a hard field make a hard question, one does not
+    hard_term: float = 0.6  # three terms of a hard field make a hard question, one term does not
     hard_terms_max: int = 4
     easy_ask: float = -1.2  # small models translate, rewrite and chat about as well as large ones
     easy_asks_max: int = 2
-    bound: float = 0.45  # each constraint is a further chance to miss one
+    bound: float = 0.45  # each constraint is a further chance of a mistake
     bounds_max: int = 5
     step: float = 0.4  # dependent steps: errors multiply
     steps_max: int = 3
-    item: float = 0.15  # a list of requirements; also a list of plain facts, hence so little
+    item: float = 0.15  # a list of requirements; lists of plain facts look alike, so a low weight
     items_max: int = 6
     question: float = 0.3  # every question after the first
     questions_max: int = 3
-    quantity: float = 0.8  # a quantity is asked for, of given numbers or in a hard field
-    quantity_number: float = 0.25  # and then each number is one more thing to get right
+    quantity: float = 0.8  # the text asks for a quantity, of given numbers or in a hard field
+    quantity_number: float = 0.25  # then each number is a further chance of a mistake
     number: float = 0.1  # a number anywhere
     numbers_max: int = 6
     maths: float = 0.7  # notation
@@ -50,35 +50,35 @@ class HeuristicWeights:
     code: float = 0.4  # reading code is easier than the same length of proof
     code_max: int = 4
     options: float = 0.8  # an examination question with four or more choices
-    length: float = 1.0  # everyday asks are a dozen tokens; beyond sixty, long is not hard
+    length: float = 1.0  # everyday asks have a dozen tokens; above sixty, length says little
     length_tokens_max: int = 60
-    clause: float = 0.15  # what is asked has parts
+    clause: float = 0.15  # the question has parts
     clauses_max: int = 5
-    long_word: float = 0.2  # a technical vocabulary, whatever the field
+    long_word: float = 0.2  # a technical vocabulary, in any field
     long_words_max: int = 5
-    system_bound: float = 0.1  # standing rules hold for every turn, but seldom bite in each
+    system_bound: float = 0.1  # standing rules hold for every turn, but seldom matter in each
     system_bounds_max: int = 5
-    system_length: float = 0.3  # a small model drops rules of a long system prompt
+    system_length: float = 0.3  # a small model ignores some rules of a long system prompt
     system_tokens_max: int = 300
     turn: float = 0.1  # per turn: long conversations drift
     turn_with_rules: float = 0.4  # ... with long rules much more (SysBench: 0.48 -> 0.15 right)
     turns_max: int = 5
-    assistant_code: float = 0.5  # the conversation is about code, whatever this turn looks like
+    assistant_code: float = 0.5  # the conversation is about code, even if this turn is not
     tools: float = 0.3  # choosing among tools, per doubling of their number
     tools_max: int = 15
     tool_turn: float = 0.3  # deep in an agent's task; errors accumulate
     tool_turns_max: int = 4
-    schema: float = 0.2  # guided decoding carries the form; only the content is left to get wrong
+    schema: float = 0.2  # guided decoding enforces the form; only the content can be wrong
     image: float = 0.4
-    reasoning: float = 1.2  # the caller asked for thought; many clients do so by default
-    decay: float = 0.9  # what a hard turn leaves to the next: 'now commit it' is not easy
+    reasoning: float = 1.2  # the client asked for reasoning; many clients do so by default
+    decay: float = 0.9  # the share that the next turn keeps: 'now commit it' is not easy
 
 
 WEIGHTS = HeuristicWeights()
 
 
 class HeuristicScorer:
-    """A hand-weighted sum of `Features`: what routes before there are labels to learn from."""
+    """A hand-weighted sum of `Features`: routes before there are labels to learn from."""
 
     def __init__(self, weights: HeuristicWeights = WEIGHTS) -> None:
         self._weights = weights
@@ -96,7 +96,7 @@ class HeuristicScorer:
 
 
 def text_evidence(text: TextFeatures, weights: HeuristicWeights) -> float:
-    """What one user turn says about its difficulty, in log-odds."""
+    """The evidence in one user turn about its difficulty, in log-odds."""
     w = weights
     return (
         w.hard_ask * min(text.hard_asks, w.hard_asks_max)
@@ -118,7 +118,7 @@ def text_evidence(text: TextFeatures, weights: HeuristicWeights) -> float:
 
 
 def context_evidence(features: Features, weights: HeuristicWeights) -> float:
-    """What surrounds the user's turns: bias, system prompt, turn index, tools, form."""
+    """The evidence around the user's turns: bias, system prompt, turn index, tools, form."""
     w = weights
     return (
         w.bias

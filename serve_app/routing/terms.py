@@ -1,8 +1,8 @@
-"""Looking for many literal terms in one text, fast enough for every request.
+"""Finds many literal terms in one text, fast enough for every request.
 
-Searching a text for hundreds of terms one by one, or by one alternation, costs several times all
-the rest of routing. Instead each term is filed under a key that must be in any text that holds the
-term (a word, a symbol, a character), and is looked for only where the key has been seen.
+Searching a text for hundreds of terms one by one, or by one alternation, costs several times as
+much as the rest of routing. So each term is filed under a key (a word, a symbol, a character) that
+is in every text with the term. The text is searched for a term only if it has the term's key.
 """
 
 from __future__ import annotations
@@ -10,7 +10,7 @@ from __future__ import annotations
 from collections.abc import Callable, Iterable, Set
 
 COUNT_MAX = 6
-"""Counts stop here: no weight looks further, and it bounds the work."""
+"""The largest count: no weight looks further, and the bound limits the work."""
 
 
 class Terms:
@@ -23,11 +23,11 @@ class Terms:
 
     @property
     def keys(self) -> Set[str]:
-        """What to look for before calling `count`."""
+        """The keys to look for before calling `count`."""
         return self._by_key.keys()
 
     def count(self, text: str, seen: Set[str]) -> int:
-        """Count the distinct terms in `text`, up to COUNT_MAX; `seen` are the keys it holds."""
+        """Count the distinct terms in `text`, up to COUNT_MAX; `seen` are the keys in the text."""
         found = 0
         for key in self._by_key.keys() & seen:
             for term in self._by_key[key]:

@@ -1,9 +1,9 @@
-"""How many tokens a prompt has, near enough to choose a tier by and without a tokenizer.
+"""Estimates the tokens of a prompt without a tokenizer, closely enough to choose a tier.
 
 Qwen's documentation ("Key concepts", Tokens & Tokenization) gives 3 to 4 English characters or 1.5
-to 1.8 Chinese characters a token. Of each range we take the middle or the low end, since a prompt
-that is thought too long costs money and one that is thought too short costs an error. Qwen's
-tokenizers split numbers into single digits, so digits are counted one each.
+to 1.8 Chinese characters a token. We take the middle or the low end of each range, because an
+estimate that is too high costs money, and an estimate that is too low costs an error. Qwen's
+tokenizers split numbers into single digits, so each digit counts as a token.
 """
 
 from __future__ import annotations
@@ -17,8 +17,8 @@ TOKENS_PER_TURN = 5
 TOKENS_PER_ANSWER = 3
 # Schemas and arguments: short words between quotes, colons and braces.
 JSON_BYTES_PER_TOKEN = 3.0
-# Not in the Prompt, so assumed: an image of a megapixel at Qwen2.5-VL's one token per 28 x 28
-# pixels.
+# Images are not in the Prompt, so this is assumed: an image of a megapixel at Qwen2.5-VL's one
+# token per 28 x 28 pixels.
 TOKENS_PER_IMAGE = 1300
 
 SAMPLE_CHARS_MAX = 8192
@@ -55,5 +55,5 @@ def estimate_text_tokens(text: str) -> int:
 
 
 def _stride(chars: int) -> int:
-    """Odd, so that it does not keep step with the even-sized records of machine-made text."""
+    """An odd stride does not keep step with the even-sized records of machine-made text."""
     return (chars // SAMPLE_CHARS_MAX + 1) | 1

@@ -1,7 +1,7 @@
-"""What the learned scorer sees of one user turn: hashed n-grams, and a few counted terms.
+"""The learned scorer's view of one user turn: hashed n-grams, and a few counted terms.
 
-The terms are those of `HeuristicScorer`, bounded in the same way, so that its hand weights are a
-point in the learned scorer's space: where there are no labels, learning starts from there.
+The terms are the terms of `HeuristicScorer`, bounded in the same way. So the hand weights are a
+point in the learned scorer's space, and learning starts from that point where there are no labels.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from serve_app.routing.ngrams import hash_ngrams
 from serve_app.routing.scorer import WEIGHTS, HeuristicWeights
 
 FEATURES_VERSION = 1
-"""Goes up whenever the same prompt gives another vector: older weights then mean nothing."""
+"""Must be raised when the same prompt gives another vector, because older weights no longer fit."""
 
 NGRAM_HEAD_CHARS, NGRAM_TAIL_CHARS = 800, 400
 EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS = 300, 150
@@ -47,7 +47,8 @@ CONTEXT_TERMS = (
 TERMS = TEXT_TERMS + CONTEXT_TERMS
 
 _COUNT_MAX = 255
-# Repetition counts, but ever less. Looked up, since a logarithm of every bucket costs too much.
+# Repetition counts, but ever less. The factors are in a table, because a logarithm of every bucket
+# costs too much.
 _SUBLINEAR = np.concatenate([[0.0], 1.0 + np.log(np.arange(1, _COUNT_MAX + 1))]).astype(np.float32)
 
 
@@ -55,8 +56,8 @@ _SUBLINEAR = np.concatenate([[0.0], 1.0 + np.log(np.arange(1, _COUNT_MAX + 1))])
 class Vector:
     """One user turn in its surroundings.
 
-    `buckets` are those that its n-grams fall into, `values` how often, as a vector of length 1;
-    `terms` are the TERMS, and `text` what they were counted in.
+    `buckets` are the buckets of its n-grams. `values` say how often each bucket occurs, as a vector
+    of length 1. `terms` are the TERMS, and `text` holds the features that they come from.
     """
 
     buckets: NDArray[np.int64]
@@ -66,7 +67,7 @@ class Vector:
 
 
 class Observer:
-    """Turns the asks of one prompt into vectors; what they share is looked at once."""
+    """Turns the asks of one prompt into vectors, and computes their shared parts once."""
 
     def __init__(self, prompt: Prompt) -> None:
         self.asks = list_asks(prompt) or [""]
@@ -76,7 +77,7 @@ class Observer:
         self._system = hash_ngrams("\n".join(system), SYSTEM_SALT) if system else None
 
     def observe(self, age: int) -> Vector:
-        """The vector of the newest ask (age 0) or of an earlier one."""
+        """The vector of the newest ask (age 0) or of an earlier ask."""
         ask = self.asks[age]
         if age:
             seen = text = cut_window(ask, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS)
@@ -88,7 +89,8 @@ class Observer:
         return Vector(*self._weigh(hash_ngrams(seen)), terms, features)
 
     def _weigh(self, grams: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
-        # Sparse: short enough for BLAS to stay in this thread, which shares its cores with others.
+        # The vector is sparse: short enough for BLAS to stay in this thread, which shares its cores
+        # with other threads.
         if self._system is not None:
             grams = np.concatenate([grams, self._system])
         grams = np.sort(grams, kind="stable")  # of 16-bit integers: a radix sort
@@ -101,12 +103,12 @@ class Observer:
 
 
 def observe(prompt: Prompt) -> Vector:
-    """The vector of a prompt's newest ask: what a label belongs to."""
+    """The vector of a prompt's newest ask, which a label belongs to."""
     return Observer(prompt).observe(0)
 
 
 def weigh_terms(weights: HeuristicWeights = WEIGHTS) -> NDArray[np.float64]:
-    """The hand weights of TERMS, whose sum over a vector's terms is the heuristic's evidence."""
+    """The hand weights of TERMS; their sum over a vector's terms is the heuristic's evidence."""
     w = weights
     text = [
         w.hard_ask, w.hard_term, w.easy_ask, w.bound, w.step, w.item, w.question, w.maths, w.code,

@@ -1,8 +1,8 @@
 """The learned scorer's weights, and the file that holds them.
 
-The file is safetensors, which holds numbers and strings and nothing that could run. Its metadata
-says which format it is and which features it was fitted to; whatever is not exactly that is
-refused.
+The file is safetensors, which holds only numbers and strings and cannot run code. Its metadata
+names its format and the features that it was fitted to. A file with any other format or features is
+rejected.
 """
 
 from __future__ import annotations
@@ -36,7 +36,7 @@ _SHAPES = {
 
 
 class WeightsRefused(Exception):
-    """A weights file cannot be used; says why."""
+    """A weights file cannot be used; the message says why."""
 
     def __init__(self, path: Path, problem: str) -> None:
         super().__init__(path, problem)
@@ -49,7 +49,7 @@ class WeightsRefused(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Provenance:
-    """What weights were learnt from. `apgr` is the cross-validated one on those records."""
+    """The source of learnt weights. `apgr` is cross-validated on the records of that source."""
 
     created_at: str = ""
     records: int = 0
@@ -59,9 +59,9 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutingWeights:
-    """Two logistic heads, `fast` and `strong`, one row of each array a head.
+    """Two logistic heads, `fast` and `strong`: each array has one row for each head.
 
-    `gain_min` is the gain in P(right) that scores 0.5, `steepness` how fast the score grows there.
+    `gain_min` is the gain in P(right) that scores 0.5; `steepness` is the slope of the score there.
     """
 
     ngrams: NDArray[np.float32]
@@ -83,12 +83,13 @@ class RoutingWeights:
         return self.map_gain(strong - fast)
 
     def map_gain(self, gain: float) -> float:
-        """Strictly increasing: it moves the threshold and never the order."""
+        """The score of a gain. Strictly increasing: it moves the threshold and never changes the
+        order."""
         return _logistic(self.steepness * (gain - self.gain_min))
 
 
 def save_weights(weights: RoutingWeights, path: Path) -> None:
-    """Writes the file whole or not at all."""
+    """Write the file completely or not at all."""
     tensors: dict[str, NDArray[Any]] = {
         "ngrams": weights.ngrams.astype(np.float16),
         "terms": weights.terms.astype(np.float32),
@@ -108,10 +109,10 @@ def save_weights(weights: RoutingWeights, path: Path) -> None:
 
 
 def load_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
-    """Reads a weights file.
+    """Read a weights file.
 
     Raises:
-        WeightsRefused: there is none, it is damaged, or it is of another kind or version.
+        WeightsRefused: the file is missing or damaged, or has another kind or version.
     """
     try:
         size = path.stat().st_size
@@ -124,18 +125,18 @@ def load_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
     except OSError as error:
         raise WeightsRefused(path, error.strerror or "cannot be read") from None
     except SafetensorError:
-        raise WeightsRefused(path, "no safetensors file, or a damaged one") from None
+        raise WeightsRefused(path, "not a safetensors file, or a damaged file") from None
 
 
 def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
-        raise WeightsRefused(path, "no routing weights; `serve-app learn` makes such a file")
+        raise WeightsRefused(path, "not a routing weights file; `serve-app learn` makes one")
     for key, ours in (("format_version", FORMAT_VERSION), ("features_version", FEATURES_VERSION)):
         theirs = metadata.get(key)
         if theirs != str(ours):
             raise WeightsRefused(
                 path,
-                f"{key} is {theirs}, and this version of serve-app wants {ours}; "
+                f"{key} is {theirs}, and this version of serve-app needs {ours}; "
                 "learn the weights anew with `serve-app learn`",
             )
 
@@ -149,7 +150,7 @@ def _read_tensor(path: Path, file: Any, name: str) -> NDArray[np.float32]:
         raise WeightsRefused(path, f"the tensor '{name}' is not {dtype} of shape {shape}")
     tensor: NDArray[np.float32] = file.get_tensor(name).astype(np.float32)
     if not np.isfinite(tensor).all():
-        raise WeightsRefused(path, f"the tensor '{name}' holds what is no number")
+        raise WeightsRefused(path, f"the tensor '{name}' holds values that are not finite")
     return tensor
 
 
@@ -162,7 +163,7 @@ def _build(
     except (KeyError, TypeError, ValueError):
         raise WeightsRefused(path, "its metadata cannot be read") from None
     if not (-1 <= gain_min <= 1 and 0 < steepness < math.inf):
-        raise WeightsRefused(path, "its metadata maps gains to no score")
+        raise WeightsRefused(path, "its `gain_min` or `steepness` is out of range")
     return RoutingWeights(**tensors, gain_min=gain_min, steepness=steepness, provenance=provenance)
 
 

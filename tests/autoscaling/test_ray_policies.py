@@ -290,7 +290,7 @@ def test_a_joint_policy_that_fails_leaves_every_tier_as_it_is_or_larger() -> Non
                 "policy": "llm",
                 "floors": [{"from": "08:00", "to": "18:00", "min": 1, "days": ["workdays"]}],
             },
-            "is no day",
+            "is not a day",
         ),
         (
             {

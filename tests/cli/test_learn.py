@@ -91,7 +91,7 @@ def test_shipped_weights_can_be_measured(records: Path) -> None:
         (["x.jsonl", "--folds", "1"], 2, "--folds"),
         (["x.jsonl", "--dataset", "no.jsonl"], 1, "no.jsonl: No such file"),
         (["RECORDS", "--prior", "no.safetensors"], 1, "no.safetensors: No such file"),
-        (["--evaluate", "RECORDS", "--weights", __file__], 1, "no safetensors file"),
+        (["--evaluate", "RECORDS", "--weights", __file__], 1, "not a safetensors file"),
     ],
 )
 def test_wrong_arguments(records: Path, arguments: list[str], code: int, words: str) -> None:

@@ -31,5 +31,5 @@ def test_ray_still_notes_a_drain_where_it_is_looked_for() -> None:
 def test_where_ray_tells_nothing_no_drain_is_seen(caplog: pytest.LogCaptureFixture) -> None:
     """Outside a replica, or with another version of Ray: the log says what is missing."""
     assert not find_draining()()
-    assert "does not say whether it drains" in caplog.text
+    assert "does not report whether it drains" in caplog.text
     assert not ray.is_initialized()

@@ -119,10 +119,10 @@ def test_a_cut_file_is_refused(path: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words"),
     [
-        ({"format": "other"}, "no routing weights"),
-        ({"format_version": "2"}, "format_version is 2, and this version of serve-app wants 1"),
+        ({"format": "other"}, "not a routing weights file"),
+        ({"format_version": "2"}, "format_version is 2, and this version of serve-app needs 1"),
         ({"features_version": "0"}, "features_version is 0"),
-        ({"gain_min": "nan"}, "maps gains to no score"),
+        ({"gain_min": "nan"}, "`gain_min` or `steepness` is out of range"),
         ({"steepness": "steep"}, "cannot be read"),
         ({"provenance": "[1]"}, "cannot be read"),
         ({"provenance": '{"pickle": 1}'}, "cannot be read"),
@@ -141,7 +141,7 @@ def test_other_versions_are_refused(path: Path, changes: dict[str, str], words: 
         ({"terms": None}, "'terms' is missing"),
         ({"terms": np.zeros((2, 3), np.float32)}, "'terms' is not F32 of shape"),
         ({"ngrams": np.zeros((2, BUCKETS), np.float32)}, "'ngrams' is not F16 of shape"),
-        ({"intercepts": np.array([0, np.nan], np.float32)}, "'intercepts' holds what is no number"),
+        ({"intercepts": np.array([0, np.nan], np.float32)}, "'intercepts' holds values that"),
     ],
 )
 def test_other_tensors_are_refused(path: Path, changes: dict[str, Any], words: str) -> None:
