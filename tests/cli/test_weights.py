@@ -36,7 +36,7 @@ def test_a_good_model_gets_sums(model: Path) -> None:
     assert "by SHA-256" in second.stdout
     third = CLI.invoke(app, ["verify", str(model), "--write-sums"])
     assert (third.exit_code, third.stdout) == (2, "")
-    assert "remove it" in third.stderr
+    assert "remove the file first" in third.stderr
 
 
 def test_a_bad_model_is_told_apart(model: Path) -> None:
