@@ -124,14 +124,13 @@ class Benchmarks(LazyGroup):
         LazyCommand(
             "overhead",
             "serve_app.offline.bench.command:overhead",
-            "Measure this service, Ray Serve LLM and the bare engine, one after another, and "
-            "compare.",
+            "Measure this service, Ray Serve LLM and the bare engine in turn, and compare them.",
         ),
         LazyCommand(
             "scorer",
             "serve_app.offline.bench.scorer:scorer",
-            "Time the scorers on the same prompts, in turns, so that a busy machine hits both"
-            " alike.",
+            "Time the scorers on the same prompts, alternating, so that other load affects all "
+            "alike.",
         ),
         LazyCommand(
             "scaling",
@@ -141,18 +140,17 @@ class Benchmarks(LazyGroup):
         LazyCommand(
             "replicas",
             "serve_app.offline.bench.replicas:replicas",
-            "Start the service before simulated engines, in one size after another, and compare.",
+            "Start the service in several sizes with simulated engines, and compare the sizes.",
         ),
         LazyCommand(
             "gpu",
             "serve_app.offline.bench.gpu.command:gpu",
-            "Set what plan and doctor say against one GPU, and the service beside bare vLLM on it.",
+            "Compare plan and doctor with measurements of one GPU, and the service with bare vLLM.",
         ),
         LazyCommand(
             "leases",
             "serve_app.offline.bench.leases:leases",
-            "Time a Router's own work for a call, without Ray: leases, connections, load, "
-            "sessions.",
+            "Time a Router's own work per call, without Ray: leases, connections, load, sessions.",
         ),
     )
 

@@ -148,7 +148,7 @@ def test_a_config_that_does_not_fit_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--card", "H"), "card 'H' may be H20 or H100 or H100-NVL"),
+        (("--card", "H"), "card 'H' is ambiguous: H20 or H100 or H100-NVL"),
         (("--card", "H100", "--card", "L4"), "two cards for all tiers"),
         (("--card", "slow=L4"), "there is no tier 'slow'"),
         (("--quantization", "int3"), "quantisation 'int3' is not known"),

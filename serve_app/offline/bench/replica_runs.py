@@ -64,7 +64,7 @@ def parse_size(text: str) -> Size:
     """
     found = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text.strip())
     if found is None:
-        raise ValueError(f"'{text}' is no size; write REPLICASxROUTERS, as 8x2")
+        raise ValueError(f"'{text}' is not a size; write REPLICASxROUTERS, for example 8x2")
     return Size(int(found[1]), int(found[2]))
 
 

@@ -1,8 +1,8 @@
-"""What a cascade learns: the map of `routing/confidence.py`, and the threshold on it.
+"""Learn a cascade's map of `routing/confidence.py`, and the threshold on it.
 
-A draft can be learnt from where the record holds the draft's features (or its tokens'
-log-probabilities) beside the verdicts on both models. Every number is held out: each draft is
-judged by a map that was fitted to the other groups of near-duplicates.
+A draft can be used if the record holds the draft's features (or its tokens' log-probabilities) and
+the verdicts on both models. Every number is held out: each draft is judged by a map that was fitted
+to the other groups of near-duplicates.
 """
 
 from __future__ import annotations
@@ -111,7 +111,7 @@ def learn_confidence(drafts: Drafts, quality_min: float, folds: int) -> CascadeR
     if not drafts.enough:
         right = int(drafts.right.sum())
         raise ValueError(
-            f"{right} right and {len(drafts.right) - right} wrong drafts are too few to fit to; "
+            f"{right} right and {len(drafts.right) - right} wrong drafts are too few for a fit; "
             f"{LABELS_MIN} of each are needed"
         )
     chances = _hold_out(drafts, folds)

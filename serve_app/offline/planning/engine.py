@@ -149,7 +149,7 @@ def _read_cpu_cache(tier: TierConfig) -> float | None:
 def _count(given: dict[str, JsonValue], key: str, default: int) -> int:
     value = _read(given, key, default)
     if value < 1:
-        raise PlanningFailed(f"engine.{key}: expected a whole number from 1 on, not {value}")
+        raise PlanningFailed(f"engine.{key}: expected a whole number of at least 1, not {value}")
     return value
 
 

@@ -1,7 +1,7 @@
-"""The cost of a tier beside rented GPUs and beside tokens that others sell, and where it turns.
+"""The cost of a tier compared with rented GPUs and with tokens from an API, and the break-even.
 
-Of a GPU all hours are paid, of tokens those that are used: so GPUs pay from a share of their
-capacity on. That share does not depend on the number of replicas.
+A GPU costs money in every hour, a token only when it is used. GPUs are therefore cheaper from a
+certain share of their capacity on. The share does not depend on the number of replicas.
 """
 
 from __future__ import annotations
@@ -155,7 +155,7 @@ def parse_tokens(text: str) -> Tokens:
         numbers = (-1.0, -1.0)
     if not name or not slash or not all(0 <= number < MILLION for number in numbers):
         raise PlanningFailed(
-            f"--api-price: '{text}' is no NAME=PROMPT/OUTPUT, prices of a million tokens each"
+            f"--api-price: '{text}' is not NAME=PROMPT/OUTPUT, prices of a million tokens each"
         )
     return Tokens(name, *numbers, None, "given")
 

@@ -1,7 +1,7 @@
-"""What to begin with where nothing has been measured: the two rates that `policy: llm` plans with.
+"""The two rates that `policy: llm` starts with if nothing has been measured.
 
-They come from the same speeds as the rest of the plan. `serve-app measure-rates` takes the real
-ones from a running replica.
+The rates come from the same speeds as the rest of the plan. `serve-app measure-rates` measures the
+real rates on a running replica.
 """
 
 from __future__ import annotations
