@@ -7,7 +7,7 @@ BenchFailed
 ├── NothingMeasured     no answer ended within the window
 ├── CallFailed          a call of a measurement was not answered in full
 ├── WindowTooShort      no call began within the window of a measurement
-├── PromptsTakeAll      answers are too short to be told from their prompts
+├── PromptsTakeAll      answers are too short to be separated from their prompts
 ├── ReplicasChanged     a tier did not have the same replicas all the time
 └── GeneratorFailed     the load generator broke
 """
@@ -69,7 +69,7 @@ class WindowTooShort(BenchFailed):
 
 
 class PromptsTakeAll(BenchFailed):
-    """Answers are too short to be told from their prompts."""
+    """Answers are too short to be separated from their prompts."""
 
     def __init__(self, share: float) -> None:
         super().__init__(

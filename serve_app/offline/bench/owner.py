@@ -1,10 +1,11 @@
-"""Owns a command and all that descends from it.
+"""Own a command and all of its descendants.
 
 Run as `python -m serve_app.offline.bench.owner -- COMMAND`.
 
-Servers start processes that start processes, and some detach. The owner is their subreaper, so
-whatever loses its parent becomes its child. It ends them all when the command ends, when it gets
-SIGTERM, or when its input closes, which it does however the bench dies.
+Servers start processes that start processes, and some of them detach. The owner is their subreaper,
+so a process that loses its parent becomes a child of the owner. The owner ends all of them when the
+command ends, when the owner gets SIGTERM, or when its input closes, which happens whenever the
+bench dies.
 """
 
 from __future__ import annotations
@@ -69,7 +70,7 @@ def reap(command: subprocess.Popen[bytes]) -> None:
 
 
 def end_all(command: subprocess.Popen[bytes], grace_s: float, leftovers_s: float) -> None:
-    """Ends the command politely, then whatever it left behind."""
+    """End the command by SIGTERM, then kill every process that is left."""
     if command.returncode is None:
         command.send_signal(signal.SIGTERM)
         _wait_until_empty(command, grace_s, only=command.pid)

@@ -27,10 +27,11 @@ class Generation:
     bandwidth_reached: float
     """The share of the memory's peak rate."""
     layer_us: float
-    """Seconds per layer of a decoding step apart from reading: launches and small kernels."""
+    """Microseconds per layer of a decoding step apart from reading: kernel launches, small
+    kernels."""
     source: str
     newer: str = ""
-    """The row of a newer generation, to which no measurement was fitted."""
+    """A newer row, to which no constant was fitted."""
 
 
 @dataclass(frozen=True)
