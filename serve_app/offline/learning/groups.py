@@ -1,4 +1,4 @@
-"""Finds near-duplicates, so that a fit is never judged on a prompt that it has all but seen."""
+"""Find near-duplicates, so that a fit is never judged on a prompt that it has almost seen."""
 
 from __future__ import annotations
 
