@@ -28,10 +28,12 @@ _POLL_S = 0.2
 
 
 def main() -> int:
-    """Runs the command; returns its exit code, or 0 when told to end it."""
+    """Run the command, and return its exit code, or 0 after a signal to stop."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grace-s", type=float, required=True, help="for the command to end")
-    parser.add_argument("--leftovers-s", type=float, required=True, help="for what it leaves")
+    parser.add_argument(
+        "--leftovers-s", type=float, required=True, help="for processes that it leaves"
+    )
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     _become_subreaper()

@@ -253,7 +253,7 @@ def weigh(case: Case, run: Run) -> float:
 
 
 def tune(cases: Sequence[Case], settings: Sequence[Setting]) -> list[tuple[float, Setting]]:
-    """The settings by what they weigh in the mean over all cases, best first."""
+    """The settings by their mean weight over all cases, best first."""
     weighed = [
         (fmean(weigh(case, case.run(setting)) for case in cases), setting) for setting in settings
     ]

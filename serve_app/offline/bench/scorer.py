@@ -70,7 +70,7 @@ def scorer(
 
 
 def build_prompt(kind: str, chars: int, shift: int) -> Prompt:
-    """One user turn of so many characters; another shift begins elsewhere."""
+    """One user turn of this many characters; another shift begins at another place."""
     pieces = _TEXTS[kind]
     start = shift % len(pieces)
     cycle = " ".join([*pieces[start:], *pieces[:start]])

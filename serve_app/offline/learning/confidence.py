@@ -25,8 +25,8 @@ LABELS_MIN = 20
 """Right and wrong drafts, each, below which a fit would be noise."""
 
 INVERSE_RIDGE = 100.0
-"""Pulls the weights a little towards 0, so that drafts that can be told apart perfectly do not
-send them to infinity."""
+"""The pull of the weights towards 0, which keeps them finite if drafts can be separated
+perfectly."""
 
 BINS = 10
 SHOWN = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -74,7 +74,7 @@ class ThresholdReport:
 class CascadeReport:
     """The map fitted to all drafts, and what held-out drafts say of such maps.
 
-    `auc` is how well P(right) tells right drafts from wrong ones (0.5 is chance), `ece` its
+    `auc` is how well P(right) separates right from wrong drafts (0.5 is chance), `ece` its
     expected calibration error. `chosen` is the lowest threshold that keeps `quality_min` of the
     strongest model's accuracy.
     """

@@ -78,7 +78,7 @@ class _Joined:
         self._parents = list(range(count))
 
     def join_equal(self, keys: Sequence[Hashable]) -> None:
-        """Joins what has equal keys; None is equal to nothing."""
+        """Join numbers with equal keys; None equals no key."""
         members = defaultdict(list)
         for number, key in enumerate(keys):
             if key is not None:

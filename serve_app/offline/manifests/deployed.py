@@ -24,7 +24,7 @@ def deploy_document(config: ServeConfig, pools: Sequence[NodePool] = ()) -> dict
     nodes of their own pool, and Kubernetes gets the node labels of a tier instead of Ray
     (`NodePool.machines`).
     """
-    # By way of JSON: what was one YAML anchor must not be one object any more.
+    # A copy through JSON, so that a YAML anchor and its aliases become separate objects.
     document: dict[str, Any] = json.loads(json.dumps(config.document))
     document.setdefault("http_options", {})["host"] = "0.0.0.0"
     labels = {name: dict(pool.labels) for pool in pools for name in pool.deployments}

@@ -39,7 +39,7 @@ metadata:
     pod-security.kubernetes.io/enforce: restricted
 """
 POD_CPUS = 1
-"""Of a pod beside those that Ray gives away: for the raylet, HAProxy and the agents."""
+"""CPUs of a pod in addition to Ray's: for the raylet, HAProxy and the agents."""
 MODEL_PARTS = frozenset({"models", "models-list", "models-are-there"})
 CACHE_PARTS = frozenset({"compile-cache"})
 """The volumes of a pod for its models and for the code that its GPU engines compile, by name."""
@@ -90,9 +90,10 @@ def render_drain(app: AppConfig, source: str) -> str:
 
 
 def render_node(pool: NodePool, source: str) -> str:
-    """The part of a machine's `node.env` that follows from the config: what it offers to Ray."""
+    """The part of a machine's `node.env` that follows from the config: the machine's labels and
+    resources."""
     labels = ",".join(f"{key}={value}" for key, value in pool.labels.items())
-    # systemd takes what is in single quotes as it is.
+    # systemd takes text in single quotes literally.
     return (
         HEADER.format(source=source)
         + f"# {', '.join(pool.deployments)}: {pool.nodes_min} to {pool.nodes_max} machines with at "

@@ -127,7 +127,7 @@ def parse_card(text: str) -> Card:
     Numbers after a known name replace that card's.
 
     Raises:
-        PlanningFailed: says what is missing or wrong.
+        PlanningFailed: names the missing or wrong value.
     """
     name, *settings = (part.strip() for part in text.split(","))
     numbers = dict(_parse_number(setting) for setting in settings)

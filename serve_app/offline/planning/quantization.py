@@ -123,15 +123,15 @@ def find_scheme(name: str) -> Scheme:
 
 
 def choose_scheme(engine: str | None, suffix: str | None, stated: Mapping[str, Any]) -> Scheme:
-    """How a tier's weights are stored: as the checkpoint says, else as the engine is told to.
+    """How a tier's weights are stored: from the checkpoint, or else from the engine's arguments.
 
     Args:
         engine: vLLM's `quantization`.
-        suffix: What the model's name states, such as `AWQ`.
+        suffix: The scheme in the model's name, such as `AWQ`.
         stated: `quantization_config` of config.json.
 
     Raises:
-        PlanningFailed: neither says it in a way that is known here.
+        PlanningFailed: none of them determines the scheme in a known way.
     """
     if stated:
         return _parse_stated(stated)

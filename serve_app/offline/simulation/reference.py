@@ -1,4 +1,4 @@
-"""Controllers to compare with: one that knows the trace, and one that sees it without delay."""
+"""Controllers for comparison: an oracle that knows the trace, and a reaction without delay."""
 
 from __future__ import annotations
 

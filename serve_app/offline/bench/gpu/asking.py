@@ -44,7 +44,7 @@ class Stream:
     """Time from one token of a stream to its next, over the whole answer."""
     total_p99_ms: float
     elsewhere_ratio: float
-    """CPU time of all cores that neither the server nor the load generator took."""
+    """The share of CPU time that neither the server nor the load generator took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -125,10 +125,10 @@ class Server:
         )
 
     def prefill(self, tier: str, model: str, prompt_tokens: int) -> Prefill:
-        """Time a prompt of so many random tokens, each time another; the first one warms up.
+        """Time a prompt of this many random tokens, new ones each time; the first prompt warms up.
 
         Raises:
-            RequestsFailed: it was not answered.
+            RequestsFailed: the prompt was not answered.
         """
         times = []
         for _ in range(1 + _PROMPT_REPEATS):

@@ -77,7 +77,7 @@ def gpu(
 
     Exit code 0: every step succeeded. 1: a step failed. 2: the command itself is wrong.
     """
-    # An exception, so that servers end in order and what was measured is shown.
+    # An exception, so that servers end in order and the measurements are shown.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     found = find_gpu()
     path = config or (_CPU_CONFIG if found is None else _GPU_CONFIG)
@@ -171,7 +171,7 @@ def _describe(results: Results) -> str:
 
 
 def _estimate_all(results: Results, config: ServeConfig) -> dict[str, Estimate]:
-    """By tier; without those that cannot be planned."""
+    """The estimates by tier, without tiers that cannot be planned."""
     found = {}
     for tier in config.app.tiers:
         on_cpu = results.gpu is None or tier.accelerator == "cpu"

@@ -60,7 +60,8 @@ class Estimate:
 
     @property
     def bytes_per_s(self) -> float | None:
-        """The rate of memory that the plan counts with: by what more cache costs a step."""
+        """The memory rate that the plan counts with, from the extra time of a step with more
+        cache."""
         if self.card is None:
             return None
         a_token = self.memory.kv_bytes_a_token
