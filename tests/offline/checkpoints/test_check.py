@@ -72,7 +72,7 @@ def test_a_good_model(model: Path) -> None:
         (write("config.json", b"9" * 5000), "config.json", "digits"),
         (change("config.json", model_type=None), "config.json", "no model_type"),
         (change("config.json", architectures=[]), "config.json", "no architectures"),
-        (change("config.json", eos_token_id=4), "config.json", "outside of the vocabulary of 4"),
+        (change("config.json", eos_token_id=4), "config.json", "outside the vocabulary of 4"),
         (change("config.json", bos_token_id="x"), "config.json", "bos_token_id is not a token id"),
         (change("config.json", auto_map={"AutoModel": "m.M"}), "config.json", "auto_map"),
         (change("tokenizer_config.json", auto_map={"A": "m.M"}), "tokenizer_config.json", "auto_m"),

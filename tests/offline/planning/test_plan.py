@@ -90,7 +90,7 @@ def test_what_cannot_work(model: str, arguments: dict[str, Any], words: str) -> 
 @pytest.mark.parametrize(
     ("model", "card", "arguments", "words"),
     [
-        ("Qwen/Qwen3-235B-A22B", "H200", {"tensor_parallel_size": 8}, "each is there 2 times"),
+        ("Qwen/Qwen3-235B-A22B", "H200", {"tensor_parallel_size": 8}, "each is stored 2 times"),
         ("Qwen/Qwen3-32B", "H100", {"pipeline_parallel_size": 3}, "do not divide evenly"),
         ("Qwen/Qwen3-8B", "H100", {"enable_expert_parallel": True}, "has no experts"),
         ("Qwen/Qwen3-8B-FP8", "A100-80G", {}, "does not compute in FP8"),
