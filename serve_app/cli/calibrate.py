@@ -1,4 +1,4 @@
-"""`serve-app calibrate`: which threshold keeps which budget, on your own calls."""
+"""`serve-app calibrate`: the threshold for a budget, from your own calls."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ _WIDTH_MIN = 110
 
 
 class ScorerName(StrEnum):
-    """What scores the prompts."""
+    """The scorer of the prompts."""
 
     LEARNED = "learned"
     HEURISTIC = "heuristic"
@@ -34,7 +34,7 @@ class ScorerName(StrEnum):
 
 @dataclass(frozen=True, slots=True)
 class Budget:
-    """At most one of these is given."""
+    """The budget; at most one of its fields is set."""
 
     strong_ratio: float | None
     cost_max: float | None
@@ -42,7 +42,7 @@ class Budget:
 
     @property
     def given(self) -> int:
-        """How many are."""
+        """The number of fields that are set."""
         return sum(value is not None for value in asdict(self).values())
 
 
@@ -50,12 +50,13 @@ def calibrate(
     files: Annotated[
         list[Path],
         typer.Argument(
-            help="JSONL: `prompt` or `messages` on each line, or access logs of the service; or "
-            "its feedback log, a directory."
+            help="JSONL files with `prompt` or `messages` on each line, access logs of the "
+            "service, or the directory of its feedback log."
         ),
     ],
     strong_ratio: Annotated[
-        float | None, typer.Option(min=0, max=1, help="Budget: the share of strong calls.")
+        float | None,
+        typer.Option(min=0, max=1, help="Budget: the share of calls that go to the strong tier."),
     ] = None,
     cost_max: Annotated[
         float | None,
@@ -71,20 +72,23 @@ def calibrate(
         ),
     ] = None,
     fast_price: Annotated[
-        float | None, typer.Option(min=0, help="What 1,000 calls to the fast tier cost.")
+        float | None, typer.Option(min=0, help="Price of 1,000 calls to the fast tier.")
     ] = None,
     strong_price: Annotated[
-        float | None, typer.Option(min=0, help="What 1,000 calls to the strong tier cost.")
+        float | None, typer.Option(min=0, help="Price of 1,000 calls to the strong tier.")
     ] = None,
     scorer: Annotated[
-        ScorerName, typer.Option(help="`routing.scorer` of the Router that is calibrated.")
+        ScorerName, typer.Option(help="`routing.scorer` of the Router to calibrate.")
     ] = ScorerName.LEARNED,
     weights: Annotated[
-        Path | None, typer.Option(help="Its `routing.weights`; those of serve-app otherwise.")
+        Path | None,
+        typer.Option(
+            help="`routing.weights` of the Router. Default: the weights that come with serve-app."
+        ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
-    """Say what each share of strong calls buys, and the user_config that keeps a budget."""
+    """Report cost and quality of each share of strong calls, and the user_config for a budget."""
     budget = Budget(strong_ratio, cost_max, quality_min)
     prices = _parse_prices(budget, fast_price, strong_price)
     try:
@@ -141,7 +145,7 @@ def _choose(calibration: Calibration, budget: Budget) -> Choice | None:
 
 
 def _rows(calibration: Calibration, chosen: Choice | None) -> Sequence[Choice]:
-    """The choices nearest to every tenth, and the chosen one."""
+    """The choices closest to every tenth, and the chosen choice."""
     tenths = [step / _STEPS for step in range(_STEPS + 1)]
     nearest = [
         min(calibration.choices, key=lambda choice: abs(choice.strong_ratio - tenth))
@@ -180,11 +184,11 @@ def _notes(
     calibration: Calibration, samples: Samples, budget: Budget, chosen: Choice | None
 ) -> Iterator[str]:
     if samples.unscored:
-        yield f"{samples.unscored} logged calls have no score (they named their tier); left out."
+        yield f"{samples.unscored} logged calls name their tier and have no score; left out."
     if samples.unlabelled:
         yield f"{samples.unlabelled} calls of the feedback log have no label yet; left out."
     if chosen is None:
-        yield "For the lines to paste, name a budget: --strong-ratio, --cost-max or --quality-min."
+        yield "To print lines to paste, set a budget: --strong-ratio, --cost-max or --quality-min."
         return
     wanted = budget.strong_ratio
     if wanted is not None and wanted - chosen.strong_ratio > _UNEQUAL:
@@ -192,7 +196,7 @@ def _notes(
             f"Many calls score the same: a fixed threshold comes no closer to {wanted:.1%} than "
             f"{chosen.strong_ratio:.1%}. With strong_ratio_target: {wanted:g} the Router does."
         )
-    yield "Below user_config of the Router (without the last two lines the threshold stays fixed):"
+    yield "Paste below user_config of the Router (without the last two lines the threshold stays):"
     yield ""
     yield from render_user_config(calibration, budget, chosen)
 

@@ -1,4 +1,4 @@
-"""`serve-app check`: say what is wrong with a config before anything is started."""
+"""`serve-app check`: report errors of a config before anything is started."""
 
 from __future__ import annotations
 
@@ -26,9 +26,11 @@ from serve_app.routing.weights import WeightsRefused
 
 
 def check(
-    config: Annotated[Path, typer.Argument(help="A Serve config file, as configs/prod.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A Serve config file, for example configs/prod.yaml.")
+    ],
 ) -> None:
-    """Validate a config: every key, every engine argument of the pinned vLLM."""
+    """Validate a config: every key, and every engine argument against the pinned vLLM."""
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
     check_accelerator_types(config, serve_config)
@@ -40,9 +42,9 @@ def check(
 
 
 def check_engines(path: Path, config: ServeConfig) -> None:
-    """Every tier's engine arguments, or one clear message and exit code 2.
+    """Check every tier's engine arguments; an error is one clear message and exit code 2.
 
-    By the schema of the pinned vLLM, so that a machine that only plans needs no vLLM.
+    The check reads the schema of the pinned vLLM, so that a machine that only plans needs no vLLM.
     """
     with _exit_code_2(path):
         for tier in config.app.tiers:
@@ -50,7 +52,7 @@ def check_engines(path: Path, config: ServeConfig) -> None:
 
 
 def check_accelerator_types(path: Path, config: ServeConfig) -> None:
-    """Every tier's name of a GPU, or one clear message and exit code 2."""
+    """Check every tier's name of a GPU; an error is one clear message and exit code 2."""
     with _exit_code_2(path):
         for tier in config.app.tiers:
             name = tier.accelerator_type
@@ -61,7 +63,7 @@ def check_accelerator_types(path: Path, config: ServeConfig) -> None:
 
 
 def check_directories(path: Path, config: ServeConfig) -> None:
-    """Every model's directory that is on this machine, or one clear message and exit code 2."""
+    """Check every model directory that is here; an error is one clear message and exit code 2."""
     with _exit_code_2(path):
         for tier in config.app.tiers:
             check_directory(tier)
@@ -69,7 +71,7 @@ def check_directories(path: Path, config: ServeConfig) -> None:
 
 @contextmanager
 def _exit_code_2(path: Path) -> Iterator[None]:
-    """Says what is wrong with a config in one message, with its file."""
+    """Print an error of a config as one message with the file's path, and exit with code 2."""
     try:
         yield
     except (ValueError, PlanningFailed) as error:
@@ -78,7 +80,7 @@ def _exit_code_2(path: Path) -> Iterator[None]:
 
 
 def find_long_queues(config: ServeConfig) -> list[Finding]:
-    """Queues that are too long to be served in time, as far as the config can be planned."""
+    """Find queues that cannot be served in time, if the config can be planned."""
     try:
         made = make_plan(config.app.tiers, Options())
     except PlanningFailed:
@@ -88,7 +90,7 @@ def find_long_queues(config: ServeConfig) -> list[Finding]:
 
 
 def find_loose_models(config: ServeConfig) -> Iterator[Finding]:
-    """Tiers whose engines may start with other files than those that were tried."""
+    """Find tiers whose engines may start with other files than the files that were tested."""
     for tier in config.app.tiers:
         local = tier.source.startswith(("/", DEMO_PREFIX)) or "://" in tier.source
         if not local:
@@ -97,7 +99,7 @@ def find_loose_models(config: ServeConfig) -> Iterator[Finding]:
 
 
 def load_or_exit(path: Path) -> ServeConfig:
-    """The config, whose files can be read here, or one clear message and exit code 2."""
+    """Load the config and find its files; an error is one clear message and exit code 2."""
     try:
         config = load_serve_config(path)
         build_scorer(config.runtime.routing)

@@ -1,4 +1,4 @@
-"""`serve-app config-docs`: docs/config.md from the config models, so that it stays true."""
+"""`serve-app config-docs`: docs/config.md, generated from the config models."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""`serve-app convert`: safetensors with sums out of a local checkpoint, pickled or not."""
+"""`serve-app convert`: safetensors and sums from a local checkpoint, pickled or not."""
 
 from __future__ import annotations
 
@@ -16,15 +16,15 @@ from serve_app.offline.checkpoints.convert import ConversionFailed, convert_chec
 
 def convert(
     source: Annotated[Path, typer.Argument(help="A local directory in Hugging Face's layout.")],
-    dest: Annotated[Path, typer.Argument(help="A directory that does not exist, or is empty.")],
+    dest: Annotated[Path, typer.Argument(help="A directory that does not exist or is empty.")],
     dtype: Annotated[
         Literal["auto", "bfloat16", "float16", "float32"],
-        typer.Option(help="The numbers' type; auto keeps the source's."),
+        typer.Option(help="Type of the weights; auto keeps the type of SOURCE."),
     ] = "auto",
 ) -> None:
     """Convert a checkpoint to safetensors, with tokenizer, template and SHA256SUMS.
 
-    The whole model must fit in memory. No code of the model's own is run; nothing is fetched.
+    The whole model must fit in memory. No code from the model is run; nothing is downloaded.
     """
     if not source.is_dir():
         typer.echo(f"{source}: not a directory", err=True)
@@ -40,5 +40,5 @@ def convert(
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
-    """As Ctrl-C does: end by an exception, so that what is half written is removed."""
+    """Raise KeyboardInterrupt, as Ctrl-C does, so that half-written files are removed."""
     raise KeyboardInterrupt

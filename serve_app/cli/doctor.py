@@ -1,4 +1,4 @@
-"""`serve-app doctor`: this machine, and its cluster, against a config."""
+"""`serve-app doctor`: check this machine and its cluster against a config."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ from serve_app.offline.doctor.machine import (
 from serve_app.offline.doctor.models import check_model_of
 
 CLOCK_S_MAX = 1.0
-"""Tokens and certificates have times; logs of several nodes are read side by side."""
+"""Tokens and certificates have times, and operators compare the logs of several nodes."""
 
 _MARKS = {
     Level.OK: "ok     ",
@@ -43,17 +43,21 @@ _MARKS = {
 
 
 def doctor(
-    config: Annotated[Path, typer.Argument(help="A Serve config file, as configs/prod.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A Serve config file, for example configs/prod.yaml.")
+    ],
     address: Annotated[
         str | None,
-        typer.Option(help="Look at the whole cluster, too: `auto`, or its GCS address."),
+        typer.Option(help="Check the whole cluster as well: `auto`, or the cluster's GCS address."),
     ] = None,
-    strict: Annotated[bool, typer.Option("--strict", help="Warnings, too, exit with 1.")] = False,
+    strict: Annotated[
+        bool, typer.Option("--strict", help="Exit with 1 on warnings as well.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
-    """Say what keeps a config from running well here: what, why it matters, how to mend it.
+    """Report what stops a config from running well here, why it matters, and how to mend it.
 
-    Exit code 0: nothing does. 1: something does. 2: the config itself is wrong.
+    Exit code 0: no errors. 1: errors (with --strict, also warnings). 2: the config itself is wrong.
     """
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
@@ -98,7 +102,7 @@ def _look_here(config: ServeConfig) -> Iterator[CheckResult]:
 
 
 def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[CheckResult]:
-    # Here, because Ray takes seconds to import, and most looks need none.
+    # Imported here, because Ray takes seconds to import and most checks do not need it.
     from serve_app.deploy.cluster_facts import ClusterUnreachable, connected
 
     try:
@@ -109,7 +113,7 @@ def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[CheckResult]
             Level.ERROR,
             "cluster",
             f"no cluster at {address}: {error}",
-            "Nothing can be placed.",
+            "No replica can be placed.",
             "Start Ray (docs/deploy.md); export RAY_AUTH_MODE=token if it asks for a token.",
         )
 
@@ -130,9 +134,9 @@ def _check_cluster(config: ServeConfig) -> Iterator[CheckResult]:
             yield CheckResult(
                 Level.ERROR,
                 f"node {node.address}",
-                "it does not answer",
+                "the node does not answer",
                 "Replicas that are placed there do not start.",
-                "Look at its raylet's log.",
+                "Read the log of the node's raylet.",
             )
             continue
         for found in (*check_environment(node.environment, wanted), *(node.found or ())):
@@ -143,8 +147,9 @@ def _check_cluster(config: ServeConfig) -> Iterator[CheckResult]:
             yield CheckResult(
                 Level.WARNING,
                 f"node {node.address}",
-                f"its clock is {node.ahead_s:+.1f} s off this machine's",
-                "Tokens and certificates are judged by it, and logs do not fit together.",
+                f"its clock differs by {node.ahead_s:+.1f} s from this machine's clock",
+                "The clock decides whether tokens and certificates are valid, and the logs of two "
+                "nodes cannot be compared.",
                 "Run chrony or systemd-timesyncd on every node.",
             )
     kinds = {(node.python, *sorted((node.versions or {}).items())) for node in facts}
@@ -153,17 +158,17 @@ def _check_cluster(config: ServeConfig) -> Iterator[CheckResult]:
             Level.ERROR,
             "nodes",
             "; ".join(sorted(str(kind) for kind in kinds)),
-            "Ray wants the same Python and the same packages on every node.",
-            "Install the same environment everywhere.",
+            "Ray needs the same Python and the same packages on every node.",
+            "Install the same environment on every node.",
         )
     else:
-        yield ok("nodes", f"{len(facts)} with the same Python and packages")
+        yield ok("nodes", f"{len(facts)} nodes have the same Python and packages")
     groups = read_groups()
     needs = []
     for tier in config.app.tiers:
         missing = tier.replicas.min - count_placed(groups, deployment_name(tier))
         needs.append((tier.name, plan_need(tier), max(0, missing)))
-    # Routers are in no placement group: what those hold that run counts as free.
+    # Routers are in no placement group: the resources of running Routers count as free.
     router = config.app.router
     needs.append((ROUTER_NAME, Need(({"CPU": router.cpus},), "PACK", {}), router.replicas.min))
     lacking = fit_all(needs, read_rooms(groups))
@@ -173,10 +178,10 @@ def _check_cluster(config: ServeConfig) -> Iterator[CheckResult]:
                 Level.ERROR,
                 f"placement of {name}",
                 lacking[name],
-                "It waits until there is room.",
-                "Add or free nodes; `serve-app plan` says what fits.",
+                "The missing replicas wait until nodes have room for them.",
+                "Add nodes, or free some; `serve-app plan` shows which resources the config needs.",
             )
         elif count:
             yield ok(f"placement of {name}", f"there is room for {count} of its replicas.min")
         else:
-            yield note(f"placement of {name}", "its replicas.min have their places")
+            yield note(f"placement of {name}", "all of its replicas.min are placed")

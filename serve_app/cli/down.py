@@ -1,4 +1,4 @@
-"""`serve-app down`: end the service that `serve-app up` started from this checkout."""
+"""`serve-app down`: stop the service that `serve-app up` started from this checkout."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ GRACE_S = 45.0
 
 
 def down() -> None:
-    """End the service and everything it started, whatever became of its parent."""
+    """Stop the service and every process that it started."""
     directory = run_dir()
     before = processes.marked(directory)
     if not before:

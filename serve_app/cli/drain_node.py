@@ -1,4 +1,4 @@
-"""`serve-app drain-node`: let the streams of this Ray node end before it stops."""
+"""`serve-app drain-node`: let the streams on this Ray node finish before the node stops."""
 
 from __future__ import annotations
 
@@ -14,13 +14,16 @@ import typer
 
 POLL_S = 2.0
 REASON = "DRAIN_NODE_REASON_PREEMPTION"
-"""Ray refuses the other one, "idle", for a node that has work."""
+"""Ray rejects the other reason, "idle", for a node that has work."""
 ACTORS = ("ray::ServeReplica:", "ray::HAProxyManager", "ray::ProxyActor")
-"""How Ray titles what calls pass on a node: Serve's replicas, and the proxies, which carry streams
-of Routers on other nodes too. Ray ends each on a draining node when its last call has ended."""
+"""The titles of the processes on a node that carry calls: Serve's replicas, and the proxies.
+
+A proxy also carries streams of Routers on other nodes. On a draining node, Ray ends each process
+when its last call has ended.
+"""
 HAPROXY = "haproxy"
 NODE_ID = "--node_id="
-"""In the command line of a raylet."""
+"""The option in the command line of a raylet."""
 
 Commands = Callable[[], Iterable[list[str]]]
 
@@ -29,21 +32,23 @@ def drain_node(
     wait_s: Annotated[
         float,
         typer.Option(
-            min=0, max=86_400, help="How long to wait: a start and the longest drain_timeout_s."
+            min=0,
+            max=86_400,
+            help="How long to wait: the time of a start plus the longest drain_timeout_s.",
         ),
     ] = 2400.0,
 ) -> None:
     """Ask Ray to move this node's replicas elsewhere, and wait until they and its proxy have ended.
 
-    For a pod's preStop hook or a unit's ExecStop. Exit code 0: nothing runs here any more. 1:
-    something still does, or Ray does not take the request.
+    For a pod's preStop hook or a unit's ExecStop. Exit code 0: no replica or proxy runs here any
+    more. 1: a replica or proxy still runs, or Ray rejects the request.
     """
     node = find_node_id(running_commands())
     if node is None:
         typer.echo("No raylet runs here: there is nothing to drain.")
         return
-    # Without a deadline: Serve would stop replicas a drain_timeout_s before it, at once if that is
-    # as long, whether those in their place run or not.
+    # No deadline: Serve would stop each replica a drain_timeout_s before the deadline, even if its
+    # replacement does not run yet.
     command = _ray(
         "drain-node",
         f"--node-id={node}",
@@ -51,7 +56,7 @@ def drain_node(
         "--reason-message=the node is about to stop",
     )
     if subprocess.run(command, check=False).returncode != 0:
-        typer.echo("Ray did not take the request to drain this node; see above.", err=True)
+        typer.echo("Ray rejected the request to drain this node; see above.", err=True)
         raise typer.Exit(1)
     if not wait_until_idle(running_commands, wait_s):
         typer.echo(f"Replicas or a proxy still run here after {wait_s:g} s.", err=True)

@@ -11,8 +11,8 @@ from serve_app.config.environment import ray_environment
 
 
 def environment(
-    haproxy: Annotated[bool, typer.Option(help="Let HAProxy take the public port.")] = True,
+    haproxy: Annotated[bool, typer.Option(help="Let HAProxy listen on the public port.")] = True,
 ) -> None:
-    """Print what must be set before `ray start` or `serve run`: eval "$(serve-app env)"."""
+    """Print the environment for `ray start` and `serve run`: eval "$(serve-app env)"."""
     for name, value in ray_environment(haproxy=haproxy).items():
         typer.echo(f"export {name}={shlex.quote(value)}")

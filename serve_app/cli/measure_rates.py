@@ -20,7 +20,7 @@ from serve_app.offline.planning.roofline import Workload
 from serve_app.offline.planning.starting import round_down
 
 _SEQUENCES = 256
-"""Calls at a time where the tier's `engine` has no `max_num_seqs`."""
+"""Concurrent calls if the tier's `engine` has no `max_num_seqs`."""
 _READY_TIMEOUT_S = 10.0
 _API = "/v1"
 
@@ -31,36 +31,36 @@ def measure(
     base_url: Annotated[
         str | None,
         typer.Option(
-            help="Where to ask, as OpenAI's clients want it: another Router, or an engine's own "
-            "server. Without it: the config's address on this machine."
+            help="Base URL of the endpoint, as for OpenAI's clients: another Router, or an "
+            "engine's own server. Default: the config's address on this machine."
         ),
     ] = None,
     model: Annotated[
-        str | None, typer.Option(help="What to ask for, where it is not the tier's name.")
+        str | None, typer.Option(help="Model to request. Default: the tier's name.")
     ] = None,
     prompt_tokens: Annotated[
-        int, typer.Option(min=1, max=1_000_000, help="Of a typical call.")
+        int, typer.Option(min=1, max=1_000_000, help="Tokens in the prompt of a typical call.")
     ] = Workload().prompt_tokens,
     output_tokens: Annotated[
-        int, typer.Option(min=2, max=1_000_000, help="Of a typical call.")
+        int, typer.Option(min=2, max=1_000_000, help="Tokens in the prompt of a typical call.")
     ] = Workload().output_tokens,
     clients: Annotated[
         int | None,
         typer.Option(
             min=1,
             max=65536,
-            help="Calls at a time on each replica. Without it: as many as the tier takes, by "
+            help="Concurrent calls on each replica. Default: as many as the tier takes, by "
             "engine.max_num_seqs and max_ongoing_calls.",
         ),
     ] = None,
     seconds: Annotated[
-        float, typer.Option(min=0.1, max=3600, help="Of each of the two phases.")
+        float, typer.Option(min=0.1, max=3600, help="Length of each of the two phases.")
     ] = 60,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of lines.")] = False,
 ) -> None:
-    """Load one tier with typical calls: what does a replica of it read and write in a second?
+    """Measure the tokens per second that a replica of one tier reads and writes in typical calls.
 
-    The tier should do nothing else meanwhile, and its number of replicas should not change.
+    The tier should have no other load meanwhile, and its number of replicas should not change.
     """
     serve_config = load_or_exit(config)
     found = _find_tier(serve_config, tier)
@@ -79,26 +79,26 @@ def measure(
 
 
 def choose_clients(tier: TierConfig) -> int:
-    """Calls that a replica takes at a time, by the config."""
+    """The concurrent calls of a replica, from the config."""
     sequences = tier.engine.get("max_num_seqs")
     most = sequences if isinstance(sequences, int) and sequences > 0 else _SEQUENCES
     return min(most, tier.max_ongoing_calls)
 
 
 def parse_endpoint(base_url: str, model: str) -> Endpoint:
-    """The address of the completions below an OpenAI-compatible one."""
+    """The address of the completions endpoint below an OpenAI-compatible base URL."""
     try:
         url = httpx.URL(base_url)
     except httpx.InvalidURL:
         url = httpx.URL("")
     if url.scheme != "http" or not url.host:
-        raise typer.BadParameter(f"'{base_url}' is no http:// address", param_hint="--base-url")
+        raise typer.BadParameter(f"'{base_url}' is not an http:// address", param_hint="--base-url")
     path = url.path.rstrip("/") + "/completions"
     return Endpoint(url.host, url.port or 80, path, model)
 
 
 def _measure(endpoint: Endpoint, tier: str, shape: Shape, seconds: float) -> tuple[Rates, int]:
-    """The rates of one replica, and how many shared the load."""
+    """The rates of one replica, and the number of replicas that shared the load."""
     before = count_replicas(endpoint, tier)
     load = Shape(shape.prompt_tokens, shape.output_tokens, shape.clients * before)
     rates = uvloop.run(measure_rates(endpoint, load, seconds))
@@ -109,19 +109,19 @@ def _measure(endpoint: Endpoint, tier: str, shape: Shape, seconds: float) -> tup
 
 
 def count_replicas(endpoint: Endpoint, tier: str) -> int:
-    """Running replicas of a tier behind a Router; an engine's own server is one."""
+    """The running replicas of a tier behind a Router; an engine's own server counts as one."""
     root = endpoint.path.removesuffix(f"{_API}/completions")
     url = f"http://{endpoint.host}:{endpoint.port}{root}/ready"
     try:
         answer = httpx.get(url, timeout=_READY_TIMEOUT_S)
         tiers = {row["name"]: row["replicas"] for row in answer.json()["tiers"]}
     except (httpx.HTTPError, ValueError, KeyError, TypeError):
-        return 1  # No Router of ours; if nobody listens there, the first call says so.
+        return 1  # Not our Router; if no server listens there, the first call reports it.
     return max(1, int(tiers.get(tier, 1)))
 
 
 def render(tier: str, shape: Shape, rates: Rates, replicas: int) -> str:
-    """What was measured, and the lines for the config, on the careful side."""
+    """The measured rates, and the lines for the config, rounded down."""
     shared = "" if replicas == 1 else f", the mean of {replicas} replicas"
     return "\n".join(
         (

@@ -1,4 +1,4 @@
-"""`serve-app pin`: write into a config which files its models are."""
+"""`serve-app pin`: write the identity of each model's files into a config."""
 
 from __future__ import annotations
 
@@ -21,23 +21,27 @@ Change = tuple[tuple[str, ...], Value]
 
 
 class NothingToPin(Exception):
-    """There are no files here to pin a tier to; the message says what to do."""
+    """This machine has no files to pin a tier to; the message names the next step."""
 
 
 def pin(
-    config: Annotated[Path, typer.Argument(help="A Serve config file, as configs/prod.yaml.")],
-    tier: Annotated[str | None, typer.Option(help="This one only.")] = None,
+    config: Annotated[
+        Path, typer.Argument(help="A Serve config file, for example configs/prod.yaml.")
+    ],
+    tier: Annotated[str | None, typer.Option(help="Pin only this tier.")] = None,
     model_dir: Annotated[
         Path | None,
         typer.Option(
-            "--from", file_okay=False, help="The model's directory here, where nodes have another."
+            "--from",
+            file_okay=False,
+            help="The model's directory on this machine, if nodes have another directory.",
         ),
     ] = None,
     cache: Annotated[
         Path | None,
         typer.Option(
             file_okay=False,
-            help="The hub's cache here. Without it: HF_HUB_CACHE, or hub in HF_HOME or "
+            help="The hub's cache on this machine. Default: HF_HUB_CACHE, or hub in HF_HOME or "
             "~/.cache/huggingface.",
         ),
     ] = None,
@@ -45,10 +49,10 @@ def pin(
         bool, typer.Option("--dry-run", help="Print the config instead of writing it.")
     ] = False,
 ) -> None:
-    """Pin each tier to the files that are here: the commit of the hub, and the sums.
+    """Pin each tier to the model files on this machine, by the hub's commit or by SHA-256 sums.
 
-    `engine.revision` is written where the commit is known, `sha256sums` where the tier reads a
-    directory. Nothing is fetched. Exit code 1: there is nothing here to pin a tier to.
+    `engine.revision` is written if the commit is known, `sha256sums` if the tier reads a directory.
+    Nothing is downloaded. Exit code 1: this machine has no files to pin a tier to.
     """
     tiers = [one for one in load_or_exit(config).app.tiers if tier in (None, one.name)]
     if not tiers or (model_dir is not None and len(tiers) != 1):
@@ -68,11 +72,11 @@ def pin(
 
 
 def find_changes(tier: TierConfig, given: Path | None, cache: Path) -> Iterator[Change]:
-    """What to set for a tier.
+    """The changes for a tier.
 
     Raises:
-        NothingToPin: its files are not here.
-        UnclearCommit: they are of several commits.
+        NothingToPin: this machine does not have the tier's files.
+        UnclearCommit: the files are from several commits.
     """
     if tier.source.startswith(DEMO_PREFIX):
         return
@@ -81,7 +85,7 @@ def find_changes(tier: TierConfig, given: Path | None, cache: Path) -> Iterator[
     if commit is not None:
         yield ("engine", "revision"), commit
     elif not tier.source.startswith("/"):
-        raise NothingToPin(f"tiers.{tier.name}: {directory} does not say which commit it is")
+        raise NothingToPin(f"tiers.{tier.name}: {directory} does not record its commit")
     if tier.source.startswith("/"):
         sums = make_sums(directory, terminal_progress())
         yield ("sha256sums",), {name: sums[name] for name in sums if is_read_by_engines(name)}

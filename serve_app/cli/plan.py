@@ -1,4 +1,4 @@
-"""`serve-app plan`: does a config fit, how fast could it be, and what does it take?"""
+"""`serve-app plan`: whether a config fits, how fast it could be, and what it needs."""
 
 from __future__ import annotations
 
@@ -25,28 +25,30 @@ _SIZE_MAX = 64
 
 
 def plan(
-    config: Annotated[Path, typer.Argument(help="A Serve config file, as configs/prod.yaml.")],
+    config: Annotated[
+        Path, typer.Argument(help="A Serve config file, for example configs/prod.yaml.")
+    ],
     card: Annotated[
         list[str] | None,
         typer.Option(
-            help="The GPU, if not accelerator_type: H100, or one described as in docs/planning.md. "
-            "TIER=H100 for one tier; may be repeated."
+            help="The GPU, in place of accelerator_type: H100, or a GPU described as in "
+            "docs/planning.md. TIER=H100 sets it for one tier; may be repeated."
         ),
     ] = None,
     quantization: Annotated[
         str | None,
         typer.Option(
-            help="Compare with these, side by side: bf16,fp8,int8,awq,gptq. The first one is taken "
-            "for the config's own where that is not known."
+            help="Compare these schemes side by side: bf16,fp8,int8,awq,gptq. The first scheme is "
+            "used for the config itself if the config's own scheme is not known."
         ),
     ] = None,
     tensor_parallel: Annotated[
         str | None,
-        typer.Option(help="Compare these sizes, each with each quantisation: 1,2,4,8."),
+        typer.Option(help="Compare these sizes, each with each scheme: 1,2,4,8."),
     ] = None,
     ttft_ms: Annotated[
         float,
-        typer.Option(min=1, max=1e6, help="Of the comparison: the slowest TTFT that is taken."),
+        typer.Option(min=1, max=1e6, help="The slowest TTFT that the comparison accepts."),
     ] = 1000 * TTFT_TARGET_S,
     prompt_tokens: Annotated[
         int, typer.Option(min=1, max=10_000_000, help="Of a typical call.")
@@ -55,41 +57,47 @@ def plan(
         int, typer.Option(min=1, max=10_000_000, help="Of a typical call.")
     ] = Workload().output_tokens,
     nodes: Annotated[
-        int | None, typer.Option(min=1, max=1024, help="Of the cluster; of each kind of GPU.")
+        int | None, typer.Option(min=1, max=1024, help="Nodes of the cluster, per kind of GPU.")
     ] = None,
     gpus_per_node: Annotated[
         int | None,
         typer.Option(
-            min=1, max=1024, help="Of each node; if not, what `placement` of a tier says."
+            min=1,
+            max=1024,
+            help="GPUs of each node. Default: `placement.gpus_per_node` of each tier.",
         ),
     ] = None,
     disk_gb_s: Annotated[
-        float, typer.Option(min=0.001, max=1000, help="At which a node reads the model.")
+        float,
+        typer.Option(min=0.001, max=1000, help="Rate in GB/s at which a node reads the model."),
     ] = Options().disk_gb_s,
     utilization: Annotated[
         float, typer.Option(min=0.01, max=1, help="Share of the replicas' capacity that is used.")
     ] = Options().utilization,
     price_per_gpu_hour: Annotated[
-        float | None, typer.Option(min=0, max=1000, help="In any currency; none is assumed.")
+        float | None,
+        typer.Option(min=0, max=1000, help="Price in any currency. Default: no price."),
     ] = None,
     prices: Annotated[
         bool,
         typer.Option(
-            "--prices", help="Beside rented GPUs and tokens that others sell, in dollars."
+            "--prices",
+            help="Compare the cost, in dollars, with rented GPUs and with token prices of APIs.",
         ),
     ] = False,
     api_price: Annotated[
         list[str] | None,
         typer.Option(
-            help="NAME=PROMPT/OUTPUT, of a million tokens each, in place of the shipped prices of "
-            "tokens; may be repeated."
+            help="NAME=PROMPT/OUTPUT: prices of a million prompt and output tokens, in place of "
+            "the shipped token prices; may be repeated."
         ),
     ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
-    """Say before anything starts whether a config fits, how fast it could be, and what it takes.
+    """Compute whether a config fits, how fast it could be, and which resources it needs.
 
-    Exit code 0: the config as it stands fits. 1: it does not. 2: it could not be planned.
+    Nothing is started. Exit code 0: the config fits as it is. 1: the config does not fit. 2: the
+    config could not be planned.
     """
     serve_config = load_or_exit(config)
     check_engines(config, serve_config)
@@ -130,12 +138,12 @@ def _split(text: str | None) -> list[str]:
 
 def _parse_size(text: str) -> int:
     if not text.isdecimal() or not 1 <= int(text) <= _SIZE_MAX:
-        raise PlanningFailed(f"--tensor-parallel: '{text}' is no number from 1 to {_SIZE_MAX}")
+        raise PlanningFailed(f"--tensor-parallel: '{text}' is not a number from 1 to {_SIZE_MAX}")
     return int(text)
 
 
 def _parse_cards(texts: list[str]) -> dict[str, Card]:
-    """`H100`, or `strong=H100` for one tier; by tier, under the empty name that of all others."""
+    """The cards by tier: `H100` for all tiers (the empty name), `strong=H100` for one tier."""
     cards: dict[str, Card] = {}
     for text in texts:
         tier, equals, rest = text.partition("=")

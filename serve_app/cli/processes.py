@@ -1,4 +1,4 @@
-"""Finding and ending processes by their ids, so that nothing of a service outlives it."""
+"""Find and end processes by their ids, so that no process of a service outlives it."""
 
 from __future__ import annotations
 
@@ -12,14 +12,14 @@ import psutil
 from serve_app.config.environment import RUN_MARKER
 
 PR_SET_CHILD_SUBREAPER = 36
-"""From linux/prctl.h."""
+"""The constant of linux/prctl.h."""
 
 
 def adopt_orphans() -> None:
     """Make this process the parent of every descendant whose own parent dies.
 
-    Ray's daemons detach themselves and engines outlive their replicas; adopted, all of them stay
-    descendants that can be listed and ended.
+    Ray's daemons detach themselves, and engines outlive their replicas. An adopted process stays a
+    descendant, which can be listed and ended.
     """
     libc = ctypes.CDLL(None, use_errno=True)
     if libc.prctl(PR_SET_CHILD_SUBREAPER, 1, 0, 0, 0) != 0:
@@ -44,7 +44,7 @@ def marked(run_dir: Path) -> list[psutil.Process]:
 
 
 def end(processes: Iterable[psutil.Process], *, grace_s: float) -> None:
-    """Ask the processes to stop, and kill those that have not after `grace_s`."""
+    """Ask the processes to stop, and kill the processes that still run after `grace_s`."""
     processes = list(processes)
     for process in processes:
         _signal(process, "terminate")

@@ -1,4 +1,4 @@
-"""Calls out of files: prompts, logged or given, and lines of the access and feedback logs."""
+"""Calls from files: prompts, and lines of the access log and the feedback log."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ _PROMPT_KEYS = frozenset({"messages", "prompt", "input"})
 
 
 class InvalidRecord(Exception):
-    """A line cannot be used; says which, and what belongs there."""
+    """A line cannot be used; the message says which line, and what belongs there."""
 
     def __init__(self, path: Path, line: int | None, problem: str) -> None:
         where = f"{path}" if line is None else f"{path}, line {line}"
@@ -30,8 +30,10 @@ class InvalidRecord(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Samples:
-    """The calls that have a score; how many lines have none, and how many calls of a feedback log
-    were left out because they have no label and others do."""
+    """The scored calls, and the numbers of lines and calls that were left out.
+
+    `unlabelled` counts calls of a feedback log without a label, if other calls have labels.
+    """
 
     scored: Sequence[ScoredCall]
     unscored: int
@@ -39,11 +41,11 @@ class Samples:
 
 
 def load_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
-    """Every line of these JSONL files, scored; empty lines mean nothing.
+    """Score every line of these JSONL files; empty lines are skipped.
 
-    A line is a body as clients send it (`prompt`, `messages` or `input`), which is scored here, or
-    a line of the access log, whose `score` is taken. A call of a feedback log is scored here, too;
-    a directory stands for the logs in it.
+    A line is either a body as clients send it (`prompt`, `messages` or `input`), which is scored
+    here, or a line of the access log, whose `score` is used. A call of a feedback log is also
+    scored here. A directory stands for the logs in it.
 
     Raises:
         InvalidRecord: a file or a line cannot be used, or no line has a score.
@@ -70,7 +72,7 @@ def load_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
     labelled = [sample for sample in logged if sample.small is not None]
     samples += labelled or logged
     if not samples:
-        raise InvalidRecord(paths[0], None, "holds no prompt and no scored call")
+        raise InvalidRecord(paths[0], None, "has no prompt and no scored call")
     return Samples(samples, unscored, len(logged) - len(labelled) if labelled else 0)
 
 
@@ -90,7 +92,7 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
 
 
 def _parse(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall | None:
-    """The call of one line, None for a logged one that was not scored."""
+    """The call of one line, or None for a logged call that was not scored."""
     if _PROMPT_KEYS & document.keys():
         return _score(document, scorer)
     if "score" not in document:
@@ -111,7 +113,7 @@ def _score(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall:
 def _labels(document: Mapping[str, Any]) -> Sequence[float | None]:
     given = [key for key in LABELS if document.get(key) is not None]
     if len(given) == 1:
-        raise ValueError(f"has `{given[0]}` alone; expected both of {', '.join(LABELS)}, or none")
+        raise ValueError(f"has only `{given[0]}`; expected both or none of {', '.join(LABELS)}")
     return [_ratio(document, key) for key in given] or [None, None]
 
 

@@ -1,4 +1,4 @@
-"""`serve-app scale-pool`: the size of pools of a Ray cluster that runs on Kubernetes."""
+"""`serve-app scale-pool`: change the size of pools of a Ray cluster on Kubernetes."""
 
 from __future__ import annotations
 
@@ -23,9 +23,9 @@ def scale_pool(
     nodes_min: Size = None,
     nodes_max: Size = None,
 ) -> None:
-    """Print a JSON patch of the RayCluster that runs: how many pods each of its pools has.
+    """Print a JSON patch for a running RayCluster: the number of pods of each pool.
 
-    KubeRay does not carry changed sizes over from the RayService: docs/runbook.md has the command.
+    KubeRay does not copy changed sizes from the RayService: docs/runbook.md has the command.
     """
     serve_config = load_or_exit(config)
     try:
@@ -46,14 +46,14 @@ def scale_pool(
 def _resize(
     pools: tuple[NodePool, ...], name: str | None, nodes_min: int | None, nodes_max: int | None
 ) -> list[NodePool]:
-    """The pools with other numbers for the named one.
+    """The pools, with other numbers for the named pool.
 
     Raises:
-        ValueError: there is no such pool, or more pods at the fewest than at the most.
+        ValueError: the pool does not exist, or the minimum of pods is above the maximum.
     """
     names = [pool.name for pool in pools]
     if not pools:
-        raise ValueError("it has no pools: everything runs on the head")
+        raise ValueError("the config has no pools: every replica runs on the head")
     if name is None and (nodes_min is not None or nodes_max is not None):
         raise ValueError("--nodes-min and --nodes-max need --pool")
     if name is not None and name not in names:
@@ -65,5 +65,5 @@ def _resize_one(pool: NodePool, nodes_min: int | None, nodes_max: int | None) ->
     least = pool.nodes_min if nodes_min is None else nodes_min
     most = max(pool.nodes_max, least) if nodes_max is None else nodes_max
     if least > most:
-        raise ValueError(f"{pool.name}: {least} pods at the fewest are more than {most} at most")
+        raise ValueError(f"{pool.name}: the minimum of {least} pods is above the maximum of {most}")
     return replace(pool, nodes_min=least, nodes_max=most)

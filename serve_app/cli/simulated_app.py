@@ -9,5 +9,5 @@ from serve_app.offline.bench.simulated import build_simulated
 
 
 def build(config: AppConfig) -> Application:
-    """As `serve_app.app.build`."""
+    """Build the application, like `serve_app.app.build`."""
     return compose(config, {tier.name: build_simulated(tier) for tier in config.tiers})

@@ -1,4 +1,4 @@
-"""`serve-app up`: run a config on this machine, in the foreground, and leave nothing behind."""
+"""`serve-app up`: run a config in the foreground, and leave no process behind."""
 
 from __future__ import annotations
 
@@ -26,29 +26,35 @@ from serve_app.config.load import ServeConfig, process_environment, run_dir
 GRACE_S = 20.0
 POLL_S = 0.5
 DASHBOARD = "http://127.0.0.1:8265"
-"""Ray's default."""
+"""Ray's default address of the dashboard."""
 AUTH_TOKEN = Path.home() / ".ray" / "auth_token"
-"""Ray's default; to ask Ray for the token takes two seconds, in which the cluster can start."""
+"""Ray's default path; to ask Ray for the token takes 2 s, in which the cluster can start."""
 
 
 class _Running(NamedTuple):
-    """`serve run` and what it takes to ask its cluster something."""
+    """`serve run`, and the token for requests to its cluster."""
 
     child: subprocess.Popen[bytes]
     auth_token: str
 
 
 class Stopped(Exception):
-    """A signal asks the service to stop."""
+    """A signal asked the service to stop."""
 
 
 def up(
-    config: Annotated[Path, typer.Argument(help="A Serve config file, as configs/local.yaml.")],
-    port: Annotated[int | None, typer.Option(help="Public port instead of the config's.")] = None,
-    haproxy: Annotated[bool, typer.Option(help="Let HAProxy take the public port.")] = True,
-    wait_s: Annotated[float, typer.Option(help="How long the models may take to start.")] = 600.0,
+    config: Annotated[
+        Path, typer.Argument(help="A Serve config file, for example configs/local.yaml.")
+    ],
+    port: Annotated[
+        int | None, typer.Option(help="Public port, in place of the config's port.")
+    ] = None,
+    haproxy: Annotated[bool, typer.Option(help="Let HAProxy listen on the public port.")] = True,
+    wait_s: Annotated[
+        float, typer.Option(help="Seconds that the models may take to start.")
+    ] = 600.0,
 ) -> None:
-    """Start the service on this machine and wait; Ctrl-C or `serve-app down` ends it."""
+    """Start the service on this machine and wait; Ctrl-C or `serve-app down` stops it."""
     serve_config = load_or_exit(config)
     if port is not None:
         serve_config = serve_config.with_port(port)
@@ -105,7 +111,7 @@ def _service(config: ServeConfig, directory: Path, *, haproxy: bool) -> Iterator
 
 
 def _end_everything(child: subprocess.Popen[bytes]) -> None:
-    """`serve run` first, which drains and takes Ray down; then whatever is still there."""
+    """End `serve run`, which drains and stops Ray, and then every process that is left."""
     if child.poll() is None:
         child.send_signal(signal.SIGINT)
         with contextlib.suppress(subprocess.TimeoutExpired):
@@ -115,7 +121,7 @@ def _end_everything(child: subprocess.Popen[bytes]) -> None:
 
 
 def _auth_token(environment: dict[str, str]) -> str:
-    """The token of this user's clusters, made if need be: Ray asks for it by itself."""
+    """The token of this user's clusters, which Ray creates if it is missing."""
     result = subprocess.run(
         [_tool("ray"), "get-auth-token", "--generate"],
         env=environment,
@@ -144,7 +150,7 @@ def _wait_ready(base_url: str, service: _Running, wait_s: float) -> None:
 
 
 def _deploy_failure(auth_token: str) -> str | None:
-    """Why Serve has given up on the application, or None: `serve run` itself would wait on."""
+    """Why Serve gave up on the application, or None; `serve run` itself would wait on."""
     request = urllib.request.Request(
         f"{DASHBOARD}/api/serve/applications/", headers={"Authorization": f"Bearer {auth_token}"}
     )
@@ -180,5 +186,5 @@ Ready at {base_url}/v1   Ray dashboard: {DASHBOARD} (token: .venv/bin/ray get-au
   curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{body}'
 
-Ctrl-C or `make stop` ends it.
+Ctrl-C or `make stop` stops the service.
 """

@@ -1,4 +1,4 @@
-"""`serve-app verify`: say whether a model directory is whole, and safe to serve."""
+"""`serve-app verify`: check that a model directory is complete and safe to serve."""
 
 from __future__ import annotations
 
@@ -19,21 +19,25 @@ from serve_app.offline.checkpoints.check import Report, check_model, count
 
 
 def verify(
-    model_dir: Annotated[Path, typer.Argument(help="A model's directory, with its config.json.")],
+    model_dir: Annotated[
+        Path, typer.Argument(help="A model's directory, which holds config.json.")
+    ],
     sums: Annotated[
-        Path | None, typer.Option(help="Check against this list instead of the directory's own.")
+        Path | None,
+        typer.Option(help="Check against this list, in place of the list in the directory."),
     ] = None,
     new_sums: Annotated[
-        bool, typer.Option("--write-sums", help="Write SHA256SUMS if nothing is wrong.")
+        bool, typer.Option("--write-sums", help="Write SHA256SUMS if no problem is found.")
     ] = False,
     allow_remote_code: Annotated[
-        bool, typer.Option("--allow-remote-code", help="Accept Python code of the model's own.")
+        bool,
+        typer.Option("--allow-remote-code", help="Accept Python code that comes with the model."),
     ] = False,
     as_json: Annotated[bool, typer.Option("--json", help="Print the report as JSON.")] = False,
 ) -> None:
     """Check a model: sums, safetensors, config, tokenizer, template; no pickles.
 
-    Exit code 0: nothing is wrong. 1: something is. 2: it could not be checked.
+    Exit code 0: no problem found. 1: a problem found. 2: the model could not be checked.
     """
     given = _load_given(model_dir, sums, new_sums)
     progress = terminal_progress()
@@ -45,13 +49,15 @@ def verify(
 
 
 def _load_given(model_dir: Path, sums: Path | None, new_sums: bool) -> dict[str, str] | None:
-    """The list that was named, if any; exit code 2 for a call that makes no sense."""
+    """The list of --sums, or None; exit code 2 if the options contradict each other."""
     if not model_dir.is_dir():
         _give_up(f"{model_dir}: not a directory")
     if new_sums and sums is not None:
-        _give_up("give --sums or --write-sums, not both")
+        _give_up("use either --sums or --write-sums")
     if new_sums and (model_dir / SUMS_NAME).exists():
-        _give_up(f"{model_dir / SUMS_NAME} is there already; remove it to have a new one written")
+        _give_up(
+            f"{model_dir / SUMS_NAME} exists already; to write a new list, remove the file first"
+        )
     try:
         return None if sums is None else load_sums(sums)
     except BadSums as error:
@@ -73,7 +79,7 @@ def _give_up(message: str) -> NoReturn:
 
 
 def render_report(report: Report) -> str:
-    """The report for people."""
+    """The report as text."""
     lines = [f"{printable(str(report.directory))}: {'good' if report.ok else 'NOT to be served'}"]
     lines += [f"  {name:<9} {printable(text)}" for name, text in report.checked.items()]
     return "\n".join([*lines, *map(str, report.findings)])
@@ -92,7 +98,7 @@ def _render_json(report: Report) -> str:
 
 
 def terminal_progress() -> Progress:
-    """A line on stderr that renews itself, where that is a terminal."""
+    """A line on stderr that updates itself, if stderr is a terminal."""
     if not sys.stderr.isatty():
         return no_progress
     started = time.monotonic()

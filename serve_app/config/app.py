@@ -9,9 +9,9 @@ from serve_app.config.runtime import BODY_BYTES_UNKNOWN, RuntimeConfig
 from serve_app.config.tiers import DAY_S, ReplicasConfig, TierConfig
 
 BODY_BYTES_PER_TOKEN = 10
-"""English text has 4 a token; Chinese that is escaped in JSON (`\\u4e2d`) has 9."""
+"""English text has 4 bytes per token; Chinese that is escaped in JSON (`\\u4e2d`) has 9."""
 BODY_BYTES_REST = 256 * 1024
-"""For schemas and everything else that is no prompt."""
+"""For schemas and all other parts that are not the prompt."""
 BODY_BYTES_IMAGES = 20 * 1024 * 1024
 IMAGES_KEY = "limit_mm_per_prompt"
 THINKING_KEYS = frozenset({"reasoning_parser", "reasoning_config"})
@@ -20,9 +20,9 @@ THINKING_KEYS = frozenset({"reasoning_parser", "reasoning_config"})
 class RouterReplicasConfig(ReplicasConfig):
     """A Router replica takes many calls and starts in seconds."""
 
-    max: int = Field(4, ge=1, le=1024, description="Replicas at most.")
+    max: int = Field(4, ge=1, le=1024, description="The most replicas that may run.")
     target_ongoing_calls: float = Field(
-        128.0, gt=0, le=65536, description="Calls in flight per replica that autoscaling aims at."
+        128.0, gt=0, le=65536, description="Calls in flight per replica: the target of autoscaling."
     )
     downscale_delay_s: float = Field(
         300.0,
@@ -37,31 +37,32 @@ class RouterConfig(Config):
 
     replicas: RouterReplicasConfig = Field(default_factory=RouterReplicasConfig)
     cpus: float = Field(
-        1.0, ge=0, le=1024, description="CPUs that Ray sets aside for one Router replica."
+        1.0, ge=0, le=1024, description="CPUs that Ray reserves for one Router replica."
     )
     max_replicas_per_node: int | None = Field(
         None,
         ge=1,
         le=100,
-        description="Router replicas that one node may hold. 1: each on a node of its own, so that "
-        "a lost node takes one Router at most, and there are never more than nodes. None: any.",
+        description="Router replicas that one node may hold. 1: each Router replica has a node of "
+        "its own, so a lost node takes at most one Router replica, and there are never more "
+        "Router replicas than nodes. None: no limit.",
     )
     max_ongoing_calls: int = Field(
         2048,
         ge=1,
         le=65536,
-        description="Calls that Ray lets into one Router replica at a time. Keep it above "
-        "`limits.calls_max`, so that callers get our 429 and not Ray's.",
+        description="Concurrent calls that Ray lets into one Router replica. Keep it above "
+        "`limits.calls_max`, so that callers get the 429 of serve-app and not Ray's.",
     )
     drain_timeout_s: float = Field(
         3600.0,
         gt=0,
         le=DAY_S,
-        description="How long a Router replica may finish its streams. At least "
-        "`deadlines.total_s`.",
+        description="Time that a Router replica which is being removed has to finish its streams. "
+        "At least `deadlines.total_s`.",
     )
     env: dict[str, str] = Field(
-        default_factory=dict, description="Environment of the Router's processes."
+        default_factory=dict, description="Environment variables of the Router's processes."
     )
 
 
@@ -74,7 +75,8 @@ class AppConfig(Config):
     router: RouterConfig = Field(default_factory=RouterConfig)
     runtime: RuntimeConfig = Field(
         default_factory=RuntimeConfig,
-        description="What the Router starts with; its `user_config` replaces it at run time.",
+        description="Run-time config that the Router starts with; its `user_config` replaces it "
+        "at run time.",
     )
 
     @model_validator(mode="after")
@@ -90,10 +92,10 @@ class AppConfig(Config):
 
 
 def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:
-    """Check the part of the runtime config that speaks of tiers.
+    """Check the part of the runtime config that names tiers.
 
     Raises:
-        ValueError: a key names a tier that does not exist or cannot do what is asked of it.
+        ValueError: a key names a tier that does not exist or lacks an ability that the key needs.
     """
     routing = runtime.routing
     generating = [tier.name for tier in tiers if "generate" in tier.tasks]
@@ -106,7 +108,7 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
             )
     if runtime.feedback.directory is not None and len(generating) < 2:
         raise ValueError(
-            "feedback.directory: labels tell two tiers that generate apart, and there is "
+            "feedback.directory: labels compare two tiers that generate, and there is "
             f"{'one' if generating else 'none'}"
         )
     _check_thinking(runtime, tiers)
@@ -116,7 +118,7 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
 
 
 def _check_thinking(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:
-    """vLLM refuses a budget where it does not know how thoughts begin and end."""
+    """vLLM rejects a budget if it does not know how thoughts begin and end."""
     engines = {tier.name: tier.engine for tier in tiers}
     for name in runtime.bodies.thinking_tokens_max:
         if name not in engines:
@@ -126,12 +128,12 @@ def _check_thinking(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> No
         if not engines[name].keys() & THINKING_KEYS:
             raise ValueError(
                 f"bodies.thinking_tokens_max: the engine of {name} has no reasoning_parser, so "
-                "vLLM would refuse its calls"
+                "vLLM would reject every call"
             )
 
 
 def check_drains(config: AppConfig, runtime: RuntimeConfig) -> None:
-    """Hold that no drain cuts a call that may still go on.
+    """Check that no drain is too short for a call that is still within its deadline.
 
     Raises:
         ValueError: names the key that is too short.
@@ -145,18 +147,18 @@ def check_drains(config: AppConfig, runtime: RuntimeConfig) -> None:
         if drain_s < total_s:
             raise ValueError(
                 f"{key}: {drain_s:g} is less than deadlines.total_s, {total_s:g}: each update "
-                f"would cut calls that may go on; set it to {total_s:g} or more, or lower "
+                f"would cut calls before their deadline; set it to {total_s:g} or more, or lower "
                 "deadlines.total_s"
             )
 
 
 def complete_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> RuntimeConfig:
-    """The runtime config with what follows from the tiers where it is silent."""
+    """The runtime config, with missing keys computed from the tiers."""
     return runtime.with_body_bytes(max(_body_bytes(tier) for tier in tiers))
 
 
 def _body_bytes(tier: TierConfig) -> int:
-    """How long a body can be that a tier still has room for."""
+    """The longest body whose prompt fits into a tier's context."""
     limits = tier.engine.get(IMAGES_KEY)
     images = BODY_BYTES_IMAGES if isinstance(limits, dict) and any(limits.values()) else 0
     if tier.max_model_len is None:

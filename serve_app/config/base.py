@@ -6,9 +6,9 @@ from pydantic import BaseModel, ConfigDict
 
 
 class Config(BaseModel):
-    """Frozen, closed to unknown keys and to endless numbers.
+    """A frozen model that rejects unknown keys and infinite numbers.
 
-    A typing error must not silently become a default, nor a limit be none.
+    A typing error must not silently become a default, and no limit may be infinite.
     """
 
     model_config = ConfigDict(extra="forbid", frozen=True, allow_inf_nan=False)

@@ -25,7 +25,7 @@ TEMPLATE_PARAMETERS = frozenset(
         "tokenizer_kwargs", "tools", "truncation",
     }
 )  # fmt: skip
-"""Arguments of `apply_chat_template` that are no variables of a template."""
+"""Arguments of `apply_chat_template` that are not variables of a template."""
 
 HOST_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 
@@ -33,7 +33,7 @@ Host = Annotated[str, Field(pattern=HOST_PATTERN)]
 
 
 class CountsConfig(Config):
-    """How many of everything a body may hold. Each is worked through on an engine's event loop."""
+    """The largest count of each element of a body; an engine's event loop works through each."""
 
     messages_max: int = Field(
         2048, ge=1, le=1_000_000, description="Messages, or items of a Responses input."
@@ -55,13 +55,13 @@ class CountsConfig(Config):
         2048, ge=1, le=100_000, description="Inputs of one call to `/v1/embeddings`."
     )
     choices_max: int = Field(
-        16, ge=1, le=16384, description="Answers to one prompt (`n`), beams included."
+        16, ge=1, le=16384, description="Answers to one prompt (`n`), including beams."
     )
     logprobs_max: int = Field(
         20,
         ge=0,
         le=1000,
-        description="Alternatives a token (`logprobs`, `top_logprobs`, `prompt_logprobs`), and "
+        description="Alternatives per token (`logprobs`, `top_logprobs`, `prompt_logprobs`), and "
         "entries of `logprob_token_ids`.",
     )
     stops_max: int = Field(
@@ -69,7 +69,7 @@ class CountsConfig(Config):
         ge=1,
         le=10_000,
         description="Stop strings (`stop`, `stop_sequences`), and entries of `stop_token_ids`. "
-        "vLLM itself takes 4 strings unless `VLLM_MAX_STOP_STRINGS` says otherwise.",
+        "vLLM itself accepts 4 strings unless `VLLM_MAX_STOP_STRINGS` is set.",
     )
     stop_chars_max: int = Field(
         1024, ge=1, le=1_000_000, description="Length of one stop string or bad word."
@@ -83,21 +83,21 @@ class CountsConfig(Config):
         64,
         ge=1,
         le=10_000,
-        description="`max_pattern_size` and `min_count` of `repetition_detection`, which the "
-        "engine's scheduler looks for after every token.",
+        description="`max_pattern_size` and `min_count` of `repetition_detection`. The engine's "
+        "scheduler searches for repetitions after every token.",
     )
     tokenize_chars_max: int = Field(
         262_144,
         ge=1,
         le=100_000_000,
-        description="Characters of a prompt for `/tokenize`, and tokens for `/detokenize`, which "
-        "no context bounds.",
+        description="Characters of a prompt for `/tokenize`, and tokens for `/detokenize`. The "
+        "context length does not limit these two endpoints.",
     )
     documents_max: int = Field(256, ge=0, le=100_000, description="Entries of `documents`.")
 
 
 class GrammarsConfig(Config):
-    """How much one body may have compiled into a grammar, all its schemas together."""
+    """Limits of the grammars that one body compiles, over all its schemas together."""
 
     schema_bytes_max: int = Field(
         65_536, ge=1, le=16_777_216, description="Length of the schemas, as JSON."
@@ -107,7 +107,7 @@ class GrammarsConfig(Config):
         512,
         ge=1,
         le=100_000,
-        description="Objects that the schemas are made of: properties, alternatives, references.",
+        description="Objects in the schemas: properties, alternatives, references.",
     )
     literal_chars_max: int = Field(
         8192,
@@ -126,11 +126,11 @@ class GrammarsConfig(Config):
         128,
         ge=0,
         le=1_000_000,
-        description="Positions that repetitions add: `minLength` and `maxLength`, `{n,m}` in "
-        "regular expressions and grammars, each up to 128; nested ones are multiplied, equal "
-        "lengths count once. A `repeat` of a structural tag counts, too. An optional part (`a?`) "
-        "counts 16, `maxProperties` once for every four properties. Measured in "
-        "[fields.md](fields.md#schemas-and-grammars).",
+        description="Positions that repetitions add: `minLength` and `maxLength`, and `{n,m}` in "
+        "regular expressions and grammars. Each counts up to 128; nested repetitions are "
+        "multiplied, and equal lengths count once. A `repeat` of a structural tag counts as well. "
+        "An optional part (`a?`) counts 16; `maxProperties` counts 1 for every four properties. "
+        "Measured in [fields.md](fields.md#schemas-and-grammars).",
     )
     items_max: int = Field(
         65_536, ge=1, le=1_000_000_000, description="`minItems`, `maxItems` and the like."
@@ -138,41 +138,43 @@ class GrammarsConfig(Config):
 
 
 class BodiesConfig(Config):
-    """What a request body may hold; anything else is answered with 400."""
+    """What a request body may hold; a body with anything else gets 400."""
 
     unknown_fields: Literal["drop", "refuse", "pass"] = Field(
         "drop",
-        description="What becomes of a field that is not in [fields.md](fields.md). drop: the "
-        "engine does not see it; official clients send fields that vLLM ignores. refuse: 400. "
-        "pass: the engine sees it, and a newer vLLM may obey it.",
+        description="Handling of a field that is not in [fields.md](fields.md). drop: the field "
+        "is removed before the engine, because official clients send fields that vLLM ignores. "
+        "refuse: the request gets 400. pass: the engine receives the field, and a newer vLLM may "
+        "obey it.",
     )
     allowed_fields: tuple[OptionalField, ...] = Field(
         (),
-        description="Fields that are refused unless they stand here; [fields.md](fields.md) says "
-        "what each can do. `server_tools`: tools of Responses that the engine would run itself.",
+        description="Fields that are rejected unless they are listed here; [fields.md](fields.md) "
+        "explains what each field can do. `server_tools`: tools of Responses that the engine "
+        "would run itself.",
     )
     template_variables: tuple[str, ...] = Field(
         ("add_vision_id", "enable_thinking", "preserve_thinking", "reasoning_effort", "thinking"),
         max_length=64,
-        description="Keys that `chat_template_kwargs` may have. Their values are plain: a boolean, "
-        "a number, or a string of up to 256 characters.",
+        description="Keys that `chat_template_kwargs` may have. A value must be a boolean, a "
+        "number, or a string of up to 256 characters.",
     )
     thinking_tokens_max: dict[str, Annotated[int, Field(ge=0, le=10_000_000)]] = Field(
         default_factory=dict,
         max_length=8,
-        description="Tokens that a model may think for a chat completion, by the tier's name: the "
-        "budget of a call without `thinking_token_budget`, and the most that a call may ask for. "
-        "Then the engine ends the thinking, and the answer follows. The tier's `engine` needs a "
-        "`reasoning_parser`. vLLM knows no such field for other endpoints. A tier that is not "
-        "named: no budget but the caller's.",
+        description="Thinking tokens per chat completion, by the tier's name. The number is the "
+        "budget of a call without `thinking_token_budget`, and the most that a call may request. "
+        "When the budget is spent, the engine ends the thinking and the answer follows. The "
+        "tier's `engine` needs a `reasoning_parser`. vLLM has no such field for other endpoints. "
+        "A tier that is not listed has no budget except the caller's.",
     )
     media_hosts: tuple[Host, ...] = Field(
         (),
         max_length=256,
-        description="Hosts from which engines may fetch images, videos and sounds that a body "
-        "names by URL, in lower case. None: such URLs are refused, only `data:` URLs are taken. "
-        'Set `VLLM_MEDIA_URL_ALLOW_REDIRECTS: "0"` in the tier\'s `env` too: a redirect leads '
-        "anywhere.",
+        description="Hosts, in lower case, from which engines may fetch the images, videos and "
+        "sounds that a body names by URL. None: only `data:` URLs are accepted. Also set "
+        '`VLLM_MEDIA_URL_ALLOW_REDIRECTS: "0"` in the tier\'s `env`, because a redirect can lead '
+        "to any host.",
     )
     counts: CountsConfig = Field(default_factory=CountsConfig)
     grammars: GrammarsConfig = Field(default_factory=GrammarsConfig)
@@ -182,5 +184,7 @@ class BodiesConfig(Config):
     def _variables(cls, names: tuple[str, ...]) -> tuple[str, ...]:
         for name in names:
             if name in TEMPLATE_PARAMETERS:
-                raise ValueError(f"'{name}' is no variable of a template but steers its rendering")
+                raise ValueError(
+                    f"'{name}' is not a variable of a template; it controls the rendering"
+                )
         return names

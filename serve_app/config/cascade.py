@@ -8,12 +8,15 @@ from serve_app.config.base import Config
 
 
 class ConfidenceConfig(Config):
-    """The map from a draft's tokens to P(right): logistic, so calibrated if it was fitted.
+    """The logistic map from a draft's tokens to P(right), which is calibrated if it was fitted.
 
-    The defaults were fitted on the demo model `fast` (docs/routing.md); others need their own.
+    The defaults were fitted on the demo model `fast` (docs/routing.md). Other models need a fit of
+    their own.
     """
 
-    bias: float = Field(-5.71, ge=-1000, le=1000, description="Log-odds where both are 0.")
+    bias: float = Field(
+        -5.71, ge=-1000, le=1000, description="Log-odds if both probabilities below are 0."
+    )
     mean_probability_weight: float = Field(
         0.72,
         ge=-1000,
@@ -29,33 +32,33 @@ class ConfidenceConfig(Config):
 
 
 class CascadeConfig(Config):
-    """How a call is begun on the weakest tier, and when it leaves for the strongest."""
+    """How a call begins on the weakest tier, and when it moves to the strongest tier."""
 
     draft_score_max: float = Field(
         0.8,
         ge=0,
         le=1,
-        description="Complexity score from which a call goes to the strongest tier at once, "
-        "without a draft, inclusive. 0: no call is drafted.",
+        description="Calls with at least this complexity score go to the strongest tier at once, "
+        "without a draft. 0: no call is drafted.",
     )
     checkpoint_tokens: int = Field(
         16,
         ge=1,
         le=256,
-        description="How many tokens of each choice are held back and judged; fewer if it ends "
-        "sooner.",
+        description="Tokens of each choice that are held back and judged; fewer if the choice "
+        "ends earlier.",
     )
     checkpoint_s: float = Field(
         5.0,
         gt=0,
         le=3600,
-        description="How long a draft may take to get there, the wait for a place included; then "
-        "the strongest tier answers.",
+        description="Time that a draft may take to reach the checkpoint, including the wait for a "
+        "place. After that the strongest tier answers.",
     )
     confidence_min: float = Field(
         0.7,
         ge=0,
         le=1,
-        description="P(right) from which a draft is released, inclusive. 0: always. 1: never.",
+        description="Drafts with at least this P(right) are released. 0: every draft. 1: no draft.",
     )
     confidence: ConfidenceConfig = Field(default_factory=ConfidenceConfig)

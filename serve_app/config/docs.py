@@ -1,4 +1,4 @@
-"""The page on every config key, from the pydantic models themselves."""
+"""The page on every config key, generated from the pydantic models."""
 
 from __future__ import annotations
 
@@ -17,11 +17,11 @@ INTRODUCTION = """# Every config key
 
 Generated from the models in `serve_app/config/` by `serve-app config-docs`; a test keeps it true.
 
-The Serve config file is the only file to write. `applications[0].args` is the topology: changing it
-restarts deployments. `deployments: [{name: Router, user_config: ...}]` changes at run time, without
-a restart and without touching calls in flight: edit the file, then `serve deploy FILE`. Unknown
-keys are errors. `serve-app check FILE` tells what is wrong before anything starts. Units are in the
-names.
+The Serve config file is the only file to write. `applications[0].args` is the topology: a change
+restarts deployments. `deployments: [{name: Router, user_config: ...}]` is the run-time config: a
+change restarts nothing and does not affect calls in flight. To apply a change, edit the file and
+run `serve deploy FILE`. Unknown keys are errors. `serve-app check FILE` reports errors before the
+service starts. Names of keys end in their unit.
 """
 
 

@@ -1,4 +1,4 @@
-"""Sets keys of a tier in a config's text, and leaves every other character as it is."""
+"""Set keys of a tier in a config's text, and leave every other character as it is."""
 
 from __future__ import annotations
 
@@ -11,25 +11,25 @@ Value = str | Mapping[str, str]
 
 
 class NotEditable(Exception):
-    """The text is not laid out so that a key can be set in it; the message says why."""
+    """The layout of the text leaves no place to set a key; the message says why."""
 
 
 def set_tier_keys(text: str, tier: str, path: tuple[str, ...], value: Value) -> str:
-    """The text with a key of a tier set; `path` is the key, or `("engine", key)`.
+    """The text with one key of a tier set; `path` is the key, or `("engine", key)`.
 
-    A key that is there gets the new value, with its comments lost; a new one goes before the first
+    An existing key gets the new value and loses its comments. A new key goes before the first key
     of its map, or after `model_id`.
 
     Raises:
-        NotEditable: the tier, or the map of the key, is not written out in block style.
+        NotEditable: the tier, or the map of the key, is not written in block style.
     """
     node = _find_tier(yaml.compose(text, yaml.SafeLoader), tier)
     for key in path[:-1]:
         inner = _get(node, key)
         if not isinstance(inner, yaml.MappingNode) or inner.flow_style or not inner.value:
-            raise NotEditable(f"{key} of tier {tier} is no map that is written out key by key")
+            raise NotEditable(f"{key} of tier {tier} is not a map that is written out key by key")
         if not _spans(node, inner):
-            raise NotEditable(f"{key} of tier {tier} is an alias of a map that others share")
+            raise NotEditable(f"{key} of tier {tier} is an alias of a map that other tiers share")
         node = inner
     return _set(text, node, path[-1], value)
 
@@ -60,7 +60,7 @@ def _get(node: yaml.Node | None, key: str) -> yaml.Node | None:
 
 
 def _spans(outer: yaml.Node, inner: yaml.Node) -> bool:
-    """Whether a node lies where its parent does: an alias stands for one that lies elsewhere."""
+    """Whether a node lies within its parent; an alias refers to a node that lies elsewhere."""
     starts = bool(outer.start_mark.index <= inner.start_mark.index)
     return starts and bool(inner.end_mark.index <= outer.end_mark.index)
 
@@ -83,7 +83,10 @@ def _set(text: str, node: yaml.MappingNode, key: str, value: Value) -> str:
 
 
 def _last_line(node: yaml.Node) -> int:
-    """Of a value; a block map ends where the next token begins, which may be lines further on."""
+    """The last line of a value.
+
+    A block map ends where the next token begins, which may be several lines further on.
+    """
     if isinstance(node, yaml.MappingNode) and not node.flow_style and node.value:
         return _last_line(node.value[-1][1])
     return int(node.end_mark.line)
@@ -97,6 +100,6 @@ def _render(indent: str, key: str, value: Value) -> list[str]:
 
 
 def _quote(text: str) -> str:
-    """In double quotes and on one line, whatever it holds."""
+    """The text in double quotes and on one line, whatever characters it has."""
     dumped: str = yaml.safe_dump(text, default_style='"', width=WIDTH_MAX)
     return dumped.rstrip("\n")

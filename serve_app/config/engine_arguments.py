@@ -1,4 +1,4 @@
-"""Checking a tier's `engine` and `accelerator_type` on machines that have neither vLLM nor Ray."""
+"""Check a tier's `engine` and `accelerator_type` on machines without vLLM and Ray."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ OURS = {
     "served_model_name": "tiers[].model_id",
     "lora_modules": "tiers[].adapters",
     "distributed_executor_backend": "tiers[].accelerator",
-    "host": "nothing: the engine listens on its node's address, to lease holders only",
-    "port": "nothing: the engine listens on a free port",
-    "api_key": "nothing: the engine answers lease holders only",
+    "host": "no key: the engine listens on its node's address, and serves lease holders only",
+    "port": "no key: the engine listens on a free port",
+    "api_key": "no key: the engine answers lease holders only",
     **{
-        f"data_parallel_{key}": "nothing: Ray places the engines of a group and numbers them"
+        f"data_parallel_{key}": "no key: Ray places the engines of a group and numbers them"
         for key in (
             "address",
             "backend",
@@ -36,17 +36,17 @@ OURS = {
         )
     },
 }
-"""Engine arguments that the application sets itself, and the key that takes their place."""
+"""Engine arguments that the application sets itself, and the key that replaces each of them."""
 
 SCHEMA = "engine_arguments.json"
-"""Beside this file; `make engine-arguments` writes it from the pinned vLLM."""
+"""The schema's file, beside this module; `make engine-arguments` writes it from the pinned vLLM."""
 
 PYTHON_ONLY = frozenset({"callable_type", "needs_python_object"})
-"""Errors that speak of alternatives which no YAML can give."""
+"""Errors about alternatives that YAML cannot express."""
 
 
 class EngineArguments(Protocol):
-    """What one vLLM takes: by its own classes, or by the schema that was generated from them."""
+    """The arguments of one vLLM, from its own classes or from the schema generated from them."""
 
     @property
     def names(self) -> Sequence[str]:
@@ -60,12 +60,12 @@ class EngineArguments(Protocol):
         """Check a value against the argument's type and bounds.
 
         Raises:
-            ValidationError: says all that is wrong with it.
+            ValidationError: lists every problem of the value.
         """
 
 
 class Argument(BaseModel):
-    """One argument; a default that JSON cannot hold, or that vLLM works out, is left out."""
+    """One argument; `default` is absent if JSON cannot hold it or vLLM computes it."""
 
     core: dict[str, Any]
     """A schema of pydantic-core, so that messages and precision are those of vLLM's own classes."""
@@ -74,7 +74,7 @@ class Argument(BaseModel):
 
 
 class PinnedArguments(BaseModel):
-    """What the pinned vLLM and Ray take, by the generated schema."""
+    """The arguments of the pinned vLLM and Ray, from the generated schema."""
 
     vllm: str
     ray: str
@@ -84,14 +84,14 @@ class PinnedArguments(BaseModel):
 
     @property
     def names(self) -> Sequence[str]:
-        """Every argument, those that the application sets included."""
+        """Every argument, including the arguments that the application sets."""
         return (*self.arguments, *OURS)
 
     def check_value(self, name: str, value: JsonValue) -> None:
         """Check a value against the schema of its argument."""
         argument = self.arguments[name]
         validator = SchemaValidator(cast(CoreSchema, argument.core))
-        # As JSON, since YAML has no tuples, sets and enums to be strict about.
+        # As JSON, because a strict check of Python values would demand tuples, sets and enums.
         validator.validate_json(json.dumps(value), strict=argument.strict)
 
 
@@ -105,13 +105,13 @@ def load_engine_arguments() -> PinnedArguments:
 def check_engine_arguments(
     tier: str, engine: Mapping[str, JsonValue], known: EngineArguments | None = None
 ) -> None:
-    """Check that a tier's engine arguments exist, and that vLLM takes the values as they are.
+    """Check that a tier's engine arguments exist, and that vLLM accepts the values unchanged.
 
-    Strictly: Ray passes them to vLLM without vLLM's command line, which alone reads "32k" as a
-    number.
+    The check is strict: Ray bypasses vLLM's command line, and only the command line reads "32k"
+    as a number.
 
     Raises:
-        ValueError: names the key, and what to write instead.
+        ValueError: names the key and a valid replacement.
     """
     known = known or load_engine_arguments()
     for key, value in engine.items():
@@ -120,10 +120,10 @@ def check_engine_arguments(
 
 
 def check_accelerator_type(tier: str, name: str) -> None:
-    """Check that ray.serve.llm takes a tier's name of a GPU.
+    """Check that ray.serve.llm accepts a tier's name of a GPU.
 
     Raises:
-        ValueError: names the nearest one that it takes, and what to do with other cards.
+        ValueError: names the closest accepted name, and the mend for other GPUs.
     """
     known = load_engine_arguments().accelerator_types
     if name not in known:
@@ -138,7 +138,7 @@ def check_accelerator_type(tier: str, name: str) -> None:
 
 def _problem(known: EngineArguments, key: str, value: JsonValue) -> str | None:
     if key in OURS:
-        return f"set here by us; use {OURS[key]}"
+        return f"serve-app sets this argument; use {OURS[key]}"
     methods = known.quantization_methods
     if key == "quantization" and isinstance(value, str) and value not in methods:
         return f"not a method of this vLLM, which has {', '.join(methods)}"
@@ -149,7 +149,7 @@ def _problem(known: EngineArguments, key: str, value: JsonValue) -> str | None:
         known.check_value(key, value)
     except ValidationError as error:
         if value is None:
-            return "null is no value here; leave the key out for vLLM's default"
+            return "null is not a value; leave the key out for vLLM's default"
         return "; ".join(dict.fromkeys(_lines(error, value)))
     return None
 
@@ -157,6 +157,6 @@ def _problem(known: EngineArguments, key: str, value: JsonValue) -> str | None:
 def _lines(error: ValidationError, value: JsonValue) -> Iterator[str]:
     for item in error.errors():
         if item["type"] not in PYTHON_ONLY:
-            # Only what is within a map or a list has a path; else `loc` names a member of a union.
+            # Only an item of a map or a list has a path; otherwise `loc` names a member of a union.
             path = item["loc"] if isinstance(value, dict | list) else ()
             yield "".join(f"{part}: " for part in path) + describe(item)

@@ -10,37 +10,39 @@ from pathlib import Path
 from serve_app.config.haproxy import METRICS_HOST
 
 RUN_MARKER = "SERVE_APP_RUN_DIR"
-"""Set in every process that `serve-app up` starts, so that `down` finds the last one."""
+"""The variable in every process that `serve-app up` starts, by which `down` finds all of them."""
 
 
 HAPROXY_PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
 PYTHON = "SERVE_APP_PYTHON"
 PATHS = frozenset((HAPROXY_PROGRAM, PYTHON))
-"""The variables whose values are another on each machine."""
+"""The variables whose values differ from machine to machine."""
 PACKAGE = Path(__file__).parents[1]
 DEPLOYED = Path("/opt/serve-app")
-"""Where the project is on the machines and in the images of `cluster/`."""
+"""The project's directory on the machines and in the images of `cluster/`."""
 
 
 def ray_environment(
     *, haproxy: bool = True, python: Path = Path(sys.executable), package: Path = PACKAGE
 ) -> dict[str, str]:
-    """What must be set before `ray start` or `serve run`, on every node.
+    """The environment that every node needs before `ray start` or `serve run`.
 
-    HAProxy and the throughput options double what Serve can pass on (docs/bench-log.md). The
-    subreaper makes the raylet kill the engine's processes when their replica dies; they would hold
-    their GPU otherwise. Whenever Routers come or go HAProxy is replaced; the old one may go on with
-    its calls for an hour, the default of `deadlines.total_s`, and not for two minutes. A
-    client that neither sends nor reads for five minutes is given up; one that waits for its answer
-    is not. A proxy has half a minute to start instead of five seconds: on a busy node Serve would
-    kill it, and `serve run` end with it. Ray starts a program of this package as HAProxy, which
-    amends Ray's configuration (`config/haproxy.py`), and the callback puts this service's edge
-    before Serve's HTTP layers.
-    Usage statistics are off: the data may not leave the house. Serve packs replicas, the largest
-    first, onto nodes that are in use already: spread over all nodes, small replicas would leave no
-    node with enough free GPUs for a large one. FlashInfer's sampler and DeepGEMM are off: vLLM
-    takes them by the card alone, and they would compile CUDA on nodes that have no compiler for it
-    (docs/decisions/0011).
+    - HAProxy and the throughput options double the throughput of Serve (docs/bench-log.md).
+    - The subreaper makes the raylet kill the engine's processes when their replica dies. Otherwise
+      these processes would hold their GPU.
+    - HAProxy is replaced whenever Routers start or stop. The old process may finish its calls for
+      an hour, the default of `deadlines.total_s`, instead of two minutes.
+    - HAProxy disconnects a client that neither sends nor reads for five minutes, but not a client
+      that waits for its answer.
+    - A proxy has 30 s to start instead of 5 s. On a busy node Serve would kill the proxy, and
+      `serve run` would end with it.
+    - Ray starts a program of this package as HAProxy. The program amends Ray's configuration
+      (`config/haproxy.py`). The callback puts this service's edge before Serve's HTTP layers.
+    - Usage statistics are off, because no data may leave the site.
+    - Serve packs replicas, the largest first, onto nodes that are in use already. Spread over all
+      nodes, small replicas would leave no node with enough free GPUs for a large replica.
+    - FlashInfer's sampler and DeepGEMM are off. vLLM selects them by the GPU alone, and they would
+      compile CUDA on nodes without a compiler for it (docs/decisions/0011).
     """
     return {
         "RAY_SERVE_ENABLE_HA_PROXY": "1" if haproxy else "0",
@@ -63,23 +65,27 @@ def ray_environment(
 
 
 def deployed_environment() -> dict[str, str]:
-    """The same for the machines and containers of `cluster/`, where Prometheus is elsewhere."""
+    """The environment of the machines and images of `cluster/`; Prometheus runs elsewhere."""
     python, package = DEPLOYED / ".venv/bin/python", DEPLOYED / "serve_app"
     return {**ray_environment(python=python, package=package), METRICS_HOST: "0.0.0.0"}
 
 
 def socket_dir(run_dir: Path) -> Path:
-    """A directory for sockets that vLLM does not remove. A socket's path has at most 107 bytes."""
+    """A directory for sockets, which vLLM does not remove.
+
+    The path is short, because the path of a socket has at most 107 bytes.
+    """
     digest = hashlib.sha256(str(run_dir).encode()).hexdigest()[:10]
     return Path(tempfile.gettempdir()) / f"serve-app-{digest}"
 
 
 def local_environment(run_dir: Path) -> dict[str, str]:
-    """What one machine needs on top: a place for the sockets of HAProxy and vLLM, which leaves
-    them behind when an engine is killed, and a quick shutdown.
+    """The additional environment of a single machine: a directory for sockets, a quick shutdown.
 
-    The drain period gives load balancers on other nodes time to notice; here there are none. The
-    controller looks around twice a second instead of ten times: it shares the models' cores.
+    HAProxy and vLLM keep their sockets there, because vLLM leaves sockets behind when an engine is
+    killed. The drain period gives load balancers on other nodes time to react; a single machine
+    has none. The controller's interval is 0.5 s instead of 0.1 s, because it shares the models'
+    cores.
     """
     sockets = socket_dir(run_dir)
     return {

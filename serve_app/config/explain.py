@@ -1,4 +1,4 @@
-"""Config errors as an operator reads them: which key, what was expected, how to mend it."""
+"""Config errors for an operator: which key is wrong, what was expected, how to mend it."""
 
 from __future__ import annotations
 

@@ -12,66 +12,68 @@ from serve_app.config.base import Config
 
 BuiltIn = Literal["email", "phone", "card", "iban", "secret"]
 BUILT_INS: tuple[str, ...] = get_args(BuiltIn)
-"""The patterns that `redact` may name; `feedback/redact.py` has them."""
+"""The patterns that `redact` may name; `feedback/redact.py` defines them."""
 
 MIB = 1024 * 1024
 
 
 class FeedbackConfig(Config):
-    """What is kept of calls, so that the router can learn from them."""
+    """Which parts of calls are kept, so that the router can learn from them."""
 
     directory: str | None = Field(
         None,
         min_length=1,
-        description="Where the Routers keep calls, labels and feedback, an absolute path on each "
-        "Router's node. None: nothing is kept, nothing is labelled, and `/v1/feedback` is off.",
+        description="Directory for calls, labels and feedback: an absolute path on each Router's "
+        "node. None: no call is kept or labelled, and `/v1/feedback` is off.",
     )
     sample_ratio: float = Field(
         0.1,
         ge=0,
         le=1,
-        description="Share of the finished `auto` calls that are kept, of those that may be.",
+        description="Share of the finished `auto` calls that are kept, among the calls that "
+        "`consent` allows.",
     )
     consent: Literal["asked", "assumed"] = Field(
         "asked",
         description="asked: only calls with the header `x-feedback-consent: yes` may be kept. "
-        "assumed: all but those with `x-feedback-consent: no`.",
+        "assumed: every call may be kept, except calls with `x-feedback-consent: no`.",
     )
     redact: tuple[str, ...] = Field(
         BUILT_INS,
         max_length=64,
-        description="What is taken out of every text before it is written: built-in patterns "
-        f"({', '.join(f'`{name}`' for name in BUILT_INS)}) and your own regular expressions.",
+        description="Patterns that are removed from every text before it is written: built-in "
+        f"patterns ({', '.join(f'`{name}`' for name in BUILT_INS)}) and your own regular "
+        "expressions.",
     )
     compare: Literal["match", "judge"] = Field(
         "match",
-        description="Where the label comes from. match: the answers say the same or they do not, "
-        "and the strongest tier's is taken to be right. judge: the strongest tier judges both.",
+        description="Source of the label. match: the two answers agree or differ, and the "
+        "strongest tier's answer counts as right. judge: the strongest tier judges both answers.",
     )
     bytes_max: int = Field(
         256 * MIB,
         ge=MIB,
         le=1024**4,
-        description="What the files in `directory` may hold together; the oldest are deleted.",
+        description="Total size of the files in `directory`; the oldest files are deleted.",
     )
     pending_max: int = Field(
         128,
         ge=1,
         le=65536,
-        description="Calls of one Router replica that may wait for their label, in memory; more "
-        "are not kept.",
+        description="Calls of one Router replica that may wait in memory for their label; further "
+        "calls are not kept.",
     )
     text_chars_max: int = Field(
         8000,
         ge=1,
         le=10_000_000,
-        description="Calls whose prompt or answer is longer are not kept.",
+        description="A call with a longer prompt or answer is not kept.",
     )
     concurrency: int = Field(
-        1, ge=1, le=64, description="Label calls of one Router replica at a time."
+        1, ge=1, le=64, description="Concurrent label calls of one Router replica."
     )
     store_answers: bool = Field(
-        False, description="Whether the answers are written as well, redacted like the prompts."
+        False, description="Whether the answers are kept as well, redacted like the prompts."
     )
 
     @field_validator("directory")
@@ -79,7 +81,7 @@ class FeedbackConfig(Config):
     def _absolute(cls, directory: str | None) -> str | None:
         if directory is not None and not Path(directory).is_absolute():
             raise ValueError(
-                f"'{directory}' is relative, and a Router's working directory is Ray's choice; "
+                f"'{directory}' is relative, but Ray chooses a Router's working directory; "
                 "write an absolute path"
             )
         return directory
@@ -97,11 +99,14 @@ def _check_pattern(pattern: str) -> None:
     if pattern.isidentifier():
         raise ValueError(
             f"'{pattern}' is none of the built-in patterns ({', '.join(BUILT_INS)}); "
-            f"if it is the text to take out, write '(?:{pattern})'"
+            f"to remove the text itself, write '(?:{pattern})'"
         )
     try:
         empty = regex.compile(pattern).search("") is not None
     except regex.error as error:
-        raise ValueError(f"'{pattern}' is no regular expression: {error}") from None
+        raise ValueError(f"'{pattern}' is not a regular expression: {error}") from None
     if empty:
-        raise ValueError(f"'{pattern}' also matches nothing at all; make it match something")
+        raise ValueError(
+            f"'{pattern}' also matches the empty text; write a pattern that matches at least "
+            "one character"
+        )

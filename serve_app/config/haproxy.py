@@ -1,9 +1,10 @@
-"""What HAProxy must do beyond the configuration that Ray Serve writes for it; pure.
+"""The amendments to the HAProxy configuration that Ray Serve writes; pure.
 
 Ray's template has no time limit for a request's head and no limit for the connections of one
 address, and it passes on requests for another protocol. It shows metrics and statistics on all
-interfaces, and its errors are plain text. Ray offers no way to add lines to it. So its text is
-amended here, line by known line, and a line that is not as expected is an error.
+interfaces, and its errors are plain text. Ray offers no way to add lines to the template. This
+module therefore amends the text line by known line; a line that differs from the expected line is
+an error.
 """
 
 from __future__ import annotations
@@ -15,21 +16,21 @@ from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
 FILES_SPARE = 512
-"""Files that HAProxy needs beside those for connections."""
+"""Files that HAProxy needs besides the files for connections."""
 FILES_PER_CONNECTION = 2.5
-"""Client, server, and for each fourth connection a pipe with two ends, as Ray has it splice."""
+"""Client, server, and for each fourth connection a pipe with two ends: Ray enables splicing."""
 RESERVED = 64
 """Connections that the public port leaves for metrics and statistics."""
 MAXCONN = r"(?m)^    maxconn (\d+)$"
 
 
 class TemplateChanged(Exception):
-    """Ray's configuration for HAProxy is not the one that this release amends."""
+    """Ray's configuration for HAProxy differs from the configuration that this release amends."""
 
 
 @dataclass(frozen=True)
 class HAProxyLimits:
-    """What clients may take of HAProxy, and where it shows its metrics."""
+    """The limits of clients in HAProxy, and the address of its metrics."""
 
     connections_per_address_max: int = 2000
     unlimited_addresses: tuple[str, ...] = ("127.0.0.0/8", "::1/128")
@@ -46,7 +47,7 @@ METRICS_HOST = "SERVE_APP_HAPROXY_METRICS_HOST"
 
 
 def read_limits(environment: Mapping[str, str]) -> HAProxyLimits:
-    """The limits that the environment sets, and the defaults of the others.
+    """The limits from the environment, with defaults for the others.
 
     Raises:
         ValueError: a value is not a number above zero, an address or a network.
@@ -66,16 +67,15 @@ def read_limits(environment: Mapping[str, str]) -> HAProxyLimits:
 def _read_number(environment: Mapping[str, str], name: str, default: int) -> int:
     text = environment.get(name, str(default))
     if not text.isdecimal() or int(text) == 0:
-        raise ValueError(f"{name} is {text!r}, and not a number above zero")
+        raise ValueError(f"{name} is {text!r}, not a number above zero")
     return int(text)
 
 
 @dataclass(frozen=True)
 class ProxyError:
-    """An answer of HAProxy's own.
+    """An error answer that HAProxy itself sends.
 
-    What HAProxy 2.8 cannot parse, and a head that does not come in time, it answers with a page
-    that is built in.
+    HAProxy 2.8 answers with a built-in page if it cannot parse a request or a head comes too late.
     """
 
     status: int
@@ -86,12 +86,12 @@ class ProxyError:
 
     @property
     def body(self) -> str:
-        """In the form of OpenAI's errors; HAProxy does not know the endpoint's dialect."""
+        """The error as JSON in OpenAI's form; HAProxy does not know the endpoint's dialect."""
         error = {"message": self.message, "type": self.type, "param": None, "code": self.code}
         return json.dumps({"error": error}, separators=(",", ":"))
 
     def render(self) -> str:
-        """The answer as HAProxy's arguments; single quotes keep it from reading the text."""
+        """The answer as HAProxy's arguments; single quotes make HAProxy take the text literally."""
         assert "'" not in self.body
         after = f" hdr retry-after {self.retry_after_s}" if self.retry_after_s else ""
         return f"status {self.status} content-type application/json string '{self.body}'{after}"
@@ -117,29 +117,29 @@ NOT_FOUND = ProxyError(404, "invalid_request_error", "unknown_url", "Unknown req
 
 
 def amend(text: str, limits: HAProxyLimits, files_max: int) -> str:
-    """Ray's configuration with this service's limits and errors, for a process with so many files.
+    """Amend Ray's configuration with this service's limits and errors, for `files_max` open files.
 
     Raises:
-        TemplateChanged: a line that is amended is not there exactly once.
+        TemplateChanged: a line to amend does not occur exactly once.
     """
     possible = int((files_max - FILES_SPARE) / FILES_PER_CONNECTION)
     connections_max = min(_read_maxconn(text), max(RESERVED * 2, possible))
     for pattern, lines in _amendments(limits, connections_max):
         text, found = re.subn(pattern, lines, text)
         if found != 1:
-            raise TemplateChanged(f"{found} places like {pattern!r}, and not one")
+            raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
     return text
 
 
 def _read_maxconn(text: str) -> int:
     found = re.search(MAXCONN, text)
     if found is None:
-        raise TemplateChanged("no maxconn")
+        raise TemplateChanged("no maxconn line")
     return int(found[1])
 
 
 def _amendments(limits: HAProxyLimits, connections_max: int) -> Iterator[tuple[str, str]]:
-    """Patterns of Ray's lines, and what comes in their place."""
+    """Patterns of Ray's lines, and their replacements."""
     yield MAXCONN, f"    maxconn {connections_max}"
     yield (
         r"(?m)^defaults\n    mode http$",
@@ -186,7 +186,7 @@ def _public(limits: HAProxyLimits, connections_max: int) -> Iterator[str]:
     yield "    tcp-request connection track-sc0 src,ipmask(32,64)"
     most = limits.connections_per_address_max
     yield f"    tcp-request connection reject if {{ sc0_conn_cur gt {most} }}{unlimited}"
-    # No endpoint speaks another protocol, and a server may go on as if it had not been asked to.
+    # No endpoint offers another protocol, and a server may ignore the request to upgrade.
     yield "    http-request del-header upgrade"
-    # Until the body is there or fills HAProxy's buffer, no Router is asked.
+    # No Router gets the request before its body is complete or fills HAProxy's buffer.
     yield f"    http-request wait-for-body time {limits.body_s}s if METH_POST"

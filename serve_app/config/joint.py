@@ -12,7 +12,7 @@ from serve_app.config.tiers import NAME_PATTERN, TierConfig
 
 JOINT_POLICY = "serve_app.autoscaling.ray_policies:JointPolicy"
 JOINT_POLICY_0_1 = "serve_app.tiers.autoscaling:JointPolicy"
-"""The same policy, as configs for 0.1 name it."""
+"""The name of the same policy in configs for 0.1."""
 
 
 class JointPolicyConfig(Config):
@@ -23,11 +23,10 @@ class JointPolicyConfig(Config):
 
 
 def check_joint(joint: JointPolicyConfig, tiers: Sequence[TierConfig]) -> None:
-    """Whether the policy can scale these tiers.
+    """Check that the policy can scale these tiers.
 
     Raises:
-        ValueError: it names a tier that is not there or has another policy, in another order, or
-            leaves one out.
+        ValueError: a tier is missing, unknown, in the wrong order or has another policy.
     """
     policies = {tier.name: tier.replicas.policy for tier in tiers}
     for name in joint.tiers:
@@ -37,25 +36,25 @@ def check_joint(joint: JointPolicyConfig, tiers: Sequence[TierConfig]) -> None:
             raise ValueError(f"tiers: {name} needs replicas.policy: llm")
     ordered = [name for name in policies if name in joint.tiers]
     if list(joint.tiers) != ordered:
-        raise ValueError(f"tiers: weakest first and each once, [{', '.join(ordered)}]")
+        raise ValueError(f"tiers: list the weakest first and each once, [{', '.join(ordered)}]")
     for name, policy in policies.items():
         if policy == "llm" and name not in joint.tiers:
             raise ValueError(
-                f"tiers: {name} has replicas.policy: llm, which Ray does not ask beside a policy "
+                f"tiers: {name} has replicas.policy: llm. Ray ignores that policy beside a policy "
                 "for the whole application; name it too"
             )
 
 
 def check_groups(tiers: Sequence[TierConfig]) -> None:
-    """Whether a policy for the whole application, whichever it is, leaves every group whole.
+    """Check that a policy for the whole application leaves every group of engines whole.
 
     Raises:
-        ValueError: a tier's engines come in groups; Ray rounds to whole ones only where each
-            deployment has a policy of its own.
+        ValueError: a tier's engines form groups. Ray rounds to whole groups only if each deployment
+            has a policy of its own.
     """
     for tier in tiers:
         if tier.data_parallel_size > 1:
             raise ValueError(
-                f"{tier.name} has engine.data_parallel_size, whose groups Ray keeps whole only "
-                "without a policy for the whole application"
+                f"{tier.name} has engine.data_parallel_size. Ray keeps the groups of engines "
+                "whole only without a policy for the whole application"
             )

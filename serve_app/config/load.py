@@ -54,13 +54,13 @@ class ServeConfig:
 
     @property
     def base_url(self) -> str:
-        """Where a client on this machine reaches the service."""
+        """The address of the service for a client on this machine."""
         file = ServeFile.model_validate(self.document)
         prefix = _find_ours(file).route_prefix or ""
         return file.http_options.base_url + prefix.rstrip("/")
 
     def with_port(self, port: int) -> ServeConfig:
-        """The same with another public port."""
+        """This config with another public port."""
         document = copy.deepcopy(self.document)
         document.setdefault("http_options", {})["port"] = port
         return ServeConfig(document, self.app, self.runtime)
@@ -70,7 +70,7 @@ def load_serve_config(path: Path) -> ServeConfig:
     """Read and check a Serve config file.
 
     Raises:
-        ConfigError: it is no file, no YAML, or not a config of this application.
+        ConfigError: the file cannot be read, is not YAML, or is not a config of this application.
     """
     document = _read(path)
     file = _validate(ServeFile, document, "not a Serve config file")
@@ -88,7 +88,7 @@ def load_serve_config(path: Path) -> ServeConfig:
 
 
 class _Loader(yaml.SafeLoader):
-    """YAML without what PyYAML takes silently: of two equal keys it keeps the last."""
+    """A YAML loader that rejects duplicate keys; PyYAML silently keeps the last of them."""
 
     def compose_mapping_node(self, anchor: Any) -> yaml.MappingNode:
         node = super().compose_mapping_node(anchor)
@@ -104,7 +104,7 @@ class _Loader(yaml.SafeLoader):
 
 def _read(path: Path) -> Any:
     try:
-        # A SafeLoader: it makes plain values only.
+        # A SafeLoader makes plain values only.
         return yaml.load(path.read_text(encoding="utf-8"), _Loader)
     except OSError as error:
         raise ConfigError(error.strerror or "cannot be read") from None
@@ -189,11 +189,11 @@ def _runtime(application: ApplicationSection, app: AppConfig) -> RuntimeConfig:
 
 
 def process_environment() -> dict[str, str]:
-    """A copy of this process's environment, to be handed to a child."""
+    """A copy of this process's environment, for a child process."""
     return dict(os.environ)
 
 
 def run_dir() -> Path:
-    """Where `serve-app up` keeps its files: `.run` beside the package, or `$SERVE_APP_RUN`."""
+    """The directory of `serve-app up`: `.run` beside the package, or `$SERVE_APP_RUN`."""
     named = os.environ.get(RUN_DIR_VARIABLE)
     return Path(named) if named else Path(__file__).parents[2] / ".run"

@@ -14,7 +14,7 @@ from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 from serve_app.core.deadlines import Deadlines
 
 BODY_BYTES_UNKNOWN = 8 * 1024 * 1024
-"""What a body may have where no context length is known."""
+"""The limit of a body if the context length of a tier is not known."""
 
 Score = Annotated[float, Field(ge=0, le=1)]
 
@@ -23,42 +23,42 @@ TierName = Annotated[str, Field(pattern=NAME_PATTERN)]
 
 
 class LoadConfig(Config):
-    """How the load of the tiers moves calls whose score is near the threshold."""
+    """How the load of the strongest tier moves calls whose score is near the threshold."""
 
     first_token_target_s: float | None = Field(
         None,
         gt=0,
         le=HOUR_S,
-        description="The strongest tier is busy when a call is estimated to wait longer than this "
-        "for its first token there. None: it is not looked at.",
+        description="The strongest tier is busy if the estimated wait for a first token there is "
+        "longer than this. None: the wait is ignored.",
     )
     kv_free_ratio_min: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="The strongest tier is busy, too, when its engines have less than this part of "
-        "their KV caches free in the mean. 0: it is not looked at.",
+        description="The strongest tier is also busy if the mean free part of its engines' KV "
+        "caches is below this ratio. 0: the KV caches are ignored.",
     )
     busy_score_band: float = Field(
         0.15,
         ge=0,
         le=1,
-        description="While the strongest tier is busy, calls that score less than this above the "
-        "threshold go to the next weaker one.",
+        description="While the strongest tier is busy, calls whose score is less than this above "
+        "the threshold go to the next weaker tier.",
     )
     idle_score_band: float = Field(
         0.0,
         ge=0,
         le=1,
-        description="While the strongest tier is idle, calls that score up to this below the "
-        "threshold go there. 0: none.",
+        description="While the strongest tier is idle, calls whose score is at most this below "
+        "the threshold go to the strongest tier. 0: no such calls.",
     )
     idle_ongoing_max: float = Field(
         0.0,
         ge=0,
         le=65536,
-        description="Calls that each replica of the strongest tier may hold in the mean, while the "
-        "tier still counts as idle.",
+        description="The strongest tier counts as idle while its replicas hold at most this many "
+        "calls each, on average.",
     )
 
     @property
@@ -78,79 +78,81 @@ class RoutingConfig(Config):
         0.5,
         ge=0,
         le=1,
-        description="Complexity score from which a call goes to the strongest tier, inclusive. "
-        "With more than two tiers the range below it is divided evenly among the others.",
+        description="Calls with at least this complexity score go to the strongest tier. With "
+        "more than two tiers, the range below it is divided evenly among the other tiers.",
     )
     fast_prompt_tokens_max: int = Field(
         8192,
         gt=0,
         le=10_000_000,
-        description="Estimated prompt tokens above which a call leaves the weakest tier, whatever "
-        "its score.",
+        description="A call with more estimated prompt tokens than this leaves the weakest tier, "
+        "whatever its score.",
     )
     default_tier: TierName | None = Field(
         None,
-        description="Send every `auto` call here and score nothing. None: route by complexity.",
+        description="Send every `auto` call to this tier without scoring it. None: route by "
+        "complexity.",
     )
     scorer: Literal["heuristic", "learned"] = Field(
         "learned",
-        description="What scores a prompt: weights learnt from labelled calls, or the "
+        description="The scorer of prompts: weights learned from labelled calls, or the "
         "hand-weighted heuristic.",
     )
     weights: str | None = Field(
         None,
         min_length=1,
-        description="The learned scorer's weights, a file that `serve-app learn` wrote and every "
-        "Router replica can read. None: those that come with serve-app.",
+        description="File with the weights of the learned scorer, written by `serve-app learn`; "
+        "every Router replica must be able to read it. None: the weights that come with serve-app.",
     )
     strong_ratio_target: float | None = Field(
         None,
         ge=0,
         le=1,
         description="Share of `auto` calls that go to the strongest tier by their score. The "
-        "Router moves the threshold to hold it while the traffic changes; `strong_score_min` is "
-        "where it begins. None: `strong_score_min` stays the threshold. `serve-app calibrate` says "
-        "what a share buys.",
+        "Router starts at `strong_score_min` and moves the threshold, so that the share holds "
+        "while the traffic changes. None: `strong_score_min` stays the threshold. `serve-app "
+        "calibrate` prints the cost and quality of each share.",
     )
     strong_score_min_bounds: tuple[Score, Score] = Field(
         (0.0, 1.0),
-        description="Lowest and highest threshold that `strong_ratio_target` may set. Where one of "
-        "them is reached, the share is missed rather than hard calls kept from the strongest tier "
-        "or easy ones sent there.",
+        description="Lowest and highest threshold that `strong_ratio_target` may set. At a bound, "
+        "the Router misses the share: it neither keeps harder calls from the strongest tier nor "
+        "sends easier calls there.",
     )
     strong_ratio_window: int = Field(
         500,
         ge=200,
         le=100_000,
-        description="Number of newest scores behind the moving threshold and the drift.",
+        description="Number of newest scores from which the moving threshold and the drift are "
+        "computed.",
     )
     never_below: TierName | None = Field(
         None,
-        description="No `auto` call goes to a weaker tier than this one. A call narrows it with "
-        "the header `x-route-never-below`.",
+        description="No `auto` call goes to a weaker tier than this tier. The header "
+        "`x-route-never-below` can narrow the limit for one call.",
     )
     never_above: TierName | None = Field(
         None,
-        description="No `auto` call goes to a stronger tier than this one. A call narrows it with "
-        "the header `x-route-never-above`.",
+        description="No `auto` call goes to a stronger tier than this tier. The header "
+        "`x-route-never-above` can narrow the limit for one call.",
     )
     fallback: bool = Field(
         True,
-        description="Send `auto` calls to another tier where theirs is down or takes no more; the "
-        "answer says so (`x-route-reason: fallback`).",
+        description="Send an `auto` call to another tier if its tier is down or full. The answer "
+        "then has the header `x-route-reason: fallback`.",
     )
     fallback_after_s: float = Field(
         2.0,
         gt=0,
         le=HOUR_S,
-        description="How long such a call waits for a tier on which its Router gets no place at "
-        "all. Then the tier counts as down until a replica of it can be reached.",
+        description="Time that an `auto` call waits for a tier on which its Router has no place "
+        "at all. After that the tier counts as down, until one of its replicas can be reached.",
     )
     policy: Literal["complexity", "cascade"] = Field(
         "complexity",
-        description="What decides where no other rule does: the prompt alone, or, with `cascade`, "
-        "also how sure the weakest tier is of the answer it begins. A call may override it by the "
-        "header `x-route-policy`.",
+        description="How an `auto` call gets its tier if no other rule applies. complexity: by "
+        "the prompt alone. cascade: also by the confidence of the answer that the weakest tier "
+        "begins. The header `x-route-policy` overrides it for one call.",
     )
     cascade: CascadeConfig = Field(default_factory=CascadeConfig)
     load: LoadConfig = Field(default_factory=LoadConfig)
@@ -164,56 +166,59 @@ class RoutingConfig(Config):
 
 
 class LimitsConfig(Config):
-    """What one Router replica takes on."""
+    """Limits of one Router replica."""
 
     given_body_bytes_max: int | None = Field(
         None,
         alias="body_bytes_max",
         gt=0,
         le=1024**3,
-        description="Longest request body; longer ones get 413. None: what the longest context of "
-        "a tier holds, at 10 bytes a token and 256 KiB for the rest, with 20 MiB for images "
-        "where a tier's `engine` has `limit_mm_per_prompt`; 8 MiB where a tier's `engine` has no "
-        "`max_model_len`.",
+        description="Longest request body; a longer body gets 413. None: computed from the "
+        "longest context of any tier, at 10 bytes per token, plus 256 KiB for everything else, "
+        "plus 20 MiB for images if a tier's `engine` has `limit_mm_per_prompt`. A tier whose "
+        "`engine` has no `max_model_len` counts 8 MiB.",
     )
     calls_max: int = Field(
-        1024, gt=0, le=65536, description="Calls in flight in one Router replica; more get 429."
+        1024,
+        gt=0,
+        le=65536,
+        description="Calls in flight in one Router replica; further calls get 429.",
     )
 
     @property
     def body_bytes_max(self) -> int:
-        """The limit that holds."""
+        """The limit in effect."""
         return self.given_body_bytes_max or BODY_BYTES_UNKNOWN
 
 
 class DeadlinesConfig(Config):
-    """How long a call may take, from the moment when it arrives; whatever tiers it is tried on."""
+    """How long a call may take, from its arrival and across all tiers that are tried."""
 
     lease_s: float = Field(
         30.0,
         gt=0,
         le=HOUR_S,
-        description="Time in all that a call waits for a free place on a replica; then 503.",
+        description="Total time that a call may wait for a free place on a replica; then 503.",
     )
     first_byte_s: float = Field(
         120.0,
         gt=0,
         le=HOUR_S,
-        description="Until the first byte of the answer of a streamed call, waits for places "
-        "included; then 504.",
+        description="Time until the first byte of a streamed answer, including waits for places; "
+        "then 504.",
     )
     gap_s: float = Field(
         60.0,
         gt=0,
         le=HOUR_S,
-        description="Between two pieces of a stream; then the stream is broken off.",
+        description="Time between two chunks of a stream; then the stream is aborted.",
     )
     total_s: float = Field(
         3600.0,
         gt=0,
         le=DAY_S,
-        description="For the whole call, until the client has its last byte. A client that reads "
-        "too slowly is cut off then, too.",
+        description="Time for the whole call, until the client has the last byte. It also ends "
+        "the call of a client that reads too slowly.",
     )
 
     def start(self, now: float) -> Deadlines:
@@ -234,22 +239,22 @@ class LeaseConfig(Config):
         0.25,
         ge=0,
         le=0.9,
-        description="How long a place is kept for the next call after one has ended. 0: every call "
-        "asks Ray anew.",
+        description="Time that a place is kept for the next call after a call has ended. 0: every "
+        "call asks Ray for a replica.",
     )
     age_max_s: float = Field(
         2.0,
         gt=0,
         le=30,
-        description="After how long Ray is asked again for the best replica, once a place has "
-        "served four calls.",
+        description="After this time the Router asks Ray again for the best replica, once a place "
+        "has served four calls.",
     )
     session_s: float = Field(
         600.0,
         ge=0,
         le=DAY_S,
-        description="How long the replica of a session's last call (`x-session-id`) is preferred "
-        "for the next one. 0: never.",
+        description="Time for which a session's next call (`x-session-id`) prefers the replica of "
+        "the session's last call. 0: never.",
     )
 
 
@@ -267,12 +272,12 @@ class RuntimeConfig(Config):
     def watches_load(self) -> bool:
         """Whether Routers ask the engines for their load.
 
-        Labels are made while other Routers have no calls either, which the engines' load tells.
+        Label calls run only while other Routers have no calls either; the engines' load shows that.
         """
         return self.routing.load.watched or self.feedback.directory is not None
 
     def with_body_bytes(self, bytes_max: int) -> RuntimeConfig:
-        """The same, with a limit of the body's length where none is given."""
+        """The same config, with this limit of a body's length if the config sets none."""
         if self.limits.given_body_bytes_max is not None:
             return self
         limits = self.limits.model_copy(update={"given_body_bytes_max": bytes_max})

@@ -1,4 +1,4 @@
-"""The numbers of replicas that Serve goes by: those beside a deployment's name win over `args`."""
+"""The numbers of replicas that Serve uses: numbers under `deployments` override `args`."""
 
 from __future__ import annotations
 
@@ -41,7 +41,7 @@ def _read_numbers(config: ServeConfig) -> dict[str, Numbers]:
 
 
 def _parse_numbers(keys: dict[str, Any]) -> Numbers:
-    """`autoscaling_config`, of which Serve's own default is one replica, or `num_replicas`."""
+    """The numbers of `autoscaling_config` (Serve's default: one replica) or of `num_replicas`."""
     scaling, fixed = keys.get("autoscaling_config"), keys.get("num_replicas")
     if isinstance(scaling, dict):
         found = {key: scaling.get(f"{key}_replicas", 1) for key in ("min", "max")}

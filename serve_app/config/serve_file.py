@@ -60,12 +60,14 @@ DEPLOYMENT_KEYS = frozenset(
         "user_config",
     }
 )
-"""What Serve knows; a test compares. It drops other keys without a word, and with a slip in
-`user_config` the whole run-time config."""
+"""The keys that Serve knows; a test compares them with Ray's.
+
+Serve silently drops other keys, and drops the whole run-time config if `user_config` is misspelled.
+"""
 
 
 class Section(BaseModel):
-    """A part of Serve's own file; what its other keys hold is Serve's to check."""
+    """A part of Serve's own file; Serve itself checks the values of its other keys."""
 
     model_config = ConfigDict(extra="allow", frozen=True)
 
@@ -83,13 +85,13 @@ class HTTPOptions(Section):
 
     @property
     def base_url(self) -> str:
-        """Where a client on this machine reaches it."""
+        """The address of the service for a client on this machine."""
         host = "127.0.0.1" if self.host in ("0.0.0.0", "::") else self.host
         return f"http://[{host}]:{self.port}" if ":" in host else f"http://{host}:{self.port}"
 
 
 class DeploymentSection(Section):
-    """What changes at run time, for one deployment."""
+    """The run-time config of one deployment."""
 
     name: str
     user_config: dict[str, Any] | None = None
@@ -103,7 +105,7 @@ class PolicySection(Section):
 
 
 class ApplicationSection(Section):
-    """One application, which need not be ours."""
+    """One application, ours or another."""
 
     import_path: str
     route_prefix: str | None = "/"

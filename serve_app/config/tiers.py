@@ -16,9 +16,9 @@ from serve_app.model_files.sums import check_sums_mapping
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
 RESERVED_NAMES = frozenset({"auto"})
 DEMO_PREFIX = "demo:"
-"""Before the name of a checkpoint that comes with the package, as a source."""
+"""The prefix of a source that names a checkpoint of this package."""
 DEPLOYMENT_PREFIX = "tier-"
-"""Before a tier's name, in the name of its deployment."""
+"""The prefix of a deployment's name; the tier's name follows it."""
 
 LABEL_KEY = re.compile(r"[A-Za-z0-9][A-Za-z0-9._/-]{0,250}")
 LABEL_SELECTOR = re.compile(
@@ -34,43 +34,45 @@ RAY_RESOURCES = frozenset({"CPU", "GPU", "memory", "object_store_memory"})
 
 
 class PlacementConfig(Config):
-    """Where the workers of one replica go, as one Ray placement group."""
+    """Which nodes the workers of one replica run on, as one Ray placement group."""
 
     strategy: Literal["auto", "PACK", "STRICT_PACK", "SPREAD", "STRICT_SPREAD"] = Field(
         "auto",
-        description="Ray's placement strategy for the workers of one replica. auto: STRICT_PACK, "
-        "all on one node, where `gpus_per_node` are enough for them; PACK otherwise, and a replica "
-        "then starts only if each of its tensor-parallel groups came to lie within one node.",
+        description="Ray's placement strategy for the workers of one replica. auto: STRICT_PACK "
+        "(all workers on one node) if `gpus_per_node` is large enough for all workers. Otherwise "
+        "PACK: the replica then starts only if each of its tensor-parallel groups lies within one "
+        "node.",
     )
     gpus_per_node: int = Field(
         8,
         ge=1,
         le=1024,
-        description="GPUs of the nodes that this tier is for. A tensor-parallel group must fit: "
+        description="GPUs of one node of this tier. A tensor-parallel group must fit on one node: "
         "its all-reduce traffic needs the links within a node.",
     )
     node_labels: dict[str, str] = Field(
         default_factory=dict,
-        description="Labels that a node must have to get a replica (`ray start --labels`), for "
+        description="Labels that a node must have to run a replica (`ray start --labels`), for "
         "example `{pool: strong}`. A value may be Ray's `!value`, `in(a,b)` or `!in(a,b)`.",
     )
     gpus_per_worker: float = Field(
         1.0,
         gt=0,
         le=1,
-        description="GPUs that Ray sets aside for each engine worker. Below 1 engines share a GPU; "
-        "each then needs `engine.kv_cache_memory_bytes`, because they start at the same time and "
-        "vLLM would take what a neighbour loads for its own. Ray counts shares and limits nothing: "
-        "the sum of the engines' memory is yours to check ([gpu-check.md](gpu-check.md)).",
+        description="GPUs that Ray reserves for each engine worker. Below 1, engines share a GPU. "
+        "Each such engine needs `engine.kv_cache_memory_bytes`: the engines start at the same "
+        "time, and vLLM would count the memory that another engine allocates as its own. Ray only "
+        "counts the shares and limits no memory: check yourself that the engines fit on the GPU "
+        "together ([gpu-check.md](gpu-check.md)).",
     )
     cpus_per_worker: float = Field(
-        1.0, ge=0, le=1024, description="CPUs that Ray sets aside for each engine worker."
+        1.0, ge=0, le=1024, description="CPUs that Ray reserves for each engine worker."
     )
     cpus_per_server: float = Field(
         1.0,
         ge=0,
         le=1024,
-        description="CPUs that Ray sets aside for the replica's API server process.",
+        description="CPUs that Ray reserves for the replica's API server process.",
     )
     resources_per_worker: dict[str, ResourceAmount] = Field(
         default_factory=dict,
@@ -78,9 +80,9 @@ class PlacementConfig(Config):
     )
     resources_per_replica: dict[str, ResourceAmount] = Field(
         default_factory=dict,
-        description="Custom Ray resources of the whole replica, taken where its first worker is. "
-        "Nodes that were started with `--resources '{\"strong_slot\": 1}'` hold at most one "
-        "replica that takes `{strong_slot: 1}`.",
+        description="Custom Ray resources of the whole replica, taken from the node of its first "
+        "worker. A node that was started with `--resources '{\"strong_slot\": 1}'` holds at most "
+        "one replica that takes `{strong_slot: 1}`.",
     )
 
     @field_validator("resources_per_worker", "resources_per_replica")
@@ -89,8 +91,8 @@ class PlacementConfig(Config):
         for name in resources:
             if name in RAY_RESOURCES or name.startswith("accelerator_type:"):
                 raise ValueError(
-                    f"'{name}' is Ray's own, and set from `cpus_per_worker`, `cpus_per_server` and "
-                    "`accelerator_type`; only names of yours go here"
+                    f"'{name}' is a resource of Ray's own; set it with `cpus_per_worker`, "
+                    "`cpus_per_server` and `accelerator_type`. Only custom resources go here"
                 )
         return resources
 
@@ -100,19 +102,19 @@ class PlacementConfig(Config):
         for key, value in labels.items():
             if not LABEL_KEY.fullmatch(key) or not LABEL_SELECTOR.fullmatch(value):
                 raise ValueError(
-                    f"'{key}: {value}' is no label selector; write a label's name and a value, "
+                    f"'{key}: {value}' is not a label selector; write a label's name and a value, "
                     "`!value`, `in(a,b)` or `!in(a,b)`"
                 )
         return labels
 
 
 class ReplicasConfig(Config):
-    """How many replicas a deployment has, and when that changes."""
+    """How many replicas a deployment has, and when the number changes."""
 
-    min: int = Field(1, ge=1, le=1024, description="Replicas that are always there.")
-    max: int = Field(1, ge=1, le=1024, description="Replicas at most.")
+    min: int = Field(1, ge=1, le=1024, description="Replicas that always run.")
+    max: int = Field(1, ge=1, le=1024, description="The most replicas that may run.")
     target_ongoing_calls: float = Field(
-        16.0, gt=0, le=65536, description="Calls in flight per replica that autoscaling aims at."
+        16.0, gt=0, le=65536, description="Calls in flight per replica: the target of autoscaling."
     )
     upscale_delay_s: float = Field(
         10.0,
@@ -135,7 +137,7 @@ class ReplicasConfig(Config):
 
 
 class FloorConfig(Config):
-    """Replicas that are there at some hours of the week."""
+    """The fewest replicas at some hours of the week."""
 
     days: tuple[str, ...] = Field(
         ("mon-sun",),
@@ -144,16 +146,18 @@ class FloorConfig(Config):
         description="Weekdays, or ranges of them: `[mon-fri]`, `[sat, sun]`.",
     )
     begin: str = Field(
-        alias="from", description="When they are ready, by the clock on the wall: `08:00`."
+        alias="from",
+        description="Time of day when the replicas must be ready, for example `08:00`.",
     )
     end: str = Field(
         alias="to",
-        description="Until when they are kept. At or before `from`: on the next day.",
+        description="Time of day until which the replicas are kept. A time at or before `from` is "
+        "on the next day.",
     )
     timezone: str = Field(
-        "UTC", description="Whose clock, as an IANA name such as `Europe/Berlin`."
+        "UTC", description="Time zone of `from` and `to`, as an IANA name such as `Europe/Berlin`."
     )
-    min: int = Field(ge=1, le=1024, description="Replicas that are there in these hours.")
+    min: int = Field(ge=1, le=1024, description="Replicas that run in these hours.")
 
     @field_validator("days")
     @classmethod
@@ -170,7 +174,7 @@ class FloorConfig(Config):
         except ValueError:
             parsed = None
         if parsed is None or parsed.tzinfo is not None:
-            raise ValueError(f"'{text}' is no time of day; write it in quotes, as \"08:00\"")
+            raise ValueError(f"'{text}' is not a time of day; write it in quotes, as \"08:00\"")
         return text
 
     @field_validator("timezone")
@@ -180,7 +184,8 @@ class FloorConfig(Config):
             ZoneInfo(name)
         except (ZoneInfoNotFoundError, ValueError, OSError):
             raise ValueError(
-                f"'{name}' is no time zone of this machine; write one such as Europe/Berlin"
+                f"'{name}' is not a time zone that this machine knows; write, for example, "
+                "Europe/Berlin"
             ) from None
         return name
 
@@ -192,59 +197,65 @@ class TierReplicasConfig(ReplicasConfig):
         1,
         ge=0,
         le=1024,
-        description="Replicas that are always there. 0 only with `idle_s`.",
+        description="Replicas that always run. 0 is possible only with `idle_s`.",
     )
     policy: Literal["ongoing_calls", "llm"] = Field(
         "ongoing_calls",
-        description="What decides how many replicas there are. ongoing_calls: Ray's own policy, by "
-        "`target_ongoing_calls` and the delays. llm: by the work that comes, with a start ahead; "
-        "`upscale_delay_s` does not count then, and `target_ongoing_calls` only where the rates "
-        "are not told ([autoscaling.md](autoscaling.md)).",
+        description="The autoscaling policy. ongoing_calls: Ray's own policy, from "
+        "`target_ongoing_calls` and the delays. llm: from the work that arrives; it starts "
+        "replicas ahead of the need. llm ignores `upscale_delay_s`, and uses "
+        "`target_ongoing_calls` only if the two rates are not set "
+        "([autoscaling.md](autoscaling.md)).",
     )
     start_s: float = Field(
         300.0,
         ge=0,
         le=HOUR_S,
-        description="llm: how long a replica takes to start. So far ahead it looks.",
+        description="llm: the time that a replica takes to start. The policy plans this far ahead.",
     )
     first_token_target_s: float = Field(
         5.0,
         gt=0,
         le=HOUR_S,
-        description="llm: within what time calls should get their first token.",
+        description="llm: the target time to a call's first token.",
     )
     kv_used_ratio_max: float = Field(
-        0.9, gt=0, le=1, description="llm: up to where a replica's KV cache may be used."
+        0.9,
+        gt=0,
+        le=1,
+        description="llm: the largest part of a replica's KV cache that the policy plans to use.",
     )
     prompt_tokens_per_s: float | None = Field(
         None,
         gt=0,
         le=1e9,
-        description="llm: prompt tokens that a replica reads in a second if it does nothing else.",
+        description="llm: prompt tokens that a replica reads per second if it does nothing else.",
     )
     output_tokens_per_s: float | None = Field(
         None,
         gt=0,
         le=1e9,
-        description="llm: answer tokens that a replica writes in a second with as many calls at a "
-        "time as it takes. Without both rates demand is counted in calls at a time.",
+        description="llm: answer tokens that a replica writes per second while it holds as many "
+        "calls as it can. Without both rates, the policy counts concurrent calls instead of work.",
     )
     busy_ratio: float = Field(
         0.9,
         gt=0,
         le=1,
-        description="llm: the part of these rates that is planned with; the rest is for chance.",
+        description="llm: the share of the two rates that the policy plans with. The rest is a "
+        "reserve for random peaks.",
     )
     floors: tuple[FloorConfig, ...] = Field(
         (),
         max_length=32,
-        description="llm: more replicas at some hours of the week; the most that holds counts.",
+        description="llm: more replicas at some hours of the week. If several entries apply, the "
+        "largest number counts.",
     )
     idle_s: float | None = Field(
         None,
         gt=0,
         le=DAY_S,
-        description="llm: after how long without any call the last replica goes. None: never.",
+        description="llm: the last replica is removed after this time without a call. None: never.",
     )
 
     @model_validator(mode="after")
@@ -254,14 +265,16 @@ class TierReplicasConfig(ReplicasConfig):
             for key in sorted((ours - {"policy"}) & self.model_fields_set):
                 raise ValueError(f"{key} has no effect without `policy: llm`")
         if (self.prompt_tokens_per_s is None) != (self.output_tokens_per_s is None):
-            raise ValueError("prompt_tokens_per_s and output_tokens_per_s only tell together")
+            raise ValueError("prompt_tokens_per_s and output_tokens_per_s must be set together")
         if self.min == 0 and self.idle_s is None:
             raise ValueError(
-                "min is 0, but nothing lets the last replica go: set `policy: llm` and `idle_s`, "
-                "or min to 1"
+                "min is 0, but no key removes the last replica: set `policy: llm` and `idle_s`, "
+                "or set min to 1"
             )
         if self.idle_s is not None and self.min > 0:
-            raise ValueError(f"idle_s lets the last replica go, but min is {self.min}: set it to 0")
+            raise ValueError(
+                f"idle_s removes the last replica, but min is {self.min}: set min to 0"
+            )
         for window in self.floors:
             if window.min > self.max:
                 raise ValueError(f"floors: min ({window.min}) is above replicas.max ({self.max})")
@@ -272,7 +285,7 @@ class TierConfig(Config):
     """One model with its replicas."""
 
     name: Annotated[str, Field(pattern=NAME_PATTERN)] = Field(
-        description="How callers, headers and metrics name the tier, for example `fast`."
+        description="Name of the tier for callers, in headers and in metrics, for example `fast`."
     )
     model_id: str = Field(
         min_length=1,
@@ -281,78 +294,87 @@ class TierConfig(Config):
     )
     model_source: str | None = Field(
         None,
-        description="Where the weights are: a local directory, a Hugging Face id, an `s3://`, "
+        description="Source of the weights: a local directory, a Hugging Face id, an `s3://`, "
         "`gs://` or `azure://` address, or `demo:fast` / `demo:strong`. Defaults to `model_id`.",
     )
     sha256sums: str | dict[str, str] | None = Field(
         None,
-        description="The files of the model by their SHA-256; a replica does not start if one "
-        "differs, is missing or is not listed. A map from file name to sum, or the path of a "
-        "`SHA256SUMS` file on every node, from the model's directory if it is relative. Needs a "
-        "`model_source` that is an absolute directory or `demo:`. None: nothing is checked.",
+        description="SHA-256 sums of the model's files. A replica does not start if a file "
+        "differs, is missing or is not listed. Either a map from file name to sum, or the path of "
+        "a `SHA256SUMS` file that every node has; a relative path starts at the model's "
+        "directory. `model_source` must then be an absolute directory or `demo:`. None: no file "
+        "is checked.",
     )
     tasks: tuple[Literal["generate", "embed"], ...] = Field(
-        ("generate",), min_length=1, description="What the model can do."
+        ("generate",), min_length=1, description="Tasks that the model can do."
     )
-    accelerator: Literal["cpu", "gpu"] = Field("gpu", description="What the engine computes on.")
+    accelerator: Literal["cpu", "gpu"] = Field(
+        "gpu", description="Hardware that the engine computes on."
+    )
     accelerator_type: str | None = Field(
         None,
-        description="Ray's name of the GPU a replica must be placed on, for example `H100`, or "
-        "`A100` for 40 and 80 GB (docs/planning.md lists the names). None: any.",
+        description="Ray's name of the GPU that a replica must run on, for example `H100`, or "
+        "`A100` for 40 and 80 GB (docs/planning.md lists the names). None: any GPU.",
     )
     engine: dict[str, JsonValue] = Field(
         default_factory=dict,
-        description="Engine arguments, by the names of vLLM's `AsyncEngineArgs` and server "
-        "arguments; each key and value is checked against the pinned vLLM.",
+        description="Engine arguments, named as in vLLM's `AsyncEngineArgs` and server arguments. "
+        "`serve-app check` compares each key and value with the pinned vLLM.",
     )
     adapters: dict[str, str] = Field(
         default_factory=dict,
-        description="LoRA adapters that are loaded with the model: the `model` that callers ask "
-        "for, and its directory on every node. They are chosen by name only, never by `auto`. "
-        "`engine` may bound them (`max_loras`, `max_lora_rank`).",
+        description="LoRA adapters that are loaded with the model: a map from the `model` that "
+        "callers request to the adapter's directory, which every node needs. A call gets an "
+        "adapter only by its name, never by `auto`. `engine` may limit the adapters (`max_loras`, "
+        "`max_lora_rank`).",
     )
     env: dict[str, str] = Field(
-        default_factory=dict, description="Environment of the replica and its engine workers."
+        default_factory=dict,
+        description="Environment variables of the replica and its engine workers.",
     )
     placement: PlacementConfig = Field(default_factory=PlacementConfig)
     replicas: TierReplicasConfig = Field(default_factory=TierReplicasConfig)
     max_ongoing_calls: int = Field(
-        64, ge=1, le=4096, description="Calls that one replica holds at a time."
+        64, ge=1, le=4096, description="Concurrent calls that one replica holds."
     )
     max_queued_calls: int = Field(
         256,
         ge=0,
         le=65536,
-        description="Calls of one Router replica that may wait for a full tier; more get 503.",
+        description="Calls of one Router replica that may wait for a full tier; further calls get "
+        "503.",
     )
     replica_choice: Literal["balanced", "session"] = Field(
         "balanced",
-        description="How Ray chooses a replica. balanced: the less loaded of two. session: calls "
-        "with the same `x-session-id` go to the same replica, by a hash of it; the others are "
-        "spread evenly, whatever the load (Ray's experimental ConsistentHashRouter).",
+        description="How Ray chooses a replica. balanced: the less loaded of two replicas. "
+        "session: calls with the same `x-session-id` go to the same replica, by a hash of the id. "
+        "Calls without the header are spread evenly, regardless of the load (Ray's experimental "
+        "ConsistentHashRouter).",
     )
     drain_timeout_s: float = Field(
         3600.0,
         gt=0,
         le=DAY_S,
-        description="How long a replica that is being removed may finish its streams. At least "
-        "`deadlines.total_s`.",
+        description="Time that a replica which is being removed has to finish its streams. At "
+        "least `deadlines.total_s`.",
     )
     health_check_period_s: float = Field(
-        10.0, gt=0, le=HOUR_S, description="How often Ray asks a replica."
+        10.0, gt=0, le=HOUR_S, description="Interval of Ray's health checks of a replica."
     )
     health_check_timeout_s: float = Field(
         30.0,
         gt=0,
         le=HOUR_S,
-        description="After how long without an answer a replica is replaced.",
+        description="A replica that has not answered a health check for this long is replaced.",
     )
 
     @field_validator("name", "model_id")
     @classmethod
     def _not_reserved(cls, name: str) -> str:
         if name in RESERVED_NAMES:
-            raise ValueError(f"'{name}' is reserved; it means that the router chooses")
+            raise ValueError(
+                f"'{name}' is reserved: the name requests that the router chooses a tier"
+            )
         return name
 
     @field_validator("adapters")
@@ -360,16 +382,18 @@ class TierConfig(Config):
     def _usable(cls, adapters: dict[str, str]) -> dict[str, str]:
         for name, path in adapters.items():
             if not name or len(name) > 200 or name in RESERVED_NAMES:
-                raise ValueError(f"'{name}' is no name for an adapter: 1 to 200 characters")
+                raise ValueError(
+                    f"'{name}' cannot name an adapter: use 1 to 200 characters, not `auto`"
+                )
             if not path.startswith("/"):
-                raise ValueError(f"{name}: '{path}' is no absolute directory")
+                raise ValueError(f"{name}: '{path}' is not an absolute directory")
         return adapters
 
     @field_validator("sha256sums")
     @classmethod
     def _complete(cls, sums: str | dict[str, str] | None) -> str | dict[str, str] | None:
         if sums is not None and not sums:
-            raise ValueError("it is empty; leave the key out to check nothing")
+            raise ValueError("the list is empty; leave the key out to check no files")
         return check_sums_mapping(sums) if isinstance(sums, dict) else sums
 
     @model_validator(mode="after")
@@ -390,7 +414,7 @@ class TierConfig(Config):
         if self.data_parallel_size > 1:
             self._check_data_parallel()
         if self.adapters and "generate" not in self.tasks:
-            raise ValueError("adapters are for models that generate; see tasks")
+            raise ValueError("adapters need a model whose tasks include `generate`")
         if self.max_ongoing_calls < self.replicas.target_ongoing_calls:
             raise ValueError(
                 f"max_ongoing_calls ({self.max_ongoing_calls}) is below "
@@ -400,12 +424,12 @@ class TierConfig(Config):
         return self
 
     def _check_cpu(self) -> None:
-        """What vLLM would accept, and then fail over with its first call or its first weight."""
+        """Reject arguments that vLLM's CPU engine accepts, but that make it fail later."""
         for key in ("pipeline_parallel_size", "data_parallel_size"):
             if self._engine_size(key) > 1:
                 raise ValueError(
-                    f"engine.{key}: vLLM's CPU engine has none; use tensor_parallel_size, or more "
-                    "replicas"
+                    f"engine.{key}: vLLM's CPU engine does not support it; use "
+                    "tensor_parallel_size, or more replicas"
                 )
         if self.engine.get("quantization") == "fp8":
             raise ValueError(
@@ -428,7 +452,7 @@ class TierConfig(Config):
             )
 
     def _check_shared_gpu(self) -> None:
-        """What engines on one GPU need, so that it does not matter which of them starts first."""
+        """Check that the order in which engines on one GPU start does not matter."""
         if self.workers > 1 or self.data_parallel_size > 1:
             raise ValueError(
                 "placement.gpus_per_worker: only engines of one worker can share a GPU; leave it "
@@ -479,7 +503,7 @@ class TierConfig(Config):
         if strategy != "auto":
             return strategy
         if self.data_parallel_size > 1:
-            return "PACK"  # ray.serve.llm knows no other for them.
+            return "PACK"  # ray.serve.llm supports no other strategy for data parallelism.
         fits = self.accelerator == "cpu" or self.workers <= self.placement.gpus_per_node
         return "STRICT_PACK" if fits else "PACK"
 
@@ -489,22 +513,22 @@ class TierConfig(Config):
 
     @property
     def model_ids(self) -> tuple[str, ...]:
-        """What callers may ask for here besides the tier's name, the model itself first."""
+        """Model ids that callers may request besides the tier's name; the model itself is first."""
         return (self.model_id, *self.adapters)
 
     def find_model(self, name: str) -> str | None:
-        """The model id that answers for a name of this tier, None if it is none."""
+        """The model id behind a name of this tier, or None if the name is not of this tier."""
         if name == self.name:
             return self.model_id
         return name if name in self.model_ids else None
 
     @property
     def source(self) -> str:
-        """Where the weights are, as the config says it."""
+        """The source of the weights, as written in the config."""
         return self.model_source or self.model_id
 
     @property
     def max_model_len(self) -> int | None:
-        """The context length in tokens, None where the engine finds it (vLLM's -1 included)."""
+        """The context length in tokens, or None if the engine determines it (vLLM's -1, too)."""
         value = self.engine.get("max_model_len")
         return value if isinstance(value, int) and value > 0 else None

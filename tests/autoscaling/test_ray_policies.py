@@ -278,8 +278,8 @@ def test_a_joint_policy_that_fails_leaves_every_tier_as_it_is_or_larger() -> Non
     [
         ({"policy": "ongoing_calls", "start_s": 5}, "start_s has no effect"),
         ({"min": 0}, "min is 0"),
-        ({"policy": "llm", "idle_s": 60}, "set it to 0"),
-        ({"policy": "llm", "prompt_tokens_per_s": 5}, "only tell together"),
+        ({"policy": "llm", "idle_s": 60}, "set min to 0"),
+        ({"policy": "llm", "prompt_tokens_per_s": 5}, "must be set together"),
         ({"policy": "llm", "floors": [{"from": "8", "to": "18:00", "min": 1}]}, "time of day"),
         (
             {"policy": "llm", "floors": [{"from": "08:00", "to": "18:00", "min": 9}]},

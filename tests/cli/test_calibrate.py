@@ -78,7 +78,7 @@ def test_access_logs_hold_scores(tmp_path: Path) -> None:
     result = run(first, second, "--strong-ratio", "0.3")
     assert result.exit_code == 0
     assert "10 calls" in result.output
-    assert "1 logged calls have no score" in result.output
+    assert "1 logged calls name their tier and have no score" in result.output
     threshold = yaml.safe_load(result.output[result.output.index("routing:") :])["routing"]
     assert 0.6 < threshold["strong_score_min"] <= 0.7
 
@@ -109,7 +109,7 @@ def test_without_a_budget_there_is_the_table(tmp_path: Path) -> None:
         ({"messages": [{"content": "x"}]}, "'messages[0].role': expected a string"),
         ({"score": 2}, "score: expected a number from 0 to 1"),
         ({"score": "high"}, "score: expected a number from 0 to 1"),
-        ({"prompt": "x", "small_score": 1}, "has `small_score` alone"),
+        ({"prompt": "x", "small_score": 1}, "has only `small_score`"),
         (
             {"prompt": "x", "small_score": 1, "large_score": 7},
             "large_score: expected a number from 0 to 1",
@@ -130,7 +130,7 @@ def test_no_file_and_an_empty_one(tmp_path: Path) -> None:
     assert "No such file" in run(str(tmp_path / "none.jsonl")).stderr
     assert "directory" in run(str(tmp_path)).stderr
     empty = run(write(tmp_path / "empty.jsonl", logged(None)))
-    assert "holds no prompt and no scored call" in empty.stderr
+    assert "has no prompt and no scored call" in empty.stderr
 
 
 @pytest.mark.parametrize(

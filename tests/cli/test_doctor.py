@@ -46,7 +46,7 @@ def test_every_fault_says_why_and_how_to_mend_it(tmp_path: Path) -> None:
     assert "/no/such/model" in error["what"]
     assert error["why"]
     assert error["mend"]
-    assert "mend: Copy the model there" in run(path).stdout
+    assert "mend: Copy the model to this directory" in run(path).stdout
 
 
 @pytest.mark.parametrize("arguments", [("nowhere.yaml",), (LOCAL, "--address", "127.0.0.1:1")])

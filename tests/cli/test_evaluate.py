@@ -198,10 +198,10 @@ def test_nobody_listens(questions: Path, tmp_path: Path) -> None:
     ("arguments", "code", "words"),
     [
         (["nowhere.jsonl"], 1, "nowhere.jsonl: No such file"),
-        (["x.jsonl", "--base-url", "localhost:8000"], 2, "is no http address"),
-        (["x.jsonl", "--base-url", "http://"], 2, "is no http address"),
+        (["x.jsonl", "--base-url", "localhost:8000"], 2, "is not an http address"),
+        (["x.jsonl", "--base-url", "http://"], 2, "is not an http address"),
         (["x.jsonl", "--api-key-env", "NO_SUCH_KEY"], 2, "the environment has no NO_SUCH_KEY"),
-        (["x.jsonl", "--models", "fast,,auto"], 2, "is no list of models"),
+        (["x.jsonl", "--models", "fast,,auto"], 2, "is not a list of models"),
         (["x.jsonl", "--concurrency", "0"], 2, "--concurrency"),
         (["x.jsonl", "--out", __file__], 2, "is a file"),
     ],

@@ -57,7 +57,7 @@ def router() -> Iterator[Endpoint]:
     [
         (("slow",), "there is no tier 'slow', only fast, strong"),
         (("fast", "--prompt-tokens", 8192), "longer than engine.max_model_len of fast, 8192"),
-        (("fast", "--base-url", "https://here/v1"), "no http:// address"),
+        (("fast", "--base-url", "https://here/v1"), "not an http:// address"),
     ],
 )
 def test_what_cannot_be_measured_is_refused(arguments: tuple[object, ...], words: str) -> None:

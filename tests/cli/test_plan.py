@@ -148,12 +148,12 @@ def test_a_config_that_does_not_fit_fails(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("options", "words"),
     [
-        (("--card", "H"), "card 'H' may be H20 or H100 or H100-NVL"),
+        (("--card", "H"), "card 'H' is ambiguous: H20 or H100 or H100-NVL"),
         (("--card", "H100", "--card", "L4"), "two cards for all tiers"),
         (("--card", "slow=L4"), "there is no tier 'slow'"),
         (("--quantization", "int3"), "quantisation 'int3' is not known"),
-        (("--tensor-parallel", "2,x"), "--tensor-parallel: 'x' is no number from 1 to 64"),
-        (("--tensor-parallel", "65"), "'65' is no number"),
+        (("--tensor-parallel", "2,x"), "--tensor-parallel: 'x' is not a number from 1 to 64"),
+        (("--tensor-parallel", "65"), "'65' is not a number"),
     ],
 )
 def test_options_that_make_no_sense(options: tuple[str, ...], words: str) -> None:

@@ -76,8 +76,11 @@ def test_numbers_beside_a_deployment_count(tmp_path: Path) -> None:
     [
         ((PROD, "--pool", "slow"), "there is no pool 'slow', only fast, strong, router"),
         ((PROD, "--nodes-min", 1), "need --pool"),
-        ((PROD, "--pool", "fast", "--nodes-max", 1), "2 pods at the fewest are more than 1"),
-        ((ROOT / "configs/local.yaml",), "everything runs on the head"),
+        (
+            (PROD, "--pool", "fast", "--nodes-max", 1),
+            "the minimum of 2 pods is above the maximum of 1",
+        ),
+        ((ROOT / "configs/local.yaml",), "every replica runs on the head"),
     ],
 )
 def test_sizes_that_make_no_sense(arguments: tuple[object, ...], words: str) -> None:

@@ -36,7 +36,7 @@ def test_a_good_model_gets_sums(model: Path) -> None:
     assert "by SHA-256" in second.stdout
     third = CLI.invoke(app, ["verify", str(model), "--write-sums"])
     assert (third.exit_code, third.stdout) == (2, "")
-    assert "remove it" in third.stderr
+    assert "remove the file first" in third.stderr
 
 
 def test_a_bad_model_is_told_apart(model: Path) -> None:
@@ -76,7 +76,7 @@ def test_given_sums_take_the_place_of_the_directorys(model: Path, tmp_path: Path
         (["{tmp}/nowhere"], "nowhere: not a directory"),
         (["{tmp}/model", "--sums", "{tmp}/nowhere"], "nowhere: cannot be read"),
         (["{tmp}/model", "--sums", "{tmp}/model/config.json"], "config.json: line 1"),
-        (["{tmp}/model", "--sums", "x", "--write-sums"], "not both"),
+        (["{tmp}/model", "--sums", "x", "--write-sums"], "use either --sums"),
     ],
 )
 def test_what_cannot_be_checked(

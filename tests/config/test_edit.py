@@ -66,7 +66,7 @@ def test_a_key_that_is_there_is_replaced() -> None:
     ("tier", "words"),
     [
         ("strong", "an alias"),
-        ("flow", "no map that is written out"),
+        ("flow", "not a map that is written out"),
         ("flat", "not written out key by key"),
         ("missing", "tier missing is not"),
     ],

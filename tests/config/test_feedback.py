@@ -37,8 +37,8 @@ def test_every_built_in_pattern_exists() -> None:
     [
         ("directory", "log", "'log' is relative"),
         ("redact", ["emial"], "'emial' is none of the built-in patterns"),
-        ("redact", ["["], r"'\[' is no regular expression"),
-        ("redact", ["x*"], "also matches nothing at all"),
+        ("redact", ["["], r"'\[' is not a regular expression"),
+        ("redact", ["x*"], "also matches the empty text"),
         ("sample_ratio", 1.1, "less than or equal to 1"),
         ("bytes_max", 1000, "greater than or equal to 1048576"),
         ("consent", "yes", "'asked' or 'assumed'"),

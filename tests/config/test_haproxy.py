@@ -321,7 +321,7 @@ async def test_a_template_that_changed_is_not_used(tmp_path: Path) -> None:
     )
     _, said = await process.communicate()
     assert process.returncode == 1
-    assert said.startswith(b"serve-app: HAProxy is not started: 0 places like ")
+    assert said.startswith(b"serve-app: HAProxy is not started: 0 matches of ")
 
 
 def test_no_more_connections_than_files(tmp_path: Path) -> None:

@@ -190,12 +190,12 @@ def test_base_url_holds_the_route_prefix(load: Load, prefix: str | None, path: s
         (
             "args.tiers",
             [{"name": "a", "model_id": "m", "adapters": {"legal": "legal"}}],
-            ["legal: 'legal' is no absolute directory"],
+            ["legal: 'legal' is not an absolute directory"],
         ),
         (
             "args.tiers",
             [{"name": "a", "model_id": "m", "adapters": {"auto": "/x"}}],
-            ["'auto' is no name for an adapter"],
+            ["'auto' cannot name an adapter"],
         ),
         (
             "args.tiers",
@@ -239,13 +239,17 @@ def test_base_url_holds_the_route_prefix(load: Load, prefix: str | None, path: s
         (
             "args.tiers",
             [{"name": "a", "model_id": "m", "placement": {"node_labels": {"pool": "in(a"}}}],
-            ["'pool: in(a' is no label selector", "`in(a,b)`"],
+            ["'pool: in(a' is not a label selector", "`in(a,b)`"],
         ),
-        ("args.tiers.0.placement", {"resources_per_worker": {"GPU": 2}}, ["'GPU' is Ray's own"]),
+        (
+            "args.tiers.0.placement",
+            {"resources_per_worker": {"GPU": 2}},
+            ["'GPU' is a resource of Ray's own"],
+        ),
         (
             "args.tiers.0.placement",
             {"resources_per_replica": {"accelerator_type:H100": 1}},
-            ["'accelerator_type:H100' is Ray's own", "`accelerator_type`"],
+            ["'accelerator_type:H100' is a resource of Ray's own", "`accelerator_type`"],
         ),
         (
             "args.tiers.0.replicas",

@@ -100,7 +100,7 @@ def test_valid_arguments_pass(check: Check, engine: dict[str, Any]) -> None:
         ({"data_parallel_rank": 0}, "Ray places the engines of a group and numbers them$"),
         ({"max_num_batched_tokens": 0}, "expected greater than or equal to 1, not 0$"),
         ({"mm_processor_cache_gb": -1}, "expected greater than or equal to 0, not -1$"),
-        ({"max_model_len": None}, "null is no value here; leave the key out for vLLM's default$"),
+        ({"max_model_len": None}, "null is not a value; leave the key out for vLLM's default$"),
         ({"enable_prefix_caching": "yes"}, "expected true or false, not 'yes'$"),
         ({"revision": 5}, r"expected text \(in quotes\), not 5$"),
         ({"attention_backend": 5}, r"expected text \(in quotes\), not 5$"),
@@ -127,7 +127,7 @@ def test_one_wrong_argument_among_many_is_found(check: Check) -> None:
 @pytest.mark.parametrize(("key", "instead"), OURS.items())
 def test_our_own_arguments_are_refused(check: Check, key: str, instead: str) -> None:
     """What the application sets itself is refused, with what takes its place."""
-    with pytest.raises(ValueError, match=rf"engine\.{key}: set here by us") as caught:
+    with pytest.raises(ValueError, match=rf"engine\.{key}: serve-app sets this argument") as caught:
         check("fast", {key: "x"})
     assert instead in str(caught.value)
 

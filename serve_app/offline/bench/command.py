@@ -1,4 +1,4 @@
-"""`serve-app bench overhead`: what the service costs before a bare engine, all on this machine."""
+"""`serve-app bench overhead`: the overhead of the service over a bare engine, on this machine."""
 
 from __future__ import annotations
 
@@ -42,28 +42,31 @@ _TERMINATED = 128 + signal.SIGTERM
 
 def overhead(
     quick: Annotated[
-        bool, typer.Option("--quick", help="2 s a phase; nothing goes to the log.")
+        bool, typer.Option("--quick", help="Run each phase for 2 s; write nothing to the log.")
     ] = False,
-    only: Annotated[str, typer.Option(help=f"Some of {', '.join(BUILDERS)}, with commas.")] = _ALL,
-    clients: Annotated[str, typer.Option(help="Concurrent clients, with commas.")] = _CLIENTS,
+    only: Annotated[
+        str, typer.Option(help=f"Targets, separated by commas: {', '.join(BUILDERS)}.")
+    ] = _ALL,
+    clients: Annotated[
+        str, typer.Option(help="Numbers of concurrent clients, separated by commas.")
+    ] = _CLIENTS,
     long_tokens: Annotated[
-        int, typer.Option(min=1, max=3000, help="Tokens of the long answers.")
+        int, typer.Option(min=1, max=3000, help="Tokens of each long answer.")
     ] = _LONG_TOKENS,
     reuse_s: Annotated[
-        float | None, typer.Option(min=0, help="`leases.reuse_s` of ours; 0: no lease is reused.")
+        float | None,
+        typer.Option(min=0, help="`leases.reuse_s` of this service; 0: no lease is reused."),
     ] = None,
-    json: Annotated[Path | None, typer.Option(help="Write every number here too.")] = None,
-    log: Annotated[Path, typer.Option(help="The log that gets a section.")] = Path(
+    json: Annotated[Path | None, typer.Option(help="JSON file for every number.")] = None,
+    log: Annotated[Path, typer.Option(help="Log file to which a section is appended.")] = Path(
         "docs/bench-log.md"
     ),
     lock: Annotated[
         Path | None,
-        typer.Option(
-            help="Hold this file locked while a server runs, on a machine that is shared."
-        ),
+        typer.Option(help="Lock this file while a server runs, on a shared machine."),
     ] = None,
 ) -> None:
-    """Measure this service, Ray Serve LLM and the bare engine, one after another, and compare."""
+    """Measure this service, Ray Serve LLM and the bare engine in turn, and compare them."""
     # An exception, so that servers end in order and files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     names, counts = _parse_names(only), parse_counts(clients)
@@ -74,7 +77,7 @@ def overhead(
         _measure_all(names, loads, lock, reuse_s), build_report, machine, json
     )
     if failure is not None:
-        _say(f"The run failed, and nothing goes to the log. {failure}")
+        _say(f"The run failed; nothing is written to the log. {failure}")
         raise typer.Exit(1)
     if not quick:
         command = _render_command(only, clients, long_tokens, reuse_s)
@@ -84,7 +87,7 @@ def overhead(
 def build_loads(
     counts: Sequence[int], window_s: float, long_tokens: int = _LONG_TOKENS
 ) -> list[Load]:
-    """Short answers streamed and whole for every count, and long streams for the largest."""
+    """Short answers, streamed and whole, for every count; long streams for the largest count."""
     shapes = [(count, stream, _SHORT_TOKENS) for stream in (True, False) for count in counts]
     shapes.append((max(counts), True, long_tokens))
     return [
@@ -103,12 +106,12 @@ def build_loads(
 
 
 def _say(text: str) -> None:
-    """A line for whoever watches the run."""
+    """A line of progress."""
     typer.echo(text, err=True)
 
 
 def _render_command(only: str, clients: str, long_tokens: int, reuse_s: float | None) -> str:
-    """The command as the log names it: what changes the numbers, not where they go."""
+    """The command for the log: the options that change the numbers, not the output files."""
     words = ["serve-app", "bench", "overhead"]
     words += [f"--only={only}"] if only != _ALL else []
     words += [f"--clients={clients}"] if clients != _CLIENTS else []
@@ -120,7 +123,7 @@ def _render_command(only: str, clients: str, long_tokens: int, reuse_s: float | 
 def _measure_all(
     names: Sequence[str], loads: Sequence[Load], lock: Path | None, reuse_s: float | None
 ) -> Iterator[Measurement]:
-    """The peer runs first and again last: where its two runs differ, the machine has drifted."""
+    """The targets; the peer runs first and last, so that a drift of the machine shows."""
     plan = Plan(loads, demo.locate("fast"), lock, _say)
     leases = {} if reuse_s is None else {"reuse_s": reuse_s}
     ours: Builder = partial(build_ours, leases=leases)

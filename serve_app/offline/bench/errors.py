@@ -1,4 +1,4 @@
-"""Why a bench gave no numbers.
+"""The errors that stop a bench.
 
 BenchFailed
 ├── ServerEnded         a server ended while it was needed
@@ -7,7 +7,7 @@ BenchFailed
 ├── NothingMeasured     no answer ended within the window
 ├── CallFailed          a call of a measurement was not answered in full
 ├── WindowTooShort      no call began within the window of a measurement
-├── PromptsTakeAll      answers are too short to be told from their prompts
+├── PromptsTakeAll      answers are too short to be separated from their prompts
 ├── ReplicasChanged     a tier did not have the same replicas all the time
 └── GeneratorFailed     the load generator broke
 """
@@ -18,7 +18,7 @@ from collections.abc import Mapping
 
 
 class BenchFailed(RuntimeError):
-    """The run is worth nothing."""
+    """The run has no usable result."""
 
 
 class ServerEnded(BenchFailed):
@@ -33,7 +33,7 @@ class ServerNotReady(BenchFailed):
 
     def __init__(self, server: str, waited_s: float, log_tail: str) -> None:
         super().__init__(
-            f"{server} gave no answer within {waited_s:g} s; the end of its log:\n{log_tail}"
+            f"{server} did not answer within {waited_s:g} s; the end of its log:\n{log_tail}"
         )
 
 
@@ -69,7 +69,7 @@ class WindowTooShort(BenchFailed):
 
 
 class PromptsTakeAll(BenchFailed):
-    """Answers are too short to be told from their prompts."""
+    """Answers are too short to be separated from their prompts."""
 
     def __init__(self, share: float) -> None:
         super().__init__(
@@ -83,7 +83,7 @@ class ReplicasChanged(BenchFailed):
 
     def __init__(self, tier: str, before: int, after: int) -> None:
         super().__init__(
-            f"tier {tier} had {before} running replicas at the begin and {after} at the end: "
+            f"tier {tier} had {before} running replicas at the start and {after} at the end: "
             "measure again with replicas.min and replicas.max equal"
         )
 

@@ -76,7 +76,7 @@ class LocalOpener:
 
 def _build_pool(opener: LocalOpener) -> LeasePool:
     def forget(lease: Lease) -> None:
-        """No replica is there that could be told."""
+        """Do nothing, because there is no replica to inform."""
 
     return LeasePool(opener, forget, reuse_s=HOUR_S, age_max_s=HOUR_S, session_s=HOUR_S)
 
@@ -161,7 +161,7 @@ def _repeats(waiters: int) -> int:
 
 
 class _Replicas(asyncio.Protocol):
-    """Answers whatever is asked, with a load; closes the connection if it is told to."""
+    """Answer every request with a load; close the connection if the trial asks for it."""
 
     def __init__(self, *, closes: bool) -> None:
         self._parser = httptools.HttpRequestParser(self)

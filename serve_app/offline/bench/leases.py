@@ -1,4 +1,4 @@
-"""`serve-app bench leases`: a Router's own work for a call, against replicas and queues."""
+"""`serve-app bench leases`: a Router's own work per call, by replicas and waiting calls."""
 
 from __future__ import annotations
 
@@ -26,12 +26,20 @@ Trial = Callable[[int], Awaitable[float]]
 
 
 def leases(
-    counts: Annotated[str, typer.Option(help="Replicas or sessions, with commas.")] = _COUNTS,
-    waiters: Annotated[str, typer.Option(help="Calls that wait, with commas.")] = _WAITERS,
-    rounds: Annotated[int, typer.Option(min=1, help="Of each trial; the cheapest counts.")] = 3,
-    log: Annotated[Path | None, typer.Option(help="A log that gets a section.")] = None,
+    counts: Annotated[
+        str, typer.Option(help="Numbers of replicas or sessions, separated by commas.")
+    ] = _COUNTS,
+    waiters: Annotated[
+        str, typer.Option(help="Numbers of waiting calls, separated by commas.")
+    ] = _WAITERS,
+    rounds: Annotated[
+        int, typer.Option(min=1, help="Rounds of each trial; the fastest round counts.")
+    ] = 3,
+    log: Annotated[
+        Path | None, typer.Option(help="Log file to which a section is appended.")
+    ] = None,
 ) -> None:
-    """Time a Router's own work for a call, without Ray: leases, connections, load, sessions."""
+    """Time a Router's own work per call, without Ray: leases, connections, load, sessions."""
     sizes, queues = parse_counts(counts), parse_counts(waiters)
     check_outputs(log)
     machine = describe_machine()
@@ -46,7 +54,7 @@ def leases(
 
 
 def measure(trial: Trial, sizes: Sequence[int], rounds: int) -> Mapping[int, float]:
-    """Microseconds of one operation by size: the cheapest round, which others disturbed least."""
+    """Microseconds of one operation by size: the fastest round, disturbed the least."""
     seconds = {size: min(_run(trial, size) for _ in range(rounds)) for size in sizes}
     return {size: 1e6 * value for size, value in seconds.items()}
 

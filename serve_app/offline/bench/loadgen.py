@@ -55,7 +55,7 @@ async def _drain(clients: list[asyncio.Task[None]], drain_s: float, errors: Coun
 
 
 class _Generator:
-    """The clients of one load and what they have seen."""
+    """The clients of one load and their results."""
 
     def __init__(self, load: Load) -> None:
         self.samples: list[Timing] = []

@@ -10,7 +10,7 @@ from serve_app.core.outputs import OutputUnusable, check_file, make_directory
 
 
 def check_outputs(*files: Path | None, directory: Path | None = None) -> None:
-    """Refuse the command if what it is to write at its end cannot be written."""
+    """Reject the command if the files that it writes at its end cannot be written."""
     try:
         for path in files:
             if path is not None:
@@ -22,7 +22,7 @@ def check_outputs(*files: Path | None, directory: Path | None = None) -> None:
 
 
 def parse_counts(text: str) -> list[int]:
-    """Numbers from 1 on, with commas between them."""
+    """Numbers of at least 1, separated by commas."""
     try:
         counts = [int(part) for part in text.split(",")]
     except ValueError as error:

@@ -1,10 +1,11 @@
-"""Owns a command and all that descends from it.
+"""Own a command and all of its descendants.
 
 Run as `python -m serve_app.offline.bench.owner -- COMMAND`.
 
-Servers start processes that start processes, and some detach. The owner is their subreaper, so
-whatever loses its parent becomes its child. It ends them all when the command ends, when it gets
-SIGTERM, or when its input closes, which it does however the bench dies.
+Servers start processes that start processes, and some of them detach. The owner is their subreaper,
+so a process that loses its parent becomes a child of the owner. The owner ends all of them when the
+command ends, when the owner gets SIGTERM, or when its input closes, which happens whenever the
+bench dies.
 """
 
 from __future__ import annotations
@@ -27,10 +28,12 @@ _POLL_S = 0.2
 
 
 def main() -> int:
-    """Runs the command; returns its exit code, or 0 when told to end it."""
+    """Run the command, and return its exit code, or 0 after a signal to stop."""
     parser = argparse.ArgumentParser(description=__doc__)
     parser.add_argument("--grace-s", type=float, required=True, help="for the command to end")
-    parser.add_argument("--leftovers-s", type=float, required=True, help="for what it leaves")
+    parser.add_argument(
+        "--leftovers-s", type=float, required=True, help="for processes that it leaves"
+    )
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     _become_subreaper()
@@ -69,7 +72,7 @@ def reap(command: subprocess.Popen[bytes]) -> None:
 
 
 def end_all(command: subprocess.Popen[bytes], grace_s: float, leftovers_s: float) -> None:
-    """Ends the command politely, then whatever it left behind."""
+    """End the command by SIGTERM, then kill every process that is left."""
     if command.returncode is None:
         command.send_signal(signal.SIGTERM)
         _wait_until_empty(command, grace_s, only=command.pid)

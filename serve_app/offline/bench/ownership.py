@@ -1,4 +1,4 @@
-"""Starts commands so that nothing of them outlives the bench."""
+"""Start commands so that no process of theirs outlives the bench."""
 
 from __future__ import annotations
 
@@ -36,11 +36,11 @@ class Owned:
             raise ServerEnded(self.name, self.log_tail())
 
     def read_log(self) -> str:
-        """All that it wrote."""
+        """The whole output."""
         return self._log.read_bytes().decode(errors="replace")
 
     def log_tail(self) -> str:
-        """The end of what it wrote."""
+        """The end of its output."""
         return self._log.read_bytes()[-_LOG_TAIL_BYTES:].decode(errors="replace")
 
 
@@ -88,7 +88,8 @@ def _end(owner: subprocess.Popen[bytes], mark: str) -> None:
 
 
 def end_marked(mark: str) -> None:
-    """Kills what carries the mark, and its children: for when the owner itself was killed."""
+    """Kill the processes that carry the mark, and their children, if the owner itself was
+    killed."""
     marked = [process for process in psutil.process_iter() if _carries(process, mark)]
     for process in marked:
         with suppress(psutil.NoSuchProcess):

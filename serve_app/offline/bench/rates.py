@@ -1,9 +1,10 @@
-"""The two rates of one replica that `replicas.policy: llm` plans with, out of a real load.
+"""Measure the two rates of one replica that `replicas.policy: llm` plans with, under a real load.
 
-Both phases are closed loops of as many clients as the replica takes calls. In the first, answers
-have one token, so the engine only reads prompts. The second is the typical call: what is left of
-its time after its prompts, at the rate of the first phase, is the time for its answers. So the work
-of the typical call, as `Capacity.work_s` counts it, is exactly what the replica was seen to do.
+Both phases are closed loops with as many clients as the replica takes calls. In the first phase
+every answer has one token, so the engine only reads prompts. The second phase makes typical calls.
+Its time, minus the time for its prompts at the rate of the first phase, is the time for its
+answers. The work of the typical call, as `Capacity.work_s` counts it, is therefore exactly the work
+that the replica did.
 """
 
 from __future__ import annotations
@@ -22,15 +23,17 @@ from serve_app.offline.bench.errors import CallFailed, PromptsTakeAll, WindowToo
 from serve_app.offline.bench.summary import percentile
 
 TOKEN_IDS = (256, 1280)
-"""What prompts are drawn from: ids that every vocabulary of 2,000 words or more has, above the 256
-bytes with which those of Qwen begin and below its special tokens."""
+"""The token ids of random prompts: every vocabulary of 2,000 or more has them, above Qwen's first
+256 bytes and below its special tokens.
+"""
 PROMPT_SHARE_MAX = 0.9
-"""Of the second phase's time. Above it, what is left for the answers is a small difference."""
+"""The largest share of the second phase that prompts may take. Above it, the time for answers is a
+small difference of large numbers."""
 
 
 @dataclass(frozen=True, slots=True)
 class Endpoint:
-    """Where completions are asked for. `path` begins with a slash."""
+    """The address of the completions endpoint. `path` begins with a slash."""
 
     host: str
     port: int
@@ -40,7 +43,7 @@ class Endpoint:
 
 @dataclass(frozen=True, slots=True)
 class Shape:
-    """The calls of a phase, and how many at a time."""
+    """The calls of a phase, and their concurrency."""
 
     prompt_tokens: int
     output_tokens: int
@@ -59,7 +62,7 @@ class Call:
 
 @dataclass(frozen=True, slots=True)
 class Counted:
-    """What was done in a second of a phase's window, and the waits for first tokens in it."""
+    """The work per second in a phase's window, and the waits for first tokens."""
 
     prompt_tokens_per_s: float
     output_tokens_per_s: float
@@ -69,7 +72,7 @@ class Counted:
 
 @dataclass(frozen=True, slots=True)
 class Rates:
-    """Of the replicas that were asked. The last three are of the typical calls."""
+    """The rates of all replicas that were asked. The last three are for the typical calls."""
 
     prompt_tokens_per_s: float
     output_tokens_per_s: float
@@ -78,7 +81,7 @@ class Rates:
     first_token_p99_s: float
 
     def divide(self, replicas: int) -> Rates:
-        """Those of one replica, where these are of so many."""
+        """The rates of one replica, if these are the rates of this many replicas."""
         return replace(
             self,
             prompt_tokens_per_s=self.prompt_tokens_per_s / replicas,
@@ -93,7 +96,7 @@ async def measure_rates(endpoint: Endpoint, typical: Shape, window_s: float) -> 
     Raises:
         CallFailed: a call was not answered in full.
         WindowTooShort: no call began in a window.
-        PromptsTakeAll: the answers are too short to be told from the prompts.
+        PromptsTakeAll: the answers are too short to be separated from the prompts.
     """
     prompts = Shape(typical.prompt_tokens, 1, typical.clients)
     reading = await run_phase(endpoint, prompts, window_s)
@@ -116,11 +119,11 @@ def solve(reading: Counted, mixed: Counted) -> Rates:
 
 
 async def run_phase(endpoint: Endpoint, shape: Shape, window_s: float) -> Counted:
-    """Keep the clients busy, and count what the calls of one window got.
+    """Keep the clients busy, and count the results of the calls of one window.
 
     Raises:
         CallFailed: a call was not answered in full.
-        WindowTooShort: no call began in it.
+        WindowTooShort: no call began in the window.
     """
     phase = _Phase(endpoint, shape)
     try:
@@ -163,7 +166,8 @@ class _Phase:
             await self._ended.wait()
 
     async def client(self, number: int) -> None:
-        """Ask until cancelled. First answers differ in length, lest all calls begin together."""
+        """Make calls until cancelled. First answers differ in length, so that calls do not stay in
+        step."""
         shape = self._shape
         share = (number + 1) / shape.clients
         output_tokens = math.ceil(shape.output_tokens * share)
@@ -191,12 +195,12 @@ class _Phase:
 
 
 def count(calls: Sequence[Call], begin_s: float, end_s: float) -> Counted:
-    """What falls into a window: of calls that cross its edges, the part that lies within.
+    """Count the work within a window; a call that crosses an edge counts in part.
 
     A prompt counts evenly over the wait for the first token, an answer over the time after it.
 
     Raises:
-        WindowTooShort: no call began in it.
+        WindowTooShort: no call began in the window.
     """
     prompts = outputs = ended = 0.0
     waits: list[float] = []

@@ -105,7 +105,7 @@ class _RayTier:
         return max(self._config.min_replicas, min(self._config.max_replicas, math.ceil(wanted)))
 
     def router_context(self, tiers: Mapping[str, TierView], now_s: float) -> AutoscalingContext:
-        """The Routers' own: all that matters of it is what they count."""
+        """The deployment of the Routers, of which only the counts matter."""
         router = self._replicas.setdefault("router", ReplicaID("router", self.id))
         metrics = {
             WANTED_PREFIX + name: {router: [TimeStampedValue(now_s, view.samples[-1].wanted)]}
@@ -114,7 +114,7 @@ class _RayTier:
         return self._make(TierView(1, 1, (), {}), now_s, lambda: metrics)
 
     def context(self, view: TierView, now_s: float) -> AutoscalingContext:
-        """What Ray would tell of the tier."""
+        """The context that Ray would give a policy for the tier."""
         return self._make(view, now_s, lambda: self._metrics(view))
 
     def _make(

@@ -1,4 +1,5 @@
-"""Runs the service with so many simulated replicas and Routers, and counts what a call costs."""
+"""Run the service with a number of simulated replicas and Routers, and measure the cost of a
+call."""
 
 from __future__ import annotations
 
@@ -38,7 +39,7 @@ _LEFTOVERS_S = 5.0
 _DASHBOARD = ("127.0.0.1", 8265)
 """Ray's default."""
 _AUTH_TOKEN = Path.home() / ".ray" / "auth_token"
-"""Ray's default. Ray asks for the token as soon as there is one on this machine, and else not."""
+"""Ray's default path. Ray requires the token if the file exists on this machine."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -57,20 +58,20 @@ class Size:
 
 
 def parse_size(text: str) -> Size:
-    """The size that `8x2` stands for: replicas, then Routers.
+    """Parse a size such as `8x2`: replicas, then Routers.
 
     Raises:
-        ValueError: it is no such pair.
+        ValueError: the text is not such a pair.
     """
     found = re.fullmatch(r"([1-9]\d{0,3})x([1-9]\d{0,3})", text.strip())
     if found is None:
-        raise ValueError(f"'{text}' is no size; write REPLICASxROUTERS, as 8x2")
+        raise ValueError(f"'{text}' is not a size; write REPLICASxROUTERS, for example 8x2")
     return Size(int(found[1]), int(found[2]))
 
 
 @dataclass(frozen=True, slots=True)
 class ReplicaPlan:
-    """What is measured of every size. `leases` is the part of the Routers' config of that name."""
+    """The measurements of every size. `leases` is this part of the Routers' config."""
 
     load: Load
     pace_s: float
@@ -98,7 +99,7 @@ class SizeResult:
 
     @property
     def lease_ratio(self) -> float:
-        """Places that Ray was asked for, for each call."""
+        """Requests to Ray for a place, per call."""
         return self.lease_calls / self.answered if self.answered else 0.0
 
     def call_cpu_ms(self, part: Part) -> float:
@@ -107,7 +108,7 @@ class SizeResult:
 
     @property
     def engine_cpu_ms(self) -> float:
-        """The same of a replica whose engine is asked directly."""
+        """The same for a replica whose engine is asked directly."""
         runs = (self.engine, self.engine_again)
         return fmean(self._beyond_idle(run, Part.SERVER) for run in runs)
 
@@ -116,7 +117,7 @@ class SizeResult:
         return max(0.0, run.cpu_ms.get(part, 0.0) - idle)
 
     def engine_first_byte_ms(self, key: Literal["ttft_p50_ms", "ttft_p99_ms"]) -> float:
-        """Of the engine asked directly: the mean of both of its runs."""
+        """The first byte of the engine asked directly, in ms: the mean of its two runs."""
         return fmean(getattr(run, key) or 0.0 for run in (self.engine, self.engine_again))
 
 
@@ -175,7 +176,7 @@ def build_target(size: Size, plan: ReplicaPlan, port: int, scratch: Path) -> Tar
         **local_environment(scratch / "run"),
         **ray_environment(haproxy=plan.haproxy),
         "RAY_TMPDIR": str(scratch),
-        # Ray starts workers with a niceness of 15: all else on the machine would go before them.
+        # Ray starts workers with a niceness of 15: every other process would have priority.
         "RAY_worker_niceness": "0",
     }
     return build_serve_run(size.label, port, scratch, env, IMPORT_PATH, args)
@@ -216,7 +217,7 @@ def read_counts(engines: Sequence[int]) -> tuple[int, int]:
 
 
 def _wait_ready(server: Owned, size: Size, port: int, directory: Path) -> list[int]:
-    """Until every process runs and the public port answers; the ports of the engines."""
+    """Wait until every process runs and the public port answers; return the engines' ports."""
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         server.check()
@@ -236,7 +237,7 @@ def _all_run(size: Size) -> bool:
 
 
 def count_running(document: Mapping[str, Any]) -> int:
-    """The replicas of all deployments that take calls, by what Ray's dashboard says."""
+    """The replicas of all deployments that take calls, from Ray's dashboard."""
     return sum(
         replica["state"] == "RUNNING"
         for application in document["applications"].values()

@@ -1,4 +1,4 @@
-"""`serve-app bench replicas`: what a call costs against the number of replicas and Routers."""
+"""`serve-app bench replicas`: the cost of a call by the number of replicas and Routers."""
 
 from __future__ import annotations
 
@@ -30,29 +30,35 @@ _TERMINATED = 128 + signal.SIGTERM
 
 def replicas(
     sizes: Annotated[
-        str, typer.Option(help="REPLICASxROUTERS, with commas. A process takes about 150 MiB.")
+        str,
+        typer.Option(
+            help="Sizes as REPLICASxROUTERS, separated by commas. A process takes about 150 MiB."
+        ),
     ] = _SIZES,
     clients: Annotated[int, typer.Option(min=1, help="Concurrent clients.")] = _CLIENTS,
-    tokens: Annotated[int, typer.Option(min=1, help="Of each answer.")] = _TOKENS,
-    pace_ms: Annotated[float, typer.Option(min=0, help="Between two tokens.")] = _PACE_MS,
+    tokens: Annotated[int, typer.Option(min=1, help="Tokens of each answer.")] = _TOKENS,
+    pace_ms: Annotated[float, typer.Option(min=0, help="Time between two tokens.")] = _PACE_MS,
     reuse_s: Annotated[
         float | None, typer.Option(min=0, help="`leases.reuse_s`; 0: no lease is reused.")
     ] = None,
     age_max_s: Annotated[float | None, typer.Option(min=0, help="`leases.age_max_s`.")] = None,
-    haproxy: Annotated[bool, typer.Option(help="HAProxy before the Routers.")] = True,
-    window_s: Annotated[float, typer.Option(min=1, help="Seconds of a measurement.")] = _WINDOW_S,
-    json: Annotated[Path | None, typer.Option(help="Write every number here too.")] = None,
-    log: Annotated[Path | None, typer.Option(help="A log that gets a section.")] = None,
+    haproxy: Annotated[bool, typer.Option(help="Put HAProxy in front of the Routers.")] = True,
+    window_s: Annotated[
+        float, typer.Option(min=1, help="Seconds of each measurement.")
+    ] = _WINDOW_S,
+    json: Annotated[Path | None, typer.Option(help="JSON file for every number.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Log file to which a section is appended.")
+    ] = None,
     lock: Annotated[
         Path | None,
-        typer.Option(
-            help="Hold this file locked while a service runs, on a machine that is shared."
-        ),
+        typer.Option(help="Lock this file while a service runs, on a shared machine."),
     ] = None,
 ) -> None:
-    """Start the service before simulated engines, in one size after another, and compare.
+    """Start the service in several sizes with simulated engines, and compare the sizes.
 
-    Ray, Routers and leases are real; no model is loaded. The engine alone is asked in the same run.
+    Ray, Routers and leases are real; no model is loaded. The same run also measures the engine
+    alone.
     """
     # An exception, so that servers end in order and files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
@@ -66,7 +72,7 @@ def replicas(
     machine = describe_machine()
     results, failure = collect(_run_all(wanted, plan), build_grids, machine, json)
     if failure is not None:
-        _say(f"The run failed, and nothing goes to the log. {failure}")
+        _say(f"The run failed; nothing is written to the log. {failure}")
         raise typer.Exit(1)
     if log is not None:
         command = _render_command(sizes, clients, tokens, pace_ms, given, haproxy=haproxy)
@@ -112,7 +118,7 @@ def _render_command(
     *,
     haproxy: bool,
 ) -> str:
-    """The command as the log names it: what changes the numbers, not where they go."""
+    """The command for the log: the options that change the numbers, not the output files."""
     words = ["serve-app bench replicas", f"--sizes={sizes}"]
     words += [f"--clients={clients}"] if clients != _CLIENTS else []
     words += [f"--tokens={tokens}"] if tokens != _TOKENS else []

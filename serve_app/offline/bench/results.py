@@ -1,4 +1,4 @@
-"""Keeps what has been measured, however the run ends."""
+"""Keep the measurements, however the run ends."""
 
 from __future__ import annotations
 

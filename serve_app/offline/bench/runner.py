@@ -1,4 +1,4 @@
-"""Starts each server, drives every load against it, and ends it: one after another, never two."""
+"""Start each server, run every load against it, and stop it; never two servers at once."""
 
 from __future__ import annotations
 
@@ -90,7 +90,7 @@ def _drive(name: str, load: Load, server: Owned, generator: LoadGenerator) -> tu
 
 
 def _wait_ready(server: Owned, port: int) -> None:
-    """Ready is who answers a chat request; a health route may promise more than is there."""
+    """Wait until the server answers a chat request; a health route may report ready too early."""
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         server.check()
@@ -114,7 +114,7 @@ def _answers(port: int) -> bool:
 
 
 def find_free_port() -> int:
-    """A port that nobody listens on at the moment."""
+    """A port on which no process listens at the moment."""
     with socket.socket() as probe:
         probe.bind((HOST, 0))
         return int(probe.getsockname()[1])
@@ -122,7 +122,7 @@ def find_free_port() -> int:
 
 @contextmanager
 def locked(path: Path | None) -> Iterator[None]:
-    """Hold a file locked, on a machine that others measure on too; None: hold nothing."""
+    """Lock a file, on a machine where others measure too; None locks nothing."""
     if path is None:
         yield
         return

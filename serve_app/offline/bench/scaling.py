@@ -1,4 +1,4 @@
-"""`serve-app bench scaling`: the llm policy beside Ray's own, in a simulation."""
+"""`serve-app bench scaling`: the llm policy compared with Ray's own, in a simulation."""
 
 from __future__ import annotations
 
@@ -16,18 +16,19 @@ _WIDTH = 150
 
 
 def scaling(
-    quick: Annotated[bool, typer.Option("--quick", help="One seed; for a look.")] = False,
-    tuning: Annotated[
-        bool, typer.Option("--tune", help="Find the policies' settings again; many minutes.")
+    quick: Annotated[
+        bool, typer.Option("--quick", help="Run one seed only, for a quick result.")
     ] = False,
-    pictures: Annotated[
-        Path | None, typer.Option(help="A directory for the pictures (PNG).")
-    ] = None,
-    markdown: Annotated[Path | None, typer.Option(help="A file for the tables.")] = None,
+    tuning: Annotated[
+        bool,
+        typer.Option("--tune", help="Search the policies' settings again; takes many minutes."),
+    ] = False,
+    pictures: Annotated[Path | None, typer.Option(help="Directory for the pictures (PNG).")] = None,
+    markdown: Annotated[Path | None, typer.Option(help="File for the tables.")] = None,
 ) -> None:
     """Simulate both tiers under five traces: missed calls, GPU-hours, changes of direction."""
     check_outputs(markdown, directory=pictures)
-    # Imports Ray, for which no other command should wait.
+    # Imported here, because Ray takes seconds to import.
     from serve_app.offline.bench.scaling_report import compare_all, tune_all
 
     grids = list(tune_all()) if tuning else compare_all(quick=quick, pictures=pictures)

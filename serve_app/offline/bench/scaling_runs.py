@@ -1,4 +1,4 @@
-"""The runs of `serve-app bench scaling`: every policy on every trace, and what is tuned on what."""
+"""The runs of `serve-app bench scaling`: every policy on every trace, and the tuning."""
 
 from __future__ import annotations
 
@@ -39,13 +39,14 @@ from serve_app.offline.simulation.trace import (
 TUNING_SEEDS = (1, 2)
 JUDGING_SEEDS = (101, 102, 103)
 BASE_FILL = 0.6
-"""The base load, as a part of what one replica carries."""
+"""The base load, as a share of the load that one replica carries."""
 MISSED_MAX = 0.01
 """The service level: 99 % of the calls get their first token in time."""
 FILLS = (1.1, 1.0, 0.9, 0.8, 0.7, 0.6, 0.5, 0.4)
 GPU_WEIGHT = 0.1
-"""What tuning minimises: missed calls, and a tenth of the GPU-hours beyond the oracle's. One in a
-hundred calls missed weighs as much as a tenth more GPU-hours."""
+"""The weight of GPU-hours in tuning, which minimises missed calls plus a tenth of the GPU-hours
+beyond the oracle's: one in a hundred calls missed weighs as much as a tenth more GPU-hours.
+"""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,16 +60,16 @@ class RaySetting:
     metrics_interval_s: float = 10.0
 
     def build(self, tier: SimTier) -> tuple[Controller, News]:
-        """The controller of one tier, and how old its news are."""
+        """The controller of one tier, and the age of its reports."""
         return RayController([self.part(tier)]), self.news
 
     @property
     def news(self) -> News:
-        """How old what it is told may be."""
+        """The largest age of a report to the controller."""
         return News(self.look_back_s, self.metrics_interval_s)
 
     def part(self, tier: SimTier) -> tuple[str, AutoscalingConfig, Policy]:
-        """What a controller of several tiers takes."""
+        """The parameters of a controller of several tiers."""
         config = _build_config(
             min_replicas=1,
             max_replicas=tier.replicas_max,
@@ -89,16 +90,16 @@ class LLMSetting:
     quiet_s: float
 
     def build(self, tier: SimTier) -> tuple[Controller, News]:
-        """The controller of one tier, and how old its news are."""
+        """The controller of one tier, and the age of its reports."""
         return RayController([self.part(tier)]), self.news
 
     @property
     def news(self) -> News:
-        """How old what it is told may be."""
+        """The largest age of a report to the controller."""
         return LLM_NEWS
 
     def part(self, tier: SimTier) -> tuple[str, AutoscalingConfig, Policy]:
-        """What a controller of several tiers takes."""
+        """The parameters of a controller of several tiers."""
         return tier.name, self.config(tier), _Checked(LLMPolicy(**self.rules(tier)))
 
     def rules(self, tier: SimTier) -> dict[str, object]:
@@ -141,7 +142,8 @@ LLM_NEWS = News(LLM_LOOK_BACK_S, LLM_METRICS_INTERVAL_S)
 
 
 class _Checked:
-    """A policy whose failure ends the bench, where in Ray's controller it must not."""
+    """A policy whose failure ends the bench; in Ray's controller a failure must not end
+    anything."""
 
     def __init__(self, policy: LLMPolicy) -> None:
         self._policy = policy
@@ -169,7 +171,7 @@ def _mean_context() -> float:
 
 @dataclass(frozen=True, slots=True)
 class Run:
-    """One run of one tier: what came of it, and what a picture shows.
+    """One run of one tier: its outcome, and the data of a picture.
 
     `picture` holds seconds, replicas ordered, replicas ready, and calls that waited.
     """
@@ -191,7 +193,7 @@ def run_one(
 
 @cache
 def find_capacity(tier: SimTier, prompt: Lengths, output: Lengths) -> float:
-    """Calls a second that one replica carries within the service level, by trying."""
+    """Calls per second that one replica carries within the service level, found by trials."""
     low, high = 0.1, 40.0
     for _ in range(12):
         middle = math.sqrt(low * high)
@@ -233,7 +235,7 @@ def build_case(tier: SimTier, shape: Shape, seed: int) -> Case:
 
 
 def find_oracle(tier: SimTier, shape: Shape, trace: Trace, seed: int) -> tuple[list[int], Run]:
-    """The smallest plan that meets the service level, and what comes of it."""
+    """The smallest plan that meets the service level, and its outcome."""
     capacity = find_capacity(tier, shape.prompt, shape.output)
     for fill in FILLS:
         needed = count_needed(trace, capacity, fill, tier.start_s)
@@ -251,7 +253,7 @@ def weigh(case: Case, run: Run) -> float:
 
 
 def tune(cases: Sequence[Case], settings: Sequence[Setting]) -> list[tuple[float, Setting]]:
-    """The settings by what they weigh in the mean over all cases, best first."""
+    """The settings by their mean weight over all cases, best first."""
     weighed = [
         (fmean(weigh(case, case.run(setting)) for case in cases), setting) for setting in settings
     ]
@@ -259,13 +261,13 @@ def tune(cases: Sequence[Case], settings: Sequence[Setting]) -> list[tuple[float
 
 
 def ray_settings(tier: SimTier) -> Iterator[Setting]:
-    """What is tried for Ray's policy with its own delays and its own age of news."""
+    """The settings to try for Ray's policy with its own delays and its own age of reports."""
     for part in (0.1, 0.2, 0.25, 0.3, 0.35, 0.4, 0.5):
         yield RaySetting(round(part * tier.max_ongoing_calls, 1))
 
 
 def quick_ray_settings(tier: SimTier) -> Iterator[Setting]:
-    """What is tried for it with news as fresh as ours, and shorter delays."""
+    """The settings to try for Ray's policy with reports as fresh as ours, and shorter delays."""
     for part in (0.2, 0.3, 0.4):
         for down_s in (300.0, 600.0):
             for up_s, look_back_s in ((0.0, 4.0), (10.0, 15.0)):
@@ -274,7 +276,7 @@ def quick_ray_settings(tier: SimTier) -> Iterator[Setting]:
 
 
 def llm_settings(_: SimTier) -> Iterator[Setting]:
-    """What is tried for the llm policy."""
+    """The settings to try for the llm policy."""
     for busy_ratio in (0.8, 0.9, 1.0):
         for quiet_s in (120.0, 300.0, 600.0):
             yield LLMSetting(busy_ratio, quiet_s)
@@ -304,7 +306,7 @@ SPILLS = ("Ray", "Ray, spill", "llm", "llm, spill", "joint, spill", "oracle")
 
 @dataclass(frozen=True, slots=True)
 class JointRun:
-    """Both tiers in one run; spilled calls count where they were meant for."""
+    """Both tiers in one run; a spilled call counts for the tier that it was meant for."""
 
     fast: Outcome
     strong: Outcome

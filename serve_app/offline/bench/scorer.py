@@ -1,4 +1,4 @@
-"""`serve-app bench scorer`: what scoring a prompt costs, learned beside heuristic."""
+"""`serve-app bench scorer`: the time to score a prompt, learned and heuristic."""
 
 from __future__ import annotations
 
@@ -51,10 +51,12 @@ _TEXTS: Mapping[str, Sequence[str]] = {
 
 
 def scorer(
-    rounds: Annotated[int, typer.Option(min=100, help="Calls of each scorer a row.")] = 3000,
-    log: Annotated[Path | None, typer.Option(help="A log that gets a section.")] = None,
+    rounds: Annotated[int, typer.Option(min=100, help="Calls of each scorer per row.")] = 3000,
+    log: Annotated[
+        Path | None, typer.Option(help="Log file to which a section is appended.")
+    ] = None,
 ) -> None:
-    """Time the scorers on the same prompts, in turns, so that a busy machine hits both alike."""
+    """Time the scorers on the same prompts, alternating, so that other load affects all alike."""
     check_outputs(log)
     machine = describe_machine()
     grid = Grid(
@@ -68,7 +70,7 @@ def scorer(
 
 
 def build_prompt(kind: str, chars: int, shift: int) -> Prompt:
-    """One user turn of so many characters; another shift begins elsewhere."""
+    """One user turn of this many characters; another shift begins at another place."""
     pieces = _TEXTS[kind]
     start = shift % len(pieces)
     cycle = " ".join([*pieces[start:], *pieces[:start]])

@@ -66,7 +66,7 @@ class Place:
 
 
 def build_peer(place: Place) -> Target:
-    """The engine's own server; it uses uvloop and httptools without being told."""
+    """The engine's own server, which uses uvloop and httptools by default."""
     flags = [
         f"--model={place.model}",
         f"--served-model-name={MODEL_ID}",

@@ -1,1 +1,1 @@
-"""Checking a model directory before it is trusted, and making a safe one; nothing is unpickled."""
+"""Check a model directory before it is trusted, and write a safe copy; nothing is unpickled."""

@@ -1,4 +1,4 @@
-"""Everything that is checked of a model directory, in one report."""
+"""All checks of a model directory, in one report."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ from serve_app.offline.checkpoints.tensors import check_weights
 
 @dataclass
 class Report:
-    """What was checked, as lines to be read, and what was found."""
+    """The checks that were made, as lines of text, and the findings."""
 
     directory: Path
     checked: dict[str, str] = field(default_factory=dict)
@@ -39,9 +39,9 @@ def check_model(
     hashes: bool = True,
     progress: Progress = no_progress,
 ) -> Report:
-    """Check a directory; without `sums` against its own SHA256SUMS, where it has one.
+    """Check a directory against `sums`, or without `sums` against its own SHA256SUMS if it has one.
 
-    With `hashes` off only what takes no reading of whole files is checked.
+    With `hashes` off, only checks that read no whole files are made.
     """
     report = Report(directory)
     listing = list_files(directory)
@@ -87,12 +87,14 @@ def _check_sums(
     report: Report, listing: Listing, sums: Mapping[str, str] | None, progress: Progress
 ) -> None:
     if sums is None and SUMS_NAME not in listing.files:
-        report.checked["sums"] = f"not checked: there is no {SUMS_NAME}; --write-sums makes one"
+        report.checked["sums"] = f"not checked: {SUMS_NAME} is missing; --write-sums writes it"
         return
     try:
         expected = load_sums(report.directory / SUMS_NAME) if sums is None else sums
     except BadSums as error:
-        report.findings.append(Finding(SUMS_NAME, str(error), "make it anew with --write-sums"))
+        report.findings.append(
+            Finding(SUMS_NAME, str(error), "remove the list and write it again with --write-sums")
+        )
         return
     report.findings += check_sums(report.directory, expected, listing, progress)
     report.checked["sums"] = f"{count(len(expected), 'file')} by SHA-256"

@@ -1,4 +1,4 @@
-"""Which commit of a hub's repository a directory holds, by what the download left there."""
+"""The commit of a hub's repository that a directory holds, from the files of the download."""
 
 from __future__ import annotations
 
@@ -10,21 +10,21 @@ from serve_app.model_files.finding import Finding
 
 COMMIT = re.compile(r"[0-9a-f]{40}")
 METADATA = Path(".cache", "huggingface", "download")
-"""Where `hf download --local-dir` notes of each file the commit that it came from."""
+"""The folder where `hf download --local-dir` records the commit of each file."""
 METADATA_BYTES_MAX = 4096
 
 
 class UnclearCommit(ValueError):
-    """A directory does not say of one commit that it is it; the message says why."""
+    """The files of a directory do not come from one known commit; the message says why."""
 
 
 def find_commit(directory: Path) -> str | None:
     """The commit of a snapshot in the hub's cache, or of a download to a directory.
 
-    Returns None where nothing says it.
+    Returns None if no file records the commit.
 
     Raises:
-        UnclearCommit: its files come from several.
+        UnclearCommit: the directory's files come from several commits.
     """
     resolved = directory.resolve()
     if resolved.parent.name == "snapshots" and COMMIT.fullmatch(resolved.name):
@@ -32,7 +32,7 @@ def find_commit(directory: Path) -> str | None:
     commits = {_read_commit(path) for path in sorted((directory / METADATA).rglob("*.metadata"))}
     if len(commits) > 1:
         raise UnclearCommit(
-            f"{directory}: its files were downloaded from {len(commits)} commits; download all of "
+            f"{directory}: its files come from {len(commits)} commits; download all of "
             "them again from one"
         )
     return next(iter(commits), None)
@@ -42,7 +42,7 @@ def _read_commit(path: Path) -> str:
     with path.open(encoding="utf-8", errors="replace") as file:
         commit = file.read(METADATA_BYTES_MAX).partition("\n")[0].strip()
     if not COMMIT.fullmatch(commit):
-        raise UnclearCommit(f"{path}: its first line is no commit")
+        raise UnclearCommit(f"{path}: its first line is not a commit")
     return commit
 
 
@@ -60,13 +60,13 @@ def find_snapshot(cache: Path, model: str, revision: str | None = None) -> Path 
 
 
 def check_revision(where: str, model: str, revision: object) -> Iterator[Finding]:
-    """Whether engines that fetch a model from the hub will all get the same files."""
+    """Check that all engines which download a model from the hub get the same files."""
     if isinstance(revision, str) and COMMIT.fullmatch(revision):
         return
     what = f"'{model}' is fetched from the hub at "
     if revision is None:
-        what += "whatever its main branch holds when an engine starts"
+        what += "the head of its main branch at the time when an engine starts"
     else:
-        what += f"'{revision}', which is no full commit and may move"
+        what += f"'{revision}', which is not a full commit and may move"
     mend = "set it to a commit of 40 hexadecimal digits: serve-app pin, or the model's page"
     yield Finding(where, what, mend, fatal=False)

@@ -1,4 +1,4 @@
-"""A local Hugging Face checkpoint, pickled or not, as safetensors; transformers does the work."""
+"""Convert a local Hugging Face checkpoint, pickled or not, to safetensors with transformers."""
 
 from __future__ import annotations
 
@@ -37,23 +37,23 @@ class ConversionFailed(Exception):
 def convert_checkpoint(
     source: Path, dest: Path, dtype: str = "auto", progress: Progress = no_progress
 ) -> Report:
-    """Write `source` to `dest`, which must not exist or be empty: as a whole or not at all.
+    """Write `source` to `dest`, which must be empty or not exist; on a failure nothing is written.
 
-    Pickles are read by torch's restricted unpickler, which makes tensors and nothing else. No code
-    of the model's own is run, and nothing is fetched.
+    torch's restricted unpickler reads pickles and creates only tensors. No code from the model is
+    run, and nothing is downloaded.
 
     Raises:
-        ConversionFailed: the source cannot be read, or the result does not stand up to the checks.
+        ConversionFailed: the source cannot be read, or the result does not pass the checks.
     """
     if dest.is_symlink() or (dest.exists() and not (dest.is_dir() and not any(dest.iterdir()))):
-        raise ConversionFailed(f"{dest} is there already, and is no empty directory")
+        raise ConversionFailed(f"{dest} exists already and is not an empty directory")
     with _scratch_beside(dest) as scratch:
         try:
             _save_model(source, scratch, dtype)
             _save_tokenizer(source, scratch)
         except ConversionFailed:
             raise
-        except Exception as error:  # of many kinds; each says that the source is no good
+        except Exception as error:  # of many kinds; each means that the source cannot be used
             raise ConversionFailed(f"{source} cannot be converted: {error}") from error
         _open_to_readers(scratch)
         write_sums(scratch, make_sums(scratch, progress))
@@ -67,11 +67,11 @@ def convert_checkpoint(
 
 @contextmanager
 def _scratch_beside(dest: Path) -> Iterator[Path]:
-    """A directory on the same disk, gone in the end unless it was renamed."""
+    """A directory on the same disk, which is removed at the end unless it was renamed."""
     parent = dest.absolute().parent
     parent.mkdir(parents=True, exist_ok=True)
     with tempfile.TemporaryDirectory(prefix=f".{dest.name}.converting-", dir=parent) as private:
-        scratch = Path(private, "model")  # one deeper, for TemporaryDirectory is closed to others
+        scratch = Path(private, "model")  # one deeper: TemporaryDirectory is closed to other users
         scratch.mkdir()
         yield scratch
 
@@ -96,7 +96,7 @@ def _save_model(source: Path, dest: Path, dtype: str) -> None:
 
 
 def _model_class(config: Any) -> Any:
-    """The class that the config names: Auto classes would drop or add a head."""
+    """The class that the config names; an Auto class would drop or add a head."""
     import transformers
 
     name = (config.architectures or ["nothing"])[0]
@@ -107,7 +107,7 @@ def _model_class(config: Any) -> Any:
 
 
 def _refuse_losses(loading: Mapping[str, Collection[object]]) -> None:
-    """transformers would put random numbers where weights are missing, and drop the rest."""
+    """Reject missing or extra weights, which transformers would fill at random or drop."""
     for kind in ("missing_keys", "unexpected_keys", "mismatched_keys", "error_msgs"):
         if items := sorted(map(str, loading.get(kind, ()))):
             more = f" and {len(items) - 3} more" if len(items) > 3 else ""
@@ -116,7 +116,7 @@ def _refuse_losses(loading: Mapping[str, Collection[object]]) -> None:
 
 
 def _save_tokenizer(source: Path, dest: Path) -> None:
-    """A fast tokenizer as it is, byte for byte; transformers makes one of an older form."""
+    """Copy a fast tokenizer byte for byte; transformers converts an older form."""
     if not (source / TOKENIZER).is_file():
         import transformers
 
@@ -131,6 +131,6 @@ def _save_tokenizer(source: Path, dest: Path) -> None:
 
 
 def _open_to_readers(directory: Path) -> None:
-    """safetensors keeps files to their owner, but another user may serve them."""
+    """Make the files readable for all users; safetensors restricts them to their owner."""
     for path in directory.iterdir():
         path.chmod(0o644)

@@ -1,4 +1,4 @@
-"""config.json, generation_config.json and the tokenizer: are they there, and do they agree?"""
+"""Check config.json, generation_config.json and the tokenizer: that they exist, and agree."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ class Settings:
         self._read: dict[str, dict[str, Any]] = {}
 
     def read(self, name: str) -> dict[str, Any]:
-        """The file's object; an empty one where the file is missing or broken."""
+        """The file's JSON object, or an empty object if the file is missing or broken."""
         if name not in self._read:
             self._read[name] = {}
             if name in self.files:
@@ -42,12 +42,12 @@ class Settings:
         return self._read[name]
 
     def find(self, where: str, what: str, mend: str, *, fatal: bool = True) -> None:
-        """Note a finding."""
+        """Record a finding."""
         self.findings.append(Finding(where, what, mend, fatal))
 
     @property
     def vocab_size(self) -> int | None:
-        """The rows of the embedding, where the config states them: many leave it to a default."""
+        """The rows of the embedding, if the config states them; many configs rely on a default."""
         text = self.read(CONFIG).get("text_config")
         for section in (self.read(CONFIG), text if isinstance(text, dict) else {}):
             size = section.get("vocab_size")
@@ -76,7 +76,7 @@ def check_settings(settings: Settings, *, allow_remote_code: bool) -> None:
 
 def _check_architecture(settings: Settings, config: Mapping[str, Any]) -> None:
     if not isinstance(config.get("model_type"), str):
-        settings.find(CONFIG, "no model_type, which says what kind of model it is", _COPY)
+        settings.find(CONFIG, "no model_type, which names the kind of model", _COPY)
     names = config.get("architectures")
     if not isinstance(names, list) or not names or not all(isinstance(n, str) for n in names):
         settings.find(CONFIG, "no architectures, which name the model's class", _COPY)
@@ -87,9 +87,9 @@ def _check_remote_code(settings: Settings) -> None:
         if settings.read(name).get("auto_map"):
             settings.find(
                 name,
-                "auto_map asks to run Python code that comes with the model",
-                "use a model that the engine knows by itself; or read the code, then check with "
-                "--allow-remote-code and serve with `engine: {trust_remote_code: true}`",
+                "auto_map requests to run Python code that comes with the model",
+                "use a model that the engine supports without extra code; or read the code, then "
+                "check with --allow-remote-code and serve with `engine: {trust_remote_code: true}`",
             )
 
 
@@ -99,27 +99,27 @@ def _check_ids(settings: Settings, name: str, key: str) -> None:
         if token is None:
             continue
         if not isinstance(token, int) or isinstance(token, bool) or token < 0:
-            settings.find(name, f"{key} is no token id: {token!r}", _COPY)
+            settings.find(name, f"{key} is not a token id: {token!r}", _COPY)
         elif settings.vocab_size is not None and token >= settings.vocab_size:
-            what = f"{key} is {token}, outside of the vocabulary of {settings.vocab_size}"
+            what = f"{key} is {token}, outside the vocabulary of {settings.vocab_size}"
             settings.find(name, what, _PAIR)
 
 
 def _check_tokenizer(settings: Settings) -> int | None:
-    """The largest token id, where it could be found out."""
+    """The largest token id, or None if it is not known."""
     if TOKENIZER not in settings.files:
         if not any(name.endswith(_SLOW_TOKENIZERS) for name in settings.files):
             settings.find(TOKENIZER, "no tokenizer", _COPY)
         else:
-            mend = "serve-app convert makes tokenizer.json"
-            settings.find(TOKENIZER, "not there; older forms are not checked", mend, fatal=False)
+            mend = "serve-app convert writes tokenizer.json"
+            settings.find(TOKENIZER, "missing; older forms are not checked", mend, fatal=False)
         return None
     if settings.files[TOKENIZER] > TOKENIZER_BYTES_MAX:
         settings.find(TOKENIZER, f"longer than {TOKENIZER_BYTES_MAX} bytes", _COPY)
         return None
     try:
         tokenizer = Tokenizer.from_file(str(settings.directory / TOKENIZER))
-    except Exception as error:  # noqa: BLE001  # the library raises nothing more special
+    except Exception as error:  # noqa: BLE001  # the library raises no narrower type
         settings.find(TOKENIZER, f"cannot be loaded: {error}", _COPY)
         return None
     added = _added_tokens(settings)
@@ -148,6 +148,6 @@ def _check_end_token(settings: Settings, tokenizer: Tokenizer, added: Iterable[s
 
 
 def _content(token: object) -> str:
-    """A token's text: it stands there as such, or in an object."""
+    """A token's text, which is given as such or in an object."""
     text = token.get("content") if isinstance(token, dict) else token
     return text if isinstance(text, str) else ""

@@ -1,4 +1,4 @@
-"""The chat template: is there one, and is it Jinja that the sandbox takes? Nothing is rendered."""
+"""Check that a chat template exists and is Jinja that the sandbox accepts; nothing is rendered."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class _GenerationBlock(Extension):
 
 
 def check_template(settings: Settings) -> int:
-    """Parse every chat template and return how many there are."""
+    """Parse every chat template and return the number of templates."""
     environment = ImmutableSandboxedEnvironment(
         extensions=["jinja2.ext.loopcontrols", _GenerationBlock]
     )
@@ -35,14 +35,14 @@ def check_template(settings: Settings) -> int:
     for where, text in _templates(settings):
         count += 1
         try:
-            # No compiling: it would compute constants, and {{ 9 ** 9 ** 9 }} is one.
+            # Parse only: compiling would compute constants such as {{ 9 ** 9 ** 9 }}.
             environment.parse(text)
         except TemplateError as error:
-            settings.find(where, f"the chat template is no valid Jinja: {error}", _COPY)
+            settings.find(where, f"the chat template is not valid Jinja: {error}", _COPY)
         except RecursionError:
             settings.find(where, "the chat template is nested too deep", _COPY)
     if not count:
-        mend = "chat needs one: the model's own, or one named by the engine argument chat_template"
+        mend = "chat needs a template: the model's own, or the engine argument chat_template"
         settings.find("chat_template.jinja", "no chat template", mend, fatal=False)
     return count
 
@@ -61,4 +61,4 @@ def _templates(settings: Settings) -> Iterator[tuple[str, str]]:
             if isinstance(text, str) and len(text) <= TEMPLATE_BYTES_MAX:
                 yield name, text
             elif text is not None:
-                settings.find(name, "chat_template is no text, or too long", _COPY)
+                settings.find(name, "chat_template is not text, or too long", _COPY)

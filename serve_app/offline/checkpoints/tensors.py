@@ -16,12 +16,12 @@ from serve_app.model_files.finding import Finding
 
 INDEX_NAME = "model.safetensors.index.json"
 _NUMBERED = re.compile(r"model-\d{5}-of-(\d{5})\.safetensors")
-_COPY = "copy the model again; the copy is incomplete or of two versions"
+_COPY = "copy the model again; the copy is incomplete or mixes two versions"
 
 
 @dataclass(frozen=True)
 class Shard:
-    """One safetensors file, by its header."""
+    """One safetensors file, described by its header."""
 
     names: frozenset[str]
     parameters: Counter[str]
@@ -32,7 +32,7 @@ def read_shard(path: Path) -> Shard:
     """Read and check a header: its length and JSON, and that the tensors tile the file exactly.
 
     Raises:
-        ValueError: says what is wrong with it.
+        ValueError: names the error in the header.
     """
     try:
         with safe_open(path, framework="np") as file:
@@ -51,7 +51,7 @@ def read_shard(path: Path) -> Shard:
 def check_weights(
     directory: Path, files: Mapping[str, int]
 ) -> tuple[dict[str, Shard], list[Finding]]:
-    """Every safetensors file, and whether those that an engine loads are one whole model."""
+    """Check every safetensors file, and that the files that an engine loads form one model."""
     shards: dict[str, Shard] = {}
     findings = []
     for name in files:
@@ -61,9 +61,9 @@ def check_weights(
             except ValueError as error:
                 findings.append(Finding(name, f"not a valid safetensors file: {error}", _COPY))
     if not any(name.endswith(".safetensors") and "/" not in name for name in files):
-        mend = "name the directory that has config.json and *.safetensors, or use serve-app convert"
+        mend = "give the directory that has config.json and *.safetensors, or use serve-app convert"
         findings.append(Finding(".", "no safetensors file", mend))
-    # Against files that could not be read, an index would only repeat what has been found.
+    # If files could not be read, a check of the index would only repeat these findings.
     elif not findings:
         findings += _check_index(directory, files, shards)
     return shards, findings
@@ -88,23 +88,23 @@ def _check_index(
     actual = sum(shard.data_bytes for name, shard in shards.items() if name in used)
     if stated not in (None, actual) and used <= shards.keys():
         what = f"total_size is {stated}, but the tensors have {actual} bytes"
-        mend = "no engine minds; ask where the files come from"
+        mend = "engines ignore the difference; check where the files come from"
         yield Finding(INDEX_NAME, what, mend, fatal=False)
 
 
 def _check_numbers(shards: Mapping[str, Shard]) -> Iterator[Finding]:
     for name in shards:
         if (match := _NUMBERED.fullmatch(name)) and int(match[1]) > 1:
-            yield Finding(INDEX_NAME, f"not there, but {name} is one of {int(match[1])}", _COPY)
+            yield Finding(INDEX_NAME, f"missing, but {name} is one of {int(match[1])}", _COPY)
             return
 
 
 def _parse_weight_map(index: Mapping[str, object]) -> dict[str, str]:
     weight_map = index.get("weight_map")
     if not isinstance(weight_map, dict) or not weight_map:
-        raise ValueError("no weight_map in it")
+        raise ValueError("no weight_map")
     if not all(isinstance(shard, str) for shard in weight_map.values()):
-        raise ValueError("weight_map holds something else than file names")
+        raise ValueError("weight_map has values that are not file names")
     return weight_map
 
 
@@ -114,18 +114,18 @@ def _compare(weight_map: Mapping[str, str], shards: Mapping[str, Shard]) -> Iter
         promised.setdefault(shard, set()).add(tensor)
     for name, tensors in promised.items():
         if name not in shards:
-            yield Finding(name, f"named in {INDEX_NAME}, but not there", _COPY)
+            yield Finding(name, f"missing, but named in {INDEX_NAME}", _COPY)
             continue
         for what, names in (
-            (f"lacks what {INDEX_NAME} promises", tensors - shards[name].names),
-            (f"holds what {INDEX_NAME} does not name", shards[name].names - tensors),
+            (f"lacks tensors of {INDEX_NAME}", tensors - shards[name].names),
+            (f"holds tensors that {INDEX_NAME} does not name", shards[name].names - tensors),
         ):
             if names:
                 yield Finding(name, f"{what}: {_some(names)}", _COPY)
     for name in shards:
         if name not in promised and "/" not in name:
             what = f"not named in {INDEX_NAME}"
-            yield Finding(name, what, "remove it if nothing needs it", fatal=False)
+            yield Finding(name, what, "remove the file if no program needs it", fatal=False)
 
 
 def _some(names: Collection[str]) -> str:

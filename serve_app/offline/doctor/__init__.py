@@ -1,1 +1,1 @@
-"""`serve-app doctor`: this machine, and the cluster it belongs to, against a config."""
+"""`serve-app doctor`: check this machine, and its cluster, against a config."""

@@ -1,4 +1,4 @@
-"""The GPUs of this machine, read from `nvidia-smi`, which is wherever the driver is."""
+"""The GPUs of this machine, read from `nvidia-smi`, which every NVIDIA driver brings."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ OPTIONAL = {
     "mig": ("mig.mode.current",),
     "slowed": ("clocks_event_reasons.hw_slowdown", "clocks_throttle_reasons.hw_slowdown"),
 }
-"""What old drivers do not know, or know by another name. One unknown field fails a whole query."""
+"""Fields that old drivers lack or name differently. One unknown field makes a whole query fail."""
 
 TIMEOUT_S = 30.0
 
@@ -25,7 +25,7 @@ _RAY_NAME = re.compile(r"\w+\s+((?:[A-Z]+\s+)*[A-Z0-9]*\d[A-Z0-9]*)")
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU; None where the driver does not say."""
+    """One GPU; a field is None if the driver does not report it."""
 
     index: int
     name: str
@@ -38,7 +38,7 @@ class Card:
 
     @property
     def ray_name(self) -> str:
-        """The `accelerator_type` that Ray gives to a node whose first card this is."""
+        """The `accelerator_type` that Ray gives to a node whose first card is this card."""
         match = _RAY_NAME.match(self.name)
         if match and len(match.group(1)) > 1:
             return match.group(1).replace(" ", "-")
@@ -46,7 +46,7 @@ class Card:
 
 
 def run_nvidia_smi(arguments: Sequence[str]) -> str | None:
-    """What it prints, None where it is missing or fails."""
+    """The output of nvidia-smi, or None if nvidia-smi is missing or fails."""
     path = shutil.which("nvidia-smi")
     if path is None:
         return None
@@ -60,7 +60,7 @@ def run_nvidia_smi(arguments: Sequence[str]) -> str | None:
 
 
 def read_cards(run: Run = run_nvidia_smi) -> list[Card] | None:
-    """Every GPU of this machine; None where the driver cannot be asked."""
+    """Every GPU of this machine, or None if the driver cannot be queried."""
     rows = _query(run, FIELDS)
     if rows is None:
         return None

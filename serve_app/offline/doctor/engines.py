@@ -14,7 +14,7 @@ from serve_app.offline.doctor.gpus import check_gpus
 def check_engines_here(
     tiers: Sequence[TierConfig], environment: Mapping[str, str], run: Run = run_nvidia_smi
 ) -> Iterator[CheckResult]:
-    """Everything that is found on this machine, for engines that have this environment."""
+    """Check the GPUs and compilers of this machine, for engines that have this environment."""
     cards = read_cards(run)
     yield from check_gpus(tiers, cards, environment, run)
     yield from check_compilers(tiers, cards or [], environment)
@@ -23,10 +23,10 @@ def check_engines_here(
 def find_engine_errors(
     tiers: Sequence[TierConfig], environment: Mapping[str, str], run: Run = run_nvidia_smi
 ) -> list[CheckResult]:
-    """What keeps engines from starting on one node of a cluster.
+    """The errors that keep engines from starting on one node of a cluster.
 
-    Of the tiers only those that its cards are for, and no warnings: a node whose cards are too few
-    for a tier is there for another.
+    Only tiers for the node's cards are checked, and warnings are left out: a node with too few
+    cards for one tier may be meant for another tier.
     """
     names = {card.ray_name for card in read_cards(run) or []}
     placed = [tier for tier in tiers if tier.accelerator_type in {None, *names}]

@@ -1,4 +1,4 @@
-"""What a look at a machine found: how bad, why it matters, how to mend it."""
+"""The result of a check of a machine: its level, why it matters, how to mend it."""
 
 from __future__ import annotations
 
@@ -7,18 +7,18 @@ from enum import StrEnum
 
 
 class Level(StrEnum):
-    """How bad it is. Only an error keeps the service from working."""
+    """The level of a result. Only an error keeps the service from working."""
 
     OK = "ok"
     NOTE = "note"
-    """Could not be looked at, or need not be."""
+    """The check was not possible, or is not needed."""
     WARNING = "warning"
     ERROR = "error"
 
 
 @dataclass(frozen=True, slots=True)
 class CheckResult:
-    """One thing that was looked at. `why` and `mend` are empty where nothing is wrong."""
+    """The result of one check; `why` and `mend` are empty if nothing is wrong."""
 
     level: Level
     check: str
@@ -28,10 +28,10 @@ class CheckResult:
 
 
 def ok(check: str, what: str) -> CheckResult:
-    """Nothing is wrong."""
+    """A result without a problem."""
     return CheckResult(Level.OK, check, what)
 
 
 def note(check: str, what: str) -> CheckResult:
-    """Not looked at, and why."""
+    """A check that was not made, and the reason."""
     return CheckResult(Level.NOTE, check, what)

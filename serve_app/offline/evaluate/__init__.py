@@ -1,1 +1,1 @@
-"""How often each model is right on a labelled data set, asked over HTTP: `serve-app evaluate`."""
+"""Each model's accuracy on a labelled data set, over HTTP: `serve-app evaluate`."""

@@ -1,4 +1,4 @@
-"""The answers of an evaluation on disk, one JSON line each, so that an interrupted one goes on."""
+"""The answers of an evaluation on disk, one JSON line each, so that it can be continued."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SETTINGS_FILE = "settings.json"
 
 @dataclass(frozen=True, slots=True)
 class Settings:
-    """What makes two evaluations comparable: answers under other settings are other answers."""
+    """The settings that make two evaluations comparable; other settings give other answers."""
 
     dataset_sha256: str
     base_url: str
@@ -30,11 +30,11 @@ class Settings:
 
 @dataclass(frozen=True, slots=True)
 class GradedAnswer:
-    """One call and what came of it; a line of the file.
+    """One call and its result; a line of the file.
 
-    `right` is None where it is unknown, and `error` then says why. `tier`, `reason` and `score` are
-    the Router's decision, where the endpoint tells it. `logprobs` are those of the first tokens,
-    where they were asked for.
+    `right` is None if it is not known; `error` then has the reason. `tier`, `reason` and `score`
+    are the Router's decision, if the endpoint reports it. `logprobs` are the log-probabilities of
+    the first tokens, if they were requested.
     """
 
     id: str
@@ -52,14 +52,14 @@ class GradedAnswer:
 
 
 class AnswerLog:
-    """The answers so far; each new one is on disk before the next call is made."""
+    """The answers so far; each new answer is on disk before the next call is made."""
 
     def __init__(self, answers: Sequence[GradedAnswer], file: BinaryIO) -> None:
         self.answers = list(answers)
         self._file = file
 
     def add(self, answer: GradedAnswer) -> None:
-        """Keeps an answer."""
+        """Keep an answer."""
         self.answers.append(answer)
         self._file.write(_render(answer))
         self._file.flush()
@@ -67,12 +67,12 @@ class AnswerLog:
 
 @contextmanager
 def open_answers(directory: Path, settings: Settings) -> Iterator[AnswerLog]:
-    """The directory's answers, which is made where it is missing.
+    """Open the answers of a directory, which is created if it is missing.
 
-    Calls that failed are forgotten, so that they are made again, and so is half a last line.
+    Failed calls and an incomplete last line are removed, so that these calls are repeated.
 
     Raises:
-        OtherEvaluation: its answers are not those of these settings.
+        OtherEvaluation: the directory's answers have other settings.
     """
     directory.mkdir(parents=True, exist_ok=True)
     path = directory / ANSWERS_FILE
@@ -103,13 +103,13 @@ def _check_settings(directory: Path, settings: Settings) -> None:
 def _read(path: Path) -> Iterator[GradedAnswer]:
     if not path.exists():
         return
-    # What stands behind the last line end is nothing, or half a line.
+    # The text after the last line end is empty, or half a line.
     for number, line in enumerate(path.read_bytes().split(b"\n")[:-1], start=1):
         try:
             yield GradedAnswer(**orjson.loads(line))
         except (TypeError, ValueError):
             raise OtherEvaluation(
-                path.parent, f"line {number} of {path.name} is no answer"
+                path.parent, f"line {number} of {path.name} is not an answer"
             ) from None
 
 
@@ -118,7 +118,7 @@ def _render(answer: GradedAnswer) -> bytes:
 
 
 def _replace(path: Path, content: bytes) -> None:
-    """An interruption leaves the old file or the new one, never half of one."""
+    """Write the file so that an interruption leaves the old file or the new file, never a part."""
     scratch = path.with_suffix(".tmp")
     scratch.write_bytes(content)
     os.replace(scratch, path)

@@ -1,4 +1,4 @@
-"""Says whether an answer is right: the `check` of a labelled line.
+"""Decide whether an answer is right: the `check` of a labelled line.
 
 {"type": "exact", "value": "Paris"}              the whole answer; or a list of alternatives
 {"type": "numeric", "value": 1234.5}             the last number in the answer
@@ -29,7 +29,7 @@ _INTEGER_TOLERANCE_MAX = 0.5
 
 
 class InvalidCheck(ValueError):
-    """The `check` of a line cannot be used; says at which key, and what belongs there."""
+    """The `check` of a line cannot be used; the message names the key and the expected value."""
 
     def __init__(self, key: str, expected: str) -> None:
         super().__init__(key, expected)
@@ -45,7 +45,7 @@ class CheckBroke(Exception):
 
 
 class Check(Protocol):
-    """A rule that knows the right answers."""
+    """A rule that decides whether an answer is right."""
 
     def passes(self, answer: str) -> bool:
         """Whether the answer is right.
@@ -107,7 +107,9 @@ class JsonSchemaCheck:
         except (orjson.JSONDecodeError, RecursionError):
             return False
         except Unresolvable as error:
-            raise CheckBroke(f"the schema refers to what it does not hold: {error.ref}") from None
+            raise CheckBroke(
+                f"the schema refers to a part that it does not have: {error.ref}"
+            ) from None
 
 
 def parse_check(document: object) -> Check:
@@ -119,7 +121,7 @@ def parse_check(document: object) -> Check:
     if not isinstance(document, dict):
         raise InvalidCheck("check", "an object with `type` and `value`")
     for key in document.keys() - {"type", "value"}:
-        raise InvalidCheck(f"check.{key}", "no such key; there are `type` and `value`")
+        raise InvalidCheck(f"check.{key}", "no such key; the keys are `type` and `value`")
     kind = document.get("type")
     if not isinstance(kind, str) or kind not in _PARSERS:
         raise InvalidCheck("check.type", f"one of {', '.join(_PARSERS)}")
@@ -181,7 +183,7 @@ def _parse_json_schema(value: object) -> Check:
         draft.check_schema(value)
     except jsonschema.SchemaError as error:
         raise InvalidCheck("check.value", f"a JSON schema ({error.message})") from None
-    # An empty registry: a schema with a reference to the network must not make us fetch it.
+    # An empty registry: a reference to the network in a schema must not be fetched.
     return JsonSchemaCheck(draft(value, registry=referencing.Registry()))
 
 

@@ -1,4 +1,4 @@
-"""One call: streamed, timed, tried again where the endpoint asks for it, and judged."""
+"""One call: streamed, timed, retried if the endpoint asks for it, and judged."""
 
 from __future__ import annotations
 
@@ -22,17 +22,17 @@ _WAIT_S_MAX = 30.0
 _ERROR_TEXT_MAX = 300
 _LOGPROBS_MAX = 64
 _BUSY = (429, 503)
-# No other call with this key or to this model would fare better.
+# No other call with this key or to this model would succeed.
 _REFUSED = (401, 403, 404)
 _PLAIN_NUMBER = re.compile(r"[0-9]{1,9}(\.[0-9]{1,9})?")
 
 
 class CallFailed(Exception):
-    """The call has no answer; the text says why."""
+    """The call has no answer; the message has the reason."""
 
 
 class NotNow(CallFailed):
-    """The call was not begun, so it may be tried again."""
+    """The call did not begin, so it may be retried."""
 
     tries = 6
 
@@ -42,13 +42,13 @@ class NotNow(CallFailed):
 
 
 class Unreachable(NotNow):
-    """There is no connection to be had."""
+    """No connection could be made."""
 
     tries = 3
 
 
 class Refused(CallFailed):
-    """The endpoint will not answer any call of this kind."""
+    """The endpoint rejects every call of this kind."""
 
 
 @dataclass(slots=True)
@@ -65,10 +65,10 @@ class Reply:
     logprobs: list[float] | None = None
 
     def take(self, event: bytes, at_s: float) -> None:
-        """One event of the stream.
+        """Take one event of the stream.
 
         Raises:
-            CallFailed: it is an error, or no chunk of a chat completion.
+            CallFailed: the event is an error, or not a chunk of a chat completion.
         """
         if event == b"[DONE]":
             self.total_s = at_s
@@ -79,7 +79,7 @@ class Reply:
                 raise CallFailed(_clean(chunk["error"]["message"]))
             self._take_chunk(chunk, at_s)
         except (AttributeError, KeyError, TypeError, ValueError):
-            raise CallFailed("an event of the stream is no chat completion chunk") from None
+            raise CallFailed("an event of the stream is not a chat completion chunk") from None
 
     def _take_chunk(self, chunk: Any, at_s: float) -> None:
         for choice in chunk["choices"]:
@@ -116,11 +116,11 @@ class Client:
         self._logprobs = {"logprobs": True} if logprobs else {}
 
     async def ask(self, model: str, item: Item) -> GradedAnswer:
-        """What this model says to this question, and whether it is right.
+        """Ask a model a question, and judge the answer.
 
         Raises:
             CallRefused: no call to this model can succeed.
-            EndpointDown: there is no connection to be had.
+            EndpointDown: no connection could be made.
         """
         try:
             reply = await self._try(self._render(model, item))
@@ -160,12 +160,12 @@ class Client:
         except (httpx.ConnectError, httpx.ConnectTimeout):
             raise Unreachable("no connection") from None
         except httpx.HTTPError as error:
-            # A kept connection may close before an answer begins; silence is not tried again.
+            # A kept connection may close before an answer begins; a timeout is not retried.
             again = reply is None and not isinstance(error, httpx.TimeoutException)
             kind = NotNow if again else CallFailed
             raise kind(f"the connection failed ({type(error).__name__})") from None
         if reply.total_s is None:
-            raise CallFailed("the stream broke off")
+            raise CallFailed("the stream was cut off")
         return reply
 
     def _render(self, model: str, item: Item) -> bytes:
@@ -234,7 +234,7 @@ def _failure(response: httpx.Response, body: bytes) -> CallFailed:
 
 
 def _read_message(body: bytes) -> str:
-    """The sentence of an error in OpenAI's format, else the body."""
+    """The message of an error in OpenAI's format, or else the body."""
     try:
         return _clean(orjson.loads(body)["error"]["message"])
     except (AttributeError, KeyError, TypeError, ValueError):
@@ -242,11 +242,11 @@ def _read_message(body: bytes) -> str:
 
 
 def _clean(text: str) -> str:
-    """One short line that can do no harm to a terminal."""
+    """One short line that is safe to print to a terminal."""
     line = " ".join(text.split())[:_ERROR_TEXT_MAX]
     return "".join(character for character in line if character.isprintable())
 
 
 def _parse_number(text: str | None) -> float | None:
-    """A plain number; a date, which Retry-After may also be, is as good as nothing."""
+    """The seconds of Retry-After if it is a number; a date is ignored."""
     return float(text) if text and _PLAIN_NUMBER.fullmatch(text) else None

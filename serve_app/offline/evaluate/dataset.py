@@ -1,4 +1,4 @@
-"""Reads labelled lines: what is asked, and which answers are right. See docs/evaluate.md."""
+"""Read labelled lines: the questions and their right answers. See docs/evaluate.md."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ Message = Mapping[str, object]
 
 
 class InvalidLine(ValueError):
-    """A line cannot be used; says at which key, and what belongs there."""
+    """A line cannot be used; the message names the key and the expected value."""
 
     def __init__(self, key: str, expected: str) -> None:
         super().__init__(f"{key}: expected {expected}")
@@ -37,14 +37,15 @@ class Item:
 
 @dataclass(frozen=True, slots=True)
 class Dataset:
-    """The questions of a file; `sha256` is that of its bytes."""
+    """The questions of a file; `sha256` is the sum of the file."""
 
     name: str
     sha256: str
     items: Sequence[Item]
 
     def choose(self, limit: int | None, seed: int) -> Dataset:
-        """At most so many questions, by chance; a higher limit keeps those of a lower one."""
+        """At most this many questions, drawn at random; a higher limit includes a lower limit's
+        questions."""
         drawn = list(self.items)
         random.Random(seed).shuffle(drawn)
         chosen = {item.id for item in drawn[:limit]}
@@ -52,10 +53,10 @@ class Dataset:
 
 
 def load_dataset(path: Path) -> Dataset:
-    """Every line of a JSONL file; empty lines mean nothing.
+    """Load every line of a JSONL file; empty lines are skipped.
 
     Raises:
-        InvalidDataset: there is no such file, or a line cannot be used.
+        InvalidDataset: the file cannot be read, or a line cannot be used.
     """
     try:
         content = path.read_bytes()
@@ -66,10 +67,10 @@ def load_dataset(path: Path) -> Dataset:
         if line.strip():
             item = _parse_numbered(path, number, line)
             if item.id in items:
-                raise InvalidDataset(path, number, f"the id '{item.id}' is there already")
+                raise InvalidDataset(path, number, f"the id '{item.id}' exists already")
             items[item.id] = item
     if not items:
-        raise InvalidDataset(path, None, "holds no question")
+        raise InvalidDataset(path, None, "has no question")
     return Dataset(path.stem, hashlib.sha256(content).hexdigest(), list(items.values()))
 
 
@@ -87,7 +88,7 @@ def parse_item(line: bytes) -> Item:
     if not isinstance(document, dict):
         raise InvalidLine("the line", "an object")
     for key in document.keys() - set(_KEYS):
-        raise InvalidLine(key, f"no such key; there are {', '.join(_KEYS)}")
+        raise InvalidLine(key, f"no such key; the keys are {', '.join(_KEYS)}")
     return Item(
         id=_parse_id(document),
         messages=_parse_messages(document),
@@ -104,7 +105,7 @@ def _parse_numbered(path: Path, number: int, line: bytes) -> Item:
 
 
 def _parse_id(document: Mapping[str, object]) -> str:
-    """The given id, else one made of the content, the same wherever the line stands."""
+    """The given id, or an id computed from the content, wherever the line is."""
     if "id" not in document:
         content = orjson.dumps(document, option=orjson.OPT_SORT_KEYS)
         return hashlib.sha256(content).hexdigest()[:16]
@@ -125,7 +126,7 @@ def _parse_messages(document: Mapping[str, object]) -> Sequence[Message]:
     if not isinstance(messages, list) or not messages:
         raise InvalidLine("messages", "a list of messages")
     for index, message in enumerate(messages):
-        # What else belongs into a message is for the endpoint to say.
+        # The endpoint itself checks the other fields of a message.
         if not isinstance(message, dict) or not isinstance(message.get("role"), str):
             raise InvalidLine(f"messages[{index}]", "an object with `role` and `content`")
     return messages

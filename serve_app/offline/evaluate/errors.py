@@ -1,4 +1,4 @@
-"""Why there is no evaluation.
+"""The errors that stop an evaluation.
 
 EvaluationFailed
 ├── InvalidDataset      a line of the data set cannot be used
@@ -13,11 +13,12 @@ from pathlib import Path
 
 
 class EvaluationFailed(Exception):
-    """There is nothing to report."""
+    """The evaluation has no result to report."""
 
 
 class InvalidDataset(EvaluationFailed):
-    """A line of the data set cannot be used; says which, at which key, and what belongs there."""
+    """A line of the data set cannot be used; the message names the line, the key and the expected
+    value."""
 
     def __init__(self, path: Path, line: int | None, problem: str) -> None:
         where = f"{path}" if line is None else f"{path}, line {line}"
@@ -28,9 +29,7 @@ class OtherEvaluation(EvaluationFailed):
     """The directory holds the answers of another data set or of other settings."""
 
     def __init__(self, directory: Path, differences: str) -> None:
-        super().__init__(
-            f"{directory} holds another evaluation: {differences}. Name another --out."
-        )
+        super().__init__(f"{directory} holds another evaluation: {differences}. Use another --out.")
 
 
 class EndpointDown(EvaluationFailed):
@@ -44,4 +43,4 @@ class CallRefused(EvaluationFailed):
     """No such call can succeed: the key, the model or the path is wrong."""
 
     def __init__(self, model: str, base_url: str, reason: str) -> None:
-        super().__init__(f"{base_url} refuses calls to the model '{model}': {reason}")
+        super().__init__(f"{base_url} rejects calls to the model '{model}': {reason}")

@@ -1,4 +1,4 @@
-"""Draws quality over cost: which share of answers is right at which share of strong calls."""
+"""Draw quality over cost: the share of right answers at each share of strong calls."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ Point = tuple[float, float]
 
 
 def draw_picture(summary: Summary, path: Path) -> None:
-    """Writes a PNG. A model whose share of strong calls is unknown is left out."""
+    """Write a PNG. A model whose share of strong calls is unknown is left out."""
     Picture(summary).image.save(path, format="PNG")
 
 

@@ -1,4 +1,4 @@
-"""An evaluation as tables for people and as JSON for programs."""
+"""An evaluation as text tables and as JSON."""
 
 from __future__ import annotations
 
@@ -19,13 +19,13 @@ def render_json(summary: Summary) -> bytes:
 
 
 def print_report(console: Console, summary: Summary) -> None:
-    """Prints every table."""
+    """Print every table."""
     for table in build_tables(summary):
         console.print(table)
 
 
 def build_tables(summary: Summary) -> Iterator[Table]:
-    """What is known of each model, a column each; then its accuracy by each key of the tags."""
+    """The results of each model in a column each; then its accuracy by each key of the tags."""
     names = [model.model for model in summary.models]
     table = _begin_table(f"{summary.dataset}: {summary.questions} questions", "", names)
     columns = [_model_cells(model) for model in summary.models]

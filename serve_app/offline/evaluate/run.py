@@ -1,4 +1,4 @@
-"""Asks every model every question, some at a time, each once."""
+"""Ask every model every question once, with limited concurrency."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ Call = tuple[str, Item]
 def plan_calls(
     dataset: Dataset, models: Sequence[str], answers: Iterable[GradedAnswer], seed: int
 ) -> list[Call]:
-    """The calls without an answer, shuffled: what drifts while they run hits all models alike."""
+    """The calls without an answer, in random order, so that a drift hits all models alike."""
     done = {(answer.model, answer.id) for answer in answers}
     calls = [(model, item) for item in dataset.items for model in models]
     random.Random(seed).shuffle(calls)
@@ -27,10 +27,10 @@ def plan_calls(
 async def make_calls(
     client: Client, calls: Sequence[Call], concurrency: int, take: Callable[[GradedAnswer], None]
 ) -> None:
-    """Hands over each answer as it comes.
+    """Make the calls, and hand over each answer as it comes.
 
     Raises:
-        EvaluationFailed: a call showed that the others are in vain; they are given up.
+        EvaluationFailed: a call showed that the other calls cannot succeed; they are cancelled.
     """
     pending = iter(calls)
     failure: Exception | None = None

@@ -52,7 +52,8 @@ def wilson(right: int, total: int) -> Interval:
 
 
 def mcnemar(gained: int, lost: int) -> float:
-    """The exact two-sided p of so many questions that only the one or only the other got right."""
+    """The exact two-sided p of the numbers of questions that only one of the two models got
+    right."""
     discordant = gained + lost
     tail = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / (1 << discordant))

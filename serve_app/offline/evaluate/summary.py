@@ -1,4 +1,4 @@
-"""From single answers to what is known about each model."""
+"""Summarise single answers for each model."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Marks = Mapping[str, GradedAnswer]
 
 @dataclass(frozen=True, slots=True)
 class Share:
-    """So many of so many."""
+    """A count and its total."""
 
     right: int
     total: int
@@ -58,7 +58,7 @@ class Summary:
 
     @property
     def errors(self) -> int:
-        """How many calls have no answer that could be judged."""
+        """The number of calls without an answer that could be judged."""
         return sum(model.errors for model in self.models)
 
 
@@ -69,7 +69,7 @@ def summarize(
     settings: Settings,
     answers: Iterable[GradedAnswer],
 ) -> Summary:
-    """What the answers to these questions say; the others are held against the model `strong`."""
+    """Summarise the answers; the other models are compared with the model `strong`."""
     asked = {item.id for item in dataset.items}
     judged: dict[str, dict[str, GradedAnswer]] = {model: {} for model in models}
     for answer in answers:
@@ -86,7 +86,7 @@ def summarize(
 
 
 def count_right(answers: Iterable[GradedAnswer]) -> Share | None:
-    """The accuracy of judged answers, None where there are none."""
+    """The accuracy of judged answers, or None if there are none."""
     marks = [answer.right is True for answer in answers]
     if not marks:
         return None
@@ -131,7 +131,7 @@ def _compare(ours: Marks, theirs: Marks) -> Difference | None:
 
 
 def _strong_ratios(judged: Mapping[str, Marks], strong: str) -> Mapping[str, float | None]:
-    """Which share of a model's answers came from the tier that answers for the strong model."""
+    """The share of a model's answers that came from the tier that answers for the strong model."""
     tiers = {
         model: Counter(mark.tier for mark in marks.values() if mark.tier)
         for model, marks in judged.items()
@@ -146,7 +146,8 @@ def _strong_ratios(judged: Mapping[str, Marks], strong: str) -> Mapping[str, flo
 def _random_mixes(
     judged: Mapping[str, Marks], strong: str, strong_ratios: Mapping[str, float | None]
 ) -> Mapping[str, float]:
-    """What a coin would get right that sends each model's share of calls to the strong one."""
+    """The accuracy of a random choice that sends each model's share of calls to the strong
+    model."""
     weak = find_weak(strong_ratios, strong)
     best = count_right(judged.get(strong, {}).values())
     base = count_right(judged[weak].values()) if weak is not None else None
@@ -160,7 +161,7 @@ def _random_mixes(
 
 
 def find_weak(strong_ratios: Mapping[str, float | None], strong: str) -> str | None:
-    """The first model that never asks the strong tier: the cheap end of every mix."""
+    """The first model that never calls the strong tier: the cheap end of every mix."""
     for model, ratio in strong_ratios.items():
         if ratio == 0 and model != strong:
             return model

@@ -1,1 +1,1 @@
-"""Fits the learned scorer's weights to labelled calls, and says what they are worth."""
+"""Fit the learned scorer's weights to labelled calls, and measure the result."""

@@ -1,8 +1,8 @@
-"""What a cascade learns: the map of `routing/confidence.py`, and the threshold on it.
+"""Learn a cascade's map of `routing/confidence.py`, and the threshold on it.
 
-A draft can be learnt from where the record holds the draft's features (or its tokens'
-log-probabilities) beside the verdicts on both models. Every number is held out: each draft is
-judged by a map that was fitted to the other groups of near-duplicates.
+A draft can be used if the record holds the draft's features (or its tokens' log-probabilities) and
+the verdicts on both models. Every number is held out: each draft is judged by a map that was fitted
+to the other groups of near-duplicates.
 """
 
 from __future__ import annotations
@@ -25,8 +25,8 @@ LABELS_MIN = 20
 """Right and wrong drafts, each, below which a fit would be noise."""
 
 INVERSE_RIDGE = 100.0
-"""Pulls the weights a little towards 0, so that drafts that can be told apart perfectly do not
-send them to infinity."""
+"""The pull of the weights towards 0, which keeps them finite if drafts can be separated
+perfectly."""
 
 BINS = 10
 SHOWN = (0.3, 0.5, 0.6, 0.7, 0.8, 0.9)
@@ -74,7 +74,7 @@ class ThresholdReport:
 class CascadeReport:
     """The map fitted to all drafts, and what held-out drafts say of such maps.
 
-    `auc` is how well P(right) tells right drafts from wrong ones (0.5 is chance), `ece` its
+    `auc` is how well P(right) separates right from wrong drafts (0.5 is chance), `ece` its
     expected calibration error. `chosen` is the lowest threshold that keeps `quality_min` of the
     strongest model's accuracy.
     """
@@ -111,7 +111,7 @@ def learn_confidence(drafts: Drafts, quality_min: float, folds: int) -> CascadeR
     if not drafts.enough:
         right = int(drafts.right.sum())
         raise ValueError(
-            f"{right} right and {len(drafts.right) - right} wrong drafts are too few to fit to; "
+            f"{right} right and {len(drafts.right) - right} wrong drafts are too few for a fit; "
             f"{LABELS_MIN} of each are needed"
         )
     chances = _hold_out(drafts, folds)

@@ -1,9 +1,9 @@
-"""Why nothing was learnt.
+"""The errors that stop learning.
 
 LearningFailed
 ├── InvalidRecords      a line of the records cannot be used
-├── TooFewRecords       there is not enough to fit or to judge
-└── WouldReplaceBetter  the weights that are there are better on these records
+├── TooFewRecords       the records are too few to fit or to judge weights
+└── WouldReplaceBetter  the existing weights are better on these records
 """
 
 from __future__ import annotations
@@ -16,7 +16,8 @@ class LearningFailed(Exception):
 
 
 class InvalidRecords(LearningFailed):
-    """A line of the records cannot be used; says which, at which key, and what belongs there."""
+    """A line of the records cannot be used; the message names the line, the key and the expected
+    value."""
 
     def __init__(self, path: Path, line: int | None, problem: str) -> None:
         where = f"{path}" if line is None else f"{path}, line {line}"
@@ -24,14 +25,14 @@ class InvalidRecords(LearningFailed):
 
 
 class TooFewRecords(LearningFailed):
-    """There is not enough to fit or to judge."""
+    """The records are too few to fit or to judge weights."""
 
 
 class WouldReplaceBetter(LearningFailed):
-    """The weights that are there are better on these records."""
+    """The existing weights are better on these records."""
 
     def __init__(self, path: Path, theirs: float, ours: float) -> None:
         super().__init__(
-            f"{path} holds better weights: APGR {theirs:.3f} on these records, the new ones have "
-            f"{ours:.3f}, and were not written. Name another --out, or use --force."
+            f"{path} holds better weights: on these records, APGR {theirs:.3f}, and {ours:.3f} for "
+            "the new weights. The new weights were not written. Use another --out, or --force."
         )

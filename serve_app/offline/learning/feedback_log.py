@@ -1,8 +1,8 @@
-"""Joins the lines of a service's feedback log: a call, its label, and what applications said.
+"""Join the lines of a service's feedback log: calls, their labels, and the applications' feedback.
 
-They lie in any order and in any of its files (`feedback/lines.py` writes them). Feedback on an
-answer counts more than its label, and the newest feedback more than older. Where a client gave
-several calls one request id, a line cannot be assigned to one of them, and none of them counts.
+The lines are in any order and in any file of the log (`feedback/lines.py` writes them). Feedback on
+an answer counts more than its label, and newer feedback more than older feedback. If a client gave
+several calls one request id, no line can be assigned to one of them, and none of them counts.
 """
 
 from __future__ import annotations
@@ -19,7 +19,7 @@ _SCORES = ("small_score", "large_score")
 
 
 class InvalidEntry(ValueError):
-    """A line of the log cannot be used; says at which key, and what belongs there."""
+    """A line of the log cannot be used; the message names the key and the expected value."""
 
     def __init__(self, key: str, expected: str) -> None:
         super().__init__(f"{key}: expected {expected}")
@@ -40,7 +40,7 @@ def find_logs(directory: Path) -> Sequence[Path]:
 
 
 def is_entry(document: Document) -> bool:
-    """Whether a line of JSON is one of a feedback log."""
+    """Whether a JSON object is a line of a feedback log."""
     return document.get("kind") in KINDS and "request_id" in document
 
 
@@ -57,7 +57,7 @@ class FeedbackLog:
         """Take a line.
 
         Raises:
-            InvalidEntry: it cannot be used.
+            InvalidEntry: the line cannot be used.
         """
         request_id, kind = entry["request_id"], entry["kind"]
         if not isinstance(request_id, str):
@@ -74,7 +74,7 @@ class FeedbackLog:
             self._add_feedback(request_id, entry)
 
     def join(self) -> JoinedLog:
-        """The calls with what is known of them."""
+        """The calls, with their labels and feedback."""
         calls = [
             self._join(request_id, call)
             for request_id, call in self._calls.items()

@@ -1,4 +1,4 @@
-"""Fits the two heads: logistic regressions, drawn towards weights that are there already."""
+"""Fit the two heads: logistic regressions, drawn towards existing weights."""
 
 from __future__ import annotations
 
@@ -60,9 +60,10 @@ class TrainingRows:
 
 @dataclass(frozen=True, slots=True)
 class Fit:
-    """Weights, and what they predict of rows that they have not seen (calibrated, a column a head).
+    """Weights, and their predictions for rows that they have not seen (calibrated, a column per
+    head).
 
-    `strength` is what cross-validation chose.
+    `strength` is the value that cross-validation chose.
     """
 
     weights: RoutingWeights

@@ -1,4 +1,4 @@
-"""Finds near-duplicates, so that a fit is never judged on a prompt that it has all but seen."""
+"""Find near-duplicates, so that a fit is never judged on a prompt that it has almost seen."""
 
 from __future__ import annotations
 
@@ -78,7 +78,7 @@ class _Joined:
         self._parents = list(range(count))
 
     def join_equal(self, keys: Sequence[Hashable]) -> None:
-        """Joins what has equal keys; None is equal to nothing."""
+        """Join numbers with equal keys; None equals no key."""
         members = defaultdict(list)
         for number, key in enumerate(keys):
             if key is not None:

@@ -1,4 +1,4 @@
-"""One lesson: from labelled calls to new weights, and to what they are worth."""
+"""One lesson: new weights from labelled calls, and their value."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ _TASKS_MIN = 3
 
 LEARNED = "learned, cross-validated"
 UNSEEN_TASKS = "learned, on tasks unseen in training"
-PRIOR = "the weights begun with"
+PRIOR = "the weights started from"
 HEURISTIC = "heuristic"
 LENGTH = "prompt length"
 RANDOM = "random"
@@ -50,7 +50,7 @@ RANDOM = "random"
 
 @dataclass(frozen=True, slots=True)
 class Curve:
-    """Answers right over the share of strong calls, for the picture."""
+    """The share of right answers over the share of strong calls, for the picture."""
 
     shares: Sequence[float]
     right: Sequence[float]
@@ -58,7 +58,7 @@ class Curve:
 
 @dataclass(frozen=True, slots=True)
 class TaskMeasures:
-    """One kind of calls by itself; `apgr` is None where the strong model has no lead."""
+    """The results for one kind of call; `apgr` is None if the strong model has no lead."""
 
     records: int
     fast_right: float
@@ -68,7 +68,7 @@ class TaskMeasures:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """What scorers are worth on the same records, each by name, and a cascade's threshold."""
+    """The measured value of scorers on the same records, by name, and a cascade's threshold."""
 
     records: int
     groups: int
@@ -81,7 +81,7 @@ class Report:
 
     @property
     def apgr(self) -> float | None:
-        """That of the first scorer."""
+        """The APGR of the first scorer."""
         return next(iter(self.scorers.values())).apgr.value
 
 
@@ -97,7 +97,7 @@ class Lesson:
 def learn(
     records: Records, anchors: Sequence[LabelledCall], prior: RoutingWeights, options: Options
 ) -> Lesson:
-    """Fits new weights, and judges the way they were fitted on records that were held out.
+    """Fit new weights, and judge the method on records that were held out.
 
     Raises:
         TooFewRecords: there are fewer than RECORDS_MIN, or no gap between the models.
@@ -124,14 +124,14 @@ def learn(
 def evaluate_weights(
     records: Records, weights: RoutingWeights, name: str, options: Options
 ) -> Report:
-    """What any weights are worth on any records; nothing is fitted.
+    """Measure weights on records; nothing is fitted.
 
     Raises:
-        TooFewRecords: there are none, or no gap between the models.
+        TooFewRecords: there are no records, or no gap between the models.
     """
     items = [r for r in records.items if _is_measured(r, options.pair)]
     if not items:
-        raise TooFewRecords("The records hold no call of this pair with both verdicts.")
+        raise TooFewRecords("The records have no call of this pair with both verdicts.")
     _check_gap(items)
     groups = group_records([r.text for r in items], [r.group for r in items])
     outcomes = Outcomes(_column(items, "fast"), _column(items, "strong"), groups)
@@ -185,7 +185,7 @@ def _check_enough(records: Sequence[LabelledCall], options: Options) -> None:
         which = "" if options.pair is None else f" of the pair {', '.join(options.pair)}"
         raise TooFewRecords(
             f"{len(records)} records{which} with a verdict on both models; "
-            f"learning takes {RECORDS_MIN}, and 300 to be of use."
+            f"learning needs {RECORDS_MIN}, and is useful from 300 on."
         )
     _check_gap(records)
 
@@ -193,8 +193,8 @@ def _check_enough(records: Sequence[LabelledCall], options: Options) -> None:
 def _check_gap(records: Sequence[LabelledCall]) -> None:
     if sum(r.strong for r in records) <= sum(r.fast for r in records):
         raise TooFewRecords(
-            "On these records the strong model is no better than the fast one: "
-            "there is nothing to route for. Are small_score and large_score the right way round?"
+            "On these records the strong model is no better than the fast model, so routing has "
+            "no gain. Are small_score and large_score swapped?"
         )
 
 

@@ -47,7 +47,7 @@ class Outcomes:
     groups: NDArray[np.int64]
 
     def choose(self, chosen: NDArray[np.int64] | NDArray[np.bool_]) -> Outcomes:
-        """Some of the calls."""
+        """A subset of the calls."""
         return Outcomes(self.fast[chosen], self.strong[chosen], self.groups[chosen])
 
 

@@ -1,4 +1,4 @@
-"""How a lesson is held."""
+"""The options of a lesson."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Draws what a scorer buys: answers right over the share of strong calls."""
+"""Draw the value of a scorer: right answers over the share of strong calls."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ if TYPE_CHECKING:  # it brings scikit-learn along
 
 
 def draw_curves(report: Report, title: str, path: Path) -> None:
-    """Writes a PNG: a curve a scorer, and the straight line of chance."""
+    """Write a PNG: a curve for each scorer, and the straight line of chance."""
     lowest = min(min(curve.right) for curve in report.curves.values())
     canvas = Canvas(f"{title}: quality over cost, {report.records} calls", choose_floor(lowest))
     canvas.draw_dashes((0.0, report.fast_right), (1.0, report.strong_right), "random")

@@ -1,4 +1,4 @@
-"""Reads labelled calls: what was asked, and how right the fast and the strong model were."""
+"""Read labelled calls: the question, and how right the fast and the strong model were."""
 
 from __future__ import annotations
 
@@ -26,7 +26,7 @@ Pair = tuple[str, str]
 
 
 class InvalidRecord(ValueError):
-    """A record cannot be used; says at which key, and what belongs there."""
+    """A record cannot be used; the message names the key and the expected value."""
 
     def __init__(self, key: str, expected: str) -> None:
         super().__init__(f"{key}: expected {expected}")
@@ -34,11 +34,11 @@ class InvalidRecord(ValueError):
 
 @dataclass(frozen=True, slots=True)
 class LabelledCall:
-    """One labelled call; the scores are 0 (wrong) to 1 (right).
+    """One labelled call; the scores are from 0 (wrong) to 1 (right).
 
-    `task` names its kind, `group` what it must not be parted from (a conversation, a template).
-    `pair` are the models that were asked, where the record says so, and `draft` is how sure the
-    fast model was of the beginning of its answer.
+    `task` names the kind of call. `group` names the calls that must stay in one fold (a
+    conversation, a template). `pair` names the two models, if the record has them, and `draft` is
+    the confidence of the fast model in the beginning of its answer.
     """
 
     prompt: Prompt
@@ -51,7 +51,7 @@ class LabelledCall:
 
     @property
     def text(self) -> str:
-        """Everything that was said."""
+        """The text of all turns."""
         return "\n".join(turn.text for turn in self.prompt.turns)
 
 
@@ -192,7 +192,7 @@ def _join_answers(
     fast, strong = models
     if dataset is None:
         raise InvalidRecords(
-            path, None, "holds answers without their questions; name these with --dataset"
+            path, None, "has answers without their questions; give the questions with --dataset"
         )
     verdicts: dict[tuple[str, str], bool] = {}
     drafts: dict[str, DraftFeatures | None] = {}

@@ -1,4 +1,4 @@
-"""A lesson as tables for people and as JSON for programs."""
+"""A lesson as text tables and as JSON."""
 
 from __future__ import annotations
 
@@ -20,7 +20,7 @@ if TYPE_CHECKING:  # they bring scikit-learn along
 
 
 def render_json(report: Report) -> bytes:
-    """Every number but the curves."""
+    """Every number except the curves."""
     document = asdict(report)
     del document["curves"]
     return orjson.dumps(
@@ -29,7 +29,7 @@ def render_json(report: Report) -> bytes:
 
 
 def print_report(console: Console, report: Report) -> None:
-    """Prints every table."""
+    """Print every table."""
     console.print(
         f"{report.records} calls in {report.groups} groups of near-duplicates; "
         f"right: fast {report.fast_right:.1%}, strong {report.strong_right:.1%}",

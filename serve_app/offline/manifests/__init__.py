@@ -1,1 +1,1 @@
-"""The parts of `cluster/` that follow from a config: written by `serve-app manifests`; no Ray."""
+"""Generate the parts of `cluster/` that depend on a config: `serve-app manifests`; no Ray."""

@@ -1,4 +1,4 @@
-"""A config as it is deployed elsewhere: the few values that belong to the place, not to it."""
+"""A config for deployment elsewhere: only the values that depend on the place differ."""
 
 from __future__ import annotations
 
@@ -12,18 +12,19 @@ from serve_app.config.tiers import DEMO_PREFIX, TierConfig
 from serve_app.deploy.pools import NodePool
 
 MODELS_DIR = "/models"
-"""Where every node finds the weights."""
+"""The directory of the weights on every node."""
 
 
 def deploy_document(config: ServeConfig, pools: Sequence[NodePool] = ()) -> dict[str, Any]:
-    """The Serve config file for machines other than this one.
+    """The Serve config file for machines other than this machine.
 
-    The public port is open on all interfaces: a container's own loopback reaches nobody. Models
-    that the engine would fetch from a hub come from directories below `MODELS_DIR`, for no node has
-    a way out. With `pools`, tiers and Routers keep to the nodes of their own pool, and what a tier
-    says of the nodes' labels is said to Kubernetes instead (`NodePool.machines`).
+    The public port is open on all interfaces, because a container's own loopback is not reachable
+    from outside. Models that the engine would download from a hub come from directories below
+    `MODELS_DIR`, because no node has internet access. With `pools`, tiers and Routers keep to the
+    nodes of their own pool, and Kubernetes gets the node labels of a tier instead of Ray
+    (`NodePool.machines`).
     """
-    # By way of JSON: what was one YAML anchor must not be one object any more.
+    # A copy through JSON, so that a YAML anchor and its aliases become separate objects.
     document: dict[str, Any] = json.loads(json.dumps(config.document))
     document.setdefault("http_options", {})["host"] = "0.0.0.0"
     labels = {name: dict(pool.labels) for pool in pools for name in pool.deployments}
@@ -52,7 +53,8 @@ def _deploy_tiers(
 def _deploy_router(
     application: dict[str, Any], router: RouterConfig, labels: dict[str, str]
 ) -> None:
-    """Serve takes these in place of those that the application gives, so they are complete."""
+    """The deployments' options; Serve uses them in place of the application's, so they are
+    complete."""
     deployments = application.setdefault("deployments", [])
     written = next((one for one in deployments if one["name"] == ROUTER_NAME), None)
     if written is None:
@@ -67,7 +69,7 @@ def _deploy_router(
 
 
 def is_fetched(tier: TierConfig) -> bool:
-    """Whether the engine would fetch the model from a hub by itself."""
+    """Whether the engine would download the model from a hub itself."""
     return not tier.source.startswith(("/", DEMO_PREFIX)) and "://" not in tier.source
 
 
@@ -77,5 +79,5 @@ def is_mounted(tier: TierConfig) -> bool:
 
 
 def model_dir(tier: TierConfig) -> str:
-    """Where a model from a hub is put: its name without the organisation."""
+    """The directory of a model from a hub: the model's name without the organisation."""
     return f"{MODELS_DIR}/{tier.source.rpartition('/')[2]}"

@@ -1,4 +1,4 @@
-"""Which generated file follows from which config."""
+"""The generated files, and the config that each is generated from."""
 
 from __future__ import annotations
 
@@ -39,19 +39,19 @@ Files = dict[Path, str]
 
 @dataclass(frozen=True)
 class Source:
-    """A config that files are made of, and how they call it."""
+    """A config from which files are generated, and its name in them."""
 
     config: ServeConfig
     name: str
 
     @classmethod
     def load(cls, path: Path, name: str) -> Source:
-        """Raises ConfigError where the config cannot be used."""
+        """Load the config; raises ConfigError if it cannot be used."""
         return cls(load_serve_config(path), name)
 
     @property
     def app(self) -> AppConfig:
-        """The topology, with the numbers of replicas that Serve goes by."""
+        """The topology, with the numbers of replicas that Serve uses."""
         return read_scaled(self.config)
 
 
@@ -84,7 +84,7 @@ def render_manifests(root: Path) -> Files:
 
 
 def _render_overlay(source: Source, root: Path) -> Files:
-    """What an overlay of Kustomize takes from a config."""
+    """The files of a Kustomize overlay for a config."""
     app = source.app
     try:
         files = {Path("generated.yaml"): render_patch(source.config, source.name)}
@@ -97,7 +97,7 @@ def _render_overlay(source: Source, root: Path) -> Files:
 
 
 def _render_values(source: Source, root: Path) -> str:
-    """What the Helm chart takes from a config."""
+    """The files of the Helm chart for a config."""
     try:
         return render_values(source.config, _load_pod(root), source.name)
     except Unplaceable as error:
@@ -105,7 +105,7 @@ def _render_values(source: Source, root: Path) -> str:
 
 
 def _render_units(source: Source) -> Files:
-    """What systemd's units take from a config."""
+    """The files of systemd's units for a config."""
     app = source.app
     try:
         pools = plan_machines(app)
@@ -120,7 +120,7 @@ def _load_pod(root: Path) -> dict[str, Any]:
     try:
         pod: dict[str, Any] = yaml.safe_load((root / POD).read_text(encoding="utf-8"))
     except OSError as error:
-        raise ConfigError(f"{POD}: {error.strerror}; --root names the project") from None
+        raise ConfigError(f"{POD}: {error.strerror}; give the project's root with --root") from None
     return pod
 
 
@@ -128,7 +128,8 @@ def _load_pod(root: Path) -> dict[str, Any]:
 
 
 def render_folder(config: Path, root: Path, out: Path) -> tuple[Files, Files]:
-    """Manifests for any config, by their path in the folder: written anew, and written once.
+    """Manifests for any config, by their path in the folder: generated files, and files written
+    once.
 
     Raises:
         ConfigError: the config cannot be used.
@@ -155,7 +156,7 @@ def render_folder(config: Path, root: Path, out: Path) -> tuple[Files, Files]:
 
 
 def write_folder(config: Path, root: Path, out: Path) -> list[Path]:
-    """Write these files, but for those of yours that are there already; say which have changed."""
+    """Write these files, except existing files of the user; return the changed files."""
     anew, once = render_folder(config, root, out)
     missing = {path: text for path, text in once.items() if not (out / path).exists()}
     return _write({**anew, **missing}, out)
@@ -165,12 +166,12 @@ def write_folder(config: Path, root: Path, out: Path) -> list[Path]:
 
 
 def find_drift(root: Path) -> list[Path]:
-    """The generated files that are missing or are not what the configs say."""
+    """The generated files that are missing or differ from the configs."""
     return _find_changed(render_manifests(root), root)
 
 
 def write_manifests(root: Path) -> list[Path]:
-    """Write the files that are missing or out of date, and say which."""
+    """Write the files that are missing or out of date, and return them."""
     return _write(render_manifests(root), root)
 
 

@@ -1,4 +1,4 @@
-"""How long the nodes of a config may take to stop, and what its head computes; pure."""
+"""How long the nodes of a config may take to stop, and the CPUs of its head; pure."""
 
 from __future__ import annotations
 
@@ -14,7 +14,8 @@ STOP_MARGIN_S = 60
 
 
 def head_cpus(app: AppConfig) -> int:
-    """Ray's CPUs of the head: none beside pools of workers, else enough for all replicas."""
+    """Ray's CPUs of the head: none if there are pools of workers, otherwise enough for all
+    replicas."""
     if not fits_on_head(app):
         return 0
     cpus = app.router.cpus * app.router.replicas.max

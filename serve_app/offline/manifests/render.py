@@ -30,7 +30,7 @@ KUBERNETES_LABELS = {
     "ray.io/region": "topology.kubernetes.io/region",
     "ray.io/accelerator-type": GPU_LABEL,
 }
-"""What Kubernetes calls the labels that Ray's nodes have by themselves."""
+"""Kubernetes' names of the labels that Ray's nodes have by themselves."""
 NAMESPACE = """apiVersion: v1
 kind: Namespace
 metadata:
@@ -39,16 +39,16 @@ metadata:
     pod-security.kubernetes.io/enforce: restricted
 """
 POD_CPUS = 1
-"""Of a pod beside those that Ray gives away: for the raylet, HAProxy and the agents."""
+"""CPUs of a pod in addition to Ray's: for the raylet, HAProxy and the agents."""
 MODEL_PARTS = frozenset({"models", "models-list", "models-are-there"})
 CACHE_PARTS = frozenset({"compile-cache"})
-"""What a pod has for its models, and for the code that its GPU engines compile, by name."""
+"""The volumes of a pod for its models and for the code that its GPU engines compile, by name."""
 SHM_PART = 4
-"""A pod's shared memory is such a part of its memory."""
+"""A pod's shared memory is this fraction of its memory."""
 
 
 class _Dumper(yaml.SafeDumper):
-    """YAML that people read: no aliases, and text of several lines as a block."""
+    """Readable YAML: no aliases, and text of several lines as a block."""
 
     def ignore_aliases(self, data: Any) -> bool:
         return True
@@ -78,7 +78,7 @@ def render_serve_file(config: ServeConfig, source: str) -> str:
 
 
 def render_models(app: AppConfig, source: str) -> str:
-    """What the model cache holds: `HUB_ID DIRECTORY`, one model a line."""
+    """The list of the model cache: `HUB_ID DIRECTORY`, one model per line."""
     lines = (f"{tier.source} {model_dir(tier)}\n" for tier in app.tiers if is_fetched(tier))
     return HEADER.format(source=source) + "".join(lines)
 
@@ -90,9 +90,10 @@ def render_drain(app: AppConfig, source: str) -> str:
 
 
 def render_node(pool: NodePool, source: str) -> str:
-    """The part of a machine's `node.env` that follows from the config: what it offers to Ray."""
+    """The part of a machine's `node.env` that follows from the config: the machine's labels and
+    resources."""
     labels = ",".join(f"{key}={value}" for key, value in pool.labels.items())
-    # systemd takes what is in single quotes as it is.
+    # systemd takes text in single quotes literally.
     return (
         HEADER.format(source=source)
         + f"# {', '.join(pool.deployments)}: {pool.nodes_min} to {pool.nodes_max} machines with at "
@@ -262,5 +263,5 @@ def render_sizes(index: int, pool: NodePool) -> list[Object]:
 
 
 def _add(path: str, value: object) -> Object:
-    """`add` on a key that is there replaces it."""
+    """An `add` on an existing key replaces it."""
     return {"op": "add", "path": path, "value": value}

@@ -1,8 +1,9 @@
-"""What a config needs and what it will do, computed before anything starts: `serve-app plan`.
+"""The needs and the speed of a config, computed before anything starts: `serve-app plan`.
 
-`resolve` takes a tier to the facts of its `models`, with their `vision` towers; `quantization` with
-`compressed`, `engine` and `cards` say how they are stored, run and on what. `memory` says what
-fits, `checks` what cannot work, `suggest` what would, `roofline` how fast it could be, `cost` what
-it takes of a cluster. `plan` puts them together, `compare` finds the cheapest way that is fast
-enough, and `report` prints. Nothing here imports Ray, vLLM or torch.
+`resolve` finds the facts of a tier's model in `models`, with its vision tower in `vision`.
+`quantization`, `compressed`, `engine` and `cards` describe how the weights are stored and run.
+`memory` computes what fits, `checks` finds what cannot work, and `suggest` finds changes that fit.
+`roofline` estimates the speed, and `cost` the GPUs, nodes and money. `plan` combines all of them,
+`compare` finds the cheapest way that is fast enough, and `report` prints. No module here imports
+Ray, vLLM or torch.
 """

@@ -1,4 +1,4 @@
-"""GPUs: what they hold, how fast they read and compute, and how fast they talk to each other."""
+"""GPUs: their memory, their rates of reading and computing, and the rates of their links."""
 
 from __future__ import annotations
 
@@ -16,26 +16,27 @@ TABLE = Path(__file__).with_name("cards.toml")
 GENERATIONS = Path(__file__).with_name("generations.toml")
 GIB = 1024**3
 PCIE_GB_S = 32.0
-"""Of PCIe 4.0 x16 in one direction, where NVLink does not reach."""
+"""The rate of PCIe 4.0 x16 in one direction, for GPUs without NVLink between them."""
 REQUIRED = ("memory_gib", "bandwidth_gb_s", "bf16_tflops")
 
 
 @dataclass(frozen=True)
 class Generation:
-    """What decoding reaches on GPUs of one generation, and where that is known from."""
+    """The rates that decoding reaches on GPUs of one generation, and their source."""
 
     bandwidth_reached: float
-    """Of the memory's peak rate."""
+    """The share of the memory's peak rate."""
     layer_us: float
-    """Of each layer of a decoding step beside the reading: kernel launches and small kernels."""
+    """Microseconds per layer of a decoding step apart from reading: kernel launches, small
+    kernels."""
     source: str
     newer: str = ""
-    """A newer row that nothing was fitted to."""
+    """A newer row, to which no constant was fitted."""
 
 
 @dataclass(frozen=True)
 class Card:
-    """One GPU. Rates are peaks; `generation` and `roofline` say what of them is reached."""
+    """One GPU. Rates are peaks; `generation` and `roofline` hold the reached share of them."""
 
     name: str
     memory_gib: float
@@ -44,21 +45,21 @@ class Card:
     fp8_tflops: float = 0.0
     """0: the card does not compute in FP8, and vLLM unpacks such weights to 16 bit."""
     int8_tops: float = 0.0
-    """0: no rate is known, and the 16-bit one is taken."""
+    """0: the rate is not known, and the 16-bit rate is used."""
     peer_gb_s: float = 32.0
-    """To another GPU of the node, one direction."""
+    """The rate to another GPU of the node, in one direction."""
     nvlink_gpus: float = 72.0
-    """How many GPUs NVLink joins at most, where the card has NVLink at all."""
+    """The most GPUs that NVLink joins, if the card has NVLink at all."""
     layer_us: float = 0.0
-    """0: that of the generation."""
+    """0: the value of the generation."""
     link: str = "PCIe 4.0 x16"
     generation: str = "unknown"
     form: str = ""
-    """The build that the numbers are of."""
+    """The build of the card to which the numbers apply."""
     ray: str = ""
-    """What Ray calls it; empty for a card that is described."""
+    """Ray's name of the card; empty for a card that the command line describes."""
     takes_ray: bool = True
-    """Whether ray.serve.llm takes that name as `accelerator_type`, and as it is."""
+    """Whether ray.serve.llm accepts Ray's name unchanged as `accelerator_type`."""
     nvidia_smi: tuple[str, ...] = ()
     source: str = "given"
     memory_source: str = "given"
@@ -66,22 +67,22 @@ class Card:
 
     @property
     def memory_bytes(self) -> float:
-        """What a program can have of it."""
+        """The memory that a program can use."""
         return self.memory_gib * GIB
 
     @property
     def full_name(self) -> str:
-        """The name, with the build where the table has one."""
+        """The name, with the build if the table has one."""
         return f"{self.name} ({self.form})" if self.form else self.name
 
     @property
     def layer_s(self) -> float:
-        """Of each layer of a decoding step beside the reading."""
+        """Seconds per layer of a decoding step apart from reading."""
         return (self.layer_us or self._reached.layer_us) * 1e-6
 
     @property
     def bytes_per_s(self) -> float:
-        """At which weights, keys and values are read while decoding."""
+        """The rate at which decoding reads weights, keys and values."""
         return self.bandwidth_gb_s * 1e9 * self._reached.bandwidth_reached
 
     @property
@@ -89,16 +90,16 @@ class Card:
         return load_generations()[self.generation]
 
     def has_nvlink(self, gpus: int) -> bool:
-        """Whether so many GPUs of a node talk past PCIe."""
+        """Whether this many GPUs of a node communicate without PCIe."""
         return self.link.startswith("NVLink") and gpus <= self.nvlink_gpus
 
     def peer_bytes_per_s(self, gpus: int) -> float:
-        """From one GPU to another of so many that work together."""
+        """The rate between two of this many GPUs that work together."""
         beyond = self.link.startswith("NVLink") and not self.has_nvlink(gpus)
         return (min(self.peer_gb_s, PCIE_GB_S) if beyond else self.peer_gb_s) * 1e9
 
     def peak_flop_s(self, compute: Compute) -> float:
-        """Operations a second in the fastest type that the card has for these weights."""
+        """Operations per second in the fastest type that the card has for these weights."""
         tflops = {"bf16": 0.0, "fp8": self.fp8_tflops, "int8": self.int8_tops}[compute]
         return (tflops or self.bf16_tflops) * 1e12
 
@@ -115,7 +116,7 @@ def load_generations() -> dict[str, Generation]:
 
 @cache
 def load_cards() -> dict[str, Card]:
-    """The shipped cards by the names that `plan` knows; `ray` of each is Ray's."""
+    """The shipped cards by their names in `plan`; `ray` of each is Ray's name."""
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     return {name: _build(name, row) for name, row in table.items()}
 
@@ -126,7 +127,7 @@ def parse_card(text: str) -> Card:
     Numbers after a known name replace that card's.
 
     Raises:
-        PlanningFailed: says what is missing or wrong.
+        PlanningFailed: names the missing or wrong value.
     """
     name, *settings = (part.strip() for part in text.split(","))
     numbers = dict(_parse_number(setting) for setting in settings)
@@ -144,7 +145,7 @@ def parse_card(text: str) -> Card:
 
 
 def find_ray_cards(accelerator_type: str) -> list[Card]:
-    """The shipped cards that Ray calls so, those with the least memory first."""
+    """The shipped cards with this name in Ray, the smallest memory first."""
     found = [card for card in load_cards().values() if card.ray == accelerator_type]
     return sorted(found, key=lambda card: card.memory_gib)
 
@@ -162,7 +163,7 @@ def _parse_number(setting: str) -> tuple[str, float]:
         number = -1.0
     if key not in _NUMBERS or not equals or not 0 < number < 1e9:
         raise PlanningFailed(
-            f"card: '{setting}' is no KEY=NUMBER above 0; keys are {', '.join(_NUMBERS)}"
+            f"card: '{setting}' is not a KEY=NUMBER above 0; keys are {', '.join(_NUMBERS)}"
         )
     return key, number
 
@@ -171,8 +172,8 @@ def _unknown(name: str) -> str:
     names = load_cards()
     alike = [card for card in names if name and card.upper().startswith(name.upper())]
     if alike:
-        return f"card '{name}' may be {' or '.join(alike)}; say which with --card"
+        return f"card '{name}' is ambiguous: {' or '.join(alike)}; choose one with --card"
     return (
-        f"card '{name}' is not known; known are {', '.join(names)}, or describe it: "
+        f"card '{name}' is not known; known are {', '.join(names)}. Or describe the card: "
         "--card NAME,memory_gib=...,bandwidth_gb_s=...,bf16_tflops=..."
     )

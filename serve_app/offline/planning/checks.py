@@ -1,4 +1,4 @@
-"""What cannot work, however much memory there is: what, why, and how to mend it."""
+"""Configs that cannot work, however much memory there is: the problem, the reason, the mend."""
 
 from __future__ import annotations
 
@@ -12,7 +12,7 @@ from serve_app.offline.planning.models import ModelFacts
 from serve_app.offline.planning.quantization import Scheme
 
 DOUBT_BYTES = 1.0 * GIB
-"""By how much the plan is trusted for a dense model: its errors against logs are below it."""
+"""The error in memory to expect of a plan of a dense model: its errors against logs are smaller."""
 
 MIXTURE_DOUBT_BYTES = 4.5 * GIB
 """What is missing in the one log of a mixture of experts in FP8 (vLLM issue 21348); in that of
@@ -25,7 +25,7 @@ FP8_CACHE = 1
 def check_division(
     where: str, facts: ModelFacts, scheme: Scheme, engine: Engine
 ) -> Iterator[Finding]:
-    """Whether the model can be divided over the GPUs as the engine is told to."""
+    """Check that the model can be divided over the GPUs as the engine's arguments demand."""
     parallel = engine.parallel
     tensor = parallel.tensor
     key = f"{where}.engine.tensor_parallel_size"
@@ -42,7 +42,7 @@ def check_division(
     elif tensor > facts.kv_heads:
         copies = tensor // facts.kv_heads
         what = (
-            f"{facts.kv_heads} KV heads over {tensor} GPUs: each is there {copies} times, and so "
+            f"{facts.kv_heads} KV heads over {tensor} GPUs: each is stored {copies} times, and so "
             "are its keys and values"
         )
         mend = f"take {facts.kv_heads} and more replicas, if the weights leave enough room"
@@ -56,11 +56,11 @@ def check_division(
         yield Finding(f"{where}.engine.pipeline_parallel_size", what, "take fewer stages")
     elif facts.layers % parallel.pipeline:
         what = f"{facts.layers} layers do not divide evenly: the fullest stage decides"
-        mend = "take a divisor of the layers, if there is one to hand"
+        mend = "take a divisor of the number of layers, if one is suitable"
         yield Finding(f"{where}.engine.pipeline_parallel_size", what, mend, fatal=False)
     if parallel.data > 1 and not facts.experts:
         what = f"{facts.name} has no experts to share, and vLLM refuses the key for such models"
-        mend = "leave it out, and take more replicas"
+        mend = "leave the key out, and take more replicas"
         yield Finding(f"{where}.engine.data_parallel_size", what, mend)
     if parallel.expert and not facts.experts:
         what = f"{facts.name} has no experts; vLLM ignores the key"
@@ -70,7 +70,7 @@ def check_division(
 def _check_columns(
     key: str, facts: ModelFacts, scheme: Scheme, engine: Engine
 ) -> Iterator[Finding]:
-    """A GPU has whole columns of an MLP, and whole groups of those that share a scale."""
+    """Check that each GPU gets whole columns of an MLP, and whole groups that share a scale."""
     parallel = engine.parallel
     if facts.experts and parallel.expert:
         return
@@ -89,7 +89,7 @@ def _check_columns(
 
 
 def tensor_sizes(facts: ModelFacts, most: int = 64) -> list[int]:
-    """Sizes that heads and vocabulary can be divided by, as vLLM's layers demand."""
+    """The sizes by which heads and vocabulary can be divided, as vLLM's layers demand."""
     return [
         size
         for size in range(1, most + 1)
@@ -101,7 +101,7 @@ def tensor_sizes(facts: ModelFacts, most: int = 64) -> list[int]:
 
 
 def check_length(where: str, facts: ModelFacts, engine: Engine) -> Iterator[Finding]:
-    """Whether the model has so many positions."""
+    """Check that the model has as many positions as the engine's context."""
     if engine.max_model_len is not None and engine.max_model_len > facts.positions:
         what = (
             f"{engine.max_model_len} tokens, but {facts.name} has {facts.positions} positions: "
@@ -115,15 +115,15 @@ def check_length(where: str, facts: ModelFacts, engine: Engine) -> Iterator[Find
 
 
 def check_name(where: str, accelerator_type: str | None, *, given: bool) -> Iterator[Finding]:
-    """Whether Ray finds nodes by this name, and whether the name alone says which card it is."""
+    """Check that Ray finds nodes by this name, and that the name determines the card."""
     key = f"{where}.accelerator_type"
     card = load_cards().get(accelerator_type or "")
     if card is not None and not card.takes_ray:
         what = f"ray.serve.llm does not take {accelerator_type}: a replica would not be placed"
-        mend = f"leave it out, place by node_labels, and give --card {card.name} for the plan"
+        mend = f"leave the key out, place by node_labels, and give the plan --card {card.name}"
         yield Finding(key, what, mend)
     elif card is not None and card.ray != card.name:
-        what = f"Ray calls this card {card.ray}: no node has {card.name} of itself"
+        what = f"Ray names this card {card.ray}: no node has the name {card.name} by default"
         mend = f"accelerator_type: {card.ray}, and --card {card.name} for the plan"
         yield Finding(key, what, mend, fatal=False)
     elif accelerator_type and card is None and not given:
@@ -131,16 +131,16 @@ def check_name(where: str, accelerator_type: str | None, *, given: bool) -> Iter
 
 
 def _check_alike(key: str, accelerator_type: str) -> Iterator[Finding]:
-    """Several cards of one name in Ray, of which none has that name here."""
+    """Warn about several cards with one name in Ray, if none has that name in the table."""
     names = [card.name for card in find_ray_cards(accelerator_type)]
     if len(names) > 1:
-        what = f"Ray calls {' and '.join(names)} so; {names[0]} is assumed, the smallest"
+        what = f"Ray gives {' and '.join(names)} this name; {names[0]}, the smallest, is assumed"
         mend = " or ".join(f"--card {name}" for name in names)
         yield Finding(key, what, mend, fatal=False)
 
 
 def check_card(where: str, scheme: Scheme, engine: Engine, card: Card) -> Iterator[Finding]:
-    """Whether the card computes in the types that it is given."""
+    """Check that the card computes in the types that it is given."""
     if engine.quantization == "fp8_per_channel" and not card.fp8_tflops:
         what = f"{card.name} does not compute in FP8, and vLLM refuses fp8_per_channel there"
         yield Finding(f"{where}.engine.quantization", what, "take fp8, awq or gptq")
@@ -149,33 +149,35 @@ def check_card(where: str, scheme: Scheme, engine: Engine, card: Card) -> Iterat
         mend = "take int8, awq or gptq on this card, or accept it"
         yield Finding(f"{where}.engine.quantization", what, mend, fatal=False)
     if scheme.compute == "int8" and not card.int8_tops:
-        what = f"no INT8 rate of {card.name} is known here: that of 16 bit is taken"
+        what = f"the INT8 rate of {card.name} is not known: the plan uses the 16-bit rate"
         yield Finding(f"{where}.engine.quantization", what, "take fp8 on this card", fatal=False)
     if engine.cache_bytes == FP8_CACHE and not card.fp8_tflops:
-        what = f"{card.name} has no FP8: not every attention backend of vLLM takes such a cache"
-        mend = "leave kv_cache_dtype out, or try it before you count on it"
+        what = f"{card.name} has no FP8: not every attention backend of vLLM supports an FP8 cache"
+        mend = "leave kv_cache_dtype out, or test it before you rely on it"
         yield Finding(f"{where}.engine.kv_cache_dtype", what, mend, fatal=False)
 
 
 def check_scheme(where: str, facts: ModelFacts, scheme: Scheme) -> Iterator[Finding]:
-    """Whether the weights are stored so, and whether there are any that the scheme packs."""
+    """Check how the weights are stored, and that the scheme packs any of them."""
     key = f"{where}.engine.quantization"
     if scheme.assumed:
-        what = f"the plan cannot tell how the weights are stored: {scheme.name} is taken"
-        yield Finding(key, what, "plan where the model's config.json is", fatal=False)
+        what = f"the plan does not know how the weights are stored: it assumes {scheme.name}"
+        yield Finding(
+            key, what, "run the plan on a machine that has the model's config.json", fatal=False
+        )
     if facts.vision:
-        what = "what images take beside the vision tower's weights is not counted"
-        mend = "leave some GiB, or bound them with limit_mm_per_prompt and try it"
+        what = "the memory of images, apart from the vision tower's weights, is not counted"
+        mend = "leave some GiB free, or limit images with limit_mm_per_prompt, and test it"
         yield Finding(f"{where}.engine", what, mend, fatal=False)
     if scheme.experts_only and not facts.experts:
-        what = f"{scheme.name} packs experts alone, and {facts.name} has none: all stays in 16 bit"
-        yield Finding(key, what, "take fp8, or leave it out", fatal=False)
+        what = f"{scheme.name} packs only experts, and {facts.name} has none: all stays in 16 bit"
+        yield Finding(key, what, "take fp8, or leave the scheme out", fatal=False)
 
 
 def check_margin(
     where: str, facts: ModelFacts, scheme: Scheme, memory: Memory
 ) -> Iterator[Finding]:
-    """Whether it fits by more than the plan may be wrong."""
+    """Check that the tier fits by more than the plan may be wrong."""
     spare = memory.kv_bytes - memory.call_bytes
     packed = scheme.compute == "fp8" or scheme.experts_only
     doubt = MIXTURE_DOUBT_BYTES if facts.experts and packed else DOUBT_BYTES
@@ -184,18 +186,18 @@ def check_margin(
             f"fits by {spare / GIB:.1f} GiB a GPU, and such a plan has been wrong by "
             f"{doubt / GIB:g} (docs/planning.md)"
         )
-        mend = "leave more room, or try it before you count on it"
+        mend = "leave more room, or test it before you rely on it"
         yield Finding(f"{where}.engine", what, mend, fatal=False)
 
 
 def check_node(where: str, strategy: str, engine: Engine, gpus_per_node: int) -> Iterator[Finding]:
-    """Whether a replica fits on a node, where it must."""
+    """Check that a replica fits on a node, if it must."""
     gpus = engine.parallel.gpus
     if gpus > gpus_per_node and strategy == "STRICT_PACK":
         what = f"a replica needs {gpus} GPUs on one node, which has {gpus_per_node}"
-        mend = "fewer GPUs a replica; or strategy PACK, with TP within a node and PP across nodes"
+        mend = "fewer GPUs per replica; or strategy PACK, with TP within a node and PP across nodes"
         yield Finding(f"{where}.placement.strategy", what, mend)
     if engine.parallel.tensor > gpus_per_node:
         what = f"TP {engine.parallel.tensor} would span nodes: every layer would wait for a network"
-        mend = f"TP {gpus_per_node} or less, and pipeline_parallel_size for the rest"
+        mend = f"use TP {gpus_per_node} or less, and pipeline_parallel_size for the rest"
         yield Finding(f"{where}.engine.tensor_parallel_size", what, mend)

@@ -1,4 +1,4 @@
-"""What a tier takes of a cluster: time to load, GPUs, and money where a price is given."""
+"""What a tier costs a cluster: time to load, GPUs, and money if a price is given."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Need:
 
 @dataclass(frozen=True)
 class Pool:
-    """Nodes of one kind, and which replicas of the tiers they can hold."""
+    """Nodes of one kind, and the replicas of the tiers that they can hold."""
 
     card: str
     nodes: int
@@ -35,22 +35,22 @@ class Pool:
     min_fits: bool
     max_fits: bool
     gpus_min: int
-    """That all tiers take with their fewest replicas."""
+    """GPUs that all tiers take with their fewest replicas."""
     gpus_max: int
     most: dict[str, int]
-    """Replicas of each tier at most, with the others at their fewest."""
+    """The most replicas of each tier, with the other tiers at their fewest."""
     nodes_for_min: int
     nodes_for_max: int
     together: list[str]
-    """Tiers of several replicas at the fewest, all of which one node holds."""
+    """Tiers with several replicas at the fewest, all of which one node holds."""
 
 
 def plan_pool(card: str, nodes: int, gpus_per_node: int, tiers: Sequence[TierConfig]) -> Pool:
-    """Place the tiers' replicas on nodes of one kind, with the labels and slots that they ask for.
+    """Place the tiers' replicas on nodes of one kind, with the labels and slots that they need.
 
-    The nodes are those of `deploy.pools`, from which the manifests are made, too.
+    The nodes are the nodes of `deploy.pools`, from which the manifests are generated, too.
     """
-    # The card may be another one than accelerator_type, and here all tiers are on it.
+    # The card may differ from accelerator_type, and all tiers of this pool are on this card.
     tiers = [tier.model_copy(update={"accelerator_type": None}) for tier in tiers]
     needs = {tier.name: plan_need(tier) for tier in tiers}
     gpus = {name: round(add_up(need.bundles)["GPU"]) for name, need in needs.items()}
@@ -75,7 +75,7 @@ def plan_pool(card: str, nodes: int, gpus_per_node: int, tiers: Sequence[TierCon
 
 @dataclass(frozen=True)
 class _Nodes:
-    """The kinds of nodes that the tiers ask for; none where a replica is larger than a node."""
+    """The kinds of nodes that the tiers need; none if a replica is larger than a node."""
 
     pools: Sequence[NodePool]
 
@@ -87,11 +87,12 @@ class _Nodes:
             return cls([])
 
     def count(self, needs: Sequence[Named]) -> float:
-        """Nodes that these replicas take; infinite if one of them has no place on any number."""
+        """Nodes that these replicas take; infinite if one of them fits on no node."""
         return sum(count_nodes(self.pools, needs)) if self.pools else math.inf
 
     def find_most(self, name: str, least: Sequence[Named], nodes: int) -> int:
-        """Replicas of a tier beside the fewest of the others, as Serve adds one after another."""
+        """Replicas of a tier that fit beside the fewest of the others, added one by one as Serve
+        does."""
         if not self.pools:
             return 0
         fits = self.count(least) <= nodes
@@ -107,7 +108,8 @@ class _Nodes:
         return begun + sum(1 for _ in iter(lambda: fleet.place(own), None))
 
     def _share(self, nodes: int, name: str, there: Sequence[Named]) -> list[Room] | None:
-        """What is there needs some nodes of each kind; the rest is for one tier."""
+        """The rooms of all nodes: each kind has what these replicas need, and one tier's kind the
+        rest."""
         counts = list(count_nodes(self.pools, there))
         rest = nodes - sum(counts)
         if rest < 0:
@@ -116,7 +118,7 @@ class _Nodes:
         return [room for pool, n in zip(self.pools, counts, strict=True) for room in pool.rooms(n)]
 
     def find_together(self, least: Sequence[Named], nodes: int) -> list[str]:
-        """The tiers that one lost node takes away, although they have several replicas."""
+        """The tiers that lose all of their several replicas with one node."""
         placed = place_all(least, self._share(nodes, least[0][0], least) or [])
         return [
             name
@@ -127,13 +129,14 @@ class _Nodes:
 
 @dataclass(frozen=True)
 class Cost:
-    """What a replica, and the tier, takes. Money is in the currency of the price that was given."""
+    """The cost of a replica and of the tier. Money is in the currency of the given price."""
 
     checkpoint_bytes: float
     load_s: float
-    """To read the checkpoint from disk once; not to compile and to capture CUDA graphs."""
+    """Seconds to read the checkpoint from disk once, without compiling and capturing CUDA
+    graphs."""
     gpu_hours_a_million: float
-    """Of a million output tokens, with the prompts that belong to them, at the utilisation."""
+    """GPU-hours of a million output tokens with their prompts, at the utilisation."""
     price_a_million: float | None
     price_a_month_min: float | None
     price_a_month_max: float | None
@@ -147,7 +150,7 @@ def price_tier(
     utilization: float,
     price_per_gpu_hour: float | None,
 ) -> Cost:
-    """Put times and prices to a tier whose replicas have this speed."""
+    """Compute times and prices of a tier whose replicas have this speed."""
     hours = need.gpus * 1e6 / (speed.tokens_per_s * utilization) / 3600
     price = price_per_gpu_hour
     month = None if price is None else price * HOURS_A_MONTH * need.gpus

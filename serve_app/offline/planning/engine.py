@@ -26,7 +26,7 @@ Kind = TypeVar("Kind", int, float, str, bool)
 
 @dataclass(frozen=True)
 class Parallel:
-    """How one replica is spread over its workers, one a GPU."""
+    """How one replica is spread over its workers, with one GPU each."""
 
     tensor: int = 1
     pipeline: int = 1
@@ -48,19 +48,19 @@ class Parallel:
 
 @dataclass(frozen=True)
 class Engine:
-    """What vLLM is told, as far as memory and speed depend on it."""
+    """The engine arguments that memory and speed depend on."""
 
     parallel: Parallel
     quantization: str | None
     element_bytes: int
-    """Of an activation or of a weight that is not quantised."""
+    """Bytes of an activation, or of a weight that is not quantised."""
     cache_dtype: str
     cache_bytes: int
-    """Of one element of the KV cache."""
+    """Bytes of one element of the KV cache."""
     max_model_len: int | None
-    """None: as long as the model's positions allow; -1: as long as fits."""
+    """None: the model's positions; -1: the longest context that fits."""
     scaled: bool
-    """Whether the model's config is overridden, as it is to scale its positions."""
+    """Whether the model's config is overridden, for example to scale its positions."""
     max_num_seqs: int
     max_num_batched_tokens: int
     gpu_memory_utilization: float
@@ -69,11 +69,12 @@ class Engine:
     kv_cache_memory_bytes: int | None
     num_gpu_blocks_override: int | None
     cpu_cache_bytes: float | None
-    """What a tier on CPU sets aside for keys and values; None where vLLM chooses."""
+    """Bytes that a tier on CPU reserves for keys and values; None if vLLM chooses."""
 
     @property
     def fixed_cache(self) -> bool:
-        """Whether the config sets the size of the cache, rather than what is left."""
+        """Whether the config sets the size of the cache, or the cache takes the remaining
+        memory."""
         return self.kv_cache_memory_bytes is not None or self.num_gpu_blocks_override is not None
 
 
@@ -121,9 +122,9 @@ def read_engine(tier: TierConfig, card: Card | None) -> Engine:
 
 
 def default_batch(card: Card | None, workers: int = 1) -> tuple[int, int]:
-    """`max_num_seqs` and `max_num_batched_tokens` where the config leaves them out.
+    """The defaults of `max_num_seqs` and `max_num_batched_tokens`.
 
-    As `EngineArgs.get_batch_defaults` of the pinned vLLM chooses for its API server.
+    They follow `EngineArgs.get_batch_defaults` of the pinned vLLM for its API server.
     """
     if card is None:
         return 128 * workers, 2048 * workers
@@ -149,7 +150,7 @@ def _read_cpu_cache(tier: TierConfig) -> float | None:
 def _count(given: dict[str, JsonValue], key: str, default: int) -> int:
     value = _read(given, key, default)
     if value < 1:
-        raise PlanningFailed(f"engine.{key}: expected a whole number from 1 on, not {value}")
+        raise PlanningFailed(f"engine.{key}: expected a whole number of at least 1, not {value}")
     return value
 
 

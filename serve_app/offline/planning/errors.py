@@ -1,11 +1,11 @@
-"""Why a plan cannot be made."""
+"""The errors of a plan."""
 
 from __future__ import annotations
 
 
 class PlanningFailed(Exception):
-    """Something that the plan needs is not known; the message says what, and how to give it."""
+    """A fact that the plan needs is not known; the message names it, and how to give it."""
 
 
 class SchemeUnknown(PlanningFailed):
-    """The config does not say in a known way how the weights are stored; `--quantization` can."""
+    """The config does not state in a known way how the weights are stored; `--quantization` can."""

@@ -1,4 +1,4 @@
-"""What one GPU of a replica holds: weights, what a step needs, and the KV cache in the rest."""
+"""The memory of one GPU of a replica: weights, activations, and the KV cache in the rest."""
 
 from __future__ import annotations
 
@@ -19,13 +19,14 @@ GRAPH_BYTES = 1.0 * GIB
 GiB in the logs of gpustack/runner 251 and vLLM 39559 (twice)."""
 
 STEPS_UNDER_WAY = 2
-"""Steps whose tokens a window holds beside its own: vLLM schedules one ahead."""
+"""Steps whose tokens a window holds in addition: vLLM schedules one step ahead."""
 
 STATES_A_CALL = 2
-"""That vLLM sets aside for each linear layer with prefix caching: the last and the current one."""
+"""States that vLLM reserves for each linear layer with prefix caching: the last and the current
+state."""
 
 _PAD = 64
-"""vLLM pads the vocabulary to a multiple of it (DEFAULT_VOCAB_PADDING_SIZE)."""
+"""vLLM pads the vocabulary to a multiple of this number (DEFAULT_VOCAB_PADDING_SIZE)."""
 
 
 @dataclass(frozen=True)
@@ -38,7 +39,8 @@ class Stage:
 
 
 def split_layers(layers: int, stages: int) -> list[Stage]:
-    """Layers by stage, as vLLM's `get_pp_indices` divides them; no more stages than layers."""
+    """The stages with their layers, as vLLM's `get_pp_indices` divides them; at most one per
+    layer."""
     stages = min(stages, layers)
     parts = [layers // stages] * stages
     for index in range(2, layers % stages + 2):
@@ -48,29 +50,31 @@ def split_layers(layers: int, stages: int) -> list[Stage]:
 
 @dataclass(frozen=True)
 class Weights:
-    """Elements of one GPU: those that the scheme packs, and those that stay as they are."""
+    """The elements of one GPU: elements that the scheme packs, and elements that stay plain."""
 
     packed: float
     plain: float
     read_plain: float
-    """Of the plain ones those that a decoding step reads: not the input embedding, of which it
-    gathers a row a token."""
+    """Plain elements that a decoding step reads. Of the input embedding, a step reads only one row
+    per token, so it does not count.
+    """
     experts: float
-    """Of the packed ones those in experts, of which a step may read only some."""
+    """Packed elements in experts, of which a step may read only some."""
 
     def bytes(self, scheme: Scheme, element_bytes: int) -> float:
-        """All of it."""
+        """All elements."""
         return self.packed_bytes(scheme, element_bytes) + self.plain * element_bytes
 
     def packed_bytes(self, scheme: Scheme, element_bytes: int, met: float = 1.0) -> float:
-        """What the scheme packs, with a share of the experts."""
+        """The packed elements, with a share of the experts."""
         experts = self.experts * met * weight_bytes(scheme, element_bytes)
         dense = self.packed - self.experts
         return experts + dense * weight_bytes(scheme, element_bytes, expert=False)
 
 
 def weight_bytes(scheme: Scheme, element_bytes: int, *, expert: bool = True) -> float:
-    """Bytes of one weight under a scheme; what is not quantised has the engine's `dtype`."""
+    """Bytes of one weight under a scheme; weights that are not quantised have the engine's
+    `dtype`."""
     packed = scheme.bits < 16 and (expert or not scheme.experts_only)
     return scheme.bits / 8 if packed else float(element_bytes)
 
@@ -99,7 +103,7 @@ def weigh(facts: ModelFacts, parallel: Parallel, stage: Stage) -> Weights:
 
 
 def _attention_elements(facts: ModelFacts, parallel: Parallel) -> float:
-    """Matrices of a layer's attention on one GPU, in the mean of the kinds of layers."""
+    """Elements of a layer's attention matrices on one GPU, averaged over the kinds of layers."""
     heads = facts.query_heads / parallel.tensor + kv_heads_of_gpu(facts, parallel)
     attention = 2 * facts.hidden * facts.head_dim * heads
     linear = facts.linear.matrices(facts.hidden) / parallel.tensor if facts.linear else 0.0
@@ -107,7 +111,7 @@ def _attention_elements(facts: ModelFacts, parallel: Parallel) -> float:
 
 
 def _small_elements(facts: ModelFacts, parallel: Parallel) -> float:
-    """What no scheme packs of a layer, in the mean of the kinds of layers."""
+    """Elements of a layer that no scheme packs, averaged over the kinds of layers."""
     tensor, kv_heads = parallel.tensor, kv_heads_of_gpu(facts, parallel)
     bias = (facts.heads / tensor + 2 * kv_heads) * facts.head_dim if facts.qkv_bias else 0.0
     sinks = facts.hidden + facts.heads / tensor if facts.biased else 0.0
@@ -118,7 +122,7 @@ def _small_elements(facts: ModelFacts, parallel: Parallel) -> float:
 
 
 def _mean(facts: ModelFacts, attended: float, linear: float) -> float:
-    """Of a layer: some have linear attention."""
+    """The mean over all layers, some of which have linear attention."""
     share = facts.linear_layers / facts.layers
     return (1 - share) * attended + share * linear
 
@@ -129,12 +133,12 @@ def padded_vocabulary(facts: ModelFacts) -> int:
 
 
 def kv_heads_of_gpu(facts: ModelFacts, parallel: Parallel) -> int:
-    """KV heads on one GPU: with more GPUs than heads every GPU still has one, a copy."""
+    """KV heads on one GPU; with more GPUs than heads, every GPU has a copy of one head."""
     return max(1, facts.kv_heads // parallel.tensor)
 
 
 def _expert_elements(facts: ModelFacts, parallel: Parallel) -> float:
-    """Of all experts of a layer on one GPU, padded as vLLM pads them."""
+    """Elements of all experts of a layer on one GPU, padded as vLLM pads them."""
     shards = parallel.tensor * parallel.data
     count = math.ceil(facts.experts / shards) if parallel.expert else facts.experts
     width = facts.expert_intermediate / (1 if parallel.expert else shards)
@@ -147,7 +151,7 @@ def _padded(size: float, multiple: int) -> float:
 
 
 def kv_bytes_a_token(facts: ModelFacts, engine: Engine, layers: int) -> int:
-    """Keys and values of one token on one GPU, in those of so many layers that keep all tokens."""
+    """Bytes of one token's keys and values on one GPU, in this many layers that keep all tokens."""
     heads = kv_heads_of_gpu(facts, engine.parallel)
     full = layers * facts.full_layers // facts.layers
     return 2 * full * heads * facts.head_dim * engine.cache_bytes
@@ -155,7 +159,7 @@ def kv_bytes_a_token(facts: ModelFacts, engine: Engine, layers: int) -> int:
 
 @dataclass(frozen=True)
 class CallCache:
-    """What one call keeps on one GPU of a stage."""
+    """The cache of one call on one GPU of a stage."""
 
     a_token: int
     """Bytes, in the layers that keep all tokens."""
@@ -163,19 +167,20 @@ class CallCache:
     windowed: int = 0
     """Bytes of a token, in the layers that keep a window."""
     window_tokens: int = 0
-    """At most in such a layer: the window, and the tokens of the steps under way."""
+    """The most tokens in such a layer: the window, and the tokens of the current steps."""
     fixed: int = 0
     """Bytes of states, however long the call is."""
 
     def call_bytes(self, tokens: float) -> float:
-        """Whole blocks of a call of a length, as vLLM counts them before it admits one."""
+        """Bytes of a call of this length in whole blocks, as vLLM counts them before it admits a
+        call."""
         size = self.block_tokens
         whole = math.ceil(tokens / size) * size
         looked = math.ceil(min(tokens, self.window_tokens) / size) * size + size
         return whole * self.a_token + (looked * self.windowed if self.windowed else 0) + self.fixed
 
     def longest(self, room: float) -> int:
-        """The most tokens of one call in so many bytes."""
+        """The most tokens of one call that fit into this many bytes."""
         low, high = 0, max(0, int(room // self.a_token))
         while low < high:
             middle = (low + high + 1) // 2
@@ -231,21 +236,22 @@ class Memory:
     """Bytes on the fullest GPU of a replica, and the tokens that all its GPUs can keep."""
 
     budget_bytes: float
-    """What vLLM takes of the GPU: its memory times `gpu_memory_utilization`."""
+    """The memory that vLLM takes: the GPU's memory times `gpu_memory_utilization`."""
     weights_bytes: float
     activation_bytes: float
     overhead_bytes: float
     kv_bytes: float
-    """What is left for keys and values; below 0 where the rest does not fit."""
+    """The memory left for keys and values; negative if the rest does not fit."""
     kv_bytes_a_token: int
-    """On one GPU, of a token, in the layers that keep all tokens."""
+    """Bytes of a token on one GPU, in the layers that keep all tokens."""
     kv_tokens: int
-    """That one engine can keep in calls of `max_model_len`; a replica with DP has more engines."""
+    """Tokens that one engine can keep in calls of `max_model_len`; a replica with DP has more
+    engines."""
     longest_tokens: int
-    """Of one call alone."""
+    """The longest context of a single call."""
     max_model_len: int
     concurrency: float
-    """Calls of `max_model_len` tokens at a time, of a replica."""
+    """Concurrent calls of `max_model_len` tokens of a replica."""
     call: CallCache
     engines: int
 
@@ -256,12 +262,12 @@ class Memory:
 
     @property
     def call_bytes(self) -> float:
-        """Of one call of `max_model_len` tokens."""
+        """Bytes of one call of `max_model_len` tokens."""
         return self.call.call_bytes(self.max_model_len)
 
     @property
     def missing_bytes(self) -> float:
-        """How much more one GPU needed to hold one call of `max_model_len` tokens."""
+        """Memory that one GPU lacks to hold one call of `max_model_len` tokens."""
         return max(0.0, self.call_bytes - self.kv_bytes)
 
     def calls(self, tokens: int) -> float:
@@ -309,13 +315,13 @@ def _budget(engine: Engine, card: Card | None) -> float:
 
 
 def _find_room(engine: Engine, card: Card | None, call: CallCache, taken: float) -> float:
-    """What is left for the cache; a size that is set counts up to what the GPU has."""
+    """The memory left for the cache; a configured size counts up to the memory of the GPU."""
     fixed, total = _fixed_room(engine, call), card.memory_bytes if card else math.inf
     return _budget(engine, card) - taken if fixed is None else min(fixed, total - taken)
 
 
 def _fixed_room(engine: Engine, call: CallCache) -> float | None:
-    """The size of the cache where the config sets it."""
+    """The size of the cache if the config sets it."""
     if engine.num_gpu_blocks_override is not None:
         return float(engine.num_gpu_blocks_override * call.block_tokens * call.a_token)
     if engine.cpu_cache_bytes is not None:

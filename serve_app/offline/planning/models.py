@@ -367,7 +367,7 @@ def _read_positions(config: Mapping[str, Any]) -> int:
         return positions
     factor = rope.get("factor", 1)
     if not isinstance(factor, int | float) or not 1 <= factor <= 1024:
-        raise ValueError(f"rope_scaling.factor: expected a number from 1 on, not {factor!r}")
+        raise ValueError(f"rope_scaling.factor: expected a number of at least 1, not {factor!r}")
     return int(_whole(rope, "original_max_position_embeddings", positions) * factor)
 
 
@@ -375,5 +375,5 @@ def _whole(config: Mapping[str, Any], key: str, default: int | None = None) -> i
     value = config.get(key)
     value = default if value is None else value
     if not isinstance(value, int) or isinstance(value, bool) or value < 1:
-        raise ValueError(f"{key}: expected a whole number from 1 on, not {value!r}")
+        raise ValueError(f"{key}: expected a whole number of at least 1, not {value!r}")
     return value

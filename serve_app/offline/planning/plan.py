@@ -1,4 +1,4 @@
-"""The plan of a config: every tier under every quantisation that is asked for, and the cluster."""
+"""The plan of a config: every tier under every requested quantisation, and the cluster."""
 
 from __future__ import annotations
 
@@ -34,19 +34,19 @@ from serve_app.offline.planning.suggest import suggest
 
 @dataclass(frozen=True)
 class Options:
-    """What the config does not say."""
+    """The facts that the config does not hold."""
 
     cards: dict[str, Card] = field(default_factory=dict)
-    """By tier; under the empty name the one for all others."""
+    """The cards by tier; the empty name holds the card of all other tiers."""
     quantizations: tuple[str, ...] = ()
-    """To compare beside the config's own."""
+    """The quantisations to compare with the config's own."""
     tensor_parallels: tuple[int, ...] = ()
-    """To compare each of these sizes under each quantisation."""
+    """The sizes to compare, each under each quantisation."""
     load: Workload = field(default_factory=Workload)
     nodes: int | None = None
     gpus_per_node: int = 8
     own_nodes: bool = False
-    """Nodes have the `gpus_per_node` that each tier says, and not those above."""
+    """Whether each tier's own `gpus_per_node` counts, and not the number above."""
     router: RouterConfig | None = None
     disk_gb_s: float = 2.0
     utilization: float = 0.5
@@ -55,33 +55,33 @@ class Options:
 
 @dataclass(frozen=True)
 class Variant:
-    """A tier under one quantisation, on so many GPUs."""
+    """A tier under one quantisation, on one number of GPUs."""
 
     scheme: str
     parallel: str
     gpus: int
     memory: Memory
     longest_tokens: int
-    """The longest context that a replica could hold, of those that the model has."""
+    """The longest context that a replica could hold, up to the model's positions."""
     typical_calls: float
-    """Calls of the typical length that the cache can hold at a time."""
+    """Concurrent calls of the typical length that the cache can hold."""
     calls: float
-    """Calls in flight that the speeds are for."""
+    """The calls in flight to which the speeds apply."""
     limited_by: str
     speed: Speed | None
     cost: Cost | None
     findings: list[Finding]
     rates: Rates | None = None
-    """Of a full replica, for `replicas.policy: llm` to begin with."""
+    """The rates of a full replica, to start `replicas.policy: llm` with."""
 
     @property
     def ok(self) -> bool:
-        """Whether it can be started."""
+        """Whether the variant can be started."""
         return not any(finding.fatal for finding in self.findings)
 
     @property
     def gpu_hours(self) -> float:
-        """Of a million output tokens; infinite if it cannot be started."""
+        """GPU-hours of a million output tokens; infinite if the variant cannot be started."""
         return math.inf if self.cost is None else self.cost.gpu_hours_a_million
 
 
@@ -101,9 +101,9 @@ class TierPlan:
     replicas_min: int
     replicas_max: int
     variants: list[Variant]
-    """The config's own first."""
+    """The variants; the config's own is first."""
     compared: list[Variant]
-    """Every quantisation on every size of the comparison, if there is one."""
+    """The comparison: every quantisation on every size, if a comparison is requested."""
 
 
 @dataclass(frozen=True)
@@ -118,11 +118,11 @@ class Plan:
     pools: list[Pool]
     router_findings: list[Finding] = field(default_factory=list)
     queues: list[Queue] = field(default_factory=list)
-    """Of calls that wait for a tier, where the whole config is known."""
+    """The queues of calls that wait for a tier, if the whole config is known."""
 
     @property
     def findings(self) -> list[Finding]:
-        """What is wrong with the config as it stands."""
+        """The findings about the config as it is."""
         return [
             *(f for tier in self.tiers for f in tier.variants[0].findings),
             *self._pool_findings,
@@ -132,12 +132,12 @@ class Plan:
 
     @property
     def rates(self) -> dict[str, Rates | None]:
-        """By tier, of the config as it stands."""
+        """The rates by tier, for the config as it is."""
         return {tier.tier: tier.variants[0].rates for tier in self.tiers}
 
     @property
     def ok(self) -> bool:
-        """Whether the config as it stands can be started."""
+        """Whether the config can be started as it is."""
         return not any(finding.fatal for finding in self.findings)
 
     @property
@@ -160,9 +160,13 @@ class Plan:
 
 
 def _tell_need(key: str, gpus: int, pool: Pool) -> str:
-    """There may be GPUs enough, but not where a replica may have them."""
+    """Check that the cluster has enough GPUs, on nodes where a replica may use them."""
     apart = gpus <= pool.nodes * pool.gpus_per_node
-    rest = ", and labels, slots or the size of replicas leave some without a place" if apart else ""
+    rest = (
+        ", and labels, slots or the size of replicas leave some replicas without a place"
+        if apart
+        else ""
+    )
     return f"{key} of all tiers need {gpus} GPUs{rest}"
 
 
@@ -196,14 +200,14 @@ def make_plan(tiers: Sequence[TierConfig], options: Options) -> Plan:
 
 
 def _at_home(tier: TierConfig, options: Options) -> Options:
-    """The options on the nodes that a tier is for."""
+    """The options, with the nodes that the tier is meant for."""
     if not options.own_nodes:
         return options
     return replace(options, gpus_per_node=tier.placement.gpus_per_node)
 
 
 def _check_routers(options: Options, kinds: int) -> Iterator[Finding]:
-    """Whether there are as many nodes as Routers that must not share one."""
+    """Check that there are enough nodes for Routers that must not share a node."""
     router, nodes = options.router, (options.nodes or 0) * kinds
     if not nodes or router is None or router.max_replicas_per_node is None:
         return
@@ -218,7 +222,7 @@ def _check_routers(options: Options, kinds: int) -> Iterator[Finding]:
 
 
 def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
-    """Plan one tier, under its own quantisation and under those to compare."""
+    """Plan one tier under its own quantisation, and under the quantisations to compare."""
     resolved = resolve_model(tier)
     card = _choose_card(tier, options)
     try:
@@ -229,7 +233,7 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
     if resolved.facts.hybrid and engine.parallel.pipeline > 1:
         raise PlanningFailed(
             f"tiers.{tier.name}.engine.pipeline_parallel_size: {resolved.facts.name} has layers of "
-            "several kinds, and which of them a stage has cannot be planned; take 1"
+            "several kinds, and the plan cannot assign them to stages; take 1"
         )
     others = [find_scheme(name) for name in options.quantizations]
     schemes = [own, *(scheme for scheme in others if scheme.name != own.name)]
@@ -260,7 +264,7 @@ def resize(engine: Engine, tensor: int) -> Engine:
 
 
 def _choose_own(resolved: Resolved, engine: Engine, options: Options) -> Scheme:
-    """The config's own scheme; where it is not known, the first of those to compare."""
+    """The config's own scheme or, if it is not known, the first scheme of the comparison."""
     try:
         return choose_scheme(engine.quantization, resolved.suffix, resolved.stated)
     except SchemeUnknown:
@@ -289,7 +293,8 @@ def _choose_card(tier: TierConfig, options: Options) -> Card | None:
 
 
 def _card_of_type(accelerator_type: str) -> Card:
-    """The card of this name, else of those that Ray calls so the one with the least memory."""
+    """The card with this name or, of the cards with this name in Ray, the card with the least
+    memory."""
     alike = find_ray_cards(accelerator_type)
     if accelerator_type in load_cards() or not alike:
         return parse_card(accelerator_type)
@@ -339,7 +344,8 @@ def _plan_variant(
 
 
 def checkpoint_bytes(facts: ModelFacts, scheme: Scheme, engine: Engine) -> float:
-    """The files that are read: without padding, and in 16 bit where vLLM packs them itself."""
+    """Bytes of the files that are read: without padding, and in 16 bit if vLLM packs the weights
+    itself."""
     stored = SCHEMES["bf16"] if scheme.online else scheme
     packed = facts.packed
     experts = facts.layers * facts.expert * facts.experts
@@ -371,7 +377,7 @@ def _check(
         if not engine.fixed_cache:
             yield from check_margin(where, facts, scheme, memory)
     if card is None and engine.cpu_cache_bytes is None and engine.num_gpu_blocks_override is None:
-        return  # vLLM takes what it finds of the machine's memory.
+        return  # vLLM takes the free part of the machine's memory.
     if not memory.fits:
         what = _tell_shortage(memory, card)
         ways = suggest(facts, scheme, engine, card, options.gpus_per_node) if card else []
@@ -402,7 +408,7 @@ def _mend_alone(memory: Memory, card: Card | None) -> str:
 
 
 def _choose_calls(tier: TierConfig, engine: Engine, typical: float) -> tuple[float, str]:
-    """Calls in flight that a replica should work at, and what keeps them from being more."""
+    """The calls in flight that a replica should have, and the limit that keeps it from more."""
     engines = engine.parallel.data
     bounds = {
         "KV cache": math.floor(typical),
@@ -414,7 +420,7 @@ def _choose_calls(tier: TierConfig, engine: Engine, typical: float) -> tuple[flo
 
 
 def _choose_full(tier: TierConfig, engine: Engine, typical: float) -> float:
-    """Calls in flight of a replica that takes no more."""
+    """Calls in flight of a full replica."""
     engines = engine.parallel.data
     most = min(engine.max_num_seqs, tier.max_ongoing_calls) * engines
     return max(float(engines), min(float(most), math.floor(typical)))

@@ -1,7 +1,7 @@
-"""The cost of a tier beside rented GPUs and beside tokens that others sell, and where it turns.
+"""The cost of a tier compared with rented GPUs and with tokens from an API, and the break-even.
 
-Of a GPU all hours are paid, of tokens those that are used: so GPUs pay from a share of their
-capacity on. That share does not depend on the number of replicas.
+A GPU costs money in every hour, a token only when it is used. GPUs are therefore cheaper from a
+certain share of their capacity on. The share does not depend on the number of replicas.
 """
 
 from __future__ import annotations
@@ -33,13 +33,13 @@ class Rent:
     offer: str
     per_gpu_hour: float
     read: date | None
-    """When the price was read; None: it was given."""
+    """When the price was read; None if the command line gave it."""
     source: str
 
 
 @dataclass(frozen=True)
 class Tokens:
-    """Tokens by the million. `model` None: another model than the tier's."""
+    """The price of a million tokens. `model` None: another model than the tier's."""
 
     offer: str
     prompt: float
@@ -59,14 +59,14 @@ class RentCost:
 
     rent: Rent
     month_min: float
-    """With the fewest replicas, used or not."""
+    """The cost with the fewest replicas, used or not."""
     output_million: float
-    """Of a million output tokens with their prompts, at the plan's utilisation."""
+    """The cost of a million output tokens with their prompts, at the plan's utilisation."""
 
 
 @dataclass(frozen=True)
 class TokensCost:
-    """The same calls where tokens are sold."""
+    """The cost of the same calls if tokens are bought."""
 
     tokens: Tokens
     output_million: float
@@ -74,12 +74,13 @@ class TokensCost:
     pays_from_ratio: float
     """The share of a full replica's calls from which on the GPUs are cheaper; above 1: never."""
     pays_from_calls_per_s: float
-    """The same as calls a second, where the fewest replicas run."""
+    """The same share in calls per second, with the fewest replicas."""
 
 
 @dataclass(frozen=True)
 class Comparison:
-    """One tier. GPUs are held against tokens at the first of the rents: yours, or the cheapest."""
+    """The comparison for one tier. Tokens are compared with the first rent: yours, or the
+    cheapest."""
 
     tier: str
     rents: list[RentCost]
@@ -87,7 +88,8 @@ class Comparison:
 
 
 def compare_prices(plan: Plan, given: Sequence[Tokens] = ()) -> list[Comparison]:
-    """Every tier whose speed is known; `given` are prices of tokens that replace the shipped."""
+    """Compare every tier whose speed is known; `given` prices of tokens replace the shipped
+    prices."""
     return [
         comparison for tier in plan.tiers if (comparison := _compare(plan, tier, given)) is not None
     ]
@@ -155,7 +157,7 @@ def parse_tokens(text: str) -> Tokens:
         numbers = (-1.0, -1.0)
     if not name or not slash or not all(0 <= number < MILLION for number in numbers):
         raise PlanningFailed(
-            f"--api-price: '{text}' is no NAME=PROMPT/OUTPUT, prices of a million tokens each"
+            f"--api-price: '{text}' is not NAME=PROMPT/OUTPUT, prices of a million tokens each"
         )
     return Tokens(name, *numbers, None, "given")
 

@@ -1,4 +1,4 @@
-"""How many bits a weight takes, which weights that is true of, and what the card computes in."""
+"""The bits of a weight, the weights that a scheme packs, and the type that the card computes in."""
 
 from __future__ import annotations
 
@@ -23,10 +23,10 @@ class Scheme:
 
     name: str
     bits: float
-    """Of a weight, with its share of the group's scale and zero point."""
+    """Bits of a weight, with its share of the group's scale and zero point."""
     compute: Compute
     group: int = 0
-    """Weights in a row that share a scale; a GPU's share must hold whole groups. 0: none."""
+    """Consecutive weights that share a scale; a GPU must hold whole groups. 0: no groups."""
     padded: bool = False
     """Whether checkpoints of this kind may have a padded intermediate size."""
     experts_only: bool = False
@@ -36,14 +36,14 @@ class Scheme:
     expert_pad: int = 0
     """Multiple to which vLLM pads the columns of an expert on a GPU, and twice that for rows."""
     assumed: bool = False
-    """Whether the command line said it, where the config does not."""
+    """Whether the scheme comes from the command line, because the config does not name it."""
 
 
 _GROUP = 128
-"""Of all quantised checkpoints that Qwen publishes (their quantization_config)."""
+"""The group size of all quantised checkpoints that Qwen publishes (their quantization_config)."""
 
 _MX_GROUP = 32
-"""Of the OCP microscaling formats."""
+"""The group size of the OCP microscaling formats."""
 
 SCHEMES = {
     scheme.name: scheme
@@ -93,14 +93,14 @@ _BY_ENGINE = {
     "mxfp8": "mxfp8",
     "mxfp4": "mxfp4",
 }
-"""vLLM's names, as far as they alone say how the weights are stored."""
+"""vLLM's names that alone determine how the weights are stored."""
 
 _BY_COMPRESSED = {
     ("float", 8, "float8"): SCHEMES["fp8-file"],
     ("float", 8, ""): replace(SCHEMES["fp8-file"], name="w8a16-fp8", compute="bf16"),
     ("int", 8, "int8"): SCHEMES["int8"],
 }
-"""By the type and bits of the weights, and what the activations are rounded to."""
+"""The schemes by the type and bits of the weights, and the type of the activations."""
 
 CACHE_BYTES = {
     **dict.fromkeys(("auto", "bfloat16", "float16"), 2),
@@ -113,7 +113,7 @@ def find_scheme(name: str) -> Scheme:
     """A scheme by its name on the command line.
 
     Raises:
-        PlanningFailed: there is none of this name.
+        PlanningFailed: no scheme has this name.
     """
     scheme = SCHEMES.get(SHORT.get(name, name))
     if scheme is None:
@@ -123,15 +123,15 @@ def find_scheme(name: str) -> Scheme:
 
 
 def choose_scheme(engine: str | None, suffix: str | None, stated: Mapping[str, Any]) -> Scheme:
-    """How a tier's weights are stored: as the checkpoint says, else as the engine is told to.
+    """How a tier's weights are stored: from the checkpoint, or else from the engine's arguments.
 
     Args:
         engine: vLLM's `quantization`.
-        suffix: What the model's name states, such as `AWQ`.
+        suffix: The scheme in the model's name, such as `AWQ`.
         stated: `quantization_config` of config.json.
 
     Raises:
-        PlanningFailed: neither says it in a way that is known here.
+        PlanningFailed: none of them determines the scheme in a known way.
     """
     if stated:
         return _parse_stated(stated)
@@ -143,7 +143,7 @@ def choose_scheme(engine: str | None, suffix: str | None, stated: Mapping[str, A
         return replace(SCHEMES["fp8-block"], online=True)
     if engine not in _BY_ENGINE:
         raise SchemeUnknown(
-            f"quantization: {engine} does not say how many bits a weight has; make the plan where "
+            f"quantization: {engine} does not determine the bits of a weight; run the plan where "
             "the model's config.json is (model_source: a directory), or give --quantization"
         )
     return SCHEMES[_BY_ENGINE[engine]]

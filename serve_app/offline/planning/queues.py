@@ -1,4 +1,4 @@
-"""How many calls may wait for a tier, so that those who wait are served and not turned away."""
+"""How many calls may wait for a tier, so that each is served before its deadline."""
 
 from __future__ import annotations
 
@@ -15,29 +15,30 @@ from serve_app.offline.planning.starting import Rates, round_down
 
 @dataclass(frozen=True)
 class Queue:
-    """The calls that wait for one tier while it has its fewest replicas and all are full."""
+    """The calls that wait for one tier while its fewest replicas are all full."""
 
     tier: str
     calls_per_s: float
-    """That these replicas take in a second together."""
+    """Calls per second that these replicas take together."""
     lease_s: float
     routers: int
-    """At most. Each has a queue of its own."""
+    """The most Routers; each has a queue of its own."""
     queued_max: int
-    """That one Router lets wait, by the config."""
+    """Calls that one Router lets wait, from the config."""
 
     @property
     def served_max(self) -> int:
-        """Calls that one Router may let wait, so that the last gets its place within `lease_s`."""
+        """Calls that one Router may let wait, so that the last call gets its place within
+        `lease_s`."""
         return math.floor(self.calls_per_s * self.lease_s / self.routers)
 
     @property
     def last_wait_s(self) -> float:
-        """How long the last call of full queues would wait for its place."""
+        """The wait of the last call of full queues for its place."""
         return self.queued_max * self.routers / self.calls_per_s
 
     def check(self) -> Iterator[Finding]:
-        """Whether calls are let wait that cannot be served in time."""
+        """Check that no call is queued that cannot be served in time."""
         if self.queued_max <= self.served_max:
             return
         what = (
@@ -54,7 +55,7 @@ class Queue:
 def plan_queues(
     config: ServeConfig, planned: Mapping[str, Rates | None], load: Workload
 ) -> Iterator[Queue]:
-    """The queues of all tiers whose speed is known: by the config's rates, else by the plan's."""
+    """The queues of all tiers with a known speed: from the config's rates, or from the plan's."""
     for tier in config.app.tiers:
         estimate = planned[tier.name]
         rates = _read_rates(tier) or (estimate and estimate.round_down())

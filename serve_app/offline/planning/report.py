@@ -1,4 +1,4 @@
-"""A plan as tables for people and as JSON for programs."""
+"""A plan as text tables and as JSON."""
 
 from __future__ import annotations
 
@@ -51,7 +51,8 @@ def print_plan(
     prices: Sequence[Comparison] = (),
     ttft_s: float = TTFT_TARGET_S,
 ) -> None:
-    """Prints a table a tier, its comparison, the cluster, prices on demand, and what is wrong."""
+    """Print a table for each tier, its comparison, the cluster, prices if requested, and the
+    findings."""
     for tier in plan.tiers:
         _print_tier(console, plan, tier)
         if tier.card is None:
@@ -72,7 +73,7 @@ def print_plan(
 
 
 def _tell_others(plan: Plan) -> Iterator[str]:
-    """Why a compared quantisation cannot be started."""
+    """The reason why a compared quantisation cannot be started."""
     for tier in plan.tiers:
         for variant in tier.variants[1:]:
             for finding in (found for found in variant.findings if found.fatal):

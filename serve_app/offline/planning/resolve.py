@@ -1,4 +1,4 @@
-"""From a tier's config to the model that it serves."""
+"""Find the model that a tier's config serves."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from serve_app.offline.planning.models import ModelFacts, find_model, list_model
 
 @dataclass(frozen=True)
 class Resolved:
-    """A model, and what its checkpoint says of its quantisation."""
+    """A model, and the quantisation that its checkpoint states."""
 
     facts: ModelFacts
     suffix: str | None
@@ -23,10 +23,10 @@ class Resolved:
 
 
 def resolve_model(tier: TierConfig) -> Resolved:
-    """The demo model, a directory's config.json, or the table by the name of source or model id.
+    """The demo model, a directory's config.json, or the table's entry for source or model id.
 
     Raises:
-        PlanningFailed: none of them knows the model.
+        PlanningFailed: the model is in none of them.
     """
     source = tier.source
     if source.startswith(DEMO_PREFIX):
@@ -43,14 +43,14 @@ def resolve_model(tier: TierConfig) -> Resolved:
         if found is not None:
             return Resolved(*found, {})
     raise PlanningFailed(
-        f"tiers.{tier.name}: the facts of '{source}' are not known here. Run this where it is a "
-        "directory with a config.json (the plan reads no other file), or take a shipped model: "
-        + ", ".join(list_models())
+        f"tiers.{tier.name}: the facts of '{source}' are not known here. Run the command where the "
+        "model is a directory with a config.json (the plan reads no other file), or take a shipped "
+        "model: " + ", ".join(list_models())
     )
 
 
 def check_directory(tier: TierConfig) -> None:
-    """Whether a model's directory, where it is on this machine, says what model it holds.
+    """Check that a model's directory, if it is on this machine, has a config.json.
 
     Raises:
         PlanningFailed: it has no config.json, so no engine could load it.
@@ -59,6 +59,6 @@ def check_directory(tier: TierConfig) -> None:
     if directory.is_dir() and not (directory / "config.json").is_file():
         raise PlanningFailed(
             f"tiers.{tier.name}.model_source: the directory {directory} has no config.json, and no "
-            "engine can load a model without; copy all of the model's files there, or correct the "
+            "engine can load a model without it; copy all of the model's files there, or fix the "
             "path"
         )

@@ -1,6 +1,7 @@
-"""How fast a replica could be: reading and computing at the card's rates, times what is reached.
+"""The speed that a replica could reach: the card's rates, times the share that is reached.
 
-Estimates, not measurements: docs/planning.md says how far they are from published figures.
+The numbers are estimates, not measurements: docs/planning.md says how far they are from published
+figures.
 """
 
 from __future__ import annotations
@@ -15,16 +16,21 @@ from serve_app.offline.planning.models import ModelFacts
 from serve_app.offline.planning.quantization import Scheme
 
 COMPUTE_REACHED = 0.6
-"""Of the tensor cores' dense peak while reading a prompt. An assumption on the careful side: the
-same tables imply 0.7, as a small difference of large numbers."""
+"""The share of the tensor cores' dense peak that reading a prompt reaches: a careful assumption.
+
+The same tables imply 0.7, as a small difference of large numbers.
+"""
 
 BATCH_CALLS = 8
-"""Of the row with more than one call: as many as vLLM's own benchmark of latency has."""
+"""The calls of the row with more than one call: as many as in vLLM's own latency benchmark."""
 
 NVLINK_HOP_S = 10e-6
 PCIE_HOP_S = 30e-6
-"""What an all-reduce takes beside moving its bytes. NVLink: fitted with the constants of
-generations.toml, to the rows of the A100 at TP 2 and 4. PCIe: an assumption."""
+"""Seconds of an all-reduce apart from moving its bytes.
+
+The value of NVLink was fitted with the constants of generations.toml to the rows of the A100 at TP
+2 and 4. The value of PCIe is an assumption.
+"""
 
 
 @dataclass(frozen=True)
@@ -36,26 +42,27 @@ class Workload:
 
     @property
     def tokens(self) -> int:
-        """What the call holds in the KV cache at its end."""
+        """Tokens that the call holds in the KV cache at its end."""
         return self.prompt_tokens + self.output_tokens
 
 
 @dataclass(frozen=True)
 class Speed:
-    """Of one replica. TTFT: of a prompt that waits for nothing, in seconds."""
+    """The speed of one replica. TTFT is the time of a prompt that does not wait, in seconds."""
 
     ttft_s: float
     single_tokens_per_s: float
-    """Of one call alone."""
+    """Tokens per second of a single call."""
     calls: float
-    """How many calls are in flight, for the rest."""
+    """The calls in flight for the numbers below."""
     call_tokens_per_s: float
-    """Of each of these calls."""
+    """Tokens per second of each of these calls."""
     tokens_per_s: float
-    """Output tokens of the whole replica, with the time that prompts take."""
+    """Output tokens per second of the replica, including the time for prompts."""
     calls_per_s: float
     batch_tokens_per_s: float = 0.0
-    """Of `BATCH_CALLS` calls together while they decode, prompts left out."""
+    """Output tokens per second of `BATCH_CALLS` calls together while they decode, without
+    prompts."""
 
 
 class Roofline:
@@ -66,9 +73,10 @@ class Roofline:
         self._stages = split_layers(facts.layers, engine.parallel.pipeline)
 
     def step_s(self, calls: float, context_tokens: float) -> float:
-        """Seconds from one token of a call to its next, with so many calls on one engine.
+        """Seconds from one token of a call to its next, with this many calls on one engine.
 
-        With pipeline stages the calls go round in as many groups, one in each stage.
+        With pipeline stages, the calls form as many groups as there are stages, one group in each
+        stage.
         """
         group = max(1.0, calls / len(self._stages))
         each = [self._stage_s(stage, group, context_tokens) for stage in self._stages]
@@ -128,7 +136,7 @@ class Roofline:
         )
 
     def _read_cache_bytes(self, stage: Stage, context_tokens: float) -> float:
-        """What a step reads of one call's cache; states are read and written."""
+        """Bytes of one call's cache that a step reads; states are read and written."""
         facts, engine = self._facts, self._engine
         a_token = kv_bytes_a_token(facts, engine, stage.layers)
         windowed = a_token * facts.windowed_layers / facts.full_layers
@@ -140,7 +148,8 @@ class Roofline:
         return size + 2 * states * state
 
     def _read_bytes(self, stage: Stage, tokens: float) -> float:
-        """What a step with so many tokens reads on one GPU: of the experts those that are met."""
+        """Bytes that a step with this many tokens reads on one GPU; of the experts, only the
+        selected ones."""
         facts, size = self._facts, self._engine.element_bytes
         weights = weigh(facts, self._engine.parallel, stage)
         met = 1.0
@@ -151,7 +160,8 @@ class Roofline:
         return weights.packed_bytes(self._scheme, size, met) + weights.read_plain * size
 
     def _token_flop(self, stage: Stage) -> float:
-        """Operations of one token in a stage on one GPU: two for each weight that it meets."""
+        """Operations of one token in a stage on one GPU: two for each weight that the token
+        uses."""
         facts, parallel = self._facts, self._engine.parallel
         weights = weigh(facts, parallel, stage)
         experts = stage.layers * facts.active_experts * facts.expert / parallel.tensor

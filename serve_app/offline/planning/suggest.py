@@ -1,4 +1,4 @@
-"""What would fit instead, one change at a time and then two."""
+"""Changes that make a tier fit: single changes, then pairs of changes."""
 
 from __future__ import annotations
 

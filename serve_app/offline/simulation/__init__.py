@@ -1,1 +1,1 @@
-"""A discrete-event simulation of tiers under load: what an autoscaling policy is judged by."""
+"""A discrete-event simulation of tiers under load, which judges autoscaling policies."""

@@ -1,7 +1,7 @@
-"""Tiers of replicas under a trace: places, queues, starts and drains, and what a controller sees.
+"""Tiers of replicas under a trace: places, queues, starts and drains, and the controller's view.
 
-What a controller is told has the age that Ray's has: Routers and replicas look at themselves now
-and then (`record_s`), keep what they saw for `look_back_s`, and send it every `push_s`.
+A controller's reports have the same age as Ray's: Routers and replicas record their state at
+intervals (`record_s`), keep the records for `look_back_s`, and send them every `push_s`.
 """
 
 from __future__ import annotations
@@ -18,16 +18,17 @@ from serve_app.offline.simulation.engine import NEVER, EngineTiming, SimCall, Si
 from serve_app.offline.simulation.trace import Trace
 
 TICK_S = 1.0
-"""How often a controller is asked. Ray asks ten times a second, but about news that are seconds
-old."""
+"""The interval at which a controller is asked. Ray asks ten times a second, but its reports are
+seconds old.
+"""
 PICTURE_S = 10.0
 AFTER_S = 120.0
-"""How long after the last call answers may still come."""
+"""How long after the last call answers may still arrive."""
 
 
 @dataclass(frozen=True, slots=True)
 class SimTier:
-    """A tier as the config has it. `patience_s`: how long a call waits for a place."""
+    """A tier from the config. `patience_s` is the time that a call waits for a place."""
 
     name: str
     timing: EngineTiming
@@ -42,21 +43,22 @@ class SimTier:
 
 @dataclass(frozen=True, slots=True)
 class News:
-    """How old a report to a controller may be."""
+    """The largest age of a report to a controller."""
 
     look_back_s: float
     push_s: float
 
     @property
     def record_s(self) -> float:
-        """How often something is recorded: Ray's `RECORD_INTERVAL_FACTOR` of the look-back."""
+        """The interval of records: Ray's `RECORD_INTERVAL_FACTOR` of the look-back."""
         return min(0.2 * self.look_back_s, self.push_s)
 
 
 @dataclass(frozen=True, slots=True)
 class MetricSample:
-    """What the Routers saw of a tier: its calls on replicas, those that wait for a place, and how
-    many were ever meant for it."""
+    """A record of the Routers about a tier: its calls on replicas, the calls that wait for a place,
+    and the number of all calls that were meant for the tier so far.
+    """
 
     at_s: float
     ongoing: int
@@ -66,7 +68,7 @@ class MetricSample:
 
 @dataclass(frozen=True, slots=True)
 class EngineSample:
-    """What a replica saw of its engine, in the names of `scaling.demand.EngineSignals`."""
+    """A record of a replica about its engine, in the names of `scaling.demand.EngineSignals`."""
 
     at_s: float
     running: int
@@ -132,12 +134,12 @@ class SimulatedTier:
 
     @property
     def replicas(self) -> list[SimReplica]:
-        """All that ever were."""
+        """All replicas, including ended ones."""
         return [*self.gone, *self.ready, *self.starting]
 
 
 class Cluster:
-    """Runs one trace a tier through the tiers."""
+    """Run one trace per tier through the tiers."""
 
     def __init__(
         self,
@@ -149,7 +151,7 @@ class Cluster:
         spill: Mapping[int, int] | None = None,
         seed: int = 0,
     ) -> None:
-        """`spill`: from which tier a call without a place goes to which other one."""
+        """`spill`: the tier to which a call without a place on its tier goes."""
         self.states = [
             SimulatedTier(tier, target) for tier, target in zip(tiers, initial, strict=True)
         ]
@@ -169,7 +171,7 @@ class Cluster:
             self._open_ready(index, 0.0)
 
     def run(self, traces: Sequence[Trace]) -> list[list[SimCall]]:
-        """Runs to the end; gives the calls of each trace."""
+        """Run to the end, and return the calls of each trace."""
         calls = [
             [
                 SimCall(at_s, prompt, output)
@@ -223,7 +225,9 @@ class Cluster:
             state.queue.append(call)
 
     def _place(self, index: int, call: SimCall, now_s: float) -> bool:
-        """On the less loaded of two replicas, as Ray does; if both are full on any with a place."""
+        """Place a call on the less loaded of two replicas, as Ray does; if both are full, on any
+        replica with a free place.
+        """
         state = self.states[index]
         ready = state.ready
         if not ready:
@@ -309,7 +313,9 @@ class Cluster:
         state.starting.append(SimReplica(key, now_s, ready_s, state.tier.timing))
 
     def _stop(self, state: SimulatedTier, now_s: float) -> None:
-        """One that starts, the newest; or else the least loaded, which finishes its calls."""
+        """The replica to stop: the newest that still starts, or else the least loaded, which
+        finishes its calls.
+        """
         if state.starting:
             replica = state.starting.pop()
             replica.gone_s = now_s

@@ -1,7 +1,7 @@
 """One replica: continuous batching with the timing of a roofline.
 
-Between two events the engine's rate is constant. All running calls get one token a step, so a
-single counter of steps tells when each of them ends; nothing is done for a step itself.
+Between two events the engine's rate is constant. Every running call gets one token per step, so one
+counter of steps determines when each call ends. No single step is simulated.
 """
 
 from __future__ import annotations
@@ -15,12 +15,12 @@ NEVER = float("inf")
 
 @dataclass(frozen=True, slots=True)
 class EngineTiming:
-    """What a replica of a model takes for a step.
+    """The time of one step of a replica.
 
-    A step reads all weights (`weights_s`) or computes on every token in it (`token_s` each),
-    whichever takes longer, reads the keys and values of the context (`context_token_s` for each
-    token of it), and costs `overhead_s`. Prompts are read in chunks of `chunk_tokens`, while which
-    the running calls get one token a chunk.
+    A step reads all weights (`weights_s`) or computes every token in it (`token_s` each), whichever
+    takes longer. It also reads the keys and values of the context (`context_token_s` per token),
+    and costs `overhead_s`. Prompts are read in chunks of `chunk_tokens`; meanwhile the running
+    calls get one token per chunk.
     """
 
     weights_s: float
@@ -38,7 +38,7 @@ class EngineTiming:
 
 
 class SimCall:
-    """One call on its way: when it came, its lengths in tokens, when its first token came."""
+    """One call: its arrival, its lengths in tokens, and the time of its first token."""
 
     __slots__ = ("arrived_s", "first_token_s", "output", "placed_s", "prompt", "spilled")
 
@@ -91,12 +91,12 @@ class SimEngine:
 
     @property
     def calls(self) -> int:
-        """All that are here."""
+        """All calls in the engine."""
         return len(self._running) + len(self.prefilling) + len(self.waiting)
 
     @property
     def running(self) -> int:
-        """Those that the engine works on."""
+        """The calls that the engine works on."""
         return len(self._running) + len(self.prefilling)
 
     @property
@@ -105,14 +105,14 @@ class SimEngine:
         return min(1.0, self._reserved / self._timing.kv_tokens)
 
     def add(self, call: SimCall, now_s: float) -> None:
-        """A call comes."""
+        """Take a call."""
         self._advance(now_s)
         call.placed_s = now_s
         self.waiting.append(call)
         self._admit()
 
     def next_event_s(self) -> float:
-        """When something happens next, if nothing comes."""
+        """The time of the next event, if no call arrives before."""
         if self.prefilling:
             prefilled_s = self._told_s + self._left_s
             if not self._running:
@@ -121,7 +121,7 @@ class SimEngine:
         return self._next_end_s() if self._running else NEVER
 
     def run(self, now_s: float) -> list[SimCall]:
-        """Let happen what happens at this time; gives the calls that have ended."""
+        """Handle the events of this time, and return the calls that have ended."""
         self._advance(now_s)
         ended = []
         while self._running and self._running[0][0] <= self._steps + 1e-9:
@@ -170,10 +170,10 @@ class SimEngine:
         self._told_s = now_s
 
     def _admit(self) -> None:
-        """First come, first served, as sequences and KV cache allow.
+        """Start waiting calls in order of arrival, within the limits of sequences and KV cache.
 
-        A call reserves its whole length at once, which vLLM cannot know; that stands in for the
-        calls that it interrupts when the cache runs full.
+        A call reserves its whole length at once, which vLLM cannot know. The reservation stands in
+        for the preemptions of a full cache.
         """
         timing = self._timing
         while self.waiting and self.running < timing.sequences_max:

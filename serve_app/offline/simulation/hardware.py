@@ -65,10 +65,10 @@ def strong_tier(start_s: float = 300.0) -> SimTier:
 
 
 def token_rates(timing: EngineTiming, context_tokens: float) -> tuple[float, float]:
-    """Prompt and answer tokens a second, as a load test of either would find them.
+    """Prompt and answer tokens per second, as a load test of each would find them.
 
-    Answers with all sequences of the engine busy, each with a context of so many tokens, as far as
-    the KV cache holds them.
+    The rate of answers holds while all sequences of the engine are busy, each with a context of
+    this many tokens, as far as the KV cache holds them.
     """
     sequences = min(timing.sequences_max, int(timing.kv_tokens / context_tokens))
     step_s = timing.step_s(sequences, sequences * context_tokens)

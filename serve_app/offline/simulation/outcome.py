@@ -1,4 +1,4 @@
-"""What a run came to: calls without a first token in time, GPU-hours, changes of direction."""
+"""The outcome of a run: calls without a first token in time, GPU-hours, changes of direction."""
 
 from __future__ import annotations
 
@@ -27,7 +27,7 @@ class Outcome:
 
     @property
     def missed_ratio(self) -> float:
-        """The part of the calls that missed the target; those refused are among them."""
+        """The share of the calls that missed the target, including rejected calls."""
         return self.missed / self.calls if self.calls else 0.0
 
 
@@ -50,7 +50,7 @@ def sum_up(
 
 
 def count_gpu_hours(state: SimulatedTier, length_s: float) -> float:
-    """From the order to start a replica until it is gone, or the trace ends."""
+    """The time from the order to start a replica until the replica is gone or the trace ends."""
     held_s = sum(
         max(0.0, min(replica.gone_s, length_s) - replica.ordered_s) for replica in state.replicas
     )
@@ -58,7 +58,7 @@ def count_gpu_hours(state: SimulatedTier, length_s: float) -> float:
 
 
 def count_turns(changes: Sequence[int]) -> int:
-    """How often a rise follows a fall, or a fall a rise."""
+    """The number of rises after a fall, and of falls after a rise."""
     return sum((this > 0) != (last > 0) for last, this in pairwise(changes))
 
 

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 Rate = Callable[[npt.NDArray[np.float64]], npt.NDArray[np.float64]]
-"""From seconds to a factor of the base rate."""
+"""A function from seconds to a factor of the base rate."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -22,7 +22,7 @@ class Lengths:
     max: int
 
     def draw(self, count: int, random: np.random.Generator) -> npt.NDArray[np.int64]:
-        """So many lengths."""
+        """Draw this many lengths."""
         drawn = random.lognormal(math.log(self.median), self.sigma, count)
         return np.clip(np.rint(drawn), 1, self.max).astype(np.int64)
 
@@ -71,7 +71,7 @@ _MINUTE_S = 60.0
 
 
 def steady_shape() -> Shape:
-    """Three times the base all along."""
+    """Three times the base rate throughout."""
     return Shape("steady", 60 * _MINUTE_S, 3.0, lambda at_s: np.full_like(at_s, 3.0), *DOCUMENTS)
 
 

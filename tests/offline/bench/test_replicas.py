@@ -207,8 +207,8 @@ def test_the_report() -> None:
 @pytest.mark.parametrize(
     ("arguments", "complaint"),
     [
-        (["--sizes", "8"], "'8' is no size; write REPLICASxROUTERS"),
-        (["--sizes", "0x1"], "'0x1' is no size"),
+        (["--sizes", "8"], "'8' is not a size; write REPLICASxROUTERS"),
+        (["--sizes", "0x1"], "'0x1' is not a size"),
         (["--json", "/nowhere/out.json"], "cannot be written"),
         (["--log", "/nowhere/log.md"], "cannot be written"),
     ],

@@ -51,7 +51,7 @@ def test_a_download_notes_its_commit(tmp_path: Path) -> None:
     assert find_commit(write_download(tmp_path / "one", COMMIT, COMMIT)) == COMMIT
     with pytest.raises(UnclearCommit, match="2 commits"):
         find_commit(write_download(tmp_path / "two", COMMIT, OTHER))
-    with pytest.raises(UnclearCommit, match="no commit"):
+    with pytest.raises(UnclearCommit, match="not a commit"):
         find_commit(write_download(tmp_path / "odd", "main"))
 
 

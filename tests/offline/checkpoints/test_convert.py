@@ -124,5 +124,5 @@ def test_what_is_there_is_not_overwritten(source: Path, tmp_path: Path) -> None:
     """A file, a full directory, and the source itself."""
     (tmp_path / "file").touch()
     for dest in (tmp_path / "file", source):
-        with pytest.raises(ConversionFailed, match="there already"):
+        with pytest.raises(ConversionFailed, match="exists already"):
             convert_checkpoint(source, dest)

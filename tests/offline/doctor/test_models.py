@@ -32,7 +32,7 @@ def test_a_demo_model() -> None:
 @pytest.mark.parametrize(
     ("source", "words"),
     [
-        ("/no/such/model", "error: there is no /no/such/model"),
+        ("/no/such/model", "error: /no/such/model does not exist"),
         ("Qwen/Qwen2.5-7B-Instruct", "note: Qwen/Qwen2.5-7B-Instruct is not a directory here"),
     ],
 )
@@ -44,7 +44,7 @@ def test_a_model_that_is_not_here(source: str, words: str) -> None:
 def test_a_model_without_weights(tmp_path: Path) -> None:
     """Nothing is missed where the engine makes the weights up."""
     text = said(str(tmp_path), engine={"load_format": "dummy"})
-    assert text == "note: load_format is dummy: its weights are random, and no file of them is read"
+    assert text == "note: load_format is dummy: the weights are random, and no weight file is read"
 
 
 def test_a_damaged_model(tmp_path: Path) -> None:

@@ -97,8 +97,8 @@ def test_other_settings_are_refused(tmp_path: Path, key: str, value: object) -> 
         (SETTINGS_FILE, None, f"it has no {SETTINGS_FILE}"),
         (SETTINGS_FILE, b"{", "cannot be read"),
         (SETTINGS_FILE, b"[3]", "cannot be read"),
-        (ANSWERS_FILE, b'{"id": 1, "colour": 2}\n', "line 1 of answers.jsonl is no answer"),
-        (ANSWERS_FILE, b"hello\n", "line 1 of answers.jsonl is no answer"),
+        (ANSWERS_FILE, b'{"id": 1, "colour": 2}\n', "line 1 of answers.jsonl is not an answer"),
+        (ANSWERS_FILE, b"hello\n", "line 1 of answers.jsonl is not an answer"),
     ],
 )
 def test_foreign_files_are_refused(

@@ -164,12 +164,12 @@ async def test_a_refusal_ends_it(status: int) -> None:
         (httpx.Response(500, text="<html>oops"), "status 500: <html>oops"),
         (httpx.Response(502, json={"error": "flat"}), 'status 502: {"error":"flat"}'),
         (httpx.Response(500, json={"error": {"message": None}}), "status 500: {"),
-        (stream(render_stream("7")[:-1]), "the stream broke off"),
-        (stream([]), "the stream broke off"),
+        (stream(render_stream("7")[:-1]), "the stream was cut off"),
+        (stream([]), "the stream was cut off"),
         (stream([render_event({"error": {"message": "out of memory"}})]), "out of memory"),
-        (stream([b"data: {oops\n\n"]), "an event of the stream is no chat completion chunk"),
-        (stream([render_event([])]), "an event of the stream is no chat completion chunk"),
-        (stream([render_event({"choices": None})]), "an event of the stream is no chat"),
+        (stream([b"data: {oops\n\n"]), "an event of the stream is not a chat completion chunk"),
+        (stream([render_event([])]), "an event of the stream is not a chat completion chunk"),
+        (stream([render_event({"choices": None})]), "an event of the stream is not a chat"),
     ],
 )
 async def test_a_call_that_failed(response: httpx.Response, error: str) -> None:

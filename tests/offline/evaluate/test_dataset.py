@@ -60,7 +60,7 @@ def test_a_file(tmp_path: Path) -> None:
         (b"{", "the line: expected JSON (unexpected end of data"),
         (b"[]", "the line: expected an object"),
         (b"\xff", "the line: expected JSON"),
-        ({**LINE, "tag": {}}, "tag: expected no such key; there are id, messages, prompt"),
+        ({**LINE, "tag": {}}, "tag: expected no such key; the keys are id, messages, prompt"),
         ({**LINE, "id": 3}, "id: expected a string"),
         ({**LINE, "id": ""}, "id: expected a string"),
         ({"check": CHECK}, "messages: expected either `messages` or `prompt`"),
@@ -72,7 +72,7 @@ def test_a_file(tmp_path: Path) -> None:
         ({"prompt": "x", "check": {"type": "exact", "value": 3}}, "check.value: expected a string"),
         ({**LINE, "tags": {"level": 1}}, "tags: expected an object of strings"),
         ({**LINE, "tags": []}, "tags: expected an object of strings"),
-        (LINE, "is there already"),
+        (LINE, "exists already"),
     ],
 )
 def test_a_bad_line(tmp_path: Path, line: object, words: str) -> None:
@@ -90,7 +90,7 @@ def test_no_file(tmp_path: Path) -> None:
     for path, words in [
         (tmp_path / "none.jsonl", "No such file"),
         (tmp_path, "directory"),
-        (empty, "holds no question"),
+        (empty, "has no question"),
     ]:
         with pytest.raises(InvalidDataset, match=words):
             load_dataset(path)

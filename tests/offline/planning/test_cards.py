@@ -102,17 +102,17 @@ def test_a_card_by_description() -> None:
 @pytest.mark.parametrize(
     ("text", "words"),
     [
-        ("A100", "may be A100-40G or A100-80G"),
+        ("A100", "is ambiguous: A100-40G or A100-80G"),
         ("RTX", "known are A10, A10G, L4"),
         ("", "known are A10"),
         ("mine,memory_gib=3", "bandwidth_gb_s and bf16_tflops missing"),
         (",memory_gib=3,bandwidth_gb_s=3,bf16_tflops=3", "a name missing"),
-        ("H100,memory=3", "'memory=3' is no KEY=NUMBER"),
-        ("H100,memory_gib=much", "is no KEY=NUMBER"),
-        ("H100,memory_gib=nan", "is no KEY=NUMBER"),
-        ("H100,memory_gib=-1", "is no KEY=NUMBER above 0"),
-        ("H100,memory_gib", "is no KEY=NUMBER"),
-        ("H100,source=3", "is no KEY=NUMBER"),
+        ("H100,memory=3", "'memory=3' is not a KEY=NUMBER"),
+        ("H100,memory_gib=much", "is not a KEY=NUMBER"),
+        ("H100,memory_gib=nan", "is not a KEY=NUMBER"),
+        ("H100,memory_gib=-1", "is not a KEY=NUMBER above 0"),
+        ("H100,memory_gib", "is not a KEY=NUMBER"),
+        ("H100,source=3", "is not a KEY=NUMBER"),
     ],
 )
 def test_a_card_that_cannot_be_used(text: str, words: str) -> None:

@@ -109,7 +109,7 @@ def test_a_tier_on_cpu() -> None:
     ("arguments", "words"),
     [
         ({"tensor_parallel_size": "2"}, r"engine\.tensor_parallel_size: expected int, not '2'"),
-        ({"tensor_parallel_size": 0}, "from 1 on, not 0"),
+        ({"tensor_parallel_size": 0}, "of at least 1, not 0"),
         ({"max_model_len": 1.5}, "expected int"),
         ({"enforce_eager": 1}, "expected bool"),
         ({"kv_cache_dtype": "nvfp4"}, r"engine\.kv_cache_dtype: nvfp4 cannot be planned"),

@@ -261,5 +261,5 @@ def test_an_unknown_quantisation(name: str) -> None:
 @pytest.mark.parametrize("name", ["compressed-tensors", "torchao", "quark"])
 def test_an_engine_name_that_says_no_bits(name: str) -> None:
     """vLLM finds them in the checkpoint, and so must the plan."""
-    with pytest.raises(PlanningFailed, match="does not say how many bits"):
+    with pytest.raises(PlanningFailed, match="does not determine the bits"):
         choose_scheme(name, None, {})

@@ -79,7 +79,7 @@ def test_given_prices_replace_the_shipped() -> None:
 @pytest.mark.parametrize("text", ["", "x", "x=1", "=1/2", "x=a/b", "x=-1/2", "x=1/inf", "x=nan/1"])
 def test_what_is_no_price_is_refused(text: str) -> None:
     """With the form that it should have."""
-    with pytest.raises(PlanningFailed, match="no NAME=PROMPT/OUTPUT"):
+    with pytest.raises(PlanningFailed, match="not NAME=PROMPT/OUTPUT"):
         parse_tokens(text)
 
 

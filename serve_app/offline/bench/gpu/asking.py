@@ -1,4 +1,4 @@
-"""What is asked of a running server, bare or ours: streams in batches, and long prompts."""
+"""Measure a running server, bare or ours: streams in batches, and long prompts."""
 
 from __future__ import annotations
 
@@ -41,10 +41,10 @@ class Stream:
     ttft_p50_ms: float
     ttft_p99_ms: float
     step_p50_ms: float
-    """From one token of a stream to its next, over the whole answer."""
+    """Time from one token of a stream to its next, over the whole answer."""
     total_p99_ms: float
     elsewhere_ratio: float
-    """Of all cores, what neither the server nor the load generator took."""
+    """The share of CPU time that neither the server nor the load generator took."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -59,7 +59,7 @@ class Prefill:
 
 @dataclass(frozen=True, slots=True)
 class Server:
-    """A running server, and what it is called and where it listens."""
+    """A running server, with its name and its address."""
 
     owned: Owned
     name: str
@@ -68,11 +68,11 @@ class Server:
     """By the monotonic clock."""
 
     def wait_answers(self, model: str, wait_s: float) -> None:
-        """Wait until a model answers; a health route may promise more than is there.
+        """Wait until a model answers; a health route may report ready too early.
 
         Raises:
-            ServerEnded: it has ended.
-            ServerNotReady: the time is up.
+            ServerEnded: the server has ended.
+            ServerNotReady: the server did not answer in time.
         """
         deadline = time.monotonic() + wait_s
         body = {"model": model, "prompt": [min(_WORD_IDS)], "max_tokens": 1}
@@ -125,10 +125,10 @@ class Server:
         )
 
     def prefill(self, tier: str, model: str, prompt_tokens: int) -> Prefill:
-        """Time a prompt of so many random tokens, each time another; the first one warms up.
+        """Time a prompt of this many random tokens, new ones each time; the first prompt warms up.
 
         Raises:
-            RequestsFailed: it was not answered.
+            RequestsFailed: the prompt was not answered.
         """
         times = []
         for _ in range(1 + _PROMPT_REPEATS):
@@ -151,7 +151,7 @@ class Server:
         return RequestsFailed(self.name, phase, {"no answer": 1}, self.owned.log_tail())
 
     def _ask(self, path: str, body: bytes) -> Any:
-        """The answer as JSON; None where there is none, or not with status 200."""
+        """The answer as JSON, or None if there is no answer with status 200."""
         connection = HTTPConnection(HOST, self.port, timeout=_ANSWER_S)
         try:
             connection.request("POST", path, body, {"content-type": "application/json"})

@@ -1,4 +1,4 @@
-"""`serve-app bench gpu`: the real pair on one GPU; where there is none, the demo pair on CPU."""
+"""`serve-app bench gpu`: the real pair of models on one GPU, or the demo pair on CPU."""
 
 from __future__ import annotations
 
@@ -33,40 +33,51 @@ _CPU_CONFIG = Path("configs/local.yaml")
 _BATCHES = "1,8,64"
 _CPU = Settings(prompts=(1024,), warmup_s=2.0, window_s=5.0, start_s=240.0)
 _TERMINATED = 128 + signal.SIGTERM
-_NO_GPU = "There is no GPU here: the demo models on the CPU show that the check works, no more."
+_NO_GPU = "This machine has no GPU: the demo models on the CPU only show that the check works."
 
 
 def gpu(
     config: Annotated[
         Path | None,
         typer.Option(
-            help=f"A Serve config file. Without it: {_GPU_CONFIG}; where no GPU is, {_CPU_CONFIG}."
+            help=f"A Serve config file. Default: {_GPU_CONFIG}, or without a GPU {_CPU_CONFIG}."
         ),
     ] = None,
-    only: Annotated[str, typer.Option(help=f"Some of {', '.join(STEPS)}, with commas.")] = _ALL,
-    batches: Annotated[str, typer.Option(help="Streams at a time, with commas.")] = _BATCHES,
+    only: Annotated[
+        str, typer.Option(help=f"Steps, separated by commas: {', '.join(STEPS)}.")
+    ] = _ALL,
+    batches: Annotated[
+        str, typer.Option(help="Numbers of concurrent streams, separated by commas.")
+    ] = _BATCHES,
     output_tokens: Annotated[
-        int, typer.Option(min=2, max=3000, help="Of each stream.")
+        int, typer.Option(min=2, max=3000, help="Tokens of each stream.")
     ] = Settings().output_tokens,
     window_s: Annotated[
-        float | None, typer.Option(min=1, max=600, help="Of each batch. 10 on a GPU, 5 on CPU.")
+        float | None,
+        typer.Option(min=1, max=600, help="Seconds of each batch. Default: 10 on a GPU, 5 on CPU."),
     ] = None,
     budget_s: Annotated[
-        float, typer.Option(min=1, help="After it no further step begins.")
+        float, typer.Option(min=1, help="Seconds after which no further step begins.")
     ] = Settings().budget_s,
     json: Annotated[
         Path | None,
-        typer.Option(help="Every number, after each step; logs in a directory of that name."),
+        typer.Option(
+            help="JSON file for every number, written after each step; the logs are in a "
+            "directory of that name."
+        ),
     ] = None,
     log: Annotated[
-        Path | None, typer.Option(help="Append a section to this log, as docs/bench-log.md.")
+        Path | None,
+        typer.Option(
+            help="Log file to which a section is appended, for example docs/bench-log.md."
+        ),
     ] = None,
 ) -> None:
-    """Set what plan and doctor say against one GPU, and the service beside bare vLLM on it.
+    """Compare plan and doctor with measurements of one GPU, and the service with bare vLLM.
 
-    Exit code 0: every step was done. 1: one was not. 2: the command itself is wrong.
+    Exit code 0: every step succeeded. 1: a step failed. 2: the command itself is wrong.
     """
-    # An exception, so that servers end in order and what was measured is shown.
+    # An exception, so that servers end in order and the measurements are shown.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     found = find_gpu()
     path = config or (_CPU_CONFIG if found is None else _GPU_CONFIG)
@@ -114,12 +125,12 @@ def _load(path: Path) -> ServeConfig:
 
 
 def check_card(config: ServeConfig, found: Gpu | None) -> None:
-    """Make sure that Ray will find the GPU that the tiers name; it would wait for ever.
+    """Check that Ray will find the GPU that the tiers name; otherwise Ray would wait for ever.
 
     Raises:
-        WrongCard: it would not.
+        WrongCard: Ray would not find it.
     """
-    here = "none (nvidia-smi is not there, or fails)" if found is None else found.name
+    here = "none (nvidia-smi is missing or fails)" if found is None else found.name
     for tier in config.app.tiers:
         wanted = tier.accelerator_type or "a GPU"
         named = tier.accelerator_type is None or wanted.split("-")[0] in here.upper()
@@ -147,7 +158,7 @@ def _choose(
 
 
 def _report(results: Results, log: Path | None, command: str) -> None:
-    """Whatever there is, however the run ended."""
+    """Print the results so far, however the run ended."""
     machine, grids = results.machine, results.tables
     print_report(build_console(), machine, grids)
     if log is not None:
@@ -160,7 +171,7 @@ def _describe(results: Results) -> str:
 
 
 def _estimate_all(results: Results, config: ServeConfig) -> dict[str, Estimate]:
-    """By tier; without those that cannot be planned."""
+    """The estimates by tier, without tiers that cannot be planned."""
     found = {}
     for tier in config.app.tiers:
         on_cpu = results.gpu is None or tier.accelerator == "cpu"
@@ -173,7 +184,7 @@ def _estimate_all(results: Results, config: ServeConfig) -> dict[str, Estimate]:
 
 
 def _render_command(path: Path, only: str, batches: str, output_tokens: int) -> str:
-    """The command as the log names it: what changes the numbers, not where they go."""
+    """The command for the log: the options that change the numbers, not the output files."""
     words = ["serve-app", "bench", "gpu", f"--config={path}"]
     words += [f"--only={only}"] if only != _ALL else []
     words += [f"--batches={batches}"] if batches != _BATCHES else []

@@ -9,13 +9,13 @@ _FORMAT = "--format=csv,noheader,nounits"
 
 
 def find_gpu(run: Run = run_nvidia_smi) -> Gpu | None:
-    """The first GPU; None where there is none, or no driver."""
+    """The first GPU, or None without a GPU or a driver."""
     cells = _read_first(run, "name,memory.total,driver_version")
     return None if cells is None else Gpu(cells[0], float(cells[1]), cells[2])
 
 
 def read_used_gib(run: Run = run_nvidia_smi) -> float | None:
-    """What all processes together have of the first GPU's memory."""
+    """The memory of the first GPU that all processes use together."""
     cells = _read_first(run, "memory.used")
     return None if cells is None else float(cells[0]) / 1024
 

@@ -1,4 +1,4 @@
-"""What vLLM says of itself in its log, as the pinned version words it."""
+"""The facts in vLLM's log, as the pinned version words them."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ _READY = re.compile(rf"init engine \(profile, create kv cache, warmup model\) to
 
 @dataclass(frozen=True, slots=True)
 class EngineFacts:
-    """One engine's own words; None where it does not say it, as on a CPU."""
+    """The facts of one engine; a fact is None if the log does not have it, for example on a CPU."""
 
     weights_gib: float | None
     load_s: float | None

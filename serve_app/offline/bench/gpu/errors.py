@@ -1,9 +1,9 @@
-"""Why a step of the GPU check gave no numbers, beside those of `bench.errors`.
+"""The errors of a step of the GPU check, in addition to `bench.errors`.
 
 BenchFailed
-├── ShapeUnknown      a model without weights, of a shape that the table does not have
+├── ShapeUnknown      a model without weights has a shape that the table does not have
 ├── KernelsFailed     the kernels could not be measured
-└── WrongCard         the config is for another GPU than the one that is here
+└── WrongCard         the config is for another GPU than the GPU of this machine
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from serve_app.offline.bench.errors import BenchFailed
 
 
 class ShapeUnknown(BenchFailed):
-    """A model without weights, of a shape that the table does not have."""
+    """A model without weights has a shape that the table does not have."""
 
     def __init__(self, tier: str, model_id: str, source: str) -> None:
         super().__init__(
@@ -29,10 +29,10 @@ class KernelsFailed(BenchFailed):
 
 
 class WrongCard(BenchFailed):
-    """The config is for another GPU than the one that is here."""
+    """The config is for another GPU than the GPU of this machine."""
 
     def __init__(self, wanted: str, found: str) -> None:
         super().__init__(
             f"the config places its replicas on {wanted}, and the GPU here is {found}: give a "
-            "config for it with --config"
+            "config for this GPU with --config"
         )

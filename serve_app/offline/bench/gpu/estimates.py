@@ -1,4 +1,4 @@
-"""What `plan` says of a tier, taken apart: the words that a measurement is set against."""
+"""The estimates of `plan` for a tier, one by one, for the comparison with measurements."""
 
 from __future__ import annotations
 
@@ -32,7 +32,7 @@ class Estimate:
 
     @property
     def resident_gib(self) -> float:
-        """What the engine takes of the card."""
+        """The memory of the card that the engine takes."""
         memory = self.memory
         fixed = memory.weights_bytes + memory.activation_bytes + memory.overhead_bytes
         return (fixed + memory.kv_bytes) / GIB
@@ -46,20 +46,22 @@ class Estimate:
         return weights.bytes(self.scheme, size) - (weights.plain - weights.read_plain) * size
 
     def step_ms(self, batch: int, prompt_tokens: int, output_tokens: int) -> float | None:
-        """From one token to the next with so many streams, in the middle of their answers."""
+        """Time from one token to the next with this many streams, in the middle of their
+        answers."""
         if self.card is None:
             return None
         return 1000 * self._roofline(self.card).step_s(batch, prompt_tokens + output_tokens / 2)
 
     def prefill_ms(self, prompt_tokens: int) -> float | None:
-        """To read a prompt."""
+        """Time to read a prompt."""
         return (
             None if self.card is None else 1000 * self._roofline(self.card).prefill_s(prompt_tokens)
         )
 
     @property
     def bytes_per_s(self) -> float | None:
-        """The rate of memory that the plan counts with: by what more cache costs a step."""
+        """The memory rate that the plan counts with, from the extra time of a step with more
+        cache."""
         if self.card is None:
             return None
         a_token = self.memory.kv_bytes_a_token
@@ -68,7 +70,7 @@ class Estimate:
 
     @property
     def layer_us(self) -> float | None:
-        """What the plan counts for a layer of a step beside the reading."""
+        """The plan's time for a layer of a step apart from reading."""
         if self.card is None or self.bytes_per_s is None:
             return None
         a_token = self.memory.kv_bytes_a_token
@@ -97,7 +99,7 @@ def estimate(tier: TierConfig, card: Card | None, rates: Rates | None) -> Estima
 
 
 def build_cpu(rates: Rates) -> Card:
-    """This machine as if it were a card."""
+    """This machine, described as a card."""
     return Card(
         name="CPU",
         memory_gib=psutil.virtual_memory().total / GIB,

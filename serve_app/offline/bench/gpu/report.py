@@ -1,4 +1,4 @@
-"""The findings of a check as tables: the service beside bare vLLM, our words beside the truth."""
+"""The findings of a check as tables: the service and bare vLLM, estimates and measurements."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ _LEVELS = ("error", "warning")
 
 @dataclass(frozen=True, slots=True)
 class Pair:
-    """A figure that was estimated and the same one measured; None where one is missing."""
+    """A figure, estimated and measured; None if one of the two is missing."""
 
     tier: str
     what: str
@@ -52,7 +52,7 @@ class Pair:
 
 
 def build_grids(results: Results, estimates: Mapping[str, Estimate]) -> list[Grid]:
-    """Every table for which there is anything to show."""
+    """Every table that has rows."""
     words = [*_pair_all(results, estimates), *_pair_card(results, estimates)]
     constants = list(_pair_constants(results, estimates))
     grids = [

@@ -1,4 +1,6 @@
-"""What a check has found so far; on disk after every step, so that a run that is cut keeps it."""
+"""The findings of a check so far; they are on disk after every step, so that an aborted run keeps
+them.
+"""
 
 from __future__ import annotations
 
@@ -16,7 +18,7 @@ from serve_app.offline.bench.report import Grid
 
 @dataclass(frozen=True, slots=True)
 class Gpu:
-    """The first GPU, as the driver tells it."""
+    """The first GPU, as the driver reports it."""
 
     name: str
     memory_mib: float
@@ -47,7 +49,7 @@ class Said:
 
 @dataclass(frozen=True, slots=True)
 class ReplicaRates:
-    """What `serve-app measure-rates` found of a tier's replica."""
+    """The rates that `serve-app measure-rates` found for a tier's replica."""
 
     tier: str
     prompt_tokens: int
@@ -66,9 +68,9 @@ class Results:
     doctor: list[Said] = field(default_factory=list)
     rates: Rates | None = None
     starts_s: dict[str, float] = field(default_factory=dict)
-    """From the command to the first answer, by server."""
+    """Seconds from the command to the first answer, by server."""
     engines: dict[str, EngineFacts] = field(default_factory=dict)
-    """Of bare vLLM, by tier."""
+    """The facts of bare vLLM, by tier."""
     streams: list[Stream] = field(default_factory=list)
     prefills: list[Prefill] = field(default_factory=list)
     card_used_gib: float | None = None

@@ -1,4 +1,4 @@
-"""The steps of the check, each on its own: one that fails does not take the others along."""
+"""The steps of the check; a step that fails does not stop the other steps."""
 
 from __future__ import annotations
 
@@ -88,7 +88,7 @@ class Check:
     def _take(self, name: str, act: Callable[[], str]) -> None:
         left_s = self._settings.budget_s - (time.monotonic() - self._began)
         if left_s <= 0:
-            outcome = f"left out: the {self._settings.budget_s:g} s are over"
+            outcome = f"left out: the budget of {self._settings.budget_s:g} s is spent"
             self._note(Step(name, 0.0, outcome, good=False))
             return
         began, outcome, good = time.monotonic(), "cut short", False
@@ -257,4 +257,4 @@ def _run(
             check=False,
         )
     except subprocess.TimeoutExpired:
-        raise BenchFailed(f"{' '.join(command)}: no end within {_COMMAND_S:g} s") from None
+        raise BenchFailed(f"{' '.join(command)}: did not end within {_COMMAND_S:g} s") from None

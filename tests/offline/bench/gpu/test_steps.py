@@ -55,7 +55,7 @@ def test_a_step_that_fails_does_not_take_the_next_along(tmp_path: Path) -> None:
 def test_no_step_begins_after_the_budget(tmp_path: Path) -> None:
     """What was left out is said."""
     good, steps = run(tmp_path, Settings(budget_s=0), "models")
-    assert (good, steps) == (False, [("models", "left out: the 0 s are over")])
+    assert (good, steps) == (False, [("models", "left out: the budget of 0 s is spent")])
 
 
 @pytest.mark.parametrize(
