@@ -100,7 +100,8 @@ def choose_route(
     total_tokens = _total(call, tokens)
     if live is not None and live.loads:
         route = leave_down(route, allowed, total_tokens, live.down)
-    return replace(route, others=list_others(route.decision, allowed, total_tokens))
+    others = list_others(route.decision, allowed, total_tokens)
+    return Route(route.decision, route.draft, others)
 
 
 def _decide_named(call: Call, tier: TierConfig, reason: Reason, task: Task | None) -> Decision:
