@@ -8,9 +8,11 @@ from functools import partial
 from typing import Protocol
 
 from serve_app.cascade import answer_by_cascade
+from serve_app.config.prices import PricesConfig
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Reason, Record, Route
+from serve_app.core.caller import ANONYMOUS, Caller, Credentials
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls, UpstreamFailed
 from serve_app.core.load import TierLoad
@@ -20,6 +22,7 @@ from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.drift import ScoreWindow
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import Scorer
+from serve_app.steps import NO_STEPS, Steps
 from serve_app.way import Way
 
 NO_LOADS: Mapping[str, TierLoad] = {}
@@ -47,29 +50,55 @@ class Pipeline:
         scorer: Scorer,
         runtime: RuntimeConfig,
         idle_work: IdleWork | None = None,
+        steps: Steps = NO_STEPS,
     ) -> None:
         self._configs = tuple(configs)
         self._tiers = tiers
         self.scorer = scorer
         self.runtime = runtime
         """The config for the next call; calls in flight keep their old config."""
+        self.steps = steps
+        """The steps for the next call; calls in flight keep their old steps."""
         self._idle_work = idle_work
         self._in_flight = 0
         self._control = ThresholdControl()
         self.wanted = dict.fromkeys(tiers, 0)
         """The number of calls meant for each tier, whether the tier had a place for them or not."""
 
-    def decide(self, call: Call) -> Route:
+    async def authenticate(self, credentials: Credentials) -> Caller:
+        """Who asks, before the request's body is read.
+
+        Raises:
+            Unauthorized: the credentials prove nothing.
+            Forbidden: the client's address may not call.
+            AccessUnavailable: the source of keys cannot be reached.
+        """
+        if self.steps.access is None:
+            return ANONYMOUS
+        return await self.steps.access.authenticate(credentials)
+
+    def visible(self, caller: Caller) -> Sequence[TierConfig]:
+        """The tiers that the caller may use, each with the models that the caller may name.
+
+        Raises:
+            Forbidden: there are none.
+        """
+        if self.steps.access is None:
+            return self._configs
+        return self.steps.access.visible(caller, self._configs)
+
+    def decide(self, call: Call, caller: Caller = ANONYMOUS) -> Route:
         """Choose the tiers, in order: without side effects, and cheap enough for every call.
 
         Raises:
-            ModelNotFound: the call asks for a model that no tier has.
+            ModelNotFound: the call asks for a model that no tier of the caller has.
             InvalidField: the call asks for a tier that does not exist, or for a task that no tier
                 can do.
+            Forbidden: the caller may use no tier.
         """
         routing = self.runtime.routing
         live = Live(self._control.threshold(routing), self._loads(routing))
-        return choose_route(call, self._configs, routing, self.scorer, live)
+        return choose_route(call, self.visible(caller), routing, self.scorer, live)
 
     def _loads(self, routing: RoutingConfig) -> Mapping[str, TierLoad]:
         """The load of every tier, if a rule reads it."""
@@ -91,30 +120,58 @@ class Pipeline:
     async def answer(
         self, call: Call, record: Record, deadlines: Deadlines
     ) -> AsyncIterator[Answer]:
-        """Decide, lease a replica, exchange; everything closes after the last byte has been sent.
+        """Authorise, decide, reserve, look in the cache, exchange; `record.caller` is the caller.
+
+        Everything closes after the last byte has been sent; `settle` comes after that.
 
         Raises:
             GatewayError: the call could not be answered.
         """
-        runtime = self.runtime
+        runtime, steps = self.runtime, self.steps
         if self._in_flight >= runtime.limits.calls_max:
             raise TooManyCalls(retry_after_s=1)
         self._in_flight += 1
         if self._idle_work is not None:
             self._idle_work.call_began()
         try:
-            route = self.decide(call)
-            decision = record.decision = route.first
-            self._control.note(decision, runtime.routing, self._configs[-1].name)
-            busy = decision.reason is Reason.STRONG_BUSY
-            self.wanted[self._configs[-1].name if busy else decision.tier] += 1
-            way = Way(call, record, runtime.routing, deadlines)
-            async with self._open(way, route) as answer:
+            if steps.audit is not None:
+                steps.audit.check()
+            if steps.access is not None:
+                call = steps.access.authorise(call, record.caller)
+            route = self.decide(call, record.caller)
+            record.decision = route.first
+            if steps.limiter is not None:
+                # After the decision, because limits and prices differ from tier to tier.
+                record.reservation = await steps.limiter.reserve(call, record, route)
+            begin = partial(self._begin, Way(call, record, runtime.routing, deadlines), route)
+            opened = (
+                begin() if steps.cache is None else steps.cache.answer(call, record, route, begin)
+            )
+            async with opened as answer:
                 yield answer
         finally:
             self._in_flight -= 1
             if self._idle_work is not None:
                 self._idle_work.call_ended()
+
+    def settle(self, record: Record) -> None:
+        """Price, charge and audit an ended call; its usage is known."""
+        steps = self.steps
+        if steps.prices is not None:
+            record.cost = price_call(record, steps.prices)
+        if record.reservation is not None:
+            record.reservation.settle(record)
+        if steps.audit is not None:
+            steps.audit.add(record)
+
+    def _begin(self, way: Way, route: Route) -> AbstractAsyncContextManager[Answer]:
+        """Count the call for its tier, and begin the exchange."""
+        decision = route.first
+        strongest = self._configs[-1].name
+        self._control.note(decision, way.routing, strongest)
+        busy = decision.reason is Reason.STRONG_BUSY
+        self.wanted[strongest if busy else decision.tier] += 1
+        return self._open(way, route)
 
     def _open(self, way: Way, route: Route) -> AbstractAsyncContextManager[Answer]:
         if route.draft is None:
@@ -158,3 +215,16 @@ class Pipeline:
 
     def _down(self) -> list[str]:
         return [name for name, tier in self._tiers.items() if tier.down]
+
+
+def price_call(record: Record, prices: PricesConfig) -> int:
+    """The cost of an ended call in nanos, the draft of a cascade included."""
+    if record.cache is not None and record.cache.free:
+        return 0
+    decision, draft = record.decision, record.draft
+    if decision is None:
+        return 0
+    cost = prices.find(decision.tier, decision.model_id).cost(record.usage)
+    if draft is not None and draft.discarded:
+        cost += prices.find(draft.tier, draft.model_id).cost(draft.usage)
+    return cost

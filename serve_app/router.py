@@ -15,6 +15,7 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
+from serve_app.assemble import Plan, StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
 from serve_app.config.app import AppConfig, check_runtime, complete_runtime
 from serve_app.config.explain import explain_validation
@@ -45,6 +46,7 @@ class Router:
         runtime = complete_runtime(config.runtime, config.tiers)
         context = serve.get_replica_context()
         self._config = config
+        self._serves = False
         self._clients = {
             tier.name: TierClient(
                 tier.name,
@@ -57,12 +59,14 @@ class Router:
         self._configure_clients(runtime)
         replica = context.replica_id.unique_id
         self._feedback = FeedbackCollector(config.tiers, self._clients, runtime, replica)
+        self._steps = StepsOwner(Plan(config, runtime, replica))
         self._pipeline = Pipeline(
             config.tiers,
             self._clients,
             build_scorer(runtime.routing),
             runtime,
             self._feedback.labeller,
+            self._steps.steps,
         )
         self._readiness = ServeReadiness(context.app_name, config.tiers)
         log_dir = serve_log_dir()
@@ -72,10 +76,12 @@ class Router:
             AccessLog(log_path),
             {name: partial(read_leases, client) for name, client in self._clients.items()},
             build_flushers(self._pipeline, self._feedback.tally),
+            settle=self._pipeline.settle,
         )
 
     async def __serve_build_asgi_app__(self) -> object:
         self._recorder.start()
+        self._steps.start()
         return build_gateway(
             self._config.tiers,
             self._pipeline,
@@ -89,32 +95,47 @@ class Router:
         """The number of calls meant for each tier; Ray carries it to its controller."""
         return {WANTED_PREFIX + name: float(n) for name, n in self._pipeline.wanted.items()}
 
-    def reconfigure(self, user_config: dict[str, Any]) -> None:
+    async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config`; calls in flight keep their old config.
 
-        An invalid config is rejected with an error in the log, and the old config stays. An
-        exception here would make Ray replace a working Router by a Router that cannot start.
+        A Router that serves rejects an invalid config with an error in the log, and keeps its old
+        config: an exception would make Ray replace a working Router. A Router that has not served
+        yet does not start, because without its config it would let in whoever reaches the port.
+
+        Raises:
+            ValueError: the config is invalid, and the Router has not served yet.
         """
         try:
-            runtime = RuntimeConfig.model_validate(user_config)
-            check_runtime(runtime, self._config.tiers)
-            runtime = complete_runtime(runtime, self._config.tiers)
-            scorer = build_scorer(runtime.routing)
+            self._take(user_config)
         except ValidationError as error:
-            logger.error(
-                "user_config refused, the old config stays:\n%s", explain_validation(error)
-            )
-            return
-        except ValueError as error:
-            logger.error("user_config refused, the old config stays: %s", error)
-            return
+            self._reject(explain_validation(error))
         except WeightsRefused as error:
-            logger.error("user_config refused, the old config stays: routing.weights: %s", error)
-            return
+            self._reject(f"routing.weights: {error}")
+        except ValueError as error:
+            self._reject(str(error))
+
+    def _take(self, user_config: dict[str, Any]) -> None:
+        runtime = RuntimeConfig.model_validate(user_config)
+        check_runtime(runtime, self._config.tiers)
+        runtime = complete_runtime(runtime, self._config.tiers)
+        scorer = build_scorer(runtime.routing)
+        plan, steps = self._steps.prepare(runtime)
         self._pipeline.scorer = scorer
         self._pipeline.runtime = runtime
+        self._steps.take(plan, steps)
+        self._pipeline.steps = steps
         self._feedback.configure(runtime)
         self._configure_clients(runtime)
+
+    def check_health(self) -> None:
+        """A Router that runs is healthy. Ray asks for the first time once it has given the first
+        `user_config`, and sends calls after that."""
+        self._serves = True
+
+    def _reject(self, why: str) -> None:
+        if not self._serves:
+            raise ValueError(f"user_config refused:\n{why}") from None
+        logger.error("user_config refused, the old config stays:\n%s", why)
 
     def _configure_clients(self, runtime: RuntimeConfig) -> None:
         for client in self._clients.values():
@@ -127,6 +148,7 @@ class Router:
             for client in self._clients.values():
                 client.close()
             await self._recorder.close()
+            await self._steps.close()
 
 
 def build_flushers(pipeline: Pipeline, tally: FeedbackTally) -> list[Callable[[], None]]:

@@ -5,7 +5,8 @@ from __future__ import annotations
 from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
-from serve_app.config.runtime import BODY_BYTES_UNKNOWN, RuntimeConfig
+from serve_app.config.limits import BODY_BYTES_UNKNOWN
+from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import DAY_S, ReplicasConfig, TierConfig
 
 BODY_BYTES_PER_TOKEN = 10

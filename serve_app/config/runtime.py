@@ -6,15 +6,17 @@ from typing import Annotated, Literal
 
 from pydantic import Field, model_validator
 
+from serve_app.config.access import AccessConfig
+from serve_app.config.audit import AuditConfig
 from serve_app.config.base import Config
 from serve_app.config.bodies import BodiesConfig
+from serve_app.config.cache import CacheConfig
 from serve_app.config.cascade import CascadeConfig
 from serve_app.config.feedback import FeedbackConfig
+from serve_app.config.limits import LimitsConfig
+from serve_app.config.prices import PricesConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 from serve_app.core.deadlines import Deadlines
-
-BODY_BYTES_UNKNOWN = 8 * 1024 * 1024
-"""The limit of a body if the context length of a tier is not known."""
 
 Score = Annotated[float, Field(ge=0, le=1)]
 
@@ -165,32 +167,6 @@ class RoutingConfig(Config):
         return self
 
 
-class LimitsConfig(Config):
-    """Limits of one Router replica."""
-
-    given_body_bytes_max: int | None = Field(
-        None,
-        alias="body_bytes_max",
-        gt=0,
-        le=1024**3,
-        description="Longest request body; a longer body gets 413. None: computed from the "
-        "longest context of any tier, at 10 bytes per token, plus 256 KiB for everything else, "
-        "plus 20 MiB for images if a tier's `engine` has `limit_mm_per_prompt`. A tier whose "
-        "`engine` has no `max_model_len` counts 8 MiB.",
-    )
-    calls_max: int = Field(
-        1024,
-        gt=0,
-        le=65536,
-        description="Calls in flight in one Router replica; further calls get 429.",
-    )
-
-    @property
-    def body_bytes_max(self) -> int:
-        """The limit in effect."""
-        return self.given_body_bytes_max or BODY_BYTES_UNKNOWN
-
-
 class DeadlinesConfig(Config):
     """How long a call may take, from its arrival and across all tiers that are tried."""
 
@@ -267,6 +243,18 @@ class RuntimeConfig(Config):
     deadlines: DeadlinesConfig = Field(default_factory=DeadlinesConfig)
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
+    access: AccessConfig | None = Field(
+        None, description="Who may call. None: whoever reaches the port may call."
+    )
+    cache: CacheConfig | None = Field(
+        None, description="The cache of whole answers. None: every call goes to an engine."
+    )
+    audit: AuditConfig | None = Field(
+        None, description="The audit log. None: calls are in the access log only."
+    )
+    prices: PricesConfig | None = Field(
+        None, description="What tokens cost. None: no amounts of money are computed."
+    )
 
     @property
     def watches_load(self) -> bool:

@@ -9,6 +9,9 @@ from dataclasses import dataclass, field
 from enum import StrEnum
 from typing import Protocol
 
+from serve_app.core.caller import ANONYMOUS, Caller
+from serve_app.core.headers import Headers
+
 AUTO = "auto"
 """The model name with which a client leaves the choice of the tier to the router."""
 
@@ -191,10 +194,14 @@ class Route:
 
 @dataclass(slots=True)
 class Usage:
-    """The tokens of one call as its engine counted them; None until the engine reports them."""
+    """The tokens of one call as its engine counted them; None until the engine reports them.
+
+    `cached_tokens` are the tokens of the prompt that the engine's prefix cache held.
+    """
 
     prompt_tokens: int | None = None
     completion_tokens: int | None = None
+    cached_tokens: int | None = None
 
 
 @dataclass(slots=True)
@@ -208,6 +215,7 @@ class Draft:
     """
 
     tier: str
+    model_id: str = ""
     discarded: bool = False
     confidence: float | None = None
     mean_probability: float | None = None
@@ -225,13 +233,37 @@ class Outcome(StrEnum):
     BROKEN_STREAM = "broken_stream"
 
 
+class CacheResult(StrEnum):
+    """What the cache of answers did for a call; a closed set, so that it can label metrics."""
+
+    HIT = "hit"
+    MISS = "miss"
+    SHARED = "shared"
+    BYPASS = "bypass"
+
+    @property
+    def free(self) -> bool:
+        """Whether no engine worked for the call."""
+        return self in (CacheResult.HIT, CacheResult.SHARED)
+
+
+class Reservation(Protocol):
+    """What was reserved of a caller's limits for one call."""
+
+    def settle(self, record: Record) -> None:
+        """Charge what the call has used, and give the rest back; must neither block nor raise."""
+        ...
+
+
 @dataclass(slots=True)
 class Record:
     """The facts about one ended call: the source of metrics and the access log.
 
     `arrived_at` is Unix time in seconds; the other times are seconds since then. `code` is the
     error code from `core/errors.py`, if any. `usage` belongs to the answer that the client got,
-    `draft` to the draft that a cascade began with.
+    `draft` to the draft that a cascade began with. `reservation`, `cache` and `cost` are None
+    without limits, a cache and prices. `cost` is in nanos (`core/money.py`) and is known once the
+    call is settled.
     """
 
     request_id: str
@@ -246,6 +278,12 @@ class Record:
     total_s: float = 0.0
     usage: Usage = field(default_factory=Usage)
     draft: Draft | None = None
+    caller: Caller = ANONYMOUS
+    reservation: Reservation | None = None
+    cache: CacheResult | None = None
+    cost: int | None = None
+    headers: Headers = field(default_factory=list)
+    """Headers that steps add to the answer, whether it succeeds or fails."""
     settling: list[Future[None]] = field(default_factory=list)
     """Done when the engines of stopped answers have reported the tokens of `usage` and of the
     draft."""

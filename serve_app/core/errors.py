@@ -9,6 +9,8 @@
     │   ├── UnknownField      400  one named field does not exist
     │   └── NothingStored     400  one named field asks for a stored response
     ├── EngineRefused         4xx  the engine found the call to be wrong
+    ├── Unauthorized          401  the request does not show who asks
+    ├── Forbidden             403  the caller may not do this
     ├── NotFound              404
     │   ├── RouteNotFound     404  no such path
     │   ├── ModelNotFound     404  no tier answers to this model
@@ -20,8 +22,12 @@
     ├── UnsupportedMediaType  415
     ├── Overloaded            429/503, with Retry-After
     │   ├── TooManyCalls      429  this router holds as many calls as it may
+    │   ├── RateLimited       429  a limit of the caller is reached
     │   ├── TierOverloaded    503  every replica is full and so is the queue
-    │   └── TierUnavailable   503  the tier has no replica that could answer
+    │   ├── TierUnavailable   503  the tier has no replica that could answer
+    │   ├── AccessUnavailable 503  nobody can say who asks
+    │   ├── LimitsUnavailable 503  nobody can say what the caller has used
+    │   └── AuditUnavailable  503  the call could not be recorded
     ├── DeadlineExceeded      504  the tier did not answer in time
     └── InternalError         500  a fault of ours or of the engine's
         └── UpstreamFailed    502  the engine broke off
@@ -172,6 +178,41 @@ class EngineRefused(GatewayError):
         return CONTEXT_LENGTH_EXCEEDED if self.code == CONTEXT_LENGTH_EXCEEDED else "engine"
 
 
+class Unauthorized(GatewayError):
+    """The request does not show who asks. `why` is for the log; a client gets one message."""
+
+    status = 401
+    code = "invalid_api_key"
+    type = "authentication_error"
+
+    def __init__(self, why: str) -> None:
+        super().__init__(why)
+        self.why = why
+
+    @property
+    def message(self) -> str:
+        return (
+            "No valid API key or token was sent. Send it as 'Authorization: Bearer ...' or as "
+            "'x-api-key: ...'."
+        )
+
+
+class Forbidden(GatewayError):
+    """The caller may not do this."""
+
+    status = 403
+    code = "permission_denied"
+    type = "permission_error"
+
+    def __init__(self, what: str) -> None:
+        super().__init__(what)
+        self.what = what
+
+    @property
+    def message(self) -> str:
+        return f"You are not allowed to {self.what}."
+
+
 class NotFound(GatewayError):
     """The thing that the request names does not exist."""
 
@@ -320,6 +361,23 @@ class TooManyCalls(Overloaded):
         return "Too many calls are in flight. Try again shortly."
 
 
+class RateLimited(Overloaded):
+    """A limit of the caller is reached; `limit` says which, in words."""
+
+    status = 429
+    code = "rate_limit_exceeded"
+    type = "rate_limit_error"
+
+    def __init__(self, limit: str, retry_after_s: int) -> None:
+        super().__init__(retry_after_s)
+        self.args = (limit, retry_after_s)
+        self.limit = limit
+
+    @property
+    def message(self) -> str:
+        return f"Rate limit reached: {self.limit}. Try again in {self.retry_after_s} s."
+
+
 class TierOverloaded(Overloaded):
     """Every replica of the tier is full, and so is its queue."""
 
@@ -336,6 +394,36 @@ class TierUnavailable(Overloaded):
     @property
     def message(self) -> str:
         return "The model is not available at the moment. Try again shortly."
+
+
+class AccessUnavailable(Overloaded):
+    """The source of keys cannot be reached."""
+
+    code = "access_unavailable"
+
+    @property
+    def message(self) -> str:
+        return "Keys cannot be checked at the moment. Try again shortly."
+
+
+class LimitsUnavailable(Overloaded):
+    """The counters of the callers' limits cannot be reached."""
+
+    code = "limits_unavailable"
+
+    @property
+    def message(self) -> str:
+        return "Limits cannot be checked at the moment. Try again shortly."
+
+
+class AuditUnavailable(Overloaded):
+    """The call could not be recorded."""
+
+    code = "audit_unavailable"
+
+    @property
+    def message(self) -> str:
+        return "Calls cannot be recorded at the moment. Try again shortly."
 
 
 class DeadlineExceeded(GatewayError):

@@ -15,6 +15,14 @@ POLICY_HEADER = b"x-route-policy"
 SESSION_HEADER = b"x-session-id"
 CONSENT_HEADER = b"x-feedback-consent"
 
+# The headers that show who asks.
+AUTHORIZATION_HEADER = b"authorization"
+API_KEY_HEADER = b"x-api-key"
+FORWARDED_FOR_HEADER = b"x-forwarded-for"
+CERTIFICATE_HEADER = b"x-serve-app-client-certificate"
+
+CACHE_HEADER = b"x-cache"
+
 # These headers of an answer, with TIER_HEADER, say what was chosen.
 MODEL_HEADER = b"x-route-model"
 REASON_HEADER = b"x-route-reason"

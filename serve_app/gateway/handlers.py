@@ -24,6 +24,7 @@ from serve_app.core.errors import (
 from serve_app.core.headers import REQUEST_ID_HEADER, Headers
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.collector import FeedbackCollector
+from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.dialect import Translation, translate
 from serve_app.gateway.render import (
     JSON_CONTENT,
@@ -183,6 +184,8 @@ class CallHandler:
         record = Record(headers.request_id, self._endpoint, stream=False)
         try:
             async with whole_in_time(deadlines):
+                if self._pipeline.steps.access is not None:
+                    record.caller = await self._pipeline.authenticate(read_credentials(scope))
                 order = await self._receive(headers, receive, deadlines)
                 record.stream = order.call.stream
                 await self._answer(order, response, record, started, deadlines)
@@ -242,6 +245,7 @@ class CallHandler:
             decided = render_decision(record.decision)
             if record.draft is not None:
                 decided += render_draft(record.draft)
+            decided += record.headers
             out = [(b"content-type", content_type), *decided]
             record.first_byte_s = self._clock() - started
             if self._feedback is not None and answer.status == 200:
@@ -334,6 +338,7 @@ class CallHandler:
                 headers += render_decision(record.decision)
             if record.draft is not None:
                 headers += render_draft(record.draft)
+            headers += record.headers
             body = render_error(error, anthropic=anthropic, request_id=record.request_id)
             await response.whole(error.status, headers, body)
             return

@@ -22,6 +22,8 @@ SETTLE_S = 2.0
 class CallRecorder:
     """Feeds metrics and the access log; a separate task does all work that takes time.
 
+    `settle` is called once for each ended call, as soon as its usage is known, and must not raise.
+
     One thread writes files, because a disk may be slow and the event loop serves calls.
     """
 
@@ -32,6 +34,7 @@ class CallRecorder:
         leases: Mapping[str, Callable[[], tuple[int, int]]],
         flushers: Sequence[Callable[[], None]] = (),
         *,
+        settle: Callable[[Record], None] = lambda record: None,
         flush_s: float = FLUSH_S,
         settle_s: float = SETTLE_S,
     ) -> None:
@@ -39,6 +42,7 @@ class CallRecorder:
         self._access_log = access_log
         self._leases = leases
         self._flushers = flushers
+        self._settle_call = settle
         self._flush_s = flush_s
         self._settle_s = settle_s
         self._records: list[Record] = []
@@ -54,8 +58,12 @@ class CallRecorder:
             self._settling[told] = record
             told.add_done_callback(self._settle)
             return
-        self._records.append(record)
+        self._end(record)
         self.start()
+
+    def _end(self, record: Record) -> None:
+        self._settle_call(record)
+        self._records.append(record)
 
     def start(self) -> None:
         """Write out from now on, also without calls, so that an idle Router still has metrics."""
@@ -85,7 +93,8 @@ class CallRecorder:
         """Write out the remaining records, and end."""
         if self._settling:
             await asyncio.wait(list(self._settling), timeout=self._settle_s)
-        self._records.extend(self._settling.values())
+        for record in self._settling.values():
+            self._end(record)
         self._settling.clear()
         if self._task is not None:
             self._task.cancel()

@@ -10,7 +10,8 @@ from typing import Any
 import pytest
 
 from serve_app.config.bodies import BodiesConfig
-from serve_app.config.runtime import DeadlinesConfig, LimitsConfig, RuntimeConfig
+from serve_app.config.limits import LimitsConfig
+from serve_app.config.runtime import DeadlinesConfig, RuntimeConfig
 from serve_app.core.call import Endpoint, Outcome
 from serve_app.core.errors import (
     BodyTooSlow,

@@ -1,0 +1,72 @@
+"""Who asks, and what the caller may do."""
+
+from __future__ import annotations
+
+from collections.abc import Set
+from dataclasses import dataclass
+from enum import StrEnum
+
+
+class Priority(StrEnum):
+    """The class of service of a caller's waiting calls."""
+
+    INTERACTIVE = "interactive"
+    BATCH = "batch"
+
+
+@dataclass(frozen=True, slots=True)
+class Credentials:
+    """What a request brings to show who asks; none of it has been checked.
+
+    `authorization` and `api_key` are the values of the headers `authorization` and `x-api-key`,
+    None if the request lacks the header. `peer` is the address of the connection. `forwarded_for`
+    is what a proxy in front says about the addresses before it. `certificate` is what the TLS
+    terminator says about the client's certificate.
+    """
+
+    authorization: bytes | None = None
+    api_key: bytes | None = None
+    peer: str | None = None
+    forwarded_for: bytes | None = None
+    certificate: bytes | None = None
+
+
+@dataclass(frozen=True, slots=True)
+class Rights:
+    """What a caller may do; None in a set's place means everything.
+
+    `endpoints` holds paths, `tiers` the names of tiers, `models` the ids of models and adapters.
+    `overrides` says whether the caller's `x-route-*` headers count. `output_tokens_max` bounds the
+    tokens of one answer.
+    """
+
+    endpoints: Set[str] | None = None
+    tiers: Set[str] | None = None
+    models: Set[str] | None = None
+    overrides: bool = True
+    output_tokens_max: int | None = None
+    priority: Priority = Priority.INTERACTIVE
+    feedback: bool = True
+    admin: bool = False
+
+
+EVERYTHING = Rights()
+
+
+@dataclass(frozen=True, slots=True)
+class Caller:
+    """Who asks. `key_id` names an API key and is no secret; None for other kinds of proof.
+
+    `address` is the client's address behind all trusted proxies, None if it is not known.
+    """
+
+    tenant: str
+    key_id: str | None = None
+    user: str | None = None
+    roles: tuple[str, ...] = ()
+    address: str | None = None
+    rights: Rights = EVERYTHING
+
+
+ANONYMOUS = Caller("anonymous")
+"""The caller of every request where the config asks for no proof."""

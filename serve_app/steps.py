@@ -1,0 +1,120 @@
+"""The steps on the way of a call that a config may ask for, as the Protocols of their packages.
+
+A step that the config does not ask for is None, and its package is not imported.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Sequence
+from contextlib import AbstractAsyncContextManager
+from dataclasses import dataclass
+from typing import Protocol
+
+from serve_app.config.prices import PricesConfig
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import Call, Record, Reservation, Route
+from serve_app.core.caller import Caller, Credentials
+from serve_app.leases.tier import Answer
+
+Open = Callable[[], AbstractAsyncContextManager[Answer]]
+"""Begins the exchange with a tier."""
+
+
+class Part(Protocol):
+    """A step with resources of its own."""
+
+    def start(self) -> None:
+        """Begin the work in the background, in the running event loop. May be called twice."""
+        ...
+
+    async def close(self) -> None:
+        """Finish the work and free every resource."""
+        ...
+
+
+class Access(Part, Protocol):
+    """Says who asks and what the caller may do."""
+
+    async def authenticate(self, credentials: Credentials) -> Caller:
+        """The caller behind the credentials.
+
+        Raises:
+            Unauthorized: the credentials are missing, malformed, unknown or no longer valid.
+            Forbidden: the client's address may not call.
+            AccessUnavailable: the source of keys cannot be reached.
+        """
+        ...
+
+    def authorise(self, call: Call, caller: Caller) -> Call:
+        """The call as the caller may make it: with its bound of output tokens.
+
+        Raises:
+            Forbidden: the caller may not make the call.
+        """
+        ...
+
+    def visible(self, caller: Caller, tiers: Sequence[TierConfig]) -> Sequence[TierConfig]:
+        """The tiers that the caller may use, each with the models that the caller may name.
+
+        Raises:
+            Forbidden: there are none.
+        """
+        ...
+
+
+class Limiter(Part, Protocol):
+    """Holds callers to their limits."""
+
+    async def reserve(self, call: Call, record: Record, route: Route) -> Reservation:
+        """Reserve what the call may use at most; `record.headers` gets the state of the limits.
+
+        Raises:
+            RateLimited: a limit of the caller does not allow the call now.
+            LimitsUnavailable: the counters cannot be reached.
+        """
+        ...
+
+
+class AnswerCache(Part, Protocol):
+    """Answers a repeated call without an engine."""
+
+    def answer(
+        self, call: Call, record: Record, route: Route, begin: Open
+    ) -> AbstractAsyncContextManager[Answer]:
+        """The stored answer, the answer of an identical call in flight, or the one of `begin`.
+
+        `record.cache` says which, and `record.headers` gets it as a header.
+        """
+        ...
+
+
+class Audit(Part, Protocol):
+    """Writes down every call."""
+
+    def check(self) -> None:
+        """Raise AuditUnavailable if calls must not be taken because they could not be recorded."""
+        ...
+
+    def add(self, record: Record) -> None:
+        """Take the record of an ended call; must neither block nor raise."""
+        ...
+
+
+@dataclass(frozen=True, slots=True)
+class Steps:
+    """The steps that the config asks for."""
+
+    access: Access | None = None
+    limiter: Limiter | None = None
+    cache: AnswerCache | None = None
+    audit: Audit | None = None
+    prices: PricesConfig | None = None
+
+    @property
+    def parts(self) -> list[Part]:
+        """The steps with resources of their own."""
+        steps: list[Part | None] = [self.access, self.limiter, self.cache, self.audit]
+        return [step for step in steps if step is not None]
+
+
+NO_STEPS = Steps()
