@@ -17,7 +17,10 @@ def main() -> None:
     cpu = pins.read_lock(pins.ROOT, "cpu")
     dev = pins.read_lock(pins.ROOT, "dev")
     gpu = pins.lock_file(pins.ROOT, "gpu").read_text()
-    needs_gpu = [*project["dependencies"], *extras["gpu"]]
+    needs_gpu = [
+        *project["dependencies"],
+        *(item for extra in ("gpu", *pins.SERVING_EXTRAS) for item in extras[extra]),
+    ]
     problems = [
         *check("requirements/cpu.txt", cpu, pins.cpu_requirements(project)),
         *check("requirements/dev.txt", {**cpu, **dev}, extras["dev"]),

@@ -116,7 +116,8 @@ class GpuResolver:
         output.write_text(render_pylock(preferred))
         target = ["--python-version", python, "--python-platform", platform]
         quiet = ["--quiet", "--no-config", "--no-python-downloads", "--only-binary", ":all:"]
-        source = [str(pins.pyproject(pins.ROOT)), "--extra", "gpu"]
+        extras = [f"--extra={extra}" for extra in ("gpu", *pins.SERVING_EXTRAS)]
+        source = [str(pins.pyproject(pins.ROOT)), *extras]
         command = [str(self._uv), "pip", "compile", *source, "--output-file", str(output)]
         subprocess.run([*command, *target, *quiet], check=True)
         return output.read_text()

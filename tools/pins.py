@@ -30,6 +30,8 @@ GPU_HEADER = (
 )
 
 OFFLINE_EXTRAS = ("bench", "evaluate", "learn")
+SERVING_EXTRAS = ("access", "redis")
+"""What a Router may be asked to do; in every lock."""
 
 Pins = Mapping[str, str]
 Sums = Mapping[str, Collection[str]]
@@ -43,8 +45,8 @@ def pyproject(root: Path) -> Path:
 def cpu_requirements(project: Mapping[str, Any]) -> list[str]:
     """What one machine without a GPU gets: everything that the project can do."""
     extras = project["optional-dependencies"]
-    by_hand = [item for extra in OFFLINE_EXTRAS for item in extras[extra]]
-    return list(dict.fromkeys([*project["dependencies"], *extras["cpu"], *by_hand]))
+    named = [item for extra in (*SERVING_EXTRAS, *OFFLINE_EXTRAS) for item in extras[extra]]
+    return list(dict.fromkeys([*project["dependencies"], *extras["cpu"], *named]))
 
 
 def lock_file(root: Path, lock: str) -> Path:
