@@ -35,6 +35,13 @@ class FairnessConfig(Config):
         description="Generated tokens that a call without a limit counts for while it waits. Once "
         "the call has been answered, its real tokens count.",
     )
+    burst_tokens: int = Field(
+        4096,
+        ge=0,
+        le=10_000_000,
+        description="Tokens by which a tenant of weight 1 may go ahead of its share, after it has "
+        "had less than its share. It lets a few calls that come at once have places at once.",
+    )
     tenant_calls_ratio_max: float = Field(
         0.5,
         gt=0,

@@ -504,7 +504,7 @@ def make_order(fairness: FairnessConfig | None) -> Order[Waiter]:
     """The order of waiting calls that a config asks for."""
     if fairness is None:
         return ArrivalOrder()
-    return FairOrder(time.monotonic, fairness.batch_wait_max_s)
+    return FairOrder(time.monotonic, fairness.batch_wait_max_s, fairness.burst_tokens)
 
 
 def is_failure(status: int) -> bool:

@@ -5,6 +5,10 @@ tokens. Each tenant with waiting calls has a start time in virtual time. The ten
 smallest start time is served, the virtual time moves there, and the tenant's start time grows by
 the tokens of the call divided by the weight of the tenant. A start time belongs to a tenant and not
 to each of its calls, so a call that leaves without a place costs its tenant nothing.
+
+A tenant that has had less than its share may be ahead by `burst_tokens`, as in the scheduling by
+borrowed virtual time (Duda, Cheriton, SOSP 1999): people send several calls at once, and without
+the credit each of these calls would wait for a call of the tenant that floods.
 """
 
 from __future__ import annotations
@@ -128,9 +132,12 @@ class _Line(OrderedDict[W, float]):
 class FairOrder(Order[W]):
     """Fair among tenants by tokens; interactive calls before batch calls, which age."""
 
-    def __init__(self, clock: Callable[[], float], batch_wait_max_s: float) -> None:
+    def __init__(
+        self, clock: Callable[[], float], batch_wait_max_s: float, burst_tokens: int = 0
+    ) -> None:
         """`clock` gives seconds, like the event loop's clock."""
         self._clock = clock
+        self._burst_tokens = burst_tokens
         self._batch_wait_max_s = batch_wait_max_s
         self._interactive: dict[str, _Line[W]] = {}
         self._batch: dict[str, _Line[W]] = {}
@@ -193,7 +200,7 @@ class FairOrder(Order[W]):
         if line is not None:
             line.start += more
         else:
-            self._remember(claim.tenant, self._finish.get(claim.tenant, self._virtual) + more)
+            self._remember(claim.tenant, self._finish.get(claim.tenant, self._earliest) + more)
 
     def drain(self) -> list[W]:
         """Remove all calls, in the order of their arrival."""
@@ -207,12 +214,17 @@ class FairOrder(Order[W]):
             lines.clear()
         return [waiter for _, waiter in arrivals]
 
+    @property
+    def _earliest(self) -> float:
+        """The start time of a tenant that has had less than its share for long enough."""
+        return self._virtual - self._burst_tokens
+
     def _join(self, lines: dict[str, _Line[W]], waiter: W, arrived_at: float) -> None:
         tenant = waiter.claim.tenant
         line = lines.get(tenant)
         if line is None:
             line = lines[tenant] = _Line()
-            line.start = max(self._virtual, self._finish.get(tenant, 0.0))
+            line.start = max(self._earliest, self._finish.get(tenant, 0.0))
         line[waiter] = arrived_at
         line.tokens += waiter.claim.tokens
 
@@ -244,12 +256,12 @@ class FairOrder(Order[W]):
 
     def _remember(self, tenant: str, finish: float) -> None:
         """The service that a tenant had; a tenant that the virtual time has passed is forgotten."""
-        if finish <= self._virtual:
+        if finish <= self._earliest:
             self._finish.pop(tenant, None)
             return
         self._finish[tenant] = max(finish, self._finish.get(tenant, 0.0))
         if len(self._finish) > FINISHES_MAX:
-            self._finish = {name: at for name, at in self._finish.items() if at > self._virtual}
+            self._finish = {name: at for name, at in self._finish.items() if at > self._earliest}
 
 
 def _turn(line: _Line[W]) -> tuple[float, float]:
