@@ -32,7 +32,7 @@ LOADS = 200
 QUEUED = 100
 HOUR_S = 3600.0
 NEWS_S = 30.0
-"""A Router that watches the load has news of every replica long before."""
+"""The time in which a Router that watches the load has surely heard from every replica."""
 
 _DEADLINES = DeadlinesConfig(lease_s=30, first_byte_s=30, gap_s=30, total_s=60)
 _LEASES = LeaseConfig(reuse_s=0.9, age_max_s=30)
@@ -217,7 +217,7 @@ async def _tier(replicas: int, *, watches_load: bool = False) -> AsyncIterator[T
 
 async def _wait_for_news(client: TierClient, replicas: int) -> None:
     async with asyncio.timeout(NEWS_S):
-        while client.load().replicas != replicas:
+        while client.load().replicas != replicas:  # noqa: ASYNC110  # news comes without an event
             await asyncio.sleep(0.01)
 
 

@@ -40,7 +40,7 @@ class Review:
 class Recipe:
     """How one model is trained; `minutes` ends the first pass by the clock, not after `steps`.
 
-    Each chunk of `chunk_conversations` is drawn and sorted by length before batches are cut from it.
+    Batches are cut from chunks of `chunk_conversations`, each sorted by length.
     """
 
     name: str
