@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
-from contextlib import asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from time import process_time
 from typing import cast
@@ -31,8 +31,8 @@ EXCHANGES = 300
 LOADS = 200
 QUEUED = 100
 HOUR_S = 3600.0
-NEWS_S = 30.0
-"""The time in which a Router that watches the load has surely heard from every replica."""
+POLLED_S = 1.5
+"""By then a Router that watches the load has asked every replica."""
 
 _DEADLINES = DeadlinesConfig(lease_s=30, first_byte_s=30, gap_s=30, total_s=60)
 _LEASES = LeaseConfig(reuse_s=0.9, age_max_s=30)
@@ -206,19 +206,16 @@ async def _tier(replicas: int, *, watches_load: bool = False) -> AsyncIterator[T
         client = TierClient("fast", LocalOpener(replicas, port), _LEASES)
         client.configure(_LEASES, watches_load=watches_load)
         try:
-            # All at once: a call that follows another takes the place that the other gave back.
-            await asyncio.gather(*(_exchange(client) for _ in range(replicas)))
-            if watches_load:
-                await _wait_for_news(client, replicas)
+            async with AsyncExitStack() as calls:
+                for _ in range(replicas):
+                    answer = await calls.enter_async_context(client.exchange(_REQUEST, _start()))
+                    while await answer.read():
+                        pass
+                if watches_load:
+                    await asyncio.sleep(POLLED_S)
             yield client
         finally:
             client.close()
-
-
-async def _wait_for_news(client: TierClient, replicas: int) -> None:
-    async with asyncio.timeout(NEWS_S):
-        while client.load().replicas != replicas:  # noqa: ASYNC110  # news comes without an event
-            await asyncio.sleep(0.01)
 
 
 async def _exchange(client: TierClient) -> None:
