@@ -3,13 +3,17 @@ PYTHON ?=
 UPGRADE ?=
 SEED ?= 1
 export PYTHON UPGRADE
+# Every worker and every process that a test starts would compile the project's files again.
+unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 INSTALL := @sh tools/python.sh tools/install.py
+# Without tests/serve: every worker would import what only those tests need.
+PYTEST_UNIT = $(BIN)/pytest --ignore tests/serve --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit coverage serve-tests lint fuzz bench gpu-check docs openapi \
+.PHONY: help install install-dev serve stop test unit thorough coverage serve-tests lint fuzz bench gpu-check docs openapi \
 	engine-arguments lock clean
 
 help: ## Print this list
@@ -28,13 +32,16 @@ stop: ## Stop what `make serve` started
 	@if [ -x $(BIN)/serve-app ]; then exec $(BIN)/serve-app down; \
 	else echo "Nothing to stop: .venv holds no serve-app, so none was started from here."; fi
 
-test: lint unit serve-tests ## Everything: lint, unit tests, tests on real Ray and vLLM
+test: lint thorough serve-tests ## Everything: lint, unit tests, tests on real Ray and vLLM
 
 unit: install-dev ## The fast tests only
-	@$(BIN)/pytest -m "not serve" --numprocesses auto --dist worksteal
+	@$(PYTEST_UNIT) -m "not slow"
 
-coverage: install-dev ## The fast tests, and which branches of the serving code they miss
-	@$(BIN)/pytest -m "not serve" --numprocesses auto --dist worksteal --cov --cov-report=term
+thorough: install-dev ## The fast tests with more examples, and the slow ones
+	@$(PYTEST_UNIT) --hypothesis-profile thorough
+
+coverage: install-dev ## The same, and which branches of the serving code they miss
+	@$(PYTEST_UNIT) --hypothesis-profile thorough --cov --cov-report=term
 
 serve-tests: install-dev ## The tests that start real Ray and real vLLM
 	@$(BIN)/pytest -m serve

@@ -2,8 +2,19 @@
 
 from __future__ import annotations
 
+import logging
+
 from hypothesis import settings
 
 # A busy machine makes any example slow; no test here is about time.
-settings.register_profile("untimed", deadline=None)
-settings.load_profile("untimed")
+settings.register_profile("quick", deadline=None, max_examples=20)
+settings.register_profile("thorough", deadline=None, max_examples=100)
+# `make test` asks for the thorough one: pytest --hypothesis-profile=thorough.
+settings.load_profile("quick")
+
+
+def pytest_collection_finish() -> None:
+    """Let PyTorch's loggers propagate; pytest attaches itself to every other one, in each test."""
+    for name, logger in logging.getLogger().manager.loggerDict.items():
+        if name.startswith("torch.") and isinstance(logger, logging.Logger):
+            logger.propagate = True

@@ -6,7 +6,7 @@ import math
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.autoscaling.demand import Capacity, EngineSignals, TierSignals
@@ -121,7 +121,6 @@ def test_down_only_after_a_quiet_time() -> None:
     assert tier.target == needed(3.0)
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.floats(0.5, 60.0), st.integers(1, 3), st.integers(3, 20))
 def test_never_outside_the_bounds(per_s: float, low: int, high: int) -> None:
     """Whatever comes, between min and max."""
@@ -130,7 +129,6 @@ def test_never_outside_the_bounds(per_s: float, low: int, high: int) -> None:
     assert all(low <= target <= high for target in tier.targets)
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.floats(0.5, 40.0), st.floats(0.0, 20.0))
 def test_more_calls_never_get_fewer_replicas(per_s: float, more: float) -> None:
     """The number grows with the load that holds."""
@@ -140,7 +138,6 @@ def test_more_calls_never_get_fewer_replicas(per_s: float, more: float) -> None:
     assert greater.target >= less.target
 
 
-@settings(deadline=None, max_examples=30)
 @given(st.floats(0.5, 50.0))
 def test_a_steady_load_does_not_make_it_flap(per_s: float) -> None:
     """Once it has found the number, it stays there."""

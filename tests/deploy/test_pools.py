@@ -6,7 +6,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 
 from serve_app.config.app import AppConfig
 from serve_app.config.reader import ROUTER_NAME, read_serve_config
@@ -80,21 +80,18 @@ def test_shipped_configs_have_their_places(path: Path) -> None:
     check_pods(app_at(path))
 
 
-@settings(deadline=None)
 @given(apps())
 def test_any_config_has_its_places_on_machines(app: AppConfig) -> None:
     """Whatever it says of labels, slots, strategies and GPUs."""
     check_machines(app)
 
 
-@settings(deadline=None)
 @given(apps())
 def test_any_config_has_its_places_in_pods(app: AppConfig) -> None:
     """The same, where each tier has pods of its own."""
     check_pods(app)
 
 
-@settings(deadline=None)
 @given(apps())
 def test_names_are_apart_and_fit_for_kubernetes(app: AppConfig) -> None:
     """A tier may be called like the Routers' pool, or have an underscore."""

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from pathlib import Path
 
+import pytest
+
 from tests.fuzz.command import run_schemathesis
 from tests.fuzz.server import running_gateway
 
@@ -11,6 +13,7 @@ CASES_MIN = 80
 LIMIT_S = 120.0
 
 
+@pytest.mark.slow
 def test_no_call_breaks_the_gateway(tmp_path: Path) -> None:
     """Every answer is one that the document knows, and an error is in its endpoint's dialect."""
     with running_gateway(tmp_path / "feedback") as url:

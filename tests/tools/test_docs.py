@@ -21,6 +21,9 @@ SOURCES = (
 )
 
 
+pytestmark = pytest.mark.slow
+
+
 def build(root: Path, site: Path) -> subprocess.CompletedProcess[str]:
     command = [
         sys.executable,

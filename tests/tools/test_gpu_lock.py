@@ -38,6 +38,7 @@ def registry(tmp_path_factory: pytest.TempPathFactory) -> None:
         pytest.skip(f"no package registry is in reach: {result.stderr.strip().splitlines()[-1]}")
 
 
+@pytest.mark.slow
 @every_target
 def test_the_lock_resolves_on_every_kind_of_gpu_node(
     registry: None, tmp_path: Path, python: str, platform: str
@@ -52,6 +53,7 @@ def test_the_lock_resolves_on_every_kind_of_gpu_node(
     assert f"Resolved {len(pins.read_lock(pins.ROOT, 'gpu'))} packages" in result.stderr
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize(
     ("python", "platform"),
     [("3.12", "x86_64-manylinux_2_34"), ("3.13", "aarch64-manylinux_2_34")],

@@ -14,7 +14,7 @@ from serve_app.offline.demo.tokenizer import END_OF_TEXT, TURN_END, TURN_START
 
 IGNORED = -100
 _TOKENS_MAX = 256
-_CHUNK_CONVERSATIONS = 4096
+CHUNK_CONVERSATIONS = 4096
 
 
 @dataclass(frozen=True)
@@ -66,11 +66,19 @@ def encode_conversations(
 class Batches:
     """Batches of about so many tokens, the lessons of one batch being about equally long."""
 
-    def __init__(self, tokenizer: Tokenizer, diet: Diet, seed: str, batch_tokens: int) -> None:
+    def __init__(
+        self,
+        tokenizer: Tokenizer,
+        diet: Diet,
+        seed: str,
+        batch_tokens: int,
+        chunk_conversations: int = CHUNK_CONVERSATIONS,
+    ) -> None:
         self._tokenizer = tokenizer
         self._diet = diet
         self._seed = seed
         self._batch_tokens = batch_tokens
+        self._chunk_conversations = chunk_conversations
         self._padding = tokenizer.token_to_id(END_OF_TEXT)
 
     def iterate(self, start: Position) -> Iterator[Batch]:
@@ -86,7 +94,7 @@ class Batches:
 
     def _draw_chunk(self, chunk: int) -> list[list[Lesson]]:
         rng = Random(f"{self._seed} {chunk}")
-        drawn = [draw_conversation(rng, self._diet) for _ in range(_CHUNK_CONVERSATIONS)]
+        drawn = [draw_conversation(rng, self._diet) for _ in range(self._chunk_conversations)]
         lessons = encode_conversations(self._tokenizer, drawn)
         fitting = [lesson for lesson in lessons if len(lesson.ids) <= _TOKENS_MAX]
         groups = list(self._cut(sorted(fitting, key=lambda lesson: len(lesson.ids))))

@@ -38,10 +38,18 @@ def main(argv: Sequence[str] | None = None) -> None:
     tokenizer = build_tokenizer(draw_corpus())
     for name in NAMES if options.model == "all" else (options.model,):
         recipe = _choose_recipe(RECIPES[name], options)
-        train(recipe, tokenizer, options.out, options.work, options.device)
+        questions = draw_questions(options.probe_share)
+        train(recipe, tokenizer, questions, options.out, options.work, options.device)
 
 
-def train(recipe: Recipe, tokenizer: Tokenizer, out: Path, work: Path, device: str) -> None:
+def train(
+    recipe: Recipe,
+    tokenizer: Tokenizer,
+    questions: Sequence[Question],
+    out: Path,
+    work: Path,
+    device: str,
+) -> None:
     """One model, from its last saved state to its checkpoint."""
     trainer = Trainer(recipe, tokenizer, device)
     state = work / f"{recipe.name}.pt"
@@ -49,7 +57,7 @@ def train(recipe: Recipe, tokenizer: Tokenizer, out: Path, work: Path, device: s
     if state.exists():
         trainer.resume(state)
         _say(recipe.name, f"resumed at step {trainer.progress.step}")
-    log = TrainingLog(trainer, tokenizer, state)
+    log = TrainingLog(trainer, tokenizer, questions, state)
     with _stop_requests() as stop:
         for loss in trainer.run():
             log.take(loss)
@@ -78,11 +86,13 @@ def _stop_requests() -> Iterator[Event]:
 class TrainingLog:
     """Says how it goes, probes now and then, and saves the state."""
 
-    def __init__(self, trainer: Trainer, tokenizer: Tokenizer, state: Path) -> None:
+    def __init__(
+        self, trainer: Trainer, tokenizer: Tokenizer, questions: Sequence[Question], state: Path
+    ) -> None:
         self._trainer = trainer
         self._tokenizer = tokenizer
         self._state = state
-        self._questions = draw_questions()
+        self._questions = questions
         self._losses: list[float] = []
         self._said_s = self._saved_s = self._probed_s = time.monotonic()
         self._said_tokens = trainer.progress.tokens
@@ -123,8 +133,8 @@ class TrainingLog:
         _say(self._trainer.recipe.name, f"probe  {render_line(judged)}")
 
 
-def draw_questions() -> list[Question]:
-    return [to_question(example) for example in draw_testset(_PROBE_SEED, _PROBE_SHARE)]
+def draw_questions(share: float) -> list[Question]:
+    return [to_question(example) for example in draw_testset(_PROBE_SEED, share)]
 
 
 def _choose_recipe(recipe: Recipe, options: argparse.Namespace) -> Recipe:
@@ -146,6 +156,12 @@ def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
     parser.add_argument("--out", type=Path, default=CHECKPOINTS)
     parser.add_argument("--work", type=Path, default=WORK, help="where states are saved")
     parser.add_argument("--device", default="auto")
+    parser.add_argument(
+        "--probe-share",
+        type=float,
+        default=_PROBE_SHARE,
+        help="questions of a probe, as a share of the size of the test set",
+    )
     options = parser.parse_args(argv)
     if options.device == "auto":
         options.device = "cuda" if torch.cuda.is_available() else "cpu"

@@ -13,7 +13,13 @@ from torch.nn import functional
 from transformers import Qwen3Config, Qwen3ForCausalLM
 
 from serve_app.offline.demo.architecture import ARCHITECTURES, render_config
-from serve_app.offline.demo.batches import IGNORED, Batch, Batches, Position
+from serve_app.offline.demo.batches import (
+    CHUNK_CONVERSATIONS,
+    IGNORED,
+    Batch,
+    Batches,
+    Position,
+)
 from serve_app.offline.demo.diet import DIETS, REVIEWS
 from serve_app.offline.demo.tokenizer import END_OF_TEXT, TURN_END
 
@@ -32,7 +38,10 @@ class Review:
 
 @dataclass(frozen=True)
 class Recipe:
-    """How one model is trained; `minutes` ends the first pass by the clock, not after `steps`."""
+    """How one model is trained; `minutes` ends the first pass by the clock, not after `steps`.
+
+    Batches are cut from chunks of `chunk_conversations`, each sorted by length.
+    """
 
     name: str
     seed: int
@@ -43,6 +52,7 @@ class Recipe:
     decay_share: float
     review: Review | None = None
     minutes: float | None = None
+    chunk_conversations: int = CHUNK_CONVERSATIONS
 
 
 RECIPES = {
@@ -72,9 +82,10 @@ class Trainer:
         torch.manual_seed(recipe.seed)
         self.model = build_model(recipe.name, tokenizer).to(device)
         self._optimizers = build_optimizers(self.model, recipe)
-        name, seed, tokens = recipe.name, recipe.seed, recipe.batch_tokens
-        self._first_pass = Batches(tokenizer, DIETS[name], f"{seed}", tokens)
-        self._review = Batches(tokenizer, REVIEWS[name], f"{seed} review", tokens)
+        name, seed = recipe.name, recipe.seed
+        size = recipe.batch_tokens, recipe.chunk_conversations
+        self._first_pass = Batches(tokenizer, DIETS[name], f"{seed}", *size)
+        self._review = Batches(tokenizer, REVIEWS[name], f"{seed} review", *size)
 
     def run(self) -> Iterator[float]:
         """The loss of each step, until the training is over."""

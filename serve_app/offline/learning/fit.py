@@ -136,20 +136,24 @@ def _fit_head(
     scikit-learn's LogisticRegression knows neither a starting point that the penalty is counted
     from nor labels between 0 and 1; the minimiser beneath it does.
     """
-    transposed = features.T.tocsr()
+    # The data say nothing of an n-gram that no row has: its weight stays where it is.
+    seen = np.flatnonzero(features.getnnz(axis=0))
+    rows = features[:, seen]
+    transposed = rows.T.tocsr()
 
     def loss(moves: Values) -> tuple[float, Values]:
-        log_odds = start + features @ moves[:-1] + moves[-1]
+        log_odds = start + rows @ moves[:-1] + moves[-1]
         misfit = importance @ (np.logaddexp(0.0, log_odds) - targets * log_odds)
         residual = importance * (expit(log_odds) - targets)
         gradient = np.append(transposed @ residual + moves[:-1] / strength, residual.sum())
         return float(misfit + moves[:-1] @ moves[:-1] / (2 * strength)), gradient
 
-    begin = np.zeros(features.shape[1] + 1)
+    begin = np.zeros(len(seen) + 1)
     limit = {"maxiter": _ITERATIONS_MAX}
     with threadpool_limits(1):  # on a busy machine BLAS's threads would wait for each other
         found = minimize(loss, begin, jac=True, method="L-BFGS-B", options=limit)
-    moves: Values = found.x
+    moves: Values = np.zeros(features.shape[1] + 1)
+    moves[np.append(seen, -1)] = found.x
     return moves
 
 

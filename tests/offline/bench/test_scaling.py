@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 from ray.serve._private.common import TimeStampedValue
 from ray.serve._private.metrics_utils import aggregate_timeseries
@@ -39,7 +39,6 @@ def view(samples: Sequence[MetricSample], *, ready: int = 1, target: int = 1) ->
     return TierView(ready, target, samples, {})
 
 
-@settings(deadline=None)
 @given(st.lists(st.integers(0, 500), min_size=1, max_size=8), st.floats(0.1, 10.0))
 def test_the_mean_is_rays(values: list[int], late_s: float) -> None:
     """A report is reduced over time as Ray's controller does it."""

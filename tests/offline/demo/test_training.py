@@ -1,6 +1,7 @@
 """The trainer in small: a few steps, stopped and resumed, and what is written at the end."""
 
 from dataclasses import replace
+from itertools import islice
 from pathlib import Path
 
 import pytest
@@ -29,7 +30,9 @@ from serve_app.offline.demo.testset import (
 from serve_app.offline.demo.train import main
 from serve_app.offline.demo.training import RECIPES, Review, Trainer, choose_rate
 
-SHORT = replace(RECIPES["fast"], steps=2, batch_tokens=256, review=Review(2, 1e-3))
+SHORT = replace(
+    RECIPES["fast"], steps=2, batch_tokens=256, review=Review(2, 1e-3), chunk_conversations=64
+)
 
 
 def run(trainer: Trainer, steps: int) -> None:
@@ -37,13 +40,19 @@ def run(trainer: Trainer, steps: int) -> None:
         pass
 
 
+@pytest.fixture(scope="module")
+def whole(tokenizer: Tokenizer) -> Trainer:
+    """A training that was never interrupted."""
+    trainer = Trainer(SHORT, tokenizer, "cpu")
+    run(trainer, 9)
+    return trainer
+
+
 @pytest.mark.parametrize("steps", [1, 2, 3])
 def test_a_resumed_training_ends_with_the_same_weights(
-    tokenizer: Tokenizer, tmp_path: Path, steps: int
+    tokenizer: Tokenizer, tmp_path: Path, whole: Trainer, steps: int
 ) -> None:
     """Weights, optimizers, schedule and data go on where they were saved, in either pass."""
-    whole = Trainer(SHORT, tokenizer, "cpu")
-    run(whole, 9)
     first = Trainer(SHORT, tokenizer, "cpu")
     run(first, steps)
     first.save(tmp_path / "state.pt")
@@ -60,7 +69,7 @@ def test_a_resumed_training_ends_with_the_same_weights(
 
 def test_batches_go_on_from_any_position(tokenizer: Tokenizer) -> None:
     """The batch that a position names is the same, whether or not the earlier ones were drawn."""
-    batches = Batches(tokenizer, DIETS["fast"], seed="1", batch_tokens=4096)
+    batches = Batches(tokenizer, DIETS["fast"], "1", batch_tokens=512, chunk_conversations=64)
     stream = batches.iterate(Position())
     early = [next(stream) for _ in range(3)]
     again = next(batches.iterate(early[1].next))
@@ -70,11 +79,11 @@ def test_batches_go_on_from_any_position(tokenizer: Tokenizer) -> None:
 
 def test_batches_keep_to_their_size(tokenizer: Tokenizer) -> None:
     """None is larger than asked for, and each teaches something."""
-    stream = Batches(tokenizer, DIETS["strong"], "1", 4096).iterate(Position())
-    for _ in range(40):
-        batch = next(stream)
-        assert batch.ids.numel() <= 4096
+    stream = Batches(tokenizer, DIETS["strong"], "1", 512, 64).iterate(Position())
+    for batch in islice(stream, 40):
+        assert batch.ids.numel() <= 512
         assert (batch.labels != IGNORED).any()
+    assert batch.next.chunk > 1
 
 
 @pytest.mark.parametrize(
@@ -90,7 +99,7 @@ def test_the_command_writes_a_checkpoint(
 ) -> None:
     """It shows a probe at the end, and transformers loads what it wrote."""
     out, work = tmp_path / "out", tmp_path / "work"
-    options = ["--model", "fast", "--steps", "1", "--device", "cpu"]
+    options = ["--model", "fast", "--steps", "1", "--device", "cpu", "--probe-share", "0.02"]
     main([*options, "--out", str(out), "--work", str(work)])
     assert "probe" in capsys.readouterr().out
     assert Qwen3ForCausalLM.from_pretrained(out / "fast").config.vocab_size == 2048

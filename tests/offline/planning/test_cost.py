@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.config.tiers import TierConfig
@@ -13,7 +13,6 @@ from serve_app.offline.planning.cost import Need, plan_pool, price_tier
 from serve_app.offline.planning.roofline import Speed
 from tests.deploy.apps import tiers as random_tiers
 
-untimed = settings(deadline=None)  # the machine may be busy
 SPEED = Speed(0.1, 50, 10, 40, 400, 2)
 
 
@@ -88,7 +87,6 @@ def some_tiers(draw: st.DrawFn) -> list[TierConfig]:
     return [TierConfig.model_validate({**keys, "accelerator": "gpu"}) for keys in drawn]
 
 
-@untimed
 @given(some_tiers(), st.integers(1, 6))
 def test_what_is_said_to_fit_has_the_gpus(tiers: list[TierConfig], nodes: int) -> None:
     """Never more GPUs than there are, and more nodes never hold less."""

@@ -8,7 +8,7 @@ from itertools import pairwise
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.offline.planning.cards import GIB, read_card_table
@@ -27,13 +27,11 @@ from serve_app.offline.planning.models import list_models
 from serve_app.offline.planning.quantization import SCHEMES, pad
 from tests.offline.planning.tiers import engine, facts, fill
 
-untimed = settings(deadline=None)  # the machine may be busy
 models = st.sampled_from(list_models())
 cards = st.sampled_from(list(read_card_table()))
 schemes = st.sampled_from([one.name for one in SCHEMES.values() if not one.experts_only])
 
 
-@untimed
 @given(models, schemes, st.booleans())
 def test_more_gpus_never_hold_more_each(name: str, scheme: str, expert: bool) -> None:
     """Neither weights, nor activations, nor keys and values, at any size that vLLM takes."""
@@ -50,7 +48,6 @@ def test_more_gpus_never_hold_more_each(name: str, scheme: str, expert: bool) ->
         assert all(a >= b for a, b in zip(more, fewer, strict=True))
 
 
-@untimed
 @given(models, cards, schemes, schemes)
 def test_fewer_bits_never_weigh_more(name: str, card: str, one: str, other: str) -> None:
     """And so never leave less for keys and values."""
@@ -60,7 +57,6 @@ def test_fewer_bits_never_weigh_more(name: str, card: str, one: str, other: str)
     assert small.kv_tokens >= large.kv_tokens
 
 
-@untimed
 @given(models, cards, st.integers(1, 200_000), st.integers(1, 200_000))
 def test_longer_calls_are_fewer(name: str, card: str, one: int, other: int) -> None:
     """The cache holds the same tokens, whatever the longest call; what fits longer fits shorter."""
@@ -73,7 +69,6 @@ def test_longer_calls_are_fewer(name: str, card: str, one: int, other: int) -> N
     assert few.missing_bytes >= many.missing_bytes
 
 
-@untimed
 @given(models, st.integers(1, 8))
 def test_stages_share_the_whole(name: str, stages: int) -> None:
     """Every layer is in one stage; a tied head is there twice where the ends are apart."""

@@ -5,7 +5,7 @@ from __future__ import annotations
 from dataclasses import replace
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.offline.planning.cards import read_card_table
@@ -14,7 +14,6 @@ from serve_app.offline.planning.quantization import SCHEMES
 from serve_app.offline.planning.roofline import Roofline, Workload
 from tests.offline.planning.tiers import engine, facts
 
-untimed = settings(deadline=None)  # the machine may be busy
 models = st.sampled_from(list_models())
 LOAD = Workload(1000, 200)
 LAYER_S, H200_BYTES_PER_S = read_card_table()["H200"].layer_s, read_card_table()["H200"].bytes_per_s
@@ -44,7 +43,6 @@ def test_one_prompt_by_hand() -> None:
     assert line("Qwen2.5-7B").prefill_s(4000) == pytest.approx(expected)
 
 
-@untimed
 @given(models, st.integers(1, 500), st.integers(1, 500))
 def test_more_calls_are_slower_each_and_faster_together(name: str, one: int, other: int) -> None:
     """Up to rounding."""
@@ -57,7 +55,6 @@ def test_more_calls_are_slower_each_and_faster_together(name: str, one: int, oth
     assert slow.call_tokens_per_s * slow.calls == pytest.approx(slow.tokens_per_s)
 
 
-@untimed
 @given(models, st.integers(1, 100_000), st.integers(1, 100_000))
 def test_longer_prompts_take_longer(name: str, one: int, other: int) -> None:
     """To the first token, and from one to the next."""
