@@ -36,7 +36,7 @@ from serve_app.gateway.render import (
 )
 from serve_app.gateway.request_headers import RequestHeaders
 from serve_app.gateway.stream_tap import StreamTap
-from serve_app.gateway.usage import read_usage
+from serve_app.core.usage import read_usage
 from serve_app.gateway.wire import parse_call
 from serve_app.leases.tier import Answer
 from serve_app.pipeline import Pipeline
