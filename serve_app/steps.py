@@ -10,7 +10,9 @@ from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
 from typing import Protocol
 
+from serve_app.config.app import AppConfig
 from serve_app.config.prices import PricesConfig
+from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Record, Reservation, Route
 from serve_app.core.caller import Caller, Credentials
@@ -18,6 +20,15 @@ from serve_app.leases.tier import Answer
 
 Open = Callable[[], AbstractAsyncContextManager[Answer]]
 """Begins the exchange with a tier."""
+
+
+@dataclass(frozen=True, slots=True)
+class Plan:
+    """What the parts of a Router know beside their own config. `replica` is the Router's id."""
+
+    app: AppConfig
+    runtime: RuntimeConfig
+    replica: str
 
 
 class Part(Protocol):
