@@ -59,7 +59,7 @@ def wait_for_answer(port: int, process: subprocess.Popen[bytes]) -> None:
         try:
             with socket.create_connection(("127.0.0.1", port), timeout=1) as connection:
                 connection.sendall(b"PING\r\n")
-                if connection.recv(64).startswith(b"+PONG"):
+                if connection.recv(64).startswith((b"+PONG", b"-NOAUTH")):
                     return
         except OSError:
             pass

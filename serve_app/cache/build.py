@@ -2,15 +2,11 @@
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING
-
 from serve_app.cache.answers import ResponseCache
 from serve_app.cache.key import KeyMaker
 from serve_app.cache.store import MemoryStore, Store
 from serve_app.config.cache import CacheConfig
-
-if TYPE_CHECKING:
-    from serve_app.assemble import Plan
+from serve_app.steps import Plan
 
 
 def needs(plan: Plan) -> object:

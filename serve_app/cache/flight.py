@@ -1,11 +1,12 @@
 """One generation that several identical calls read.
 
 A flight is generated in a task of its own, so that no call's end ends it while another call reads
-it. The engine may be ahead of the slowest reader by `ahead_bytes_max`; it then waits, as it would
-wait for a client that reads slowly. While all chunks are kept, new readers can join; once the answer
-is longer than may be stored, the chunks that all readers have are dropped, and nobody can join.
+it. The engine may be ahead of the slowest reader by the length of the longest answer that is kept;
+then it waits, as it would wait for a client that reads slowly. While all chunks are kept, new
+readers can join. Once the answer is longer than the longest answer that is kept, the chunks that
+all readers have read are dropped, and no reader can join.
 
-One of its readers pays: the call that began the flight, or, once that call has left, another one.
+One of the readers pays: the call that began the flight, or another call once that call has left.
 """
 
 from __future__ import annotations
@@ -170,18 +171,10 @@ class Reader:
     def __init__(self, flight: Flight, record: Record) -> None:
         self.record = record
         self.position = 0
+        self.status = 0
+        self.headers: Headers = []
         self._flight = flight
         self._news = asyncio.Event()
-
-    @property
-    def status(self) -> int:
-        """The status of the answer."""
-        return self._flight.status
-
-    @property
-    def headers(self) -> Headers:
-        """The headers of the answer."""
-        return self._flight.headers
 
     def wake(self) -> None:
         """Something has come."""
@@ -196,6 +189,7 @@ class Reader:
         while not self._flight.status:
             self._flight.check()
             await self._wait()
+        self.status, self.headers = self._flight.status, self._flight.headers
 
     async def read(self) -> bytes:
         """The next chunk, b'' after the last.

@@ -1,7 +1,7 @@
 """Keeps answers in a Redis that all Routers share.
 
-The Redis may be slow, full, gone or wrong: a call waits for it no longer than its deadline, and then
-goes to an engine. After a failure no call asks for `pause_s`.
+The Redis may be slow, full, gone or wrong: a call waits for it no longer than its deadline, and
+then goes to an engine. After a failure, no call asks the Redis for `pause_s`.
 """
 
 from __future__ import annotations
@@ -49,7 +49,7 @@ class RedisStore:
         except (RedisError, OSError, TimeoutError) as error:
             self._pause(error)
             return None
-        return None if data is None else parse_entry(data)
+        return parse_entry(data) if isinstance(data, bytes) else None
 
     def put(self, key: bytes, entry: Entry) -> None:
         """Write an answer in the background."""
