@@ -105,4 +105,4 @@ def connect(config: RedisCacheConfig) -> Redis:
         retry=Retry(NoBackoff(), 0),
         **options,
     )
-    return Redis(connection_pool=pool)
+    return Redis.from_pool(pool)
