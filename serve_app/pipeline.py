@@ -2,22 +2,25 @@
 
 from __future__ import annotations
 
+from collections import Counter
 from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol
 
 from serve_app.cascade import answer_by_cascade
+from serve_app.config.fairness import FairnessConfig
 from serve_app.config.prices import PricesConfig
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Reason, Record, Route
-from serve_app.core.caller import ANONYMOUS, Caller, Credentials
+from serve_app.core.caller import ANONYMOUS, Caller, Credentials, Priority
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls, UpstreamFailed
 from serve_app.core.load import TierLoad
+from serve_app.leases.order import NO_CLAIM, Claim
 from serve_app.leases.tier import Answer, Tier
-from serve_app.routing.choose import choose_route
+from serve_app.routing.choose import choose_route, estimate_tokens
 from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.drift import ScoreWindow
 from serve_app.routing.live import Live
@@ -61,6 +64,7 @@ class Pipeline:
         """The steps for the next call; calls in flight keep their old steps."""
         self._idle_work = idle_work
         self._in_flight = 0
+        self._held: Counter[str] = Counter()
         self._control = ThresholdControl()
         self.wanted = dict.fromkeys(tiers, 0)
         """The number of calls meant for each tier, whether the tier had a place for them or not."""
@@ -128,9 +132,7 @@ class Pipeline:
             GatewayError: the call could not be answered.
         """
         runtime, steps = self.runtime, self.steps
-        if self._in_flight >= runtime.limits.calls_max:
-            raise TooManyCalls(retry_after_s=1)
-        self._in_flight += 1
+        self._admit(record.caller.tenant)
         if self._idle_work is not None:
             self._idle_work.call_began()
         try:
@@ -143,16 +145,41 @@ class Pipeline:
             if steps.limiter is not None:
                 # After the decision, because limits and prices differ from tier to tier.
                 record.reservation = await steps.limiter.reserve(call, record, route)
-            begin = partial(self._begin, Way(call, record, runtime.routing, deadlines), route)
+            claim = NO_CLAIM
+            if runtime.fairness is not None:
+                claim = make_claim(call, record.caller, runtime.fairness)
+            way = Way(call, record, runtime.routing, deadlines, claim)
+            begin = partial(self._begin, way, route)
             opened = (
                 begin() if steps.cache is None else steps.cache.answer(call, record, route, begin)
             )
             async with opened as answer:
                 yield answer
         finally:
-            self._in_flight -= 1
+            self._release(record.caller.tenant)
             if self._idle_work is not None:
                 self._idle_work.call_ended()
+
+    def _admit(self, tenant: str) -> None:
+        """Take one of the Router's places for calls.
+
+        Raises:
+            TooManyCalls: none is free, or the tenant has as many as one tenant may have.
+        """
+        limits, fairness = self.runtime.limits, self.runtime.fairness
+        tenant_max = limits.calls_max
+        if fairness is not None and self.steps.access is not None:
+            tenant_max = max(1, int(tenant_max * fairness.tenant_calls_ratio_max))
+        if self._in_flight >= limits.calls_max or self._held[tenant] >= tenant_max:
+            raise TooManyCalls(retry_after_s=1)
+        self._in_flight += 1
+        self._held[tenant] += 1
+
+    def _release(self, tenant: str) -> None:
+        self._in_flight -= 1
+        self._held[tenant] -= 1
+        if not self._held[tenant]:
+            del self._held[tenant]
 
     def settle(self, record: Record) -> None:
         """Price, charge and audit an ended call; its usage is known."""
@@ -228,3 +255,14 @@ def price_call(record: Record, prices: PricesConfig) -> int:
     if draft is not None and draft.discarded:
         cost += prices.find(draft.tier, draft.model_id).cost(draft.usage)
     return cost
+
+
+def make_claim(call: Call, caller: Caller, fairness: FairnessConfig) -> Claim:
+    """What a call weighs while it waits for a place."""
+    output = call.prompt.output_tokens_max or fairness.answer_tokens_assumed
+    return Claim(
+        caller.tenant,
+        fairness.weight(caller.tenant),
+        estimate_tokens(call.prompt) + output,
+        batch=caller.rights.priority is Priority.BATCH,
+    )

@@ -140,7 +140,9 @@ class Router:
 
     def _configure_clients(self, runtime: RuntimeConfig) -> None:
         for client in self._clients.values():
-            client.configure(runtime.leases, watches_load=runtime.watches_load)
+            client.configure(
+                runtime.leases, watches_load=runtime.watches_load, fairness=runtime.fairness
+            )
 
     async def __del__(self) -> None:
         try:

@@ -9,21 +9,28 @@ from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Call, Decision, Draft, Reason, Record
 from serve_app.core.deadlines import Deadlines
 from serve_app.leases.client import UpstreamRequest
+from serve_app.leases.order import NO_CLAIM, Claim
 from serve_app.leases.tier import Answer, Tier
 
 
 class Way:
     """The state of one call: the call itself, its record, its rules and its deadlines."""
 
-    __slots__ = ("call", "deadlines", "record", "routing")
+    __slots__ = ("call", "claim", "deadlines", "record", "routing")
 
     def __init__(
-        self, call: Call, record: Record, routing: RoutingConfig, deadlines: Deadlines
+        self,
+        call: Call,
+        record: Record,
+        routing: RoutingConfig,
+        deadlines: Deadlines,
+        claim: Claim = NO_CLAIM,
     ) -> None:
         self.call = call
         self.record = record
         self.routing = routing
         self.deadlines = deadlines
+        self.claim = claim
 
     def failed_drafts(self, decision: Decision) -> frozenset[str]:
         """The tiers that have failed this call before `decision`."""
@@ -49,6 +56,7 @@ class Way:
             patience_s=patience_s,
             session=call.session,
             usage=self.record.usage,
+            claim=self.claim,
         )
         return await self.enter(tier, request, exchange)
 
@@ -65,6 +73,7 @@ class Way:
             # After its checkpoint an answer in one piece is silent until it is complete.
             silent=not call.stream,
             usage=draft.usage,
+            claim=self.claim,
         )
 
     async def enter(self, tier: Tier, request: UpstreamRequest, exchange: AsyncExitStack) -> Answer:

@@ -1,7 +1,7 @@
 """The seam between Ray's autoscaler and this package: contexts in, numbers of replicas out.
 
-Ray's controller loads these classes and calls them in its control loop, ten times a second. So the
-policies must be quick, and they must never raise. They read a context only when a look is due,
+Ray's controller imports these classes and calls them in its control loop, ten times a second. So
+the policies must be quick, and they must never raise. They read a context only when a look is due,
 because Ray computes its metrics from all replicas' reports when they are read. The controller needs
 this package on the head node.
 """
@@ -26,7 +26,7 @@ if TYPE_CHECKING:
     from ray.serve.config import AutoscalingContext
 
 TIER_PREFIX = "tier-"
-"""Equal to `config.tiers.DEPLOYMENT_PREFIX`, without loading the config's models.
+"""Equal to `config.tiers.DEPLOYMENT_PREFIX`, without importing the config's models.
 """
 WANTED_PREFIX = "wanted_"
 """The prefix of a tier's name in a Router's metrics."""

@@ -14,7 +14,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.cli.records import InvalidRecord, Samples, load_samples
+from serve_app.cli.records import InvalidRecord, Samples, read_samples
 from serve_app.config.runtime import RoutingConfig
 from serve_app.routing.calibration import Calibration, Choice, Prices, Unattainable
 from serve_app.routing.choice import build_scorer
@@ -93,7 +93,7 @@ def calibrate(
     prices = _parse_prices(budget, fast_price, strong_price)
     try:
         routing = RoutingConfig(scorer=scorer.value, weights=weights and str(weights))
-        samples = load_samples(files, build_scorer(routing))
+        samples = read_samples(files, build_scorer(routing))
         calibration = Calibration(samples.scored, prices)
         chosen = _choose(calibration, budget)
     except (InvalidRecord, Unattainable, WeightsRefused) as error:

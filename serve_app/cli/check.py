@@ -11,14 +11,14 @@ import typer
 
 from serve_app import demo
 from serve_app.config.engine_arguments import check_accelerator_type, check_engine_arguments
-from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
+from serve_app.config.reader import ConfigError, ServeConfig, read_serve_config
 from serve_app.config.tiers import DEMO_PREFIX
 from serve_app.demo import CheckpointMissing
 from serve_app.model_files.finding import Finding
 from serve_app.offline.checkpoints.checkout import check_revision
 from serve_app.offline.planning.checks import check_name
-from serve_app.offline.planning.errors import PlanningFailed
 from serve_app.offline.planning.plan import Options, make_plan
+from serve_app.offline.planning.planning_errors import PlanningFailed
 from serve_app.offline.planning.queues import plan_queues
 from serve_app.offline.planning.resolve import check_directory
 from serve_app.routing.choice import build_scorer
@@ -31,7 +31,7 @@ def check(
     ],
 ) -> None:
     """Validate a config: every key, and every engine argument against the pinned vLLM."""
-    serve_config = load_or_exit(config)
+    serve_config = read_or_exit(config)
     check_engines(config, serve_config)
     check_accelerator_types(config, serve_config)
     check_directories(config, serve_config)
@@ -98,10 +98,10 @@ def find_loose_models(config: ServeConfig) -> Iterator[Finding]:
             yield from check_revision(where, tier.source, tier.engine.get("revision"))
 
 
-def load_or_exit(path: Path) -> ServeConfig:
-    """Load the config and find its files; an error is one clear message and exit code 2."""
+def read_or_exit(path: Path) -> ServeConfig:
+    """Read the config and find its files; an error is one clear message and exit code 2."""
     try:
-        config = load_serve_config(path)
+        config = read_serve_config(path)
         build_scorer(config.runtime.routing)
         _find_demo_models(config)
     except ConfigError as error:

@@ -13,9 +13,9 @@ import orjson
 import typer
 
 from serve_app import demo
-from serve_app.cli.check import check_accelerator_types, check_engines, load_or_exit
+from serve_app.cli.check import check_accelerator_types, check_engines, read_or_exit
 from serve_app.config.environment import ray_environment
-from serve_app.config.load import ROUTER_NAME, ServeConfig, process_environment
+from serve_app.config.reader import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
 from serve_app.offline.doctor.engines import check_engines_here, find_engine_errors
 from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
@@ -59,7 +59,7 @@ def doctor(
 
     Exit code 0: no errors. 1: errors (with --strict, also warnings). 2: the config itself is wrong.
     """
-    serve_config = load_or_exit(config)
+    serve_config = read_or_exit(config)
     check_engines(config, serve_config)
     check_accelerator_types(config, serve_config)
     findings = list(_look_here(serve_config))

@@ -9,7 +9,7 @@ import psutil
 import typer
 
 from serve_app.cli import processes
-from serve_app.config.load import run_dir
+from serve_app.config.reader import run_dir
 
 GRACE_S = 45.0
 

@@ -15,14 +15,14 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
 from serve_app import demo
-from serve_app.config.load import process_environment
+from serve_app.config.reader import process_environment
 from serve_app.core.outputs import OutputUnusable, check_file, make_directory
 from serve_app.offline.evaluate.answers import ANSWERS_FILE, GradedAnswer, Settings, open_answers
 from serve_app.offline.evaluate.client import Client
-from serve_app.offline.evaluate.dataset import load_dataset
-from serve_app.offline.evaluate.errors import EvaluationFailed, InvalidDataset
+from serve_app.offline.evaluate.dataset import read_dataset
+from serve_app.offline.evaluate.evaluation_errors import EvaluationFailed, InvalidDataset
+from serve_app.offline.evaluate.evaluation_report import print_report, render_json
 from serve_app.offline.evaluate.picture import draw_picture
-from serve_app.offline.evaluate.report import print_report, render_json
 from serve_app.offline.evaluate.run import Call, make_calls, plan_calls
 from serve_app.offline.evaluate.summary import Summary, summarize
 
@@ -77,7 +77,7 @@ def evaluate(
     names = _parse_models(models)
     address, headers = _parse_address(base_url), _build_headers(api_key_env)
     try:
-        questions = load_dataset(_locate(dataset)).choose(limit, seed)
+        questions = read_dataset(_locate(dataset)).choose(limit, seed)
         settings = Settings(questions.sha256, address, max_tokens, temperature, seed)
         directory = out or _name_directory(questions.name)
         _check_outputs(directory)

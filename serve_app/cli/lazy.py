@@ -18,7 +18,7 @@ class LazyCommand(TyperCommand):
         self.function = function
         """The function's location, as `package.module:name`."""
 
-    def load(self) -> Any:
+    def import_command(self) -> Any:
         """The command itself, with its options."""
         module, _, name = self.function.partition(":")
         alone = typer.Typer(add_completion=False, pretty_exceptions_enable=False)
@@ -27,7 +27,7 @@ class LazyCommand(TyperCommand):
 
     def make_context(self, *arguments: Any, **extra: Any) -> Any:
         """A context of the command itself, which then runs."""
-        return self.load().make_context(*arguments, **extra)
+        return self.import_command().make_context(*arguments, **extra)
 
 
 class LazyGroup(TyperGroup):

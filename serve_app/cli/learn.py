@@ -10,19 +10,19 @@ import typer
 from rich.console import Console
 
 from serve_app.core.outputs import OutputUnusable, check_file, make_directory
-from serve_app.offline.evaluate.dataset import Dataset, load_dataset
-from serve_app.offline.evaluate.errors import EvaluationFailed
+from serve_app.offline.evaluate.dataset import Dataset, read_dataset
+from serve_app.offline.evaluate.evaluation_errors import EvaluationFailed
 from serve_app.offline.learning.anchors import draw_anchors
-from serve_app.offline.learning.errors import LearningFailed, WouldReplaceBetter
+from serve_app.offline.learning.learning_errors import LearningFailed, WouldReplaceBetter
+from serve_app.offline.learning.lesson_report import print_report, render_json
 from serve_app.offline.learning.options import Options
 from serve_app.offline.learning.picture import draw_curves
-from serve_app.offline.learning.records import CHECKPOINT_TOKENS, Pair, load_records
-from serve_app.offline.learning.report import print_report, render_json
+from serve_app.offline.learning.records import CHECKPOINT_TOKENS, Pair, read_records
 from serve_app.routing.weights import (
     SHIPPED_WEIGHTS,
     RoutingWeights,
     WeightsRefused,
-    load_weights,
+    read_weights,
     save_weights,
 )
 
@@ -131,18 +131,18 @@ def learn(
     try:
         if evaluate is None:
             _check_out(out, force=force)
-        found = load_records(paths, _load_dataset(dataset), fast, strong, checkpoint_tokens)
+        found = read_records(paths, _read_dataset(dataset), fast, strong, checkpoint_tokens)
         if found.skipped:
             _say(f"{found.skipped} records have no verdict on both models; left out.")
         if evaluate is not None:
-            measured = _load(weights)
+            measured = _read(weights)
             _print(lesson.evaluate_weights(found, measured, f"weights: {weights}", options), json)
             return
-        begin = fit.begin_weights() if prior == NONE else _load(prior)
+        begin = fit.begin_weights() if prior == NONE else _read(prior)
         taught = lesson.learn(found, draw_anchors(anchors), begin, options)
         _print(taught.report, json)
         if out.exists() and not force:
-            _keep_better(taught, lesson.judge_weights(found, load_weights(out), options), out)
+            _keep_better(taught, lesson.judge_weights(found, read_weights(out), options), out)
         _write(taught, out)
     except (EvaluationFailed, LearningFailed, OutputUnusable, WeightsRefused) as failure:
         _say(str(failure))
@@ -155,7 +155,7 @@ def _check_out(out: Path, *, force: bool) -> None:
     check_file(out)
     check_file(out.with_suffix(".png"))
     if out.exists() and not force:
-        load_weights(out)
+        read_weights(out)
 
 
 def _keep_better(taught: Lesson, theirs: float, out: Path) -> None:
@@ -184,12 +184,12 @@ def _print(report: Report, json: bool) -> None:
         print_report(Console(width=max(_WIDTH_MIN, Console().width)), report)
 
 
-def _load(name: str) -> RoutingWeights:
-    return load_weights(SHIPPED_WEIGHTS if name == SHIPPED else Path(name))
+def _read(name: str) -> RoutingWeights:
+    return read_weights(SHIPPED_WEIGHTS if name == SHIPPED else Path(name))
 
 
-def _load_dataset(path: Path | None) -> Dataset | None:
-    return None if path is None else load_dataset(path)
+def _read_dataset(path: Path | None) -> Dataset | None:
+    return None if path is None else read_dataset(path)
 
 
 def _choose_paths(records: list[Path] | None, evaluate: Path | None) -> list[Path]:

@@ -158,6 +158,11 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.leases:leases",
             "Time a Router's own work per call, without Ray: leases, connections, load, sessions.",
         ),
+        LazyCommand(
+            "fairness",
+            "serve_app.offline.bench.fairness:fairness",
+            "Flood one tier with the calls of one tenant, and time the first tokens of the others.",
+        ),
     )
 
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 import typer
 
-from serve_app.config.load import ConfigError
+from serve_app.config.reader import ConfigError
 from serve_app.offline.manifests.files import find_drift, write_folder, write_manifests
 
 

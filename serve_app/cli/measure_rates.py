@@ -11,10 +11,10 @@ import orjson
 import typer
 import uvloop
 
-from serve_app.cli.check import load_or_exit
-from serve_app.config.load import ServeConfig
+from serve_app.cli.check import read_or_exit
+from serve_app.config.reader import ServeConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.offline.bench.errors import BenchFailed, ReplicasChanged
+from serve_app.offline.bench.bench_errors import BenchFailed, ReplicasChanged
 from serve_app.offline.bench.rates import Endpoint, Rates, Shape, measure_rates
 from serve_app.offline.planning.roofline import Workload
 from serve_app.offline.planning.starting import round_down
@@ -62,7 +62,7 @@ def measure(
 
     The tier should have no other load meanwhile, and its number of replicas should not change.
     """
-    serve_config = load_or_exit(config)
+    serve_config = read_or_exit(config)
     found = _find_tier(serve_config, tier)
     shape = Shape(prompt_tokens, output_tokens, clients or choose_clients(found))
     _check_length(found, shape)

@@ -8,10 +8,10 @@ from typing import Annotated
 
 import typer
 
-from serve_app.cli.check import load_or_exit
+from serve_app.cli.check import read_or_exit
 from serve_app.cli.verify import terminal_progress
 from serve_app.config.edit import NotEditable, Value, set_tier_keys
-from serve_app.config.load import process_environment
+from serve_app.config.reader import process_environment
 from serve_app.config.tiers import DEMO_PREFIX, TierConfig
 from serve_app.model_files.finding import printable
 from serve_app.model_files.integrity import is_read_by_engines, make_sums
@@ -54,7 +54,7 @@ def pin(
     `engine.revision` is written if the commit is known, `sha256sums` if the tier reads a directory.
     Nothing is downloaded. Exit code 1: this machine has no files to pin a tier to.
     """
-    tiers = [one for one in load_or_exit(config).app.tiers if tier in (None, one.name)]
+    tiers = [one for one in read_or_exit(config).app.tiers if tier in (None, one.name)]
     if not tiers or (model_dir is not None and len(tiers) != 1):
         _refuse("name one tier of the config: --tier NAME", 2)
     text = config.read_text(encoding="utf-8")

@@ -9,15 +9,15 @@ from typing import Annotated
 import typer
 from rich.console import Console
 
-from serve_app.cli.check import check_engines, load_or_exit
+from serve_app.cli.check import check_engines, read_or_exit
 from serve_app.config.scaled import read_scaled
 from serve_app.offline.planning.cards import Card, parse_card
 from serve_app.offline.planning.compare import TTFT_TARGET_S
-from serve_app.offline.planning.errors import PlanningFailed
 from serve_app.offline.planning.plan import Options, make_plan
+from serve_app.offline.planning.plan_report import print_plan, render_json
+from serve_app.offline.planning.planning_errors import PlanningFailed
 from serve_app.offline.planning.prices import compare_prices, parse_tokens
 from serve_app.offline.planning.queues import plan_queues
-from serve_app.offline.planning.report import print_plan, render_json
 from serve_app.offline.planning.roofline import Workload
 
 _WIDTH_MIN = 100
@@ -99,7 +99,7 @@ def plan(
     Nothing is started. Exit code 0: the config fits as it is. 1: the config does not fit. 2: the
     config could not be planned.
     """
-    serve_config = load_or_exit(config)
+    serve_config = read_or_exit(config)
     check_engines(config, serve_config)
     scaled = read_scaled(serve_config)
     try:

@@ -40,7 +40,7 @@ class Samples:
     unlabelled: int = 0
 
 
-def load_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
+def read_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
     """Score every line of these JSONL files; empty lines are skipped.
 
     A line is either a body as clients send it (`prompt`, `messages` or `input`), which is scored

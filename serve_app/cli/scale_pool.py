@@ -9,7 +9,7 @@ from typing import Annotated
 import orjson
 import typer
 
-from serve_app.cli.check import load_or_exit
+from serve_app.cli.check import read_or_exit
 from serve_app.config.scaled import read_scaled
 from serve_app.deploy.pools import NodePool, Unplaceable, plan_pods
 from serve_app.offline.manifests.render import render_sizes
@@ -27,7 +27,7 @@ def scale_pool(
 
     KubeRay does not copy changed sizes from the RayService: docs/runbook.md has the command.
     """
-    serve_config = load_or_exit(config)
+    serve_config = read_or_exit(config)
     try:
         pools = plan_pods(read_scaled(serve_config))
         sized = _resize(pools, pool, nodes_min, nodes_max)

@@ -19,9 +19,9 @@ import typer
 import yaml
 
 from serve_app.cli import processes
-from serve_app.cli.check import load_or_exit
+from serve_app.cli.check import read_or_exit
 from serve_app.config.environment import local_environment, ray_environment, socket_dir
-from serve_app.config.load import ServeConfig, process_environment, run_dir
+from serve_app.config.reader import ServeConfig, process_environment, run_dir
 
 GRACE_S = 20.0
 POLL_S = 0.5
@@ -55,7 +55,7 @@ def up(
     ] = 600.0,
 ) -> None:
     """Start the service on this machine and wait; Ctrl-C or `serve-app down` stops it."""
-    serve_config = load_or_exit(config)
+    serve_config = read_or_exit(config)
     if port is not None:
         serve_config = serve_config.with_port(port)
     directory = run_dir()

@@ -14,7 +14,7 @@ import typer
 from serve_app.model_files.finding import printable
 from serve_app.model_files.hashing import Progress, no_progress
 from serve_app.model_files.integrity import make_sums
-from serve_app.model_files.sums import SUMS_NAME, BadSums, load_sums, write_sums
+from serve_app.model_files.sums import SUMS_NAME, BadSums, read_sums, write_sums
 from serve_app.offline.checkpoints.check import Report, check_model, count
 
 
@@ -39,7 +39,7 @@ def verify(
 
     Exit code 0: no problem found. 1: a problem found. 2: the model could not be checked.
     """
-    given = _load_given(model_dir, sums, new_sums)
+    given = _read_given(model_dir, sums, new_sums)
     progress = terminal_progress()
     report = check_model(model_dir, given, allow_remote_code=allow_remote_code, progress=progress)
     if new_sums and report.ok:
@@ -48,7 +48,7 @@ def verify(
     raise typer.Exit(0 if report.ok else 1)
 
 
-def _load_given(model_dir: Path, sums: Path | None, new_sums: bool) -> dict[str, str] | None:
+def _read_given(model_dir: Path, sums: Path | None, new_sums: bool) -> dict[str, str] | None:
     """The list of --sums, or None; exit code 2 if the options contradict each other."""
     if not model_dir.is_dir():
         _give_up(f"{model_dir}: not a directory")
@@ -59,7 +59,7 @@ def _load_given(model_dir: Path, sums: Path | None, new_sums: bool) -> dict[str,
             f"{model_dir / SUMS_NAME} exists already; to write a new list, remove the file first"
         )
     try:
-        return None if sums is None else load_sums(sums)
+        return None if sums is None else read_sums(sums)
     except BadSums as error:
         _give_up(f"{sums}: {error}")
 

@@ -1,1 +1,1 @@
-"""Typed configuration: pydantic models, one file a concern; `load.py` alone reads YAML and env."""
+"""Typed configuration: pydantic models, one file a concern; only `reader.py` reads YAML and env."""

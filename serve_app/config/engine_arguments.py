@@ -96,7 +96,7 @@ class PinnedArguments(BaseModel):
 
 
 @cache
-def load_engine_arguments() -> PinnedArguments:
+def read_engine_arguments() -> PinnedArguments:
     """The schema that comes with the package."""
     text = files("serve_app.config").joinpath(SCHEMA).read_bytes()
     return PinnedArguments.model_validate_json(text)
@@ -113,7 +113,7 @@ def check_engine_arguments(
     Raises:
         ValueError: names the key and a valid replacement.
     """
-    known = known or load_engine_arguments()
+    known = known or read_engine_arguments()
     for key, value in engine.items():
         if problem := _problem(known, key, value):
             raise ValueError(f"tiers.{tier}.engine.{key}: {problem}")
@@ -125,7 +125,7 @@ def check_accelerator_type(tier: str, name: str) -> None:
     Raises:
         ValueError: names the closest accepted name, and the mend for other GPUs.
     """
-    known = load_engine_arguments().accelerator_types
+    known = read_engine_arguments().accelerator_types
     if name not in known:
         upper = {other.upper(): other for other in known}
         near = difflib.get_close_matches(name.upper(), upper, n=1)

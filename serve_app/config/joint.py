@@ -1,4 +1,4 @@
-"""The arguments of `JointPolicy`, checked before Ray's controller loads the policy."""
+"""The arguments of `JointPolicy`, checked before Ray's controller imports the policy."""
 
 from __future__ import annotations
 

@@ -12,6 +12,7 @@ from serve_app.config.base import Config
 from serve_app.config.bodies import BodiesConfig
 from serve_app.config.cache import CacheConfig
 from serve_app.config.cascade import CascadeConfig
+from serve_app.config.fairness import FairnessConfig
 from serve_app.config.feedback import FeedbackConfig
 from serve_app.config.limits import LimitsConfig
 from serve_app.config.prices import PricesConfig
@@ -243,6 +244,10 @@ class RuntimeConfig(Config):
     deadlines: DeadlinesConfig = Field(default_factory=DeadlinesConfig)
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
+    fairness: FairnessConfig | None = Field(
+        None,
+        description="Whose waiting calls come first. None: the calls that have waited for longest.",
+    )
     access: AccessConfig | None = Field(
         None, description="Who may call. None: whoever reaches the port may call."
     )

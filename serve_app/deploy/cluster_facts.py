@@ -16,7 +16,7 @@ import ray
 from ray.exceptions import RayError
 from ray.util.scheduling_strategies import NodeAffinitySchedulingStrategy
 
-from serve_app.config.load import process_environment
+from serve_app.config.reader import process_environment
 
 TASK_S_MAX = 60.0
 """The time for a node's answer: starting a first worker takes long on a busy node."""

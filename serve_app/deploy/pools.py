@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from serve_app.config.app import AppConfig, RouterConfig
-from serve_app.config.load import ROUTER_NAME
+from serve_app.config.reader import ROUTER_NAME
 from serve_app.config.tiers import TierConfig
 from serve_app.deploy.fit import ACCELERATOR, Need, Room, add_up, parse_selector
 from serve_app.deploy.fleet import Fleet, Named, place_all, sort_largest_first

@@ -14,7 +14,9 @@ from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Decision
 from serve_app.core.errors import FeedbackOff, TooManyCalls
 from serve_app.feedback.capture import Capture
-from serve_app.feedback.labeller import QUIET_S, IdleLabeller
+from serve_app.feedback.idle import QUIET_S, IdleTiers
+from serve_app.feedback.label_maker import LabelMaker
+from serve_app.feedback.labeller import IdleLabeller
 from serve_app.feedback.lines import FeedbackReport, render_label, render_report
 from serve_app.feedback.prepare import prepare
 from serve_app.feedback.redact import REDACT_S_MAX, RedactionFailed, Redactor
@@ -55,9 +57,9 @@ class FeedbackCollector:
         self.labeller: IdleLabeller | None = None
         """None where the config has no two tiers for labels to compare."""
         if self._pair is not None:
-            self.labeller = IdleLabeller(
-                self._pair, tiers, runtime, self.tally, self._keep_label, quiet_s=quiet_s
-            )
+            maker = LabelMaker(self._pair, tiers, runtime)
+            idle = IdleTiers(tiers)
+            self.labeller = IdleLabeller(maker, idle, self.tally, self._keep_label, quiet_s=quiet_s)
         self._lines: list[bytes] = []
         self._bytes = 0
         self._tasks: set[asyncio.Task[None]] = set()
@@ -77,7 +79,7 @@ class FeedbackCollector:
             directory = Path(config.directory)
             self._store = FeedbackStore(directory, self._replica, config.bytes_max)
         if self.labeller is not None:
-            self.labeller.runtime = runtime
+            self.labeller.configure(runtime)
 
     def open(self, call: Call, decision: Decision, consent: bool | None) -> Capture | None:
         """The capture for the answer to this call; None for a call that is not kept."""

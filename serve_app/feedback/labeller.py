@@ -1,64 +1,55 @@
-"""Labels samples: asks the other tier while it is idle, and stops when a client's call arrives."""
+"""Labels samples while the tiers are idle, and stops when a client's call arrives."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
 from collections import deque
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from contextvars import Context
+from enum import Enum, auto
 from functools import partial
 
 from serve_app.config.runtime import RuntimeConfig
-from serve_app.core.call import Endpoint
 from serve_app.core.errors import GatewayError
-from serve_app.feedback.answer_text import answer_text
-from serve_app.feedback.ask import AnswerTooLong, LabelRefused, ask
-from serve_app.feedback.capture import BYTES_BESIDE, BYTES_PER_CHAR
-from serve_app.feedback.compare import same
-from serve_app.feedback.judge import parse_verdict, render_question
+from serve_app.feedback.idle import QUIET_S, IdleTiers, Pauses
+from serve_app.feedback.label_maker import LabelMaker, NoLabel
 from serve_app.feedback.sample import Label, Sample
-from serve_app.feedback.sampling import TierPair
 from serve_app.feedback.tally import Fate, FeedbackTally
-from serve_app.leases.tier import Tier
 
 logger = logging.getLogger("ray.serve")
-
-QUIET_S = 1.0
-"""The time without a call after which a label call may begin."""
 
 POLL_S = 0.1
 """How often the load from other Routers is checked; engines report it about once a second."""
 
-ENGINE_NEWS_S = 2.0
-"""How long an engine's report may still count a label call that has ended."""
-
-BACK_OFF_S_MAX = 60.0
-"""The longest pause. Pauses grow to it while a tier fails, or while it has calls of other Routers
-each time: these calls show only once a label call is running."""
-
 TRIES_MAX = 3
 
 
-class NoLabel(Exception):
-    """The sample can have no label, and another try would not change that."""
+class State(Enum):
+    """The reason why the labeller waits."""
 
-    def __init__(self, fate: Fate) -> None:
-        super().__init__(fate)
-        self.fate = fate
+    DONE = auto()
+    """No sample is left. The labeller's task ends, and the next sample starts it again."""
+    LABELLING = auto()
+    """Label calls are running."""
+    SERVING = auto()
+    """Clients' calls are in flight on this Router."""
+    PAUSING = auto()
+    """The last client's call, or the last trouble with a tier, was a short time ago."""
+    WATCHING = auto()
+    """A tier that the next sample needs is not idle: other Routers use the tier, or it is down."""
 
 
 class IdleLabeller:
     """One Router replica's samples that wait for a label, and the label calls that are running.
 
-    The pipeline reports every call that begins and ends. `runtime` may be replaced at any time.
+    The pipeline reports every call that begins and ends.
     """
 
     def __init__(
         self,
-        pair: TierPair,
-        tiers: Mapping[str, Tier],
-        runtime: RuntimeConfig,
+        maker: LabelMaker,
+        tiers: IdleTiers,
         tally: FeedbackTally,
         keep: Callable[[Sample, Label], None],
         *,
@@ -66,27 +57,71 @@ class IdleLabeller:
         poll_s: float = POLL_S,
     ) -> None:
         """`keep` is called with each label."""
-        self.runtime = runtime
-        self._pair = pair
+        self._maker = maker
         self._tiers = tiers
         self._tally = tally
         self._keep = keep
-        self._quiet_s = quiet_s
         self._poll_s = poll_s
+        self._pauses = Pauses(quiet_s)
         self._samples: deque[Sample] = deque()
         self._jobs: dict[asyncio.Task[Label], Sample] = {}
-        self._ended: deque[tuple[float, str]] = deque(maxlen=64)
         self._calls = 0
         self._no_calls = asyncio.Event()
         self._no_calls.set()
-        self._not_before = float("-inf")
-        self._back_off_s = quiet_s
         self._task: asyncio.Task[None] | None = None
 
     @property
     def pending(self) -> int:
         """Samples that have no label yet."""
         return len(self._samples) + len(self._jobs)
+
+    @property
+    def state(self) -> State:
+        """The state now; label calls that may begin have begun already."""
+        if self._jobs:
+            return State.LABELLING
+        if not self._samples:
+            return State.DONE
+        if self._calls:
+            return State.SERVING
+        return State.WATCHING if self._pauses.over else State.PAUSING
+
+    async def _run(self) -> None:
+        try:
+            while self.pending:
+                self._drop_if_off()
+                self._yield_to_others()
+                while self._may_begin():
+                    self._begin(self._samples.popleft())
+                await self._wait()
+        finally:
+            self._task = None
+
+    async def _wait(self) -> None:
+        """Wait for the event that ends the state; what no event reports is polled."""
+        match self.state:
+            case State.LABELLING:
+                first = asyncio.FIRST_COMPLETED
+                await asyncio.wait(self._jobs, timeout=self._poll_s, return_when=first)
+            case State.SERVING:
+                await self._no_calls.wait()
+            case State.PAUSING | State.WATCHING:
+                await asyncio.sleep(self._poll_s)
+            case State.DONE:
+                pass
+
+    def _may_begin(self) -> bool:
+        return (
+            bool(self._samples)
+            and not self._calls
+            and self._pauses.over
+            and len(self._jobs) < self._maker.runtime.feedback.concurrency
+            and self._has_idle_tiers(self._samples[0])
+        )
+
+    def configure(self, runtime: RuntimeConfig) -> None:
+        """Take new settings; label calls that are running take them too."""
+        self._maker.runtime = runtime
 
     def offer(self, sample: Sample) -> None:
         """Take a sample."""
@@ -99,18 +134,18 @@ class IdleLabeller:
             self._task.add_done_callback(self._stopped)
 
     def call_began(self) -> None:
-        """A user's call has arrived: label calls must not delay it."""
+        """A client's call has arrived: label calls must not delay it."""
         self._calls += 1
         self._no_calls.clear()
         for job in self._jobs:
             job.cancel()
 
     def call_ended(self) -> None:
-        """The user's call has been answered."""
+        """The client's call has been answered."""
         self._calls -= 1
         if not self._calls:
             self._no_calls.set()
-            self._pause(self._quiet_s)
+            self._pauses.begin_quiet()
 
     async def close(self) -> None:
         """Stop the label calls, and drop the samples."""
@@ -121,80 +156,39 @@ class IdleLabeller:
         await asyncio.gather(*tasks, return_exceptions=True)
         self._samples.clear()
 
-    async def _run(self) -> None:
-        try:
-            while self._samples or self._jobs:
-                if self.runtime.feedback.directory is None:
-                    self._samples.clear()
-                self._yield_to_others()
-                self._begin_jobs()
-                await self._wait()
-        finally:
-            self._task = None
-
     def _stopped(self, task: asyncio.Task[None]) -> None:
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("labelling stopped until the next sample", exc_info=error)
 
-    async def _wait(self) -> None:
-        if self._jobs:
-            await asyncio.wait(
-                self._jobs, timeout=self._poll_s, return_when=asyncio.FIRST_COMPLETED
-            )
-        elif self._calls:
-            await self._no_calls.wait()
-        elif self._samples:
-            await asyncio.sleep(self._poll_s)
+    def _drop_if_off(self) -> None:
+        if self._maker.runtime.feedback.directory is None:
+            self._samples.clear()
 
     def _yield_to_others(self) -> None:
         """Stop label calls on tiers with calls of other Routers, which only the engines know."""
-        crossed = [
-            job
-            for job, sample in self._jobs.items()
-            if not all(map(self._is_free, self._tiers_of(sample)))
-        ]
+        crossed = [job for job, sample in self._jobs.items() if not self._has_idle_tiers(sample)]
         for job in crossed:
             job.cancel()
         if crossed:
-            self._ended.clear()
-            self._back_off()
+            self._tiers.forget_ended()
+            self._pauses.back_off()
 
-    def _back_off(self) -> None:
-        self._pause(self._back_off_s)
-        self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S_MAX)
+    def _has_idle_tiers(self, sample: Sample) -> bool:
+        ours_max = self._maker.runtime.feedback.concurrency
+        return all(
+            self._tiers.is_idle(tier, self._count_jobs(tier), ours_max)
+            for tier in self._maker.tiers_of(sample)
+        )
 
-    def _pause(self, seconds: float) -> None:
-        now = asyncio.get_running_loop().time()
-        self._not_before = max(self._not_before, now + seconds)
+    def _count_jobs(self, tier: str) -> int:
+        return sum(tier in self._maker.tiers_of(sample) for sample in self._jobs.values())
 
-    def _begin_jobs(self) -> None:
+    def _begin(self, sample: Sample) -> None:
+        sample.tries += 1
         loop = asyncio.get_running_loop()
-        while (
-            self._samples
-            and not self._calls
-            and loop.time() >= self._not_before
-            and len(self._jobs) < self.runtime.feedback.concurrency
-            and all(map(self._is_free, self._tiers_of(self._samples[0])))
-        ):
-            sample = self._samples.popleft()
-            sample.tries += 1
-            job = loop.create_task(self._label(sample), context=Context())
-            self._jobs[job] = sample
-            job.add_done_callback(partial(self._end, sample))
-
-    def _tiers_of(self, sample: Sample) -> set[str]:
-        judges = self.runtime.feedback.compare == "judge"
-        return {sample.other, self._pair.large.name} if judges else {sample.other}
-
-    def _is_free(self, tier: str) -> bool:
-        """Whether the tier has no calls except label calls of this Router."""
-        load = self._tiers[tier].load()
-        now = asyncio.get_running_loop().time()
-        ours = sum(tier in self._tiers_of(sample) for sample in self._jobs.values())
-        ended = sum(name == tier and at > now - ENGINE_NEWS_S for at, name in self._ended)
-        told = min(ours + ended, self.runtime.feedback.concurrency)
-        running = (load.running or 0) + (load.queued or 0)
-        return not load.down and load.ongoing + load.waiting <= ours and running <= told
+        job = loop.create_task(self._maker.make(sample), context=Context())
+        self._jobs[job] = sample
+        job.add_done_callback(partial(self._end, sample))
 
     def _end(self, sample: Sample, job: asyncio.Task[Label]) -> None:
         """Handle the result of a job: a label, another try, or neither."""
@@ -203,16 +197,19 @@ class IdleLabeller:
             self._tally.fates[Fate.YIELDED] += 1
             self._try_again(sample, self._samples.appendleft)
             return
-        now = asyncio.get_running_loop().time()
-        self._ended.extend((now, tier) for tier in self._tiers_of(sample))
+        self._tiers.note_ended(self._maker.tiers_of(sample))
         error = job.exception()
         if error is None:
-            self._back_off_s = self._quiet_s
+            self._pauses.reset()
             self._keep(sample, job.result())
-        elif isinstance(error, NoLabel):
+        else:
+            self._handle_error(sample, error)
+
+    def _handle_error(self, sample: Sample, error: BaseException) -> None:
+        if isinstance(error, NoLabel):
             self._tally.fates[error.fate] += 1
         elif isinstance(error, GatewayError):
-            self._back_off()
+            self._pauses.back_off()
             self._try_again(sample, self._samples.append)
         else:
             self._tally.fates[Fate.GIVEN_UP] += 1
@@ -223,51 +220,3 @@ class IdleLabeller:
             put(sample)
         else:
             self._tally.fates[Fate.GIVEN_UP] += 1
-
-    async def _label(self, sample: Sample) -> Label:
-        """Ask the other tier, and compare.
-
-        Raises:
-            GatewayError: a tier did not answer.
-            NoLabel: the answers cannot be compared.
-        """
-        if sample.other_answer is None:
-            path = sample.endpoint.value
-            answer = await self._ask(sample, sample.other, path, sample.body)
-            text = answer_text(sample.endpoint, answer)
-            if text is None:
-                raise NoLabel(Fate.NO_TEXT)
-            if len(text) > self.runtime.feedback.text_chars_max:
-                raise NoLabel(Fate.TOO_LONG)
-            sample.other_answer = text
-        small, large = sample.answers()
-        alike = await asyncio.to_thread(same, small, large)
-        if alike:
-            return Label(1.0, 1.0, "match", same=True)
-        if self.runtime.feedback.compare == "judge":
-            return await self._judge(sample)
-        if alike is None:
-            raise NoLabel(Fate.UNDECIDED)
-        return Label(0.0, 1.0, "match", same=False)
-
-    async def _judge(self, sample: Sample) -> Label:
-        large = self._pair.large
-        body = render_question(large.model_id, sample.request_id, sample.turns, sample.answers())
-        answer = await self._ask(sample, large.name, Endpoint.CHAT.value, body)
-        verdict = parse_verdict(sample.request_id, answer_text(Endpoint.CHAT, answer) or "")
-        if verdict is None:
-            raise NoLabel(Fate.BAD_VERDICT)
-        return Label(float(verdict[0]), float(verdict[1]), "judge", same=False)
-
-    async def _ask(self, sample: Sample, tier: str, path: str, body: bytes) -> bytes:
-        runtime = self.runtime
-        bytes_max = BYTES_PER_CHAR * runtime.feedback.text_chars_max + BYTES_BESIDE
-        request_id = f"label-{sample.request_id}"
-        try:
-            return await ask(
-                self._tiers[tier], path, body, request_id, runtime.deadlines, bytes_max
-            )
-        except LabelRefused:
-            raise NoLabel(Fate.REFUSED) from None
-        except AnswerTooLong:
-            raise NoLabel(Fate.TOO_LONG) from None

@@ -102,10 +102,10 @@ def _check_constraint(meter: GrammarMeter, name: str, value: object, param: str)
         if value is not True:
             raise InvalidField(param, "true")
     else:
-        meter.add_schema(_load(value, param, meter.config), param)
+        meter.add_schema(_parse_schema(value, param, meter.config), param)
 
 
-def _load(value: object, param: str, config: GrammarsConfig) -> object:
+def _parse_schema(value: object, param: str, config: GrammarsConfig) -> object:
     """A schema, which the body holds as an object or as text."""
     if not isinstance(value, str):
         return value

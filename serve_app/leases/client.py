@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import AsyncIterator, Callable
 from contextlib import asynccontextmanager
 from contextvars import Context
 from enum import Enum
 from functools import partial
 
+from serve_app.config.fairness import FairnessConfig
 from serve_app.config.runtime import LeaseConfig
 from serve_app.core.call import Endpoint, Usage
 from serve_app.core.deadlines import Deadlines
@@ -33,7 +35,9 @@ from serve_app.leases.http1 import (
 )
 from serve_app.leases.lease import Lease, Opener
 from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_engine_load
+from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, FairOrder, Order
 from serve_app.leases.pool import LeasePool
+from serve_app.leases.waiting import Waiter
 
 LEASE_HEADER = b"x-lease-id"
 LEASE_REFUSED_HEADER = b"x-lease-refused"
@@ -189,6 +193,7 @@ class TierClient:
         """Whether the Router measures waits and asks replicas for their load."""
         self._first_tokens = FirstTokens()
         self._engines = EngineLoads()
+        self._fairness: FairnessConfig | None = None
         self._poller: asyncio.Task[None] | None = None
         self._polled_at = float("-inf")
         self._probe: asyncio.Task[None] | None = None
@@ -233,8 +238,17 @@ class TierClient:
             kv_free_ratio=engines.kv_free_ratio,
         )
 
-    def configure(self, leases: LeaseConfig, *, watches_load: bool = False) -> None:
+    def configure(
+        self,
+        leases: LeaseConfig,
+        *,
+        watches_load: bool = False,
+        fairness: FairnessConfig | None = None,
+    ) -> None:
         """Take new settings; leases in use keep their old settings."""
+        if fairness != self._fairness:
+            self._fairness = fairness
+            self._leases.use_order(make_order(fairness))
         self._leases.reuse_s = leases.reuse_s
         self._leases.age_max_s = leases.age_max_s
         self._leases.sessions.kept_s = leases.session_s
@@ -268,6 +282,8 @@ class TierClient:
             self._first_tokens.begin(request, asyncio.get_running_loop().time())
         try:
             attempt, exchange = await self._begin(request, deadlines)
+            # The place may serve another call before this block ends.
+            charged = attempt.lease.charged
             counts = timed and exchange.status < 400
             if timed and not counts:
                 self._first_tokens.forget(request)
@@ -275,9 +291,16 @@ class TierClient:
                 yield Upstream(exchange, partial(self._note_first, request) if counts else None)
             finally:
                 attempt.cut()
+                self._correct(charged, request.usage)
         finally:
             if timed:
                 self._first_tokens.forget(request)
+
+    def _correct(self, charged: Claim | None, usage: Usage | None) -> None:
+        """Charge a call that had to wait for what it has cost, if its engine said so."""
+        if charged is None or usage is None or usage.completion_tokens is None:
+            return
+        self._leases.correct(charged, (usage.prompt_tokens or 0) + usage.completion_tokens)
 
     def _note_first(self, request: UpstreamRequest) -> None:
         self._first_tokens.end(request, asyncio.get_running_loop().time())
@@ -364,7 +387,9 @@ class TierClient:
         began_at = clock()
         try:
             async with asyncio.timeout_at(deadlines.place_at(began_at, stream=request.stream)):
-                return await self._leases.acquire(request.session, patience_s=request.patience_s)
+                return await self._leases.acquire(
+                    request.session, patience_s=request.patience_s, claim=request.claim
+                )
         except TimeoutError:
             raise deadlines.no_place(clock(), stream=request.stream) from None
         except TierUnavailable:
@@ -475,6 +500,13 @@ class TierClient:
             self._engines.note(address, load, asyncio.get_running_loop().time())
 
 
+def make_order(fairness: FairnessConfig | None) -> Order[Waiter]:
+    """The order of waiting calls that a config asks for."""
+    if fairness is None:
+        return ArrivalOrder()
+    return FairOrder(time.monotonic, fairness.batch_wait_max_s, fairness.burst_tokens)
+
+
 def is_failure(status: int) -> bool:
     """Whether the status is a failure of the engine: neither a 2xx nor a 4xx."""
     return not (200 <= status < 300 or 400 <= status < 500)
@@ -501,7 +533,7 @@ class UpstreamRequest:
     request belongs to. `stream` says that the answer's head comes before the answer is complete.
     `draft_tokens` asks for a report on the first tokens of a draft; 0 for an answer that is not
     judged. `silent` says that the answer may pause between its head and its end. `usage` is filled
-    if the answer is cut off.
+    if the answer is cut off. `claim` says whose turn it is where calls wait.
     """
 
     __slots__ = (
@@ -509,6 +541,7 @@ class UpstreamRequest:
         "_draft_tokens",
         "_path",
         "_request_id",
+        "claim",
         "patience_s",
         "session",
         "settling",
@@ -529,7 +562,9 @@ class UpstreamRequest:
         draft_tokens: int = 0,
         silent: bool = False,
         usage: Usage | None = None,
+        claim: Claim = NO_CLAIM,
     ) -> None:
+        self.claim = claim
         self.patience_s = patience_s
         self.session = session
         self._path = path.encode()

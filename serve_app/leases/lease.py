@@ -8,6 +8,7 @@ from typing import Protocol
 
 from serve_app.core.headers import Headers
 from serve_app.leases.http1 import Address
+from serve_app.leases.order import Claim
 
 
 class Grant(Protocol):
@@ -51,7 +52,7 @@ class Closer(Protocol):
 class Lease:
     """One place on one replica, used by one call at a time."""
 
-    __slots__ = ("_grant", "calls", "granted_at", "idle_since", "on_ended")
+    __slots__ = ("_grant", "calls", "charged", "granted_at", "idle_since", "on_ended")
 
     def __init__(self, grant: Grant, now: float) -> None:
         self._grant = grant
@@ -59,6 +60,8 @@ class Lease:
         self.idle_since = now
         self.calls = 0
         """Calls that have used the place."""
+        self.charged: Claim | None = None
+        """The claim of the call that uses the place, if the call had to wait for the place."""
         self.on_ended: Callable[[Headers], None] | None = None
         """Takes the headers of the replica's answer to the lease's end; none without an answer."""
 

@@ -16,6 +16,7 @@ from contextvars import Context
 from serve_app.core.errors import GatewayError, InternalError, TierUnavailable
 from serve_app.leases.http1 import Address
 from serve_app.leases.lease import Closer, IdleLeases, Lease, Opener
+from serve_app.leases.order import NO_CLAIM, Claim, Order
 from serve_app.leases.penalties import Penalties
 from serve_app.leases.sessions import SessionMap
 from serve_app.leases.waiting import Ask, Waiter, WaitingCalls
@@ -92,8 +93,20 @@ class LeasePool:
         """Whether a call is using a place on a replica that has not just failed."""
         return any(not self.penalties.active(address, now) for address in self._in_use_at)
 
+    def use_order(self, order: Order[Waiter]) -> None:
+        """Let waiting calls have places in this order."""
+        self._waiting.use_order(order)
+
+    def correct(self, claim: Claim, tokens: int) -> None:
+        """A call has cost so many tokens."""
+        self._waiting.correct(claim, tokens)
+
     async def acquire(
-        self, session: str | None = None, *, patience_s: float | None = None
+        self,
+        session: str | None = None,
+        *,
+        patience_s: float | None = None,
+        claim: Claim = NO_CLAIM,
     ) -> Lease:
         """A place; the caller must `release` it.
 
@@ -105,15 +118,16 @@ class LeasePool:
             TierUnavailable: the call's patience is at its end.
         """
         if session is not None:
-            return await self._acquire_for(session, patience_s)
-        lease = self._idle.pop() if self._idle else await self._wait_for_lease(None, patience_s)
-        return self._use(lease)
+            return await self._acquire_for(session, patience_s, claim)
+        if self._idle:
+            return self._use(self._idle.pop())
+        return self._use(await self._wait_for_lease(None, patience_s, claim))
 
-    async def _acquire_for(self, session: str, patience_s: float | None) -> Lease:
+    async def _acquire_for(self, session: str, patience_s: float | None, claim: Claim) -> Lease:
         loop = asyncio.get_running_loop()
         lease = self._pop_idle(self.sessions.find(session, loop.time()))
         if lease is None:
-            lease = await self._wait_for_lease(session, patience_s)
+            lease = await self._wait_for_lease(session, patience_s, claim)
         self.sessions.note(session, lease.address, loop.time())
         return self._use(lease)
 
@@ -169,9 +183,11 @@ class LeasePool:
         while self._idle:
             self._closer(self._idle.pop())
 
-    async def _wait_for_lease(self, session: str | None, patience_s: float | None) -> Lease:
+    async def _wait_for_lease(
+        self, session: str | None, patience_s: float | None, claim: Claim
+    ) -> Lease:
         loop = asyncio.get_running_loop()
-        waiter = Waiter(session, loop=loop)
+        waiter = Waiter(session, loop=loop, claim=claim)
         if patience_s is not None:
             waiter.timer = loop.call_later(patience_s, self._lose_patience, waiter, patience_s)
         ask = self._waiting.add(waiter, session if self._asks_by_session else None)
@@ -254,7 +270,7 @@ class LeasePool:
         return any(not self.penalties.active(other, now) for other in self._known)
 
     def _offer(self, lease: Lease) -> None:
-        """Give the place to the call that has waited for longest; otherwise keep the place."""
+        """Give the place to the call whose turn it is; otherwise keep the place."""
         self._give(self._waiting.first, lease)
 
     def _give(self, waiter: Waiter | None, lease: Lease) -> None:
@@ -264,14 +280,17 @@ class LeasePool:
             self._serve(waiter, lease)
 
     def _serve(self, waiter: Waiter, lease: Lease) -> None:
-        self._waiting.leave(waiter)
         if waiter.done():
             # The call has been cancelled in this turn of the loop and has not run since.
+            self._waiting.leave(waiter)
             self._offer(lease)
         else:
+            self._waiting.serve(waiter)
+            lease.charged = waiter.claim
             waiter.set_result(lease)
 
     def _keep(self, lease: Lease) -> None:
+        lease.charged = None
         if self.reuse_s == 0:
             self._closer(lease)
             return
@@ -281,7 +300,7 @@ class LeasePool:
             self._sweeper = loop.call_later(self.reuse_s, self._sweep)
 
     def _refuse(self, ask: Ask, error: GatewayError) -> None:
-        """Refuse the call that the request to Ray stood for, but no call that has waited longer."""
+        """Refuse one call, but none that has waited for longer (`leases/order.py`)."""
         waiter = self._waiting.refuse(ask)
         if waiter is None:
             return

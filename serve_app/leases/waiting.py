@@ -1,8 +1,8 @@
 """The calls that wait for a place, and the requests to Ray for places.
 
-One request to Ray stands for every call that waits. So Ray's refusal fails the call whose request
-Ray refused, which is the newest call, and not the call that has waited for longest. A granted place
-goes to the call that has waited for longest, whichever call the request stood for.
+One request to Ray stands for every call that waits. So Ray's refusal fails one call, chosen by
+`leases/order.py`: the newest call, or the newest call of the tenant with the most waiting work. A
+granted place goes to the call that is first in that order, whichever call the request stood for.
 
 A request is in one of three states:
 
@@ -24,6 +24,7 @@ import asyncio
 from collections import OrderedDict
 
 from serve_app.leases.lease import Lease
+from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, Order
 
 
 class Ask:
@@ -40,22 +41,29 @@ class Ask:
 class Waiter(asyncio.Future[Lease]):
     """A call that waits for a place, and the request to Ray that stands for it."""
 
-    def __init__(self, session: str | None, *, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(
+        self,
+        session: str | None,
+        *,
+        loop: asyncio.AbstractEventLoop,
+        claim: Claim = NO_CLAIM,
+    ) -> None:
         super().__init__(loop=loop)
         self.session = session
+        self.claim = claim
         self.timer: asyncio.TimerHandle | None = None
         self.ask: Ask | None = None
 
 
 class WaitingCalls:
-    """The calls that wait, the call that has waited for longest first."""
+    """The calls that wait, in their order."""
 
     def __init__(self) -> None:
-        self._waiters: OrderedDict[Waiter, None] = OrderedDict()
+        self._order: Order[Waiter] = ArrivalOrder()
         self._orphans: OrderedDict[Ask, None] = OrderedDict()
 
     def __len__(self) -> int:
-        return len(self._waiters)
+        return len(self._order)
 
     @property
     def orphans(self) -> int:
@@ -64,12 +72,22 @@ class WaitingCalls:
 
     @property
     def first(self) -> Waiter | None:
-        """The call that has waited for longest."""
-        return next(iter(self._waiters), None)
+        """The call that gets the next place."""
+        return self._order.first
+
+    def use_order(self, order: Order[Waiter]) -> None:
+        """Use this order from now on, also for the calls that wait already."""
+        for waiter in self._order.drain():
+            order.add(waiter)
+        self._order = order
+
+    def correct(self, claim: Claim, tokens: int) -> None:
+        """A call that was served has cost so many tokens."""
+        self._order.correct(claim, tokens)
 
     def add(self, waiter: Waiter, session: str | None) -> Ask | None:
         """Add a call that waits. Returns the request to send to Ray, None if an orphan serves."""
-        self._waiters[waiter] = None
+        self._order.add(waiter)
         if self._orphans:
             ask, _ = self._orphans.popitem(last=False)
             ask.waiter, waiter.ask = waiter, ask
@@ -77,9 +95,14 @@ class WaitingCalls:
         waiter.ask = Ask(waiter, session)
         return waiter.ask
 
+    def serve(self, waiter: Waiter) -> None:
+        """A call has got a place; its request becomes an orphan."""
+        self._order.serve(waiter)
+        self.leave(waiter)
+
     def leave(self, waiter: Waiter) -> None:
         """Remove a call that no longer waits; its request becomes an orphan."""
-        self._waiters.pop(waiter, None)
+        self._order.remove(waiter)
         if waiter.timer is not None:
             waiter.timer.cancel()
         ask, waiter.ask = waiter.ask, None
@@ -103,7 +126,9 @@ class WaitingCalls:
         return served
 
     def refuse(self, ask: Ask) -> Waiter | None:
-        """Ray has refused. Returns the call that the request stood for, None if it has gone."""
+        """Ray has refused. Returns the call that fails, None if no call waits for the request."""
+        if ask.waiter is not None:
+            self._swap(ask, self._order.victim(ask.waiter))
         waiter = ask.waiter
         self._retire(ask)
         return waiter

@@ -15,7 +15,7 @@ from typing import IO
 from serve_app.model_files.files import Listing, list_files
 from serve_app.model_files.finding import Finding
 from serve_app.model_files.integrity import check_sums
-from serve_app.model_files.sums import BadSums, load_sums
+from serve_app.model_files.sums import BadSums, read_sums
 
 FINDINGS_MAX = 5
 """The most findings in a message; `serve-app verify` shows all."""
@@ -46,7 +46,7 @@ def check_pinned(directory: Path, sums: str | Mapping[str, str], node: str, stam
     Raises:
         ModelFilesRefused: a file differs, is missing, or is not listed.
     """
-    expected = _load(directory, sums)
+    expected = _read(directory, sums)
     with _stamp(directory, stamps) as stamp:
         listing = list_files(directory)
         _refuse(directory, listing.findings)
@@ -60,11 +60,11 @@ def check_pinned(directory: Path, sums: str | Mapping[str, str], node: str, stam
     return True
 
 
-def _load(directory: Path, sums: str | Mapping[str, str]) -> Mapping[str, str]:
+def _read(directory: Path, sums: str | Mapping[str, str]) -> Mapping[str, str]:
     if not isinstance(sums, str):
         return sums
     try:
-        return load_sums(directory / sums)
+        return read_sums(directory / sums)
     except BadSums as error:
         mend = "put it there on every node; serve-app verify DIR --write-sums makes one"
         _refuse(directory, [Finding(sums, str(error), mend)])

@@ -22,7 +22,7 @@ class BadSums(ValueError):
     """A list of sums cannot be used; the message says why."""
 
 
-def load_sums(path: Path) -> dict[str, str]:
+def read_sums(path: Path) -> dict[str, str]:
     """The sums of a SHA256SUMS file.
 
     Raises:

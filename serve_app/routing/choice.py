@@ -7,7 +7,7 @@ from pathlib import Path
 from serve_app.config.runtime import RoutingConfig
 from serve_app.routing.learned import LearnedScorer
 from serve_app.routing.scorer import HeuristicScorer, Scorer
-from serve_app.routing.weights import SHIPPED_WEIGHTS, load_weights
+from serve_app.routing.weights import SHIPPED_WEIGHTS, read_weights
 
 
 def build_scorer(config: RoutingConfig) -> Scorer:
@@ -18,4 +18,4 @@ def build_scorer(config: RoutingConfig) -> Scorer:
     """
     if config.scorer == "heuristic":
         return HeuristicScorer()
-    return LearnedScorer(load_weights(Path(config.weights) if config.weights else SHIPPED_WEIGHTS))
+    return LearnedScorer(read_weights(Path(config.weights) if config.weights else SHIPPED_WEIGHTS))

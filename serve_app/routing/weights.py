@@ -108,7 +108,7 @@ def save_weights(weights: RoutingWeights, path: Path) -> None:
     os.replace(scratch, path)
 
 
-def load_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
+def read_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
     """Read a weights file.
 
     Raises:

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
 from serve_app.config.cascade import ConfidenceConfig
-from serve_app.routing.weights import load_weights
+from serve_app.routing.weights import read_weights
 
 
 def run(*arguments: object) -> Result:
@@ -49,7 +49,7 @@ def test_a_whole_lesson(records: Path, tmp_path: Path) -> None:
     assert "routing.weights" in result.stderr
     assert "confidence_min" in result.stdout
     assert '`routing.cascade: {"confidence_min":' in result.stderr
-    assert load_weights(out).provenance.records == 150
+    assert read_weights(out).provenance.records == 150
     assert out.with_suffix(".png").read_bytes().startswith(b"\x89PNG")
 
     measured = run("--evaluate", records, "--weights", out, "--json")
@@ -69,7 +69,7 @@ def test_a_whole_lesson(records: Path, tmp_path: Path) -> None:
     assert "--force" in refused.stderr
     assert out.read_bytes() == before
     assert run(*common, "--force").exit_code == 0
-    assert load_weights(out).provenance.records == 60
+    assert read_weights(out).provenance.records == 60
 
 
 def test_shipped_weights_can_be_measured(records: Path) -> None:

@@ -15,7 +15,7 @@ from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
 from serve_app.cli.measure_rates import choose_clients, count_replicas, parse_endpoint, render
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.offline.bench.rates import Endpoint, Rates, Shape
 from serve_app.offline.bench.responder import Responder
 
@@ -76,7 +76,7 @@ def test_where_nobody_listens_it_says_so() -> None:
 
 def test_clients_are_what_the_tier_takes() -> None:
     """The smaller of sequences and places; without sequences the places alone."""
-    tier = load_serve_config(LOCAL).app.tiers[0]
+    tier = read_serve_config(LOCAL).app.tiers[0]
     assert choose_clients(tier) == 64
     assert choose_clients(tier.model_copy(update={"max_ongoing_calls": 8})) == 8
     assert choose_clients(tier.model_copy(update={"engine": {}})) == 64

@@ -11,7 +11,7 @@ from typer.testing import CliRunner, Result
 
 from serve_app import demo
 from serve_app.cli.main import app
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.config.tiers import TierConfig
 from serve_app.model_files.files import list_files
 from serve_app.model_files.integrity import check_sums
@@ -26,7 +26,7 @@ def run(*arguments: object) -> Result:
 
 
 def tiers_of(path: Path) -> dict[str, TierConfig]:
-    return {tier.name: tier for tier in load_serve_config(path).app.tiers}
+    return {tier.name: tier for tier in read_serve_config(path).app.tiers}
 
 
 @pytest.fixture

@@ -16,7 +16,7 @@ from typer.testing import CliRunner
 from serve_app.cli import processes
 from serve_app.cli.main import app
 from serve_app.config.environment import RUN_MARKER
-from serve_app.config.load import process_environment
+from serve_app.config.reader import process_environment
 
 WILLING = "import time; print('ready', flush=True); time.sleep(60)"
 STUBBORN = "import signal; signal.signal(signal.SIGTERM, signal.SIG_IGN); " + WILLING

@@ -12,7 +12,7 @@ import pytest
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve_app.config.app import complete_runtime
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import UpstreamFailed
@@ -61,7 +61,7 @@ class LoadedTier:
 async def find_produced(config: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
     """Ray's names of the metrics that a Router of this config has set after some traffic."""
     names = _listen(monkeypatch)
-    serve_config = load_serve_config(config)
+    serve_config = read_serve_config(config)
     tiers = serve_config.app.tiers
     runtime = complete_runtime(serve_config.runtime, tiers)
     engines = {tier.name: LoadedTier(runtime) for tier in tiers}

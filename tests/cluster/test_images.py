@@ -16,7 +16,7 @@ import pytest
 import yaml
 
 from serve_app.config.environment import deployed_environment
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from tests.cluster.found import some
 
 ROOT = Path(__file__).parents[2]
@@ -106,7 +106,7 @@ def test_what_is_copied_exists_and_reaches_the_builder(name: str) -> None:
 
 def test_the_image_serves_a_config_that_loads() -> None:
     """The generated one, from configs/local.yaml, on the container's address."""
-    config = load_serve_config(DOCKER / "serve.yaml")
+    config = read_serve_config(DOCKER / "serve.yaml")
     assert config.document["http_options"]["host"] == "0.0.0.0"
     assert [tier.source for tier in config.app.tiers] == ["demo:fast", "demo:strong"]
 

@@ -13,7 +13,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.deploy.pools import plan_machines, plan_pods
 from serve_app.offline.manifests.pools import drain_s
 from serve_app.offline.planning.cost import plan_pool
@@ -29,7 +29,7 @@ from tests.cluster.kustomization import (
 )
 
 ROOT = Path(__file__).parents[2]
-PROD = load_serve_config(ROOT / "configs/prod.yaml").app
+PROD = read_serve_config(ROOT / "configs/prod.yaml").app
 VERSIONS = {
     "ConfigMap": "v1",
     "Job": "batch/v1",
@@ -327,7 +327,7 @@ def test_the_deployed_config_loads(tmp_path: Path, name: str) -> None:
     """It is a config of ours, and listens where the container's port is."""
     path = tmp_path / "serve.yaml"
     path.write_text(ray_service(name)["serveConfigV2"])
-    config = load_serve_config(path)
+    config = read_serve_config(path)
     (head,) = ray_service(name)["rayClusterConfig"]["headGroupSpec"]["template"]["spec"][
         "containers"
     ]

@@ -13,7 +13,7 @@ import jsonschema
 import pytest
 import yaml
 
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.deploy.pools import plan_machines
 from serve_app.offline.manifests.pools import move_s
 from tests.cluster.found import some
@@ -21,7 +21,7 @@ from tests.cluster.found import some
 ROOT = Path(__file__).parents[2]
 RAY_UP = ROOT / "cluster/ray-up"
 SYSTEMD = ROOT / "cluster/systemd"
-PROD = load_serve_config(ROOT / "configs/prod.yaml").app
+PROD = read_serve_config(ROOT / "configs/prod.yaml").app
 every_cluster = pytest.mark.parametrize("name", ["aws", "on-premise"])
 every_unit = pytest.mark.parametrize("name", ["ray-head", "ray-worker", "serve-app"])
 

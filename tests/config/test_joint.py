@@ -11,7 +11,7 @@ import yaml
 
 from serve_app.autoscaling.ray_policies import JointPolicy
 from serve_app.config.joint import JOINT_POLICY, JOINT_POLICY_0_1
-from serve_app.config.load import ConfigError, load_serve_config
+from serve_app.config.reader import ConfigError, read_serve_config
 
 LLM = {"policy": "llm"}
 TIERS = [
@@ -33,7 +33,7 @@ def load(
     }
     path = tmp_path / "serve.yaml"
     path.write_text(yaml.safe_dump({"applications": [application]}))
-    load_serve_config(path)
+    read_serve_config(path)
 
 
 def test_the_name_is_that_of_the_class() -> None:

@@ -8,7 +8,7 @@ from typing import Any
 import pytest
 import yaml
 
-from serve_app.config.load import IMPORT_PATH, load_serve_config
+from serve_app.config.reader import IMPORT_PATH, read_serve_config
 from serve_app.config.scaled import read_scaled
 
 ARGUMENTS = {
@@ -45,7 +45,7 @@ def test_numbers_beside_a_deployment_win(
     application = {"import_path": IMPORT_PATH, "args": ARGUMENTS, "deployments": deployments}
     path = tmp_path / "serve.yaml"
     path.write_text(yaml.safe_dump({"applications": [application]}))
-    app = read_scaled(load_serve_config(path))
+    app = read_scaled(read_serve_config(path))
     fast, other = (tier.replicas for tier in app.tiers)
     assert (fast.min, fast.max) == (1, 4)
     assert (other.min, other.max) == strong

@@ -9,11 +9,11 @@ import pytest
 import ray
 
 from serve_app.config.app import complete_runtime
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.config.tiers import TierConfig
 from serve_app.deploy.plan import plan_deployment, plan_llm_config, plan_placement
 from serve_app.offline.checkpoints.checkout import COMMIT
-from serve_app.offline.planning.cards import load_cards
+from serve_app.offline.planning.cards import read_card_table
 from serve_app.offline.planning.plan import Options, plan_tier
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
@@ -22,7 +22,7 @@ every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.st
 
 def tier_of(config: str, name: str) -> TierConfig:
     path = next(path for path in CONFIGS if path.stem == config)
-    return next(tier for tier in load_serve_config(path).app.tiers if tier.name == name)
+    return next(tier for tier in read_serve_config(path).app.tiers if tier.name == name)
 
 
 def test_there_are_configs() -> None:
@@ -37,7 +37,7 @@ def test_a_shipped_config_is_valid(path: Path) -> None:
     """Every key is known to us, and every engine argument to the pinned vLLM."""
     from serve_app.deploy.engine_args import check_engine_args
 
-    config = load_serve_config(path)
+    config = read_serve_config(path)
     assert [tier.name for tier in config.app.tiers] == ["fast", "strong"]
     for tier in config.app.tiers:
         check_engine_args(tier.name, tier.engine)
@@ -54,7 +54,7 @@ def test_ray_takes_the_plan(path: Path) -> None:
     """
     from ray.serve.llm import LLMConfig
 
-    for tier in load_serve_config(path).app.tiers:
+    for tier in read_serve_config(path).app.tiers:
         config = LLMConfig(**plan_llm_config(tier))
         assert config.model_id == tier.model_id
         assert config.engine_kwargs == tier.engine
@@ -64,7 +64,7 @@ def test_ray_takes_the_plan(path: Path) -> None:
 
 def limits(path: Path) -> Iterator[tuple[str, float]]:
     """Every number that bounds something, but for those counted in bytes."""
-    config = load_serve_config(path)
+    config = read_serve_config(path)
     for tier in config.app.tiers:
         plan = plan_deployment(tier)
         for key, value in (*plan.items(), *plan["autoscaling_config"].items()):
@@ -89,13 +89,13 @@ def test_every_limit_is_a_limit(path: Path) -> None:
     assert {"fast.max_queued_requests", "strong.max_ongoing_requests", "total_s"} <= set(found)
     delays_off = {
         f"{tier.name}.{key}_delay_s"
-        for tier in load_serve_config(path).app.tiers
+        for tier in read_serve_config(path).app.tiers
         if tier.replicas.policy == "llm"  # which has delays of its own
         for key in ("upscale", "downscale")
     }
     wrong = {key: value for key, value in found.items() if not 0 < value < 1e6}
     assert wrong == dict.fromkeys(delays_off, 0.0)
-    config = load_serve_config(path)
+    config = read_serve_config(path)
     runtime = complete_runtime(config.runtime, config.app.tiers)
     assert 0 < runtime.limits.body_bytes_max < 1e9
 
@@ -103,7 +103,7 @@ def test_every_limit_is_a_limit(path: Path) -> None:
 @every_config
 def test_callers_meet_our_limit_before_rays(path: Path) -> None:
     """The Router's own 429 comes before Ray's bare one."""
-    config = load_serve_config(path)
+    config = read_serve_config(path)
     assert config.runtime.limits.calls_max < config.app.router.max_ongoing_calls
 
 
@@ -129,7 +129,7 @@ def test_gpu_tiers_are_packed(config: str, name: str, workers: int) -> None:
 
 def test_the_pair_of_the_gpu_check_shares_one_gpu() -> None:
     """Ray gives both engines parts of one, and at its start each finds free what it looks for."""
-    card = load_cards()["H200"]
+    card = read_card_table()["H200"]
     tiers = [tier_of("gpu-check", name) for name in ("fast", "strong")]
     assert sum(plan_placement(tier)["bundles"][0]["GPU"] for tier in tiers) == 1
     held = []

@@ -19,9 +19,9 @@ from serve_app import demo
 from serve_app.config.engine_arguments import (
     OURS,
     check_engine_arguments,
-    load_engine_arguments,
+    read_engine_arguments,
 )
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.config.tiers import TierConfig
 from serve_app.deploy.engine_args import InstalledArguments, check_engine_args
 
@@ -184,7 +184,7 @@ def fields(schema: dict[str, Any]) -> dict[str, Any]:
 
 def test_both_ways_agree_on_every_argument() -> None:
     """They take and refuse the same values; a plain argument is refused with the same words."""
-    installed, pinned = Prepared(), load_engine_arguments()
+    installed, pinned = Prepared(), read_engine_arguments()
     for name, argument in pinned.arguments.items():
         for value in (*VALUES, *choices(argument.core)):
             said = [problem(known, name, value) for known in (installed, pinned)]
@@ -195,7 +195,7 @@ def test_both_ways_agree_on_every_argument() -> None:
 
 def test_both_ways_agree_on_every_key_of_a_nested_config() -> None:
     """Where vLLM refuses a key's type or choice, so does the schema, and the other way round."""
-    installed, pinned = Prepared(), load_engine_arguments()
+    installed, pinned = Prepared(), read_engine_arguments()
     nested = {name: fields(argument.core) for name, argument in pinned.arguments.items()}
     assert sum(map(len, nested.values())) > 100
     for name, keys in nested.items():
@@ -221,7 +221,7 @@ def problem(known: Any, name: str, value: JsonValue) -> str:
 def test_qwen3_samples_as_its_model_card_says(name: str, temperature: float, top_p: float) -> None:
     """vLLM itself, with a demo model, makes of the shipped keys what they are meant for."""
     path = Path(__file__).parents[2] / "configs" / "prod-qwen3.yaml"
-    tier = next(tier for tier in load_serve_config(path).app.tiers if tier.name == name)
+    tier = next(tier for tier in read_serve_config(path).app.tiers if tier.name == name)
     keys = ("override_generation_config", "reasoning_config", "reasoning_parser")
     engine = _normalize_vllm_engine_kwargs({k: tier.engine[k] for k in keys if k in tier.engine})
     arguments = AsyncEngineArgs(model=str(demo.locate(name)), max_model_len=512, **engine)

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.config.app import AppConfig
-from serve_app.config.load import ROUTER_NAME, load_serve_config
+from serve_app.config.reader import ROUTER_NAME, read_serve_config
 from serve_app.deploy.fit import Room
 from serve_app.deploy.loss import count_left, lose_each, spread_pods
 from serve_app.deploy.pools import NodePool, list_needs, plan_machines, plan_pods
@@ -19,7 +19,7 @@ MACHINE = Room({}, AMOUNTS, AMOUNTS, {})
 
 
 def app_of(name: str) -> AppConfig:
-    return load_serve_config(ROOT / f"configs/{name}.yaml").app
+    return read_serve_config(ROOT / f"configs/{name}.yaml").app
 
 
 def machines_of(app: AppConfig, spare: int = 0) -> list[Room]:

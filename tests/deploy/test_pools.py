@@ -9,7 +9,7 @@ import pytest
 from hypothesis import given, settings
 
 from serve_app.config.app import AppConfig
-from serve_app.config.load import ROUTER_NAME, load_serve_config
+from serve_app.config.reader import ROUTER_NAME, read_serve_config
 from serve_app.deploy.fit import Room
 from serve_app.deploy.fleet import fit_all
 from serve_app.deploy.pools import (
@@ -34,7 +34,7 @@ def gpu_tier(name: str = "strong", **keys: Any) -> dict[str, Any]:
 
 
 def app_at(path: Path) -> AppConfig:
-    return load_serve_config(path).app
+    return read_serve_config(path).app
 
 
 def rooms(pools: tuple[NodePool, ...], *, most: bool) -> list[Room]:

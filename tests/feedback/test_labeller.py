@@ -14,7 +14,9 @@ from serve_app.core.call import Endpoint, Turn
 from serve_app.core.errors import TierOverloaded, UpstreamFailed
 from serve_app.core.load import TierLoad
 from serve_app.feedback.ask import shorten
-from serve_app.feedback.labeller import TRIES_MAX, IdleLabeller
+from serve_app.feedback.idle import IdleTiers
+from serve_app.feedback.label_maker import LabelMaker
+from serve_app.feedback.labeller import TRIES_MAX, IdleLabeller, State
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import TierPair
 from serve_app.feedback.tally import Fate, FeedbackTally
@@ -47,10 +49,10 @@ class Bench:
         self.labeller = self.build()
 
     def build(self, quiet_s: float = 0.0) -> IdleLabeller:
+        tiers = {"fast": self.fast, "strong": self.strong}
         return IdleLabeller(
-            PAIR,
-            {"fast": self.fast, "strong": self.strong},
-            runtime(),
+            LabelMaker(PAIR, tiers, runtime()),
+            IdleTiers(tiers),
             self.tally,
             lambda sample, label: self.labels.append((sample.request_id, label)),
             quiet_s=quiet_s,
@@ -82,17 +84,6 @@ async def test_the_same_answer_is_right_twice(bench: Bench) -> None:
     assert not bench.fast.requests
 
 
-async def test_of_different_answers_the_strongest_is_right(bench: Bench) -> None:
-    """Whichever of the two tiers the user's answer came from."""
-    bench.strong.say = bench.fast.say = lambda body: "41"
-    bench.labeller.offer(sample("a", asks="strong"))
-    bench.labeller.offer(sample("b", asks="fast"))
-    await bench.finish()
-    different = Label(0.0, 1.0, "match", same=False)
-    assert bench.labels == [("a", different), ("b", different)]
-    assert (len(bench.strong.requests), len(bench.fast.requests)) == (1, 1)
-
-
 async def test_a_users_call_stops_it_at_once(bench: Bench) -> None:
     """In the same turn of the loop the label call is cancelled, which stops its engine; when the
     call is over the sample is tried again."""
@@ -115,7 +106,7 @@ async def test_a_users_call_stops_it_at_once(bench: Bench) -> None:
 
 async def test_the_stopped_sample_is_the_next(bench: Bench) -> None:
     """It goes back to the front, and an answer that it had is not asked for again."""
-    bench.labeller.runtime = runtime(compare="judge")
+    bench.labeller.configure(runtime(compare="judge"))
     bench.fast.say = lambda body: "41"
     bench.strong.silent = True
     bench.labeller.offer(sample("a", asks="fast"))
@@ -250,21 +241,28 @@ async def test_an_engine_that_refuses_is_not_asked_again(bench: Bench) -> None:
     assert bench.tally.fates == {Fate.REFUSED: 1}
 
 
-@pytest.mark.parametrize(
-    ("said", "fate"),
-    [(" ", Fate.NO_TEXT), ("long " * 2000, Fate.TOO_LONG), ("x " * 3000, Fate.UNDECIDED)],
-)
-async def test_answers_without_a_label(bench: Bench, said: str, fate: Fate) -> None:
-    """It is counted why."""
-    bench.strong.say = lambda body: said
-    bench.labeller.offer(sample(answer="other words " * 50))
-    await bench.finish()
-    assert (bench.tally.fates, bench.labels) == ({fate: 1}, [])
+async def test_the_state_names_what_it_waits_for(bench: Bench) -> None:
+    """Clients' calls, then the pause after them, then a tier that is not idle, then a label."""
+    bench.labeller = bench.build(quiet_s=0.05)
+    assert bench.labeller.state is State.DONE
+    bench.strong.silent = bench.strong.told = True
+    bench.strong.foreign = 1
+    bench.labeller.call_began()
+    bench.labeller.offer(sample())
+    assert bench.labeller.state is State.SERVING
+    bench.labeller.call_ended()
+    assert bench.labeller.state is State.PAUSING
+    await until(lambda: bench.labeller.state is State.WATCHING)
+    assert not bench.strong.requests
+    bench.strong.foreign = 0
+    await until(lambda: bench.labeller.state is State.LABELLING)
+    await bench.labeller.close()
+    assert bench.labeller.state is State.DONE
 
 
 async def test_no_more_than_the_config_says_at_a_time(bench: Bench) -> None:
     """Its own calls on a tier do not count as others'."""
-    bench.labeller.runtime = runtime(concurrency=3)
+    bench.labeller.configure(runtime(concurrency=3))
     bench.strong.silent = bench.strong.told = True
     for number in range(5):
         bench.labeller.offer(sample(str(number)))
@@ -273,31 +271,11 @@ async def test_no_more_than_the_config_says_at_a_time(bench: Bench) -> None:
     assert bench.strong.open_exchanges == len(bench.strong.requests) == 3
 
 
-async def test_the_judge_says_who_is_right(bench: Bench) -> None:
-    """It is not asked about answers that are the same, and a verdict it cannot give is counted."""
-    bench.labeller.runtime = runtime(compare="judge")
-    bench.fast.say = lambda body: "42" if body["messages"][0]["content"] == "a" else "41"  # type: ignore[index]
-    bench.labeller.offer(sample("a", asks="fast"))
-    await bench.finish()
-    assert not bench.strong.requests
-    bench.strong.say = lambda body: '{"a_right": false, "b_right": false}'
-    bench.labeller.offer(sample("b", asks="fast"))
-    await bench.finish()
-    bench.strong.say = lambda body: "Both are fine."
-    bench.labeller.offer(sample("c", asks="fast"))
-    await bench.finish()
-    assert bench.labels == [
-        ("a", Label(1.0, 1.0, "match", same=True)),
-        ("b", Label(0.0, 0.0, "judge", same=False)),
-    ]
-    assert bench.tally.fates == {Fate.BAD_VERDICT: 1}
-
-
 async def test_switched_off_it_forgets(bench: Bench) -> None:
     """Samples that wait go when the operator switches the log off."""
     bench.labeller.call_began()
     bench.labeller.offer(sample())
-    bench.labeller.runtime = RuntimeConfig()
+    bench.labeller.configure(RuntimeConfig())
     bench.labeller.call_ended()
     await bench.finish()
     assert not bench.strong.requests
@@ -309,8 +287,8 @@ async def test_closing_stops_its_calls(bench: Bench) -> None:
     bench.labeller.offer(sample("a"))
     bench.labeller.offer(sample("b"))
     await until(lambda: bench.strong.open_exchanges)
-    tasks = [task for task in asyncio.all_tasks() if "IdleLabeller" in repr(task.get_coro())]
-    assert tasks
+    tasks = asyncio.all_tasks() - {asyncio.current_task()}
+    assert len(tasks) == 2, "the labeller and the label call"
     await bench.labeller.close()
     assert not bench.strong.open_exchanges
     assert not bench.labeller.pending

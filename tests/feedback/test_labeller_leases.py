@@ -9,6 +9,8 @@ import pytest
 from serve_app.config.runtime import LeaseConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Endpoint, Turn
+from serve_app.feedback.idle import IdleTiers
+from serve_app.feedback.label_maker import LabelMaker
 from serve_app.feedback.labeller import IdleLabeller
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import TierPair
@@ -35,10 +37,10 @@ class Bench:
         self.replica.stats.record(self.stats, None)  # type: ignore[arg-type]  # all that is read of it
         self.tally = FeedbackTally()
         self.labels: list[Label] = []
+        tiers = {"fast": TalkingTier(), "strong": client}
         self.labeller = IdleLabeller(
-            PAIR,
-            {"fast": TalkingTier(), "strong": client},
-            RUNTIME,
+            LabelMaker(PAIR, tiers, RUNTIME),
+            IdleTiers(tiers),
             self.tally,
             lambda sample, label: self.labels.append(label),
             quiet_s=0.05,

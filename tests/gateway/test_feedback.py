@@ -19,7 +19,7 @@ from serve_app.core.errors import DeadlineExceeded
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.tally import Fate
 from serve_app.gateway.app import build_gateway
-from serve_app.offline.learning.records import load_records
+from serve_app.offline.learning.records import read_records
 from serve_app.pipeline import Pipeline
 from serve_app.routing.scorer import HeuristicScorer
 from tests.fakes import FakeReadiness, FakeRecorder
@@ -117,7 +117,7 @@ async def test_a_call_and_its_label_are_kept(service: Service) -> None:
     assert "answer" not in call
     assert (label["small_score"], label["large_score"]) == (0, 1)
     assert (label["label"], label["same"]) == ("match", False)
-    [record] = load_records([service.directory]).items
+    [record] = read_records([service.directory]).items
     assert (record.text, record.fast, record.strong) == ("Hi", 0, 1)
     assert record.pair == ("demo-fast", "demo-strong")
 
@@ -329,7 +329,7 @@ async def test_feedback_overrules_a_label(service: Service) -> None:
     await until(lambda: service.feedback.tally.fates[Fate.LABELLED_MATCH])
     await service.report(request_id=answered.headers["x-request-id"], right=True)
     await service.lines()
-    [record] = load_records([service.directory]).items
+    [record] = read_records([service.directory]).items
     assert (record.fast, record.strong) == (1, 1)
 
 

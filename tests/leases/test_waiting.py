@@ -7,6 +7,7 @@ import asyncio
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.leases.order import Claim, FairOrder
 from serve_app.leases.waiting import Ask, Waiter, WaitingCalls
 
 SESSIONS = st.sampled_from([None, "a", "b"])
@@ -89,3 +90,25 @@ class Machine:
         )
         assert {id(ask) for ask in standing} <= {id(ask) for ask in self.asked}
         assert self.waiting.orphans == len(self.asked) - len(standing)
+
+
+def test_a_refusal_meets_the_tenant_that_fills_the_queue() -> None:
+    """Ray refuses the newest request; the call that fails is the newest of the longest line."""
+    loop = asyncio.new_event_loop()
+    try:
+        waiting = WaitingCalls()
+        waiting.use_order(FairOrder(loop.time, batch_wait_max_s=60))
+        flood = [Waiter(None, loop=loop, claim=Claim("flood", 1, 10)) for _ in range(5)]
+        for waiter in flood:
+            waiting.add(waiter, None)
+        quiet = Waiter(None, loop=loop, claim=Claim("quiet", 1, 10))
+        ask = waiting.add(quiet, None)
+        assert ask is not None
+        refused = waiting.refuse(ask)
+        assert refused is flood[-1]
+        waiting.leave(refused)
+        assert (quiet.ask is not None, len(waiting)) == (True, 5)
+        assert quiet.ask is not None
+        assert waiting.grant(quiet.ask) is flood[0]
+    finally:
+        loop.close()

@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.model_files.sums import BadSums, load_sums, parse_sums, render_sums, write_sums
+from serve_app.model_files.sums import BadSums, parse_sums, read_sums, render_sums, write_sums
 
 A, B = "a" * 64, "b" * 64
 NAMES = ("plain", "with space", "new\nline", "back\\slash", "car\rriage", "*star", "文件", "\udcff")
@@ -38,7 +38,7 @@ def test_sha256sum_checks_what_is_written(tmp_path: Path, odd: dict[str, str]) -
     write_sums(tmp_path, odd)
     command = ["sha256sum", "--check", "--strict", "SHA256SUMS"]
     subprocess.run(command, cwd=tmp_path, check=True, capture_output=True)
-    assert load_sums(tmp_path / "SHA256SUMS") == odd
+    assert read_sums(tmp_path / "SHA256SUMS") == odd
     assert sorted(path.name for path in tmp_path.iterdir()) == sorted([*NAMES, "SHA256SUMS"])
 
 

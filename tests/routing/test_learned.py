@@ -17,12 +17,12 @@ from serve_app.routing.learned import LearnedScorer
 from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.scorer import HeuristicScorer
 from serve_app.routing.vector import weigh_terms
-from serve_app.routing.weights import RoutingWeights, WeightsRefused, load_weights, save_weights
+from serve_app.routing.weights import RoutingWeights, WeightsRefused, read_weights, save_weights
 from tests.routing.prompts import AROUND, DO_IT, EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
 from tests.routing.strategies import PROMPTS
 
 THRESHOLD = RoutingConfig().strong_score_min
-SHIPPED = LearnedScorer(load_weights())
+SHIPPED = LearnedScorer(read_weights())
 HARD = "Prove by induction that the sum of the first n odd numbers is n^2."
 EASY = "What's the capital of Australia?"
 

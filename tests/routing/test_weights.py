@@ -19,7 +19,7 @@ from serve_app.routing.weights import (
     Provenance,
     RoutingWeights,
     WeightsRefused,
-    load_weights,
+    read_weights,
     save_weights,
 )
 
@@ -60,7 +60,7 @@ def test_a_file_keeps_everything(path: Path) -> None:
     """What was saved predicts the same, but for the rounding of half precision."""
     weights = draw_weights()
     save_weights(weights, path)
-    loaded = load_weights(path)
+    loaded = read_weights(path)
     assert loaded.provenance == weights.provenance
     assert (loaded.gain_min, loaded.steepness) == (0.2, weights.steepness)
     assert loaded.predict(VECTOR) == pytest.approx(weights.predict(VECTOR), abs=1e-2)
@@ -71,7 +71,7 @@ def test_a_file_keeps_everything(path: Path) -> None:
 def test_the_shipped_file_is_small_and_known() -> None:
     """It loads, and says what it was learnt from; the data sheet lies beside it."""
     assert SHIPPED_WEIGHTS.stat().st_size <= FILE_BYTES_MAX
-    provenance = load_weights().provenance
+    provenance = read_weights().provenance
     assert provenance.records > 1000
     sheet = SHIPPED_WEIGHTS.with_name("WEIGHTS.md").read_text(encoding="utf-8")
     assert provenance.records_sha256 in sheet
@@ -100,20 +100,20 @@ def test_foreign_files_are_refused(path: Path, content: bytes, words: str) -> No
     """Whatever is no such file is said to be none."""
     path.write_bytes(content)
     with pytest.raises(WeightsRefused, match=words):
-        load_weights(path)
+        read_weights(path)
 
 
 def test_a_missing_file_is_refused(path: Path) -> None:
     """By its name."""
     with pytest.raises(WeightsRefused, match=r"weights\.safetensors: No such file"):
-        load_weights(path)
+        read_weights(path)
 
 
 def test_a_cut_file_is_refused(path: Path) -> None:
     """Half a copy is not half as good."""
     path.write_bytes(SHIPPED_WEIGHTS.read_bytes()[:-100])
     with pytest.raises(WeightsRefused, match="damaged"):
-        load_weights(path)
+        read_weights(path)
 
 
 @pytest.mark.parametrize(
@@ -132,7 +132,7 @@ def test_other_versions_are_refused(path: Path, changes: dict[str, str], words: 
     """Weights mean something for the features that they were fitted to, and nothing else."""
     write(path, METADATA | changes)
     with pytest.raises(WeightsRefused, match=words):
-        load_weights(path)
+        read_weights(path)
 
 
 @pytest.mark.parametrize(
@@ -148,4 +148,4 @@ def test_other_tensors_are_refused(path: Path, changes: dict[str, Any], words: s
     """Every tensor must be there, in its type and shape, and finite."""
     write(path, METADATA, **changes)
     with pytest.raises(WeightsRefused, match=words):
-        load_weights(path)
+        read_weights(path)

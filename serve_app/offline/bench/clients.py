@@ -23,10 +23,10 @@ import uvloop
 
 from serve_app.config.runtime import DeadlinesConfig
 from serve_app.leases.http1 import ConnectionPool
+from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.journal import append_section, print_report, render_section
 from serve_app.offline.bench.machine import describe_machine
 from serve_app.offline.bench.options import check_outputs
-from serve_app.offline.bench.report import Grid
 from serve_app.offline.bench.results import build_console
 from serve_app.offline.bench.summary import ratio
 

@@ -68,10 +68,10 @@ class Spent:
     elsewhere_s: float
 
 
-def read_clocks(owners: Sequence[int], load_generator: int) -> Clocks:
+def read_clocks(owners: Sequence[int], generator_pid: int) -> Clocks:
     """Reads the clocks of the load generator and of all descendants of the owners."""
     processes = {_key(process): _read(process) for owner in owners for process in _family(owner)}
-    generator = psutil.Process(load_generator)
+    generator = psutil.Process(generator_pid)
     processes[_key(generator)] = (Part.LOAD_GENERATOR, _cpu_s(generator))
     return Clocks(processes, _machine_s())
 

@@ -12,12 +12,12 @@ from typing import Annotated
 import typer
 
 from serve_app import demo
-from serve_app.offline.bench.generator import load_generator
+from serve_app.offline.bench.generator import run_load_generator
+from serve_app.offline.bench.grids import PEER, build_report
 from serve_app.offline.bench.journal import append_section, render_section
-from serve_app.offline.bench.load import Load
 from serve_app.offline.bench.machine import describe_machine
 from serve_app.offline.bench.options import check_outputs, parse_counts
-from serve_app.offline.bench.report import PEER, build_report
+from serve_app.offline.bench.phase import Phase
 from serve_app.offline.bench.results import collect
 from serve_app.offline.bench.runner import Plan, measure
 from serve_app.offline.bench.summary import Measurement
@@ -72,9 +72,9 @@ def overhead(
     names, counts = _parse_names(only), parse_counts(clients)
     check_outputs(json, None if quick else log, lock)
     machine = describe_machine()
-    loads = build_loads(counts, _QUICK_WINDOW_S if quick else _WINDOW_S, long_tokens)
+    phases = build_phases(counts, _QUICK_WINDOW_S if quick else _WINDOW_S, long_tokens)
     measurements, failure = collect(
-        _measure_all(names, loads, lock, reuse_s), build_report, machine, json
+        _measure_all(names, phases, lock, reuse_s), build_report, machine, json
     )
     if failure is not None:
         _say(f"The run failed; nothing is written to the log. {failure}")
@@ -84,14 +84,14 @@ def overhead(
         append_section(log, render_section(machine, command, build_report(measurements)))
 
 
-def build_loads(
+def build_phases(
     counts: Sequence[int], window_s: float, long_tokens: int = _LONG_TOKENS
-) -> list[Load]:
+) -> list[Phase]:
     """Short answers, streamed and whole, for every count; long streams for the largest count."""
     shapes = [(count, stream, _SHORT_TOKENS) for stream in (True, False) for count in counts]
     shapes.append((max(counts), True, long_tokens))
     return [
-        Load(
+        Phase(
             host=HOST,
             port=0,
             model=MODEL_ID,
@@ -121,14 +121,14 @@ def _render_command(only: str, clients: str, long_tokens: int, reuse_s: float | 
 
 
 def _measure_all(
-    names: Sequence[str], loads: Sequence[Load], lock: Path | None, reuse_s: float | None
+    names: Sequence[str], phases: Sequence[Phase], lock: Path | None, reuse_s: float | None
 ) -> Iterator[Measurement]:
     """The targets; the peer runs first and last, so that a drift of the machine shows."""
-    plan = Plan(loads, demo.locate("fast"), lock, _say)
+    plan = Plan(phases, demo.locate("fast"), lock, _say)
     leases = {} if reuse_s is None else {"reuse_s": reuse_s}
     ours: Builder = partial(build_ours, leases=leases)
     builders = {**BUILDERS, "ours": ours}
-    with load_generator() as generator:
+    with run_load_generator() as generator:
         yield from measure(build_responder, plan, generator, "ceiling")
         for name in names:
             yield from measure(builders[name], plan, generator, name)

@@ -11,10 +11,10 @@ from typing import Any
 
 import orjson
 
+from serve_app.offline.bench.bench_errors import GeneratorFailed
 from serve_app.offline.bench.clocks import Clocks
-from serve_app.offline.bench.errors import GeneratorFailed
-from serve_app.offline.bench.load import Load, Outcome
 from serve_app.offline.bench.loadgen import BEGUN, ENDED
+from serve_app.offline.bench.phase import Outcome, Phase
 
 
 class LoadGenerator:
@@ -24,10 +24,12 @@ class LoadGenerator:
         self.pid = process.pid
         self._process = process
 
-    def run(self, load: Load, read_clocks: Callable[[], Clocks]) -> tuple[Outcome, Clocks, Clocks]:
-        """Drives one load and reads the clocks at both edges of its window."""
+    def run(
+        self, phase: Phase, read_clocks: Callable[[], Clocks]
+    ) -> tuple[Outcome, Clocks, Clocks]:
+        """Drives one phase and reads the clocks at both edges of its window."""
         assert self._process.stdin is not None
-        self._process.stdin.write(orjson.dumps(asdict(load)) + b"\n")
+        self._process.stdin.write(orjson.dumps(asdict(phase)) + b"\n")
         self._process.stdin.flush()
         self._expect(BEGUN)
         before = read_clocks()
@@ -49,7 +51,7 @@ class LoadGenerator:
 
 
 @contextmanager
-def load_generator() -> Iterator[LoadGenerator]:
+def run_load_generator() -> Iterator[LoadGenerator]:
     """Runs a load generator; it ends when its input does, even if the bench is killed."""
     process = subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.loadgen"],

@@ -12,8 +12,8 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.machine import Machine
-from serve_app.offline.bench.report import Grid
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

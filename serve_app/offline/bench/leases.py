@@ -11,11 +11,11 @@ from typing import Annotated
 import typer
 import uvloop
 
+from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.journal import append_section, print_report, render_section
 from serve_app.offline.bench.lease_trials import TRIALS
 from serve_app.offline.bench.machine import describe_machine
 from serve_app.offline.bench.options import check_outputs, parse_counts
-from serve_app.offline.bench.report import Grid
 from serve_app.offline.bench.results import build_console
 from serve_app.offline.bench.summary import ratio
 

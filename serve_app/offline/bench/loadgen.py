@@ -1,7 +1,8 @@
 """The load generator, a process of its own: `python -m serve_app.offline.bench.loadgen`.
 
-Each line of its input is a load; it answers each with the lines `begun` and `ended` at the edges of
-the measured window, so that the bench can read the CPU clocks there, and then with the outcome.
+Each line of its input is a phase. It answers each phase with the lines `begun` and `ended` at the
+edges of the measured window, so that the bench can read the CPU clocks there, and then with the
+outcome.
 """
 
 from __future__ import annotations
@@ -15,27 +16,27 @@ import orjson
 import uvloop
 
 from serve_app.offline.bench.connection import LoadConnection, RequestFailed, Timing, connect
-from serve_app.offline.bench.load import Load, Outcome, Requests
+from serve_app.offline.bench.phase import Outcome, Phase, Requests
 
 BEGUN = "begun"
 ENDED = "ended"
 _PAUSE_AFTER_ERROR_S = 0.05
 
 
-async def generate(load: Load, announce: Callable[[str], None]) -> Outcome:
-    """Drives one load to its end, the answers still on their way included."""
-    generator = _Generator(load)
-    clients = [asyncio.create_task(generator.client()) for _ in range(load.clients)]
-    await asyncio.sleep(load.warmup_s)
+async def generate(phase: Phase, announce: Callable[[str], None]) -> Outcome:
+    """Drives one phase to its end, the answers still on their way included."""
+    generator = _Generator(phase)
+    clients = [asyncio.create_task(generator.client()) for _ in range(phase.clients)]
+    await asyncio.sleep(phase.warmup_s)
     announce(BEGUN)
     generator.samples.clear()
     begun_at = perf_counter()
-    await asyncio.sleep(load.window_s)
+    await asyncio.sleep(phase.window_s)
     # What ends while the clocks are read or the last answers drain does not belong to the window.
     window_s, samples = perf_counter() - begun_at, generator.samples
     generator.stop()
     announce(ENDED)
-    await _drain(clients, load.drain_s, generator.errors)
+    await _drain(clients, phase.drain_s, generator.errors)
     return Outcome(
         first_event_s=[sample.first_event_s for sample in samples],
         total_s=[sample.total_s for sample in samples],
@@ -55,13 +56,13 @@ async def _drain(clients: list[asyncio.Task[None]], drain_s: float, errors: Coun
 
 
 class _Generator:
-    """The clients of one load and their results."""
+    """The clients of one phase and their results."""
 
-    def __init__(self, load: Load) -> None:
+    def __init__(self, phase: Phase) -> None:
         self.samples: list[Timing] = []
         self.errors: Counter[str] = Counter()
-        self._load = load
-        self._requests = Requests(load)
+        self._phase = phase
+        self._requests = Requests(phase)
         self._stopped = False
 
     def stop(self) -> None:
@@ -86,14 +87,14 @@ class _Generator:
         if old is not None:
             old.close()
         try:
-            return await connect(self._load.host, self._load.port)
+            return await connect(self._phase.host, self._phase.port)
         except RequestFailed as error:
             await self._count(error)
             return None
 
     async def _ask(self, connection: LoadConnection) -> None:
         try:
-            sample = await connection.ask(self._requests.next(), self._load.stream)
+            sample = await connection.ask(self._requests.next(), self._phase.stream)
         except RequestFailed as error:
             connection.close()
             await self._count(error)
@@ -106,7 +107,7 @@ class _Generator:
 
 
 def main() -> None:
-    """Serves loads until its input ends."""
+    """Serves phases until its input ends."""
     # Not sys.stdout: under PYTHONUNBUFFERED it is raw, and a raw write may take only a part.
     with open(0, "rb", closefd=False) as heard, open(1, "wb", closefd=False) as said:
 
@@ -115,7 +116,7 @@ def main() -> None:
             said.flush()
 
         for line in heard:
-            say(uvloop.run(generate(Load(**orjson.loads(line)), say)))
+            say(uvloop.run(generate(Phase(**orjson.loads(line)), say)))
 
 
 if __name__ == "__main__":

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import psutil
 
-from serve_app.offline.bench.errors import ServerEnded
+from serve_app.offline.bench.bench_errors import ServerEnded
 
 MARKER = "SERVE_APP_BENCH_OWNED"
 _GRACE_S = 30.0

@@ -18,8 +18,8 @@ from time import perf_counter
 
 import orjson
 
+from serve_app.offline.bench.bench_errors import CallFailed, PromptsTakeAll, WindowTooShort
 from serve_app.offline.bench.connection import LoadConnection, RequestFailed, connect
-from serve_app.offline.bench.errors import CallFailed, PromptsTakeAll, WindowTooShort
 from serve_app.offline.bench.summary import percentile
 
 TOKEN_IDS = (256, 1280)

@@ -25,7 +25,7 @@ from serve_app.autoscaling.ray_policies import (
     WANTED_PREFIX,
     JointPolicy,
 )
-from serve_app.offline.bench.errors import BenchFailed
+from serve_app.offline.bench.bench_errors import BenchFailed
 from serve_app.offline.simulation.cluster import TierView
 
 Policy = Callable[[AutoscalingContext], tuple[int | float, dict[str, Any]]]

@@ -5,8 +5,8 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping, Sequence
 
 from serve_app.offline.bench.clocks import Part
+from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.replica_runs import SizeResult
-from serve_app.offline.bench.report import Grid
 from serve_app.offline.bench.summary import ratio
 
 _NOISY_RATIO = 0.1

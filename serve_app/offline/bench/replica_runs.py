@@ -19,12 +19,12 @@ from typing import Any, Literal
 import orjson
 
 from serve_app.config.environment import local_environment, ray_environment, socket_dir
+from serve_app.offline.bench.bench_errors import ServerNotReady
 from serve_app.offline.bench.clocks import Part, Spent, read_clocks, subtract_clocks
-from serve_app.offline.bench.errors import ServerNotReady
 from serve_app.offline.bench.generator import LoadGenerator
-from serve_app.offline.bench.load import Load
 from serve_app.offline.bench.ownership import Owned, owned
-from serve_app.offline.bench.runner import find_free_port, locked, measure_load
+from serve_app.offline.bench.phase import Phase
+from serve_app.offline.bench.runner import find_free_port, locked, measure_phase
 from serve_app.offline.bench.simulated import COUNTS_PATH, LOOPBACK, SimulationOptions
 from serve_app.offline.bench.summary import Measurement
 from serve_app.offline.bench.targets import HOST, MODEL_ID, Target, build_serve_run
@@ -73,7 +73,7 @@ def parse_size(text: str) -> Size:
 class ReplicaPlan:
     """The measurements of every size. `leases` is this part of the Routers' config."""
 
-    load: Load
+    phase: Phase
     pace_s: float
     leases: Mapping[str, float]
     haproxy: bool
@@ -186,8 +186,8 @@ def _measure(
     size: Size, plan: ReplicaPlan, server: Owned, ports: _Ports, generator: LoadGenerator
 ) -> SizeResult:
     def drive(name: str, port: int, **changes: float) -> Measurement:
-        load = replace(plan.load, port=port, **changes)  # type: ignore[arg-type]  # seconds only
-        return measure_load(name, load, server, generator)
+        phase = replace(plan.phase, port=port, **changes)  # type: ignore[arg-type]  # seconds only
+        return measure_phase(name, phase, server, generator)
 
     # The first calls open connections and ask every replica for its first place.
     drive(SERVICE, ports.service, warmup_s=3.0, window_s=1.0)

@@ -10,11 +10,11 @@ from typing import Annotated
 
 import typer
 
-from serve_app.offline.bench.generator import load_generator
+from serve_app.offline.bench.generator import run_load_generator
 from serve_app.offline.bench.journal import append_section, render_section
-from serve_app.offline.bench.load import Load
 from serve_app.offline.bench.machine import describe_machine
 from serve_app.offline.bench.options import check_outputs
+from serve_app.offline.bench.phase import Phase
 from serve_app.offline.bench.replica_report import build_grids
 from serve_app.offline.bench.replica_runs import ReplicaPlan, Size, SizeResult, parse_size, run_size
 from serve_app.offline.bench.results import collect
@@ -67,7 +67,7 @@ def replicas(
     leases = {"reuse_s": reuse_s, "age_max_s": age_max_s}
     given = {name: value for name, value in leases.items() if value is not None}
     plan = ReplicaPlan(
-        _build_load(clients, tokens, window_s), pace_ms / 1000, given, haproxy, lock, _say
+        _build_phase(clients, tokens, window_s), pace_ms / 1000, given, haproxy, lock, _say
     )
     machine = describe_machine()
     results, failure = collect(_run_all(wanted, plan), build_grids, machine, json)
@@ -80,13 +80,13 @@ def replicas(
 
 
 def _run_all(sizes: Sequence[Size], plan: ReplicaPlan) -> Iterator[SizeResult]:
-    with load_generator() as generator:
+    with run_load_generator() as generator:
         for size in sizes:
             yield run_size(size, plan, generator)
 
 
-def _build_load(clients: int, tokens: int, window_s: float) -> Load:
-    return Load(
+def _build_phase(clients: int, tokens: int, window_s: float) -> Phase:
+    return Phase(
         host=HOST,
         port=0,
         model=MODEL_ID,

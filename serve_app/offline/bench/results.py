@@ -9,10 +9,10 @@ from typing import TYPE_CHECKING, TypeVar
 from rich.console import Console
 
 from serve_app import demo
-from serve_app.offline.bench.errors import BenchFailed
+from serve_app.offline.bench.bench_errors import BenchFailed
+from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.journal import print_report, write_json
 from serve_app.offline.bench.machine import Machine
-from serve_app.offline.bench.report import Grid
 
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance

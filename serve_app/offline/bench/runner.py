@@ -1,4 +1,4 @@
-"""Start each server, run every load against it, and stop it; never two servers at once."""
+"""Start each server, run every phase against it, and stop it; never two servers at once."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from pathlib import Path
 
 import orjson
 
+from serve_app.offline.bench.bench_errors import RequestsFailed, ServerNotReady
 from serve_app.offline.bench.clocks import Clocks, Spent, read_clocks, subtract_clocks
-from serve_app.offline.bench.errors import RequestsFailed, ServerNotReady
 from serve_app.offline.bench.generator import LoadGenerator
-from serve_app.offline.bench.load import Load, Outcome
 from serve_app.offline.bench.machine import count_cores
 from serve_app.offline.bench.ownership import Owned, owned
+from serve_app.offline.bench.phase import Outcome, Phase
 from serve_app.offline.bench.summary import Measurement, summarize
 from serve_app.offline.bench.targets import HOST, MODEL_ID, Place, Target
 
@@ -31,7 +31,7 @@ _READY_POLL_S = 0.5
 class Plan:
     """What is measured of every server; `lock` is a file that is locked while a server runs."""
 
-    loads: Sequence[Load]
+    phases: Sequence[Phase]
     model: Path
     lock: Path | None
     say: Callable[[str], None]
@@ -41,9 +41,9 @@ class Plan:
 def measure(
     build: Callable[[Place], Target], plan: Plan, generator: LoadGenerator, name: str
 ) -> Iterator[Measurement]:
-    """Runs one server through all loads, each measured when it is asked for.
+    """Runs one server through all phases, each measured when it is asked for.
 
-    `name` is what the report calls the server. The server ends after its last load.
+    `name` is what the report calls the server. The server ends after its last phase.
 
     Raises:
         BenchFailed: it did not start, or a request failed.
@@ -56,36 +56,38 @@ def measure(
         with owned(target.name, target.command, target.env, place.scratch / "log") as server:
             _wait_ready(server, place.port)
             plan.say(f"{name}: ready after {time.monotonic() - started_at:.0f} s")
-            loads = [replace(load, port=place.port) for load in plan.loads]
-            yield from _measure_loads(name, server, loads, plan, generator)
+            phases = [replace(phase, port=place.port) for phase in plan.phases]
+            yield from _measure_phases(name, server, phases, plan, generator)
 
 
-def _measure_loads(
-    name: str, server: Owned, loads: Sequence[Load], plan: Plan, generator: LoadGenerator
+def _measure_phases(
+    name: str, server: Owned, phases: Sequence[Phase], plan: Plan, generator: LoadGenerator
 ) -> Iterator[Measurement]:
     # The first requests compile templates and open connections; they do not count.
-    longest = max(loads, key=lambda load: load.clients)
+    longest = max(phases, key=lambda phase: phase.clients)
     warmup = replace(longest, warmup_s=plan.first_warmup_s, window_s=0.1)
     _drive(name, warmup, server, generator)
-    for load in loads:
-        measured = measure_load(name, load, server, generator)
-        plan.say(f"{name}: {load.label}: {measured.requests_per_s:.1f} requests/s")
+    for phase in phases:
+        measured = measure_phase(name, phase, server, generator)
+        plan.say(f"{name}: {phase.label}: {measured.requests_per_s:.1f} requests/s")
         yield measured
 
 
-def measure_load(name: str, load: Load, server: Owned, generator: LoadGenerator) -> Measurement:
-    """Drives one load against a running server, and sums it up."""
-    outcome, spent = _drive(name, load, server, generator)
-    return summarize(name, load, outcome, spent, count_cores())
+def measure_phase(name: str, phase: Phase, server: Owned, generator: LoadGenerator) -> Measurement:
+    """Drives one phase against a running server, and sums it up."""
+    outcome, spent = _drive(name, phase, server, generator)
+    return summarize(name, phase, outcome, spent, count_cores())
 
 
-def _drive(name: str, load: Load, server: Owned, generator: LoadGenerator) -> tuple[Outcome, Spent]:
+def _drive(
+    name: str, phase: Phase, server: Owned, generator: LoadGenerator
+) -> tuple[Outcome, Spent]:
     def clocks() -> Clocks:
         return read_clocks([server.pid], generator.pid)
 
-    outcome, before, after = generator.run(load, clocks)
+    outcome, before, after = generator.run(phase, clocks)
     if outcome.errors:
-        raise RequestsFailed(name, load.label, outcome.errors, server.log_tail())
+        raise RequestsFailed(name, phase.label, outcome.errors, server.log_tail())
     return outcome, subtract_clocks(after, before)
 
 

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from statistics import fmean, stdev
 
-from serve_app.offline.bench.report import Grid
+from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.scaling_picture import draw_runs
 from serve_app.offline.bench.scaling_runs import (
     JUDGING_SEEDS,

@@ -16,7 +16,7 @@ from ray.serve.config import AutoscalingConfig, AutoscalingContext, AutoscalingP
 
 from serve_app.autoscaling.ray_policies import JointPolicy, LLMPolicy, Scaled
 from serve_app.deploy.plan import LLM_LOOK_BACK_S, LLM_METRICS_INTERVAL_S, LLM_POLICY
-from serve_app.offline.bench.errors import BenchFailed
+from serve_app.offline.bench.bench_errors import BenchFailed
 from serve_app.offline.bench.ray_controller import Policy, RayController, RayJointController
 from serve_app.offline.simulation.cluster import Cluster, Controller, News, SimTier
 from serve_app.offline.simulation.hardware import fast_tier, strong_tier, token_rates

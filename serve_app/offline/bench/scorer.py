@@ -11,14 +11,14 @@ import typer
 from rich.console import Console
 
 from serve_app.core.call import Prompt, Turn
+from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.journal import append_section, print_report, render_section
 from serve_app.offline.bench.machine import describe_machine
 from serve_app.offline.bench.options import check_outputs
-from serve_app.offline.bench.report import Grid
 from serve_app.offline.bench.summary import percentile
 from serve_app.routing.learned import LearnedScorer
 from serve_app.routing.scorer import HeuristicScorer, Scorer
-from serve_app.routing.weights import load_weights
+from serve_app.routing.weights import read_weights
 
 LENGTHS = (50, 2_000, 100_000)
 _WIDTH = 120
@@ -96,7 +96,7 @@ def time_scorers(
 def _measure_all(rounds: int) -> Iterator[Sequence[str]]:
     scorers: Mapping[str, Scorer] = {
         "heuristic (peer)": HeuristicScorer(),
-        "learned": LearnedScorer(load_weights()),
+        "learned": LearnedScorer(read_weights()),
     }
     peer = next(iter(scorers))
     for chars in LENGTHS:

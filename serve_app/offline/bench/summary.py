@@ -6,14 +6,14 @@ import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
+from serve_app.offline.bench.bench_errors import NothingMeasured
 from serve_app.offline.bench.clocks import Part, Spent
-from serve_app.offline.bench.errors import NothingMeasured
-from serve_app.offline.bench.load import Load, Outcome
+from serve_app.offline.bench.phase import Outcome, Phase
 
 
 @dataclass(frozen=True, slots=True)
 class Measurement:
-    """One server under one load; only streams have a time to first token."""
+    """One server under one phase; only streams have a time to first token."""
 
     target: str
     phase: str
@@ -45,21 +45,21 @@ def ratio(value: float, base: float) -> float:
     return value / base if base else math.nan
 
 
-def summarize(target: str, load: Load, outcome: Outcome, spent: Spent, cores: int) -> Measurement:
+def summarize(target: str, phase: Phase, outcome: Outcome, spent: Spent, cores: int) -> Measurement:
     """The numbers of one phase. `spent` was read at the edges of the outcome's window."""
     requests = len(outcome.total_s)
     if requests == 0:
-        raise NothingMeasured(target, load.label, outcome.window_s)
+        raise NothingMeasured(target, phase.label, outcome.window_s)
     first_ms = [1000 * seconds for seconds in outcome.first_event_s]
     total_ms = [1000 * seconds for seconds in outcome.total_s]
     return Measurement(
         target=target,
-        phase=load.label,
+        phase=phase.label,
         requests=requests,
         requests_per_s=requests / outcome.window_s,
-        tokens_per_s=requests * load.output_tokens / outcome.window_s,
-        ttft_p50_ms=percentile(first_ms, 0.5) if load.stream else None,
-        ttft_p99_ms=percentile(first_ms, 0.99) if load.stream else None,
+        tokens_per_s=requests * phase.output_tokens / outcome.window_s,
+        ttft_p50_ms=percentile(first_ms, 0.5) if phase.stream else None,
+        ttft_p99_ms=percentile(first_ms, 0.99) if phase.stream else None,
         total_p50_ms=percentile(total_ms, 0.5),
         total_p99_ms=percentile(total_ms, 0.99),
         cpu_ms={part: 1000 * seconds / requests for part, seconds in spent.parts.items()},

@@ -11,7 +11,7 @@ from serve_app.model_files.files import Listing, find_pickles, list_files
 from serve_app.model_files.finding import Finding
 from serve_app.model_files.hashing import Progress, no_progress
 from serve_app.model_files.integrity import check_sums
-from serve_app.model_files.sums import SUMS_NAME, BadSums, load_sums
+from serve_app.model_files.sums import SUMS_NAME, BadSums, read_sums
 from serve_app.offline.checkpoints.settings import SETTINGS, Settings, check_settings
 from serve_app.offline.checkpoints.template import check_template
 from serve_app.offline.checkpoints.tensors import check_weights
@@ -90,7 +90,7 @@ def _check_sums(
         report.checked["sums"] = f"not checked: {SUMS_NAME} is missing; --write-sums writes it"
         return
     try:
-        expected = load_sums(report.directory / SUMS_NAME) if sums is None else sums
+        expected = read_sums(report.directory / SUMS_NAME) if sums is None else sums
     except BadSums as error:
         report.findings.append(
             Finding(SUMS_NAME, str(error), "remove the list and write it again with --write-sums")

@@ -8,7 +8,7 @@ from typing import Any
 
 from tokenizers import Tokenizer
 
-from serve_app.model_files.files import load_json_object
+from serve_app.model_files.files import read_json_object
 from serve_app.model_files.finding import Finding
 
 CONFIG, GENERATION, TOKENIZER = "config.json", "generation_config.json", "tokenizer.json"
@@ -36,7 +36,7 @@ class Settings:
             self._read[name] = {}
             if name in self.files:
                 try:
-                    self._read[name] = load_json_object(self.directory / name)
+                    self._read[name] = read_json_object(self.directory / name)
                 except ValueError as error:
                     self.find(name, str(error), _COPY)
         return self._read[name]

@@ -11,7 +11,7 @@ from pathlib import Path
 
 from safetensors import SafetensorError, safe_open
 
-from serve_app.model_files.files import load_json_object
+from serve_app.model_files.files import read_json_object
 from serve_app.model_files.finding import Finding
 
 INDEX_NAME = "model.safetensors.index.json"
@@ -51,7 +51,7 @@ def read_shard(path: Path) -> Shard:
 def check_weights(
     directory: Path, files: Mapping[str, int]
 ) -> tuple[dict[str, Shard], list[Finding]]:
-    """Check every safetensors file, and that the files that an engine loads form one model."""
+    """Check every safetensors file, and that the files that an engine reads form one model."""
     shards: dict[str, Shard] = {}
     findings = []
     for name in files:
@@ -76,7 +76,7 @@ def _check_index(
         yield from _check_numbers(shards)
         return
     try:
-        index = load_json_object(directory / INDEX_NAME)
+        index = read_json_object(directory / INDEX_NAME)
         weight_map = _parse_weight_map(index)
     except ValueError as error:
         yield Finding(INDEX_NAME, str(error), _COPY)

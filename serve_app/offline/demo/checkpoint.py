@@ -1,4 +1,4 @@
-"""Writes one checkpoint directory in the form that vLLM and transformers load."""
+"""Writes one checkpoint directory in the form that vLLM and transformers read."""
 
 import hashlib
 import json

@@ -55,13 +55,13 @@ def main(argv: Sequence[str] | None = None) -> None:
     options = parser.parse_args(argv)
     model = Qwen3ForCausalLM.from_pretrained(options.model, dtype=torch.bfloat16)
     tokenizer = Tokenizer.from_file(str(options.model / "tokenizer.json"))
-    judged = list(probe(model, tokenizer, load_questions(options.set)))
+    judged = list(probe(model, tokenizer, read_test_questions(options.set)))
     sys.stdout.write(render_table(judged))
     if options.wrong:
         sys.stdout.write("".join(render_wrong(judged)))
 
 
-def load_questions(path: Path) -> list[Question]:
+def read_test_questions(path: Path) -> list[Question]:
     lines = map(json.loads, path.read_text(encoding="utf-8").splitlines())
     return [Question(line["messages"], line["check"], line["tags"]) for line in lines]
 

@@ -13,7 +13,7 @@ from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 
 READ_BYTES = 256 * 1024 * 1024
 GB = 1e9
-LOAD_S_MAX = 600.0
+READ_S_MAX = 600.0
 
 
 def check_model_of(tier: TierConfig, locate: Callable[[str], Path]) -> Iterator[CheckResult]:
@@ -68,9 +68,9 @@ def _check_rate(check: str, directory: Path) -> Iterator[CheckResult]:
         return
     whole = sum(path.stat().st_size for path in files)
     rate = measure_read_rate(files[-1])
-    load_s = whole / rate
-    what = f"{whole / GB:.1f} GB at {rate / GB:.2f} GB/s: {load_s:.0f} s to read"
-    if load_s <= LOAD_S_MAX:
+    read_s = whole / rate
+    what = f"{whole / GB:.1f} GB at {rate / GB:.2f} GB/s: {read_s:.0f} s to read"
+    if read_s <= READ_S_MAX:
         yield ok(check, what)
         return
     yield CheckResult(

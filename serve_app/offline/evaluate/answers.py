@@ -11,7 +11,7 @@ from typing import BinaryIO
 
 import orjson
 
-from serve_app.offline.evaluate.errors import OtherEvaluation
+from serve_app.offline.evaluate.evaluation_errors import OtherEvaluation
 
 ANSWERS_FILE = "answers.jsonl"
 SETTINGS_FILE = "settings.json"

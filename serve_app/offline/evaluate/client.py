@@ -15,7 +15,7 @@ import orjson
 from serve_app.offline.evaluate.answers import GradedAnswer, Settings
 from serve_app.offline.evaluate.checks import CheckBroke
 from serve_app.offline.evaluate.dataset import Item
-from serve_app.offline.evaluate.errors import CallRefused, EndpointDown
+from serve_app.offline.evaluate.evaluation_errors import CallRefused, EndpointDown
 
 _BACKOFF_S = 0.5
 _WAIT_S_MAX = 30.0

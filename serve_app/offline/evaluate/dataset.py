@@ -11,7 +11,7 @@ from pathlib import Path
 import orjson
 
 from serve_app.offline.evaluate.checks import Check, InvalidCheck, parse_check
-from serve_app.offline.evaluate.errors import InvalidDataset
+from serve_app.offline.evaluate.evaluation_errors import InvalidDataset
 
 _KEYS = ("id", "messages", "prompt", "check", "tags")
 
@@ -52,8 +52,8 @@ class Dataset:
         return Dataset(self.name, self.sha256, [item for item in self.items if item.id in chosen])
 
 
-def load_dataset(path: Path) -> Dataset:
-    """Load every line of a JSONL file; empty lines are skipped.
+def read_dataset(path: Path) -> Dataset:
+    """Read every line of a JSONL file; empty lines are skipped.
 
     Raises:
         InvalidDataset: the file cannot be read, or a line cannot be used.

@@ -9,7 +9,7 @@ from collections.abc import Callable, Iterable, Iterator, Sequence
 from serve_app.offline.evaluate.answers import GradedAnswer
 from serve_app.offline.evaluate.client import Client
 from serve_app.offline.evaluate.dataset import Dataset, Item
-from serve_app.offline.evaluate.errors import EvaluationFailed
+from serve_app.offline.evaluate.evaluation_errors import EvaluationFailed
 
 Call = tuple[str, Item]
 

@@ -16,9 +16,9 @@ from serve_app.offline.learning.confidence import (
     learn_confidence,
     stack_features,
 )
-from serve_app.offline.learning.errors import TooFewRecords
 from serve_app.offline.learning.fit import STRENGTHS, Fit, TrainingRows, fit, stack_ngrams
 from serve_app.offline.learning.groups import group_records
+from serve_app.offline.learning.learning_errors import TooFewRecords
 from serve_app.offline.learning.metrics import (
     Measures,
     Outcomes,

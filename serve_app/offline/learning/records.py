@@ -14,8 +14,8 @@ from serve_app.config.cascade import CascadeConfig
 from serve_app.core.call import Prompt, Turn
 from serve_app.offline.evaluate.answers import ANSWERS_FILE
 from serve_app.offline.evaluate.dataset import Dataset
-from serve_app.offline.learning.errors import InvalidRecords
 from serve_app.offline.learning.feedback_log import FeedbackLog, InvalidEntry, find_logs, is_entry
+from serve_app.offline.learning.learning_errors import InvalidRecords
 from serve_app.routing.confidence import DraftFeatures, draft_features
 
 CHECKPOINT_TOKENS = CascadeConfig().checkpoint_tokens
@@ -65,7 +65,7 @@ class Records:
     skipped: int = 0
 
 
-def load_records(
+def read_records(
     paths: Iterable[Path],
     dataset: Dataset | None = None,
     fast: str = "fast",

@@ -7,7 +7,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.config.app import AppConfig, RouterConfig
-from serve_app.config.load import IMPORT_PATH, ROUTER_NAME, ServeConfig
+from serve_app.config.reader import IMPORT_PATH, ROUTER_NAME, ServeConfig
 from serve_app.config.tiers import DEMO_PREFIX, TierConfig
 from serve_app.deploy.pools import NodePool
 

@@ -9,7 +9,7 @@ from typing import Any
 import yaml
 
 from serve_app.config.app import AppConfig
-from serve_app.config.load import ConfigError, ServeConfig, load_serve_config
+from serve_app.config.reader import ConfigError, ServeConfig, read_serve_config
 from serve_app.config.scaled import read_scaled
 from serve_app.deploy.pools import Unplaceable, fits_on_head, plan_machines
 from serve_app.offline.manifests.helm import render_values
@@ -45,9 +45,9 @@ class Source:
     name: str
 
     @classmethod
-    def load(cls, path: Path, name: str) -> Source:
-        """Load the config; raises ConfigError if it cannot be used."""
-        return cls(load_serve_config(path), name)
+    def read(cls, path: Path, name: str) -> Source:
+        """Read the config; raises ConfigError if it cannot be used."""
+        return cls(read_serve_config(path), name)
 
     @property
     def app(self) -> AppConfig:
@@ -61,7 +61,7 @@ def render_manifests(root: Path) -> Files:
     Raises:
         ConfigError: a config cannot be used.
     """
-    dev, prod, ha = (Source.load(root / name, name) for name in (DEV, PROD, PROD_HA))
+    dev, prod, ha = (Source.read(root / name, name) for name in (DEV, PROD, PROD_HA))
     environment = render_environment()
     overlays = {OVERLAYS / "dev": dev, OVERLAYS / "prod": prod, OVERLAYS / "prod-ha": ha}
     return {
@@ -89,7 +89,7 @@ def _render_overlay(source: Source, root: Path) -> Files:
     try:
         files = {Path("generated.yaml"): render_patch(source.config, source.name)}
         if not fits_on_head(app):
-            files[Path("workers.yaml")] = render_workers(app, _load_pod(root), source.name)
+            files[Path("workers.yaml")] = render_workers(app, _read_pod(root), source.name)
             files[Path("poddisruptionbudgets.yaml")] = render_budgets(app, source.name)
     except Unplaceable as error:
         raise ConfigError(str(error)) from None
@@ -99,7 +99,7 @@ def _render_overlay(source: Source, root: Path) -> Files:
 def _render_values(source: Source, root: Path) -> str:
     """The files of the Helm chart for a config."""
     try:
-        return render_values(source.config, _load_pod(root), source.name)
+        return render_values(source.config, _read_pod(root), source.name)
     except Unplaceable as error:
         raise ConfigError(str(error)) from None
 
@@ -116,7 +116,7 @@ def _render_units(source: Source) -> Files:
     return {drain: render_drain(app, source.name), **nodes}
 
 
-def _load_pod(root: Path) -> dict[str, Any]:
+def _read_pod(root: Path) -> dict[str, Any]:
     try:
         pod: dict[str, Any] = yaml.safe_load((root / POD).read_text(encoding="utf-8"))
     except OSError as error:
@@ -134,7 +134,7 @@ def render_folder(config: Path, root: Path, out: Path) -> tuple[Files, Files]:
     Raises:
         ConfigError: the config cannot be used.
     """
-    source = Source.load(config, config.name)
+    source = Source.read(config, config.name)
     app = source.app
     kuberay, systemd, models = Path("kuberay"), Path("systemd"), Path("models")
     overlay = _render_overlay(source, root)

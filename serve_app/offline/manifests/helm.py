@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.config.environment import deployed_environment
-from serve_app.config.load import ServeConfig
+from serve_app.config.reader import ServeConfig
 from serve_app.config.scaled import read_scaled
 from serve_app.deploy.pools import fits_on_head, plan_pods
 from serve_app.offline.manifests.deployed import deploy_document

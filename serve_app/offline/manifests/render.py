@@ -11,7 +11,7 @@ import yaml
 
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import deployed_environment
-from serve_app.config.load import ServeConfig
+from serve_app.config.reader import ServeConfig
 from serve_app.config.scaled import read_scaled
 from serve_app.deploy.fit import parse_selector
 from serve_app.deploy.pools import POD_MEMORY_GIB, NodePool, fits_on_head, plan_pods

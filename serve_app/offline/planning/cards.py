@@ -9,7 +9,7 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.planning_errors import PlanningFailed
 from serve_app.offline.planning.quantization import Compute
 
 TABLE = Path(__file__).with_name("cards.toml")
@@ -87,7 +87,7 @@ class Card:
 
     @property
     def _reached(self) -> Generation:
-        return load_generations()[self.generation]
+        return read_generations()[self.generation]
 
     def has_nvlink(self, gpus: int) -> bool:
         """Whether this many GPUs of a node communicate without PCIe."""
@@ -108,14 +108,14 @@ _NUMBERS = tuple(field.name for field in fields(Card) if field.type == "float")
 
 
 @cache
-def load_generations() -> dict[str, Generation]:
+def read_generations() -> dict[str, Generation]:
     """The shipped constants by the name of the generation."""
     table = tomllib.loads(GENERATIONS.read_text(encoding="utf-8"))
     return {name: Generation(**row) for name, row in table.items()}
 
 
 @cache
-def load_cards() -> dict[str, Card]:
+def read_card_table() -> dict[str, Card]:
     """The shipped cards by their names in `plan`; `ray` of each is Ray's name."""
     table = tomllib.loads(TABLE.read_text(encoding="utf-8"))
     return {name: _build(name, row) for name, row in table.items()}
@@ -131,9 +131,9 @@ def parse_card(text: str) -> Card:
     """
     name, *settings = (part.strip() for part in text.split(","))
     numbers = dict(_parse_number(setting) for setting in settings)
-    known = {card.upper(): card for card in load_cards()}
+    known = {card.upper(): card for card in read_card_table()}
     if name.upper() in known:
-        card = load_cards()[known[name.upper()]]
+        card = read_card_table()[known[name.upper()]]
         source = f"{card.source}; changed: {', '.join(numbers)}" if numbers else card.source
         return Card(**{**asdict(card), **numbers, "source": source})
     if not numbers:
@@ -146,7 +146,7 @@ def parse_card(text: str) -> Card:
 
 def find_ray_cards(accelerator_type: str) -> list[Card]:
     """The shipped cards with this name in Ray, the smallest memory first."""
-    found = [card for card in load_cards().values() if card.ray == accelerator_type]
+    found = [card for card in read_card_table().values() if card.ray == accelerator_type]
     return sorted(found, key=lambda card: card.memory_gib)
 
 
@@ -169,7 +169,7 @@ def _parse_number(setting: str) -> tuple[str, float]:
 
 
 def _unknown(name: str) -> str:
-    names = load_cards()
+    names = read_card_table()
     alike = [card for card in names if name and card.upper().startswith(name.upper())]
     if alike:
         return f"card '{name}' is ambiguous: {' or '.join(alike)}; choose one with --card"

@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 
 from serve_app.model_files.finding import Finding
-from serve_app.offline.planning.cards import GIB, Card, find_ray_cards, load_cards
+from serve_app.offline.planning.cards import GIB, Card, find_ray_cards, read_card_table
 from serve_app.offline.planning.engine import Engine
 from serve_app.offline.planning.memory import Memory, padded_vocabulary
 from serve_app.offline.planning.models import ModelFacts
@@ -117,7 +117,7 @@ def check_length(where: str, facts: ModelFacts, engine: Engine) -> Iterator[Find
 def check_name(where: str, accelerator_type: str | None, *, given: bool) -> Iterator[Finding]:
     """Check that Ray finds nodes by this name, and that the name determines the card."""
     key = f"{where}.accelerator_type"
-    card = load_cards().get(accelerator_type or "")
+    card = read_card_table().get(accelerator_type or "")
     if card is not None and not card.takes_ray:
         what = f"ray.serve.llm does not take {accelerator_type}: a replica would not be placed"
         mend = f"leave the key out, place by node_labels, and give the plan --card {card.name}"

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from typing import Any
 
-from serve_app.offline.planning.errors import SchemeUnknown
+from serve_app.offline.planning.planning_errors import SchemeUnknown
 
 _SMALL = re.compile(r"lm_head|embed|router|gate\b(?!_proj)|visual|vision|multi_modal|norm")
 """Of `ignore`: what no scheme here packs. `mlp.gate` is a router, `gate_proj` is not."""

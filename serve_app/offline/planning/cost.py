@@ -1,4 +1,4 @@
-"""What a tier costs a cluster: time to load, GPUs, and money if a price is given."""
+"""What a tier costs a cluster: time to read its weights, GPUs, and money if a price is given."""
 
 from __future__ import annotations
 

@@ -9,7 +9,7 @@ from pydantic import JsonValue
 
 from serve_app.config.tiers import TierConfig
 from serve_app.offline.planning.cards import GIB, Card
-from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.planning_errors import PlanningFailed
 from serve_app.offline.planning.quantization import CACHE_BYTES
 
 GPU_MEMORY_UTILIZATION = 0.92

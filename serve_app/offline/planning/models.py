@@ -10,8 +10,8 @@ from functools import cache
 from pathlib import Path
 from typing import Any
 
-from serve_app.model_files.files import load_json_object
-from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.model_files.files import read_json_object
+from serve_app.offline.planning.planning_errors import PlanningFailed
 from serve_app.offline.planning.vision import count_vision
 
 TABLE = Path(__file__).with_name("models.toml")
@@ -197,13 +197,13 @@ def find_model(name: str) -> tuple[ModelFacts, str | None] | None:
     Returns the facts and the quantisation that the name states; None for an unknown name.
     """
     match = _NAME.fullmatch(name.rstrip("/").rsplit("/", 1)[-1])
-    if match is None or match["model"] not in _load_table()["models"]:
+    if match is None or match["model"] not in _read_table()["models"]:
         return None
     row = _find_row(match["model"])
     positions = _choose_positions(row, match["kind"] or "")
     if positions is None:
         return None
-    family = _load_table()["families"][row["family"]]
+    family = _read_table()["families"][row["family"]]
     facts = ModelFacts(
         name=match["model"],
         source=family["source"],
@@ -229,7 +229,7 @@ _FROM_ROW = {
 
 def _find_row(model: str) -> dict[str, Any]:
     """A model's row, on top of the row of the model that it is like."""
-    row = dict(_load_table()["models"][model])
+    row = dict(_read_table()["models"][model])
     base = _find_row(row["like"]) if "like" in row else {}
     return {"family": model.partition("-")[0], **base, **row}
 
@@ -244,21 +244,21 @@ def _choose_positions(row: Mapping[str, Any], kind: str) -> int | None:
 
 def list_models() -> list[str]:
     """The names in the shipped table."""
-    return list(_load_table()["models"])
+    return list(_read_table()["models"])
 
 
 def published_parameters(name: str) -> tuple[float | None, float | None]:
     """What others count: all parameters, and the active ones of a mixture of experts."""
-    row = _load_table()["models"][name]
+    row = _read_table()["models"][name]
     return row.get("published"), row.get("published_active")
 
 
 @cache
-def _load_table() -> dict[str, Any]:
+def _read_table() -> dict[str, Any]:
     return tomllib.loads(TABLE.read_text(encoding="utf-8"))
 
 
-def load_model(directory: Path) -> tuple[ModelFacts, Mapping[str, Any]]:
+def read_model(directory: Path) -> tuple[ModelFacts, Mapping[str, Any]]:
     """Read a directory's config.json: the facts, and its `quantization_config` (or nothing).
 
     Raises:
@@ -266,7 +266,7 @@ def load_model(directory: Path) -> tuple[ModelFacts, Mapping[str, Any]]:
     """
     path = directory / "config.json"
     try:
-        config = load_json_object(path)
+        config = read_json_object(path)
         facts = parse_config(config, directory.name)
     except ValueError as error:
         raise PlanningFailed(f"{path}: {error}") from None

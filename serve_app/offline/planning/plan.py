@@ -9,7 +9,7 @@ from dataclasses import dataclass, field, replace
 from serve_app.config.app import RouterConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.model_files.finding import Finding
-from serve_app.offline.planning.cards import Card, find_ray_cards, load_cards, parse_card
+from serve_app.offline.planning.cards import Card, find_ray_cards, parse_card, read_card_table
 from serve_app.offline.planning.checks import (
     check_card,
     check_division,
@@ -21,9 +21,9 @@ from serve_app.offline.planning.checks import (
 )
 from serve_app.offline.planning.cost import Cost, Need, Pool, plan_pool, price_tier
 from serve_app.offline.planning.engine import Engine, read_engine
-from serve_app.offline.planning.errors import PlanningFailed, SchemeUnknown
 from serve_app.offline.planning.memory import Memory, Weights, measure
 from serve_app.offline.planning.models import ModelFacts
+from serve_app.offline.planning.planning_errors import PlanningFailed, SchemeUnknown
 from serve_app.offline.planning.quantization import SCHEMES, Scheme, choose_scheme, find_scheme, pad
 from serve_app.offline.planning.queues import Queue
 from serve_app.offline.planning.resolve import Resolved, resolve_model
@@ -296,7 +296,7 @@ def _card_of_type(accelerator_type: str) -> Card:
     """The card with this name or, of the cards with this name in Ray, the card with the least
     memory."""
     alike = find_ray_cards(accelerator_type)
-    if accelerator_type in load_cards() or not alike:
+    if accelerator_type in read_card_table() or not alike:
         return parse_card(accelerator_type)
     return alike[0]
 

@@ -15,8 +15,8 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.offline.planning.cost import HOURS_A_MONTH
-from serve_app.offline.planning.errors import PlanningFailed
 from serve_app.offline.planning.plan import Plan, TierPlan
+from serve_app.offline.planning.planning_errors import PlanningFailed
 from serve_app.offline.planning.roofline import Workload
 
 TABLE = Path(__file__).with_name("prices.toml")
@@ -112,14 +112,14 @@ def _compare(plan: Plan, tier: TierPlan, given: Sequence[Tokens]) -> Comparison 
     replica_hour = rents[0].rent.per_gpu_hour * tier.gpus if rents else None
     tokens = [
         _price_tokens(offer, plan.load, tier.replicas_min, full_per_s, replica_hour)
-        for offer in given or load_tokens(tier.model)
+        for offer in given or read_tokens(tier.model)
     ]
     return Comparison(tier.tier, rents, tokens)
 
 
 def _choose_rents(plan: Plan, card: str) -> list[Rent]:
     """Yours first, then the cheapest."""
-    listed = sorted(load_rents(card), key=lambda rent: rent.per_gpu_hour)
+    listed = sorted(read_rents(card), key=lambda rent: rent.per_gpu_hour)
     if plan.price_per_gpu_hour is None:
         return listed
     return [Rent(card, GIVEN, plan.price_per_gpu_hour, None, "given"), *listed]
@@ -162,16 +162,16 @@ def parse_tokens(text: str) -> Tokens:
     return Tokens(name, *numbers, None, "given")
 
 
-def load_rents(card: str) -> Iterator[Rent]:
+def read_rents(card: str) -> Iterator[Rent]:
     """The shipped prices of a card."""
-    return (Rent(**row) for row in _load_table()["rent"] if row["card"] == card)
+    return (Rent(**row) for row in _read_table()["rent"] if row["card"] == card)
 
 
-def load_tokens(model: str) -> Iterator[Tokens]:
+def read_tokens(model: str) -> Iterator[Tokens]:
     """The shipped prices of a model, and those of models that are compared with any."""
-    return (Tokens(**row) for row in _load_table()["tokens"] if row.get("model") in (model, None))
+    return (Tokens(**row) for row in _read_table()["tokens"] if row.get("model") in (model, None))
 
 
 @cache
-def _load_table() -> dict[str, Any]:
+def _read_table() -> dict[str, Any]:
     return tomllib.loads(TABLE.read_text(encoding="utf-8"))

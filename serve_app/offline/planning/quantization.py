@@ -7,8 +7,8 @@ from dataclasses import dataclass, replace
 from typing import Any, Literal
 
 from serve_app.offline.planning.compressed import find_compressed
-from serve_app.offline.planning.errors import PlanningFailed, SchemeUnknown
 from serve_app.offline.planning.models import ModelFacts
+from serve_app.offline.planning.planning_errors import PlanningFailed, SchemeUnknown
 
 Compute = Literal["bf16", "fp8", "int8"]
 
@@ -32,7 +32,7 @@ class Scheme:
     experts_only: bool = False
     """Whether attention and dense MLPs stay in 16 bit."""
     online: bool = False
-    """Whether vLLM packs the weights of a 16-bit checkpoint while it loads them."""
+    """Whether vLLM packs the weights of a 16-bit checkpoint while it reads them."""
     expert_pad: int = 0
     """Multiple to which vLLM pads the columns of an expert on a GPU, and twice that for rows."""
     assumed: bool = False

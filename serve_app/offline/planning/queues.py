@@ -6,7 +6,7 @@ import math
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 
-from serve_app.config.load import ServeConfig
+from serve_app.config.reader import ServeConfig
 from serve_app.config.tiers import HOUR_S, TierConfig
 from serve_app.model_files.finding import Finding
 from serve_app.offline.planning.roofline import Workload

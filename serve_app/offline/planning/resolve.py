@@ -9,8 +9,8 @@ from typing import Any
 
 from serve_app import demo
 from serve_app.config.tiers import DEMO_PREFIX, TierConfig
-from serve_app.offline.planning.errors import PlanningFailed
-from serve_app.offline.planning.models import ModelFacts, find_model, list_models, load_model
+from serve_app.offline.planning.models import ModelFacts, find_model, list_models, read_model
+from serve_app.offline.planning.planning_errors import PlanningFailed
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ def resolve_model(tier: TierConfig) -> Resolved:
             raise PlanningFailed(f"tiers.{tier.name}.model_source: {missing}") from None
     check_directory(tier)
     if (Path(source) / "config.json").is_file():
-        facts, stated = load_model(Path(source))
+        facts, stated = read_model(Path(source))
         return Resolved(facts, None, stated)
     for name in (source, tier.model_id):
         found = find_model(name)

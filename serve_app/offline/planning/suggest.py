@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from dataclasses import replace
 
-from serve_app.offline.planning.cards import Card, load_cards
+from serve_app.offline.planning.cards import Card, read_card_table
 from serve_app.offline.planning.checks import check_division, tensor_sizes
 from serve_app.offline.planning.engine import Engine
 from serve_app.offline.planning.memory import measure
@@ -30,7 +30,7 @@ def suggest(
             return [f"quantization {name} with {pairs[0]}"]
     return [
         f"a card as {name}"
-        for name, other in load_cards().items()
+        for name, other in read_card_table().items()
         if other.memory_gib > card.memory_gib and _fits(facts, scheme, engine, other)
     ]
 

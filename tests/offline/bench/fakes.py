@@ -6,7 +6,7 @@ import asyncio
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
 
-from serve_app.offline.bench.load import Load
+from serve_app.offline.bench.phase import Phase
 
 HOST = "127.0.0.1"
 LAST_CHOICE = b'{"choices":[{"index":0,"finish_reason":"length"}]}'
@@ -14,8 +14,8 @@ DELTA = b'data: {"choices":[{"delta":{"content":"a"}}]}\n\n'
 STREAM = DELTA + b"data: " + LAST_CHOICE + b"\n\ndata: [DONE]\n\n"
 
 
-def make_load(port: int, **changes: object) -> Load:
-    """A load of two clients that is over in a fraction of a second."""
+def make_phase(port: int, **changes: object) -> Phase:
+    """A phase of two clients that is over in a fraction of a second."""
     values: dict[str, object] = {
         "host": HOST,
         "port": port,
@@ -27,7 +27,7 @@ def make_load(port: int, **changes: object) -> Load:
         "window_s": 0.1,
         "drain_s": 1.0,
     }
-    return Load(**{**values, **changes})  # type: ignore[arg-type]
+    return Phase(**{**values, **changes})  # type: ignore[arg-type]
 
 
 def render_whole(body: bytes, status: str = "200 OK", headers: bytes = b"") -> bytes:

@@ -9,12 +9,12 @@ import pytest
 import typer
 from typer.testing import CliRunner
 
-from serve_app.offline.bench.command import build_loads, overhead
-from serve_app.offline.bench.errors import RequestsFailed
-from serve_app.offline.bench.generator import load_generator
+from serve_app.offline.bench.bench_errors import RequestsFailed
+from serve_app.offline.bench.command import build_phases, overhead
+from serve_app.offline.bench.generator import run_load_generator
 from serve_app.offline.bench.runner import Plan, measure
 from serve_app.offline.bench.targets import Place, Target, build_responder
-from tests.offline.bench.fakes import make_load
+from tests.offline.bench.fakes import make_phase
 
 RUDE = """
 import http.server, sys
@@ -53,23 +53,23 @@ def test_wrong_arguments(arguments: list[str], complaint: str) -> None:
 
 def test_loads() -> None:
     """Streamed and whole answers for every count, and long streams for the largest."""
-    loads = build_loads([1, 32], window_s=5.0)
-    assert [(load.clients, load.stream, load.output_tokens) for load in loads] == [
+    phases = build_phases([1, 32], window_s=5.0)
+    assert [(phase.clients, phase.stream, phase.output_tokens) for phase in phases] == [
         (1, True, 16),
         (32, True, 16),
         (1, False, 16),
         (32, False, 16),
         (32, True, 64),
     ]
-    assert build_loads([1], window_s=5.0, long_tokens=500)[-1].output_tokens == 500
+    assert build_phases([1], window_s=5.0, long_tokens=500)[-1].output_tokens == 500
 
 
 def test_a_server_is_measured_from_start_to_end(tmp_path: Path) -> None:
     """The whole run, against a server that starts at once."""
     said: list[str] = []
-    load = make_load(0, window_s=0.3)
-    plan = Plan([load], Path("model"), tmp_path / "lock", said.append, first_warmup_s=0.1)
-    with load_generator() as generator:
+    phase = make_phase(0, window_s=0.3)
+    plan = Plan([phase], Path("model"), tmp_path / "lock", said.append, first_warmup_s=0.1)
+    with run_load_generator() as generator:
         (run,) = measure(build_responder, plan, generator, "ceiling")
     assert run.target == "ceiling"
     assert run.phase == "2 clients, streamed, 2 tokens"
@@ -83,6 +83,6 @@ def test_a_failed_request_fails_the_run() -> None:
     def build_rude(place: Place) -> Target:
         return Target("rude", [sys.executable, "-c", RUDE, str(place.port)], {})
 
-    plan = Plan([make_load(0)], Path("model"), None, lambda text: None, first_warmup_s=0.1)
-    with load_generator() as generator, pytest.raises(RequestsFailed, match="not every token"):
+    plan = Plan([make_phase(0)], Path("model"), None, lambda text: None, first_warmup_s=0.1)
+    with run_load_generator() as generator, pytest.raises(RequestsFailed, match="not every token"):
         list(measure(build_rude, plan, generator, "rude"))

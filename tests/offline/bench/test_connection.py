@@ -8,7 +8,7 @@ from collections.abc import Sequence
 import pytest
 
 from serve_app.offline.bench.connection import RequestFailed, Timing, connect
-from serve_app.offline.bench.load import Requests
+from serve_app.offline.bench.phase import Requests
 from tests.offline.bench.fakes import (
     CHUNKED_HEAD,
     DELTA,
@@ -16,7 +16,7 @@ from tests.offline.bench.fakes import (
     LAST_CHOICE,
     STREAM,
     FakeServer,
-    make_load,
+    make_phase,
     render_chunk,
     render_chunked,
     render_whole,
@@ -24,7 +24,7 @@ from tests.offline.bench.fakes import (
 )
 
 Script = Sequence[bytes | asyncio.Event | None]
-REQUEST = Requests(make_load(1)).next()
+REQUEST = Requests(make_phase(1)).next()
 
 
 async def ask_and_open(gate: asyncio.Event, server: FakeServer) -> Timing:

@@ -12,7 +12,7 @@ from pathlib import Path
 import psutil
 import pytest
 
-from serve_app.offline.bench.errors import ServerEnded
+from serve_app.offline.bench.bench_errors import ServerEnded
 from serve_app.offline.bench.ownership import owned
 
 # Leaves a daemon behind: a session of its own, its parent gone, deaf to SIGTERM.

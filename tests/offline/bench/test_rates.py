@@ -10,7 +10,7 @@ from contextlib import suppress
 import orjson
 import pytest
 
-from serve_app.offline.bench.errors import CallFailed, PromptsTakeAll, WindowTooShort
+from serve_app.offline.bench.bench_errors import CallFailed, PromptsTakeAll, WindowTooShort
 from serve_app.offline.bench.rates import (
     TOKEN_IDS,
     Call,

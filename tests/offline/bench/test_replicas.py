@@ -38,8 +38,8 @@ from serve_app.offline.bench.simulated import (
 )
 from serve_app.replica.engine_http import EngineHTTPServer
 from serve_app.replica.server import TierServer
-from tests.offline.bench.fakes import make_load
-from tests.offline.bench.test_report import PEER
+from tests.offline.bench.fakes import make_phase
+from tests.offline.bench.test_grids import PEER
 
 ENGINE = replace(
     PEER,
@@ -138,7 +138,7 @@ def test_sizes(text: str, size: Size) -> None:
 
 def plan(**leases: float) -> ReplicaPlan:
     """What is measured of each size."""
-    return ReplicaPlan(make_load(0), 0.02, leases, True, None, lambda text: None)
+    return ReplicaPlan(make_phase(0), 0.02, leases, True, None, lambda text: None)
 
 
 def test_the_service_has_the_size_that_is_measured(tmp_path: Path) -> None:

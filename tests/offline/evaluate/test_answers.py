@@ -14,7 +14,7 @@ from serve_app.offline.evaluate.answers import (
     GradedAnswer,
     open_answers,
 )
-from serve_app.offline.evaluate.errors import OtherEvaluation
+from serve_app.offline.evaluate.evaluation_errors import OtherEvaluation
 from tests.offline.evaluate.fakes import SETTINGS, USAGE
 
 RIGHT = GradedAnswer("1", "fast", "七", True, "fast", "model", 0.5, 0.1, 0.2, USAGE)

@@ -13,7 +13,7 @@ from serve_app.offline.evaluate.answers import GradedAnswer
 from serve_app.offline.evaluate.checks import parse_check
 from serve_app.offline.evaluate.client import read_events
 from serve_app.offline.evaluate.dataset import Item
-from serve_app.offline.evaluate.errors import CallRefused, EndpointDown
+from serve_app.offline.evaluate.evaluation_errors import CallRefused, EndpointDown
 from tests.offline.evaluate.fakes import (
     BASE_URL,
     USAGE,

@@ -7,8 +7,8 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serve_app.offline.evaluate.dataset import Dataset, load_dataset, parse_item
-from serve_app.offline.evaluate.errors import InvalidDataset
+from serve_app.offline.evaluate.dataset import Dataset, parse_item, read_dataset
+from serve_app.offline.evaluate.evaluation_errors import InvalidDataset
 
 CHECK = {"type": "numeric", "value": 7}
 LINE = {"prompt": "3 + 4?", "check": CHECK}
@@ -49,7 +49,7 @@ def test_a_line_without_an_id_gets_a_stable_one() -> None:
 def test_a_file(tmp_path: Path) -> None:
     """Empty lines, a byte order mark and Windows line ends mean nothing."""
     path = write(tmp_path / "sums.jsonl", b"\xef\xbb\xbf" + orjson.dumps(LINE) + b"\r", b"", b" ")
-    dataset = load_dataset(path)
+    dataset = read_dataset(path)
     assert dataset.name == "sums"
     assert [item.messages[0]["content"] for item in dataset.items] == ["3 + 4?"]
 
@@ -79,7 +79,7 @@ def test_a_bad_line(tmp_path: Path, line: object, words: str) -> None:
     """The message names the file, the line, the key and what belongs there."""
     path = write(tmp_path / "set.jsonl", LINE, b"", line)
     with pytest.raises(InvalidDataset) as caught:
-        load_dataset(path)
+        read_dataset(path)
     assert str(caught.value).startswith(f"{path}, line 3: ")
     assert words in str(caught.value)
 
@@ -93,7 +93,7 @@ def test_no_file(tmp_path: Path) -> None:
         (empty, "has no question"),
     ]:
         with pytest.raises(InvalidDataset, match=words):
-            load_dataset(path)
+            read_dataset(path)
 
 
 def test_the_examples_of_the_docs() -> None:
@@ -107,7 +107,7 @@ def test_the_examples_of_the_docs() -> None:
 def test_a_part_is_drawn(tmp_path: Path) -> None:
     """By chance, but the same for a seed; a larger part holds the smaller one, in file order."""
     lines = [{**LINE, "id": f"{number:03}"} for number in range(100)]
-    dataset = load_dataset(write(tmp_path / "set.jsonl", *lines))
+    dataset = read_dataset(write(tmp_path / "set.jsonl", *lines))
 
     def ids(part: Dataset) -> list[str]:
         return [item.id for item in part.items]

@@ -11,7 +11,7 @@ import pytest
 from serve_app.offline.evaluate.answers import GradedAnswer
 from serve_app.offline.evaluate.checks import parse_check
 from serve_app.offline.evaluate.dataset import Dataset, Item
-from serve_app.offline.evaluate.errors import CallRefused
+from serve_app.offline.evaluate.evaluation_errors import CallRefused
 from serve_app.offline.evaluate.run import make_calls, plan_calls
 from tests.offline.evaluate.fakes import (
     FakeEndpoint,

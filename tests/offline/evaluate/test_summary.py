@@ -14,8 +14,8 @@ from rich.console import Console
 from serve_app.offline.evaluate.answers import GradedAnswer
 from serve_app.offline.evaluate.checks import parse_check
 from serve_app.offline.evaluate.dataset import Dataset, Item
+from serve_app.offline.evaluate.evaluation_report import print_report, render_json
 from serve_app.offline.evaluate.picture import draw_picture
-from serve_app.offline.evaluate.report import print_report, render_json
 from serve_app.offline.evaluate.summary import ModelSummary, Summary, summarize
 from tests.offline.evaluate.fakes import SETTINGS
 

@@ -13,8 +13,8 @@ from serve_app.core.call import Decision, Reason
 from serve_app.feedback.lines import FeedbackReport, render_call, render_label, render_report
 from serve_app.feedback.sample import Label
 from serve_app.feedback.sampling import TierPair
-from serve_app.offline.learning.errors import InvalidRecords
-from serve_app.offline.learning.records import LabelledCall, Records, load_records
+from serve_app.offline.learning.learning_errors import InvalidRecords
+from serve_app.offline.learning.records import LabelledCall, Records, read_records
 
 PAIR = TierPair(TierConfig(name="fast", model_id="S"), TierConfig(name="strong", model_id="L"))
 DIFFERENT = Label(0.0, 1.0, "match", same=False)
@@ -40,7 +40,7 @@ def feedback(name: str, right: bool) -> bytes:
 def load(directory: Path, *files: list[bytes]) -> Records:
     for number, lines in enumerate(files):
         (directory / f"calls_{number}.jsonl").write_bytes(b"".join(lines))
-    return load_records([directory])
+    return read_records([directory])
 
 
 def scores(records: Records) -> dict[str, tuple[float, float]]:
@@ -113,7 +113,7 @@ def test_other_labelled_lines_may_lie_beside_it(tmp_path: Path) -> None:
     other.write_bytes(b'{"prompt": "2 + 2?", "small_score": 1, "large_score": 1}')
     log = tmp_path / "calls_1.jsonl"
     log.write_bytes(call("a") + label("a"))
-    assert scores(load_records([other, log])) == {"2 + 2?": (1, 1), "a?": (0, 1)}
+    assert scores(read_records([other, log])) == {"2 + 2?": (1, 1), "a?": (0, 1)}
 
 
 def entry(line: bytes, **changes: Any) -> bytes:
@@ -143,4 +143,4 @@ def test_a_bad_line_is_named(tmp_path: Path, line: bytes, words: str) -> None:
 def test_a_directory_without_a_log_is_named(tmp_path: Path) -> None:
     """As before: by the file that `evaluate` would have written."""
     with pytest.raises(InvalidRecords, match=r"answers\.jsonl: No such file"):
-        load_records([tmp_path])
+        read_records([tmp_path])

@@ -9,8 +9,8 @@ import pytest
 
 from serve_app.core.call import Prompt, Turn
 from serve_app.offline.learning.anchors import draw_anchors
-from serve_app.offline.learning.errors import TooFewRecords
 from serve_app.offline.learning.fit import begin_weights, fit_heads, fold_rows, predict
+from serve_app.offline.learning.learning_errors import TooFewRecords
 from serve_app.offline.learning.lesson import (
     LEARNED,
     LENGTH,

@@ -10,9 +10,9 @@ import orjson
 import pytest
 
 from serve_app.core.call import Turn
-from serve_app.offline.evaluate.dataset import load_dataset
-from serve_app.offline.learning.errors import InvalidRecords
-from serve_app.offline.learning.records import load_records
+from serve_app.offline.evaluate.dataset import read_dataset
+from serve_app.offline.learning.learning_errors import InvalidRecords
+from serve_app.offline.learning.records import read_records
 
 GOOD: dict[str, Any] = {"prompt": "2 + 2?", "small_score": 0, "large_score": 1}
 
@@ -32,7 +32,7 @@ def path(tmp_path: Path) -> Path:
 def test_a_prompt_and_two_scores_are_enough(path: Path) -> None:
     """Scores may be shares, or true and false; empty lines mean nothing."""
     write(path, GOOD, b"", GOOD | {"small_score": 0.25, "large_score": True})
-    records = load_records([path])
+    records = read_records([path])
     assert [(r.fast, r.strong) for r in records.items] == [(0, 1), (0.25, 1)]
     assert records.items[0].prompt.turns == (Turn("user", "2 + 2?"),)
     assert len(records.sha256) == 64
@@ -58,7 +58,7 @@ def test_a_conversation_keeps_its_roles_and_its_surroundings(path: Path) -> None
         "small_model": "S",
         "large_model": "L",
     }
-    [record] = load_records([write(path, line)]).items
+    [record] = read_records([write(path, line)]).items
     assert [turn.text for turn in record.prompt.turns] == ["Be brief.", "a\nb", ""]
     assert (record.prompt.tools, record.prompt.schema) == (2, True)
     assert (record.task, record.group, record.pair) == ("t", "g", ("S", "L"))
@@ -67,7 +67,7 @@ def test_a_conversation_keeps_its_roles_and_its_surroundings(path: Path) -> None
 def test_a_log_may_wait_for_verdicts(path: Path) -> None:
     """A line with one verdict, or none, is left out and counted."""
     write(path, GOOD, GOOD | {"small_score": None}, {"prompt": "x"})
-    records = load_records([path])
+    records = read_records([path])
     assert (len(records.items), records.skipped) == (1, 2)
 
 
@@ -88,13 +88,13 @@ def test_a_log_may_wait_for_verdicts(path: Path) -> None:
 def test_a_bad_line_is_named(path: Path, line: object, words: str) -> None:
     """File, line, key, and what belongs there."""
     with pytest.raises(InvalidRecords, match=words):
-        load_records([write(path, GOOD, line)])
+        read_records([write(path, GOOD, line)])
 
 
 def test_a_missing_file_is_named(path: Path) -> None:
     """By its path."""
     with pytest.raises(InvalidRecords, match=r"records\.jsonl: No such file"):
-        load_records([path])
+        read_records([path])
 
 
 def questions(path: Path) -> Path:
@@ -118,8 +118,8 @@ def test_verdicts_of_an_evaluation_are_joined_by_question(tmp_path: Path) -> Non
         answer("c", "fast", None),
         answer("c", "strong", True),
     )
-    dataset = load_dataset(questions(tmp_path / "questions.jsonl"))
-    records = load_records([tmp_path], dataset)
+    dataset = read_dataset(questions(tmp_path / "questions.jsonl"))
+    records = read_records([tmp_path], dataset)
     assert [(r.text, r.fast, r.strong) for r in records.items] == [("a?", 0, 1)]
     assert records.skipped == 2
 
@@ -128,10 +128,10 @@ def test_answers_need_their_questions(tmp_path: Path) -> None:
     """Without them, or with others, the option that helps is named."""
     path = write(tmp_path / "answers.jsonl", answer("a", "fast", True), answer("a", "strong", True))
     with pytest.raises(InvalidRecords, match="--dataset"):
-        load_records([path])
-    dataset = load_dataset(questions(tmp_path / "questions.jsonl"))
+        read_records([path])
+    dataset = read_dataset(questions(tmp_path / "questions.jsonl"))
     with pytest.raises(InvalidRecords, match="as 'small' or 'strong2'"):
-        load_records([path], dataset, fast="small", strong="strong2")
+        read_records([path], dataset, fast="small", strong="strong2")
 
 
 @pytest.mark.parametrize(
@@ -143,7 +143,7 @@ def test_answers_need_their_questions(tmp_path: Path) -> None:
 )
 def test_a_record_may_say_how_sure_the_fast_model_was(path: Path, line: dict[str, Any]) -> None:
     """By the features, or by the tokens' log-probabilities up to the checkpoint."""
-    [record] = load_records([write(path, GOOD | line)], checkpoint_tokens=2).items
+    [record] = read_records([write(path, GOOD | line)], checkpoint_tokens=2).items
     assert record.draft is not None
     assert record.draft.mean_probability == pytest.approx(0.5)
     assert record.draft.min_probability == pytest.approx(0.25)
@@ -161,7 +161,7 @@ def test_a_record_may_say_how_sure_the_fast_model_was(path: Path, line: dict[str
 def test_a_draft_that_cannot_be_is_refused(path: Path, line: dict[str, Any], words: str) -> None:
     """With the key, and what belongs there."""
     with pytest.raises(InvalidRecords, match=words):
-        load_records([write(path, GOOD | line)])
+        read_records([write(path, GOOD | line)])
 
 
 def test_drafts_of_an_evaluation(tmp_path: Path) -> None:
@@ -175,6 +175,6 @@ def test_drafts_of_an_evaluation(tmp_path: Path) -> None:
         {"id": "a", "model": "fast", "right": True, "logprobs": [math.log(0.5)]},
         {"id": "a", "model": "strong", "right": True, "logprobs": [math.log(0.1)]},
     )
-    [record] = load_records([answers], load_dataset(dataset)).items
+    [record] = read_records([answers], read_dataset(dataset)).items
     assert record.draft is not None
     assert record.draft.mean_probability == pytest.approx(0.5)

@@ -18,7 +18,7 @@ from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
 from serve_app.config.app import AppConfig
-from serve_app.config.load import IMPORT_PATH, ROUTER_NAME, ServeConfig, load_serve_config
+from serve_app.config.reader import IMPORT_PATH, ROUTER_NAME, ServeConfig, read_serve_config
 from serve_app.deploy.fit import Room
 from serve_app.deploy.fleet import Named, fit_all
 from serve_app.deploy.pools import (
@@ -95,7 +95,7 @@ def check_service(spec: Object, tmp_path: Path) -> None:
     """The nodes of a RayService hold what it deploys, at the fewest replicas and at the most."""
     path = tmp_path / "served.yaml"
     path.write_text(spec["serveConfigV2"])
-    config = load_serve_config(path)
+    config = read_serve_config(path)
     ServeDeploySchema.model_validate(config.document)
     for size, most in (("minReplicas", False), ("maxReplicas", True)):
         rooms = rooms_of_groups(spec, size)
@@ -118,7 +118,7 @@ def config_of(arguments: dict[str, Any], tmp_path: Path) -> ServeConfig:
     path = tmp_path / "config.yaml"
     application = {"name": "llm", "import_path": IMPORT_PATH, "args": arguments}
     path.write_text(yaml.safe_dump({"applications": [application]}))
-    return load_serve_config(path)
+    return read_serve_config(path)
 
 
 def read_env(text: str) -> dict[str, str]:
@@ -144,8 +144,8 @@ def check_machines(config: AppConfig) -> None:
 @pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
 def test_generated_nodes_hold_a_shipped_config(tmp_path: Path, path: Path) -> None:
     """Pods of Kubernetes, and machines with systemd."""
-    check_service(render_service(load_serve_config(path)), tmp_path)
-    check_machines(load_serve_config(path).app)
+    check_service(render_service(read_serve_config(path)), tmp_path)
+    check_machines(read_serve_config(path).app)
 
 
 anything = settings(

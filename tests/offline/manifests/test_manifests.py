@@ -13,7 +13,7 @@ from typer.testing import CliRunner
 from serve_app.cli.main import app
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import deployed_environment
-from serve_app.config.load import ServeConfig, load_serve_config
+from serve_app.config.reader import ServeConfig, read_serve_config
 from serve_app.deploy.pools import plan_machines, plan_pods
 from serve_app.offline.manifests.deployed import deploy_document
 from serve_app.offline.manifests.files import POD, find_drift, render_manifests, write_manifests
@@ -24,7 +24,7 @@ ROOT = Path(__file__).parents[3]
 
 
 def config(name: str) -> ServeConfig:
-    return load_serve_config(ROOT / "configs" / f"{name}.yaml")
+    return read_serve_config(ROOT / "configs" / f"{name}.yaml")
 
 
 def app_of(*tiers: dict[str, Any], **router: Any) -> AppConfig:
@@ -101,7 +101,7 @@ def test_only_models_of_a_hub_move(tmp_path: Path, source: str, deployed: str) -
     tier = {**gpu_tier(), "model_source": source}
     application = {"import_path": "serve_app.app:build", "args": {"tiers": [tier]}}
     path.write_text(yaml.safe_dump({"applications": [application]}))
-    document = deploy_document(load_serve_config(path))
+    document = deploy_document(read_serve_config(path))
     (written,) = document["applications"][0]["args"]["tiers"]
     assert written["model_source"] == deployed
     assert ("env" in written) == (source != deployed)
@@ -113,7 +113,7 @@ def test_labels_of_nodes_are_said_to_kubernetes(tmp_path: Path) -> None:
     labels = 'node_labels: {rack: "in(a,b)", ray.io/availability-zone: "!c"},'
     path = tmp_path / "serve.yaml"
     path.write_text(text.replace("{gpus_per_node: 8,", "{gpus_per_node: 8, " + labels))
-    loaded = load_serve_config(path)
+    loaded = read_serve_config(path)
     document = deploy_document(loaded, plan_pods(loaded.app))
     tiers = document["applications"][0]["args"]["tiers"]
     assert [tier["placement"]["node_labels"] for tier in tiers] == [
@@ -138,7 +138,7 @@ def test_the_patch_holds_a_config_that_loads(tmp_path: Path, name: str) -> None:
     operations = yaml.safe_load(render_patch(config(name), name))
     path = tmp_path / "serve.yaml"
     path.write_text(operations[0]["value"])
-    loaded = load_serve_config(path)
+    loaded = read_serve_config(path)
     assert [tier.name for tier in loaded.app.tiers] == ["fast", "strong"]
     assert loaded.runtime == config(name).runtime
     assert "&id" not in operations[0]["value"]

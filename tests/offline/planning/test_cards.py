@@ -6,16 +6,16 @@ import pytest
 
 from serve_app.offline.planning.cards import (
     find_ray_cards,
-    load_cards,
-    load_generations,
     parse_card,
+    read_card_table,
+    read_generations,
 )
-from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.planning_errors import PlanningFailed
 
 
 def test_every_card_is_complete() -> None:
     """Sources beside the numbers, and peaks that are in order."""
-    cards = load_cards()
+    cards = read_card_table()
     assert " ".join(cards) == (
         "A10 A10G L4 L20 L40S A100-40G A100-80G H20 H100 H100-NVL H200 GH200 B200 B300"
     )
@@ -31,30 +31,32 @@ def test_every_card_is_complete() -> None:
 
 def test_every_generation_says_where_it_is_known_from() -> None:
     """And where a source is lacking, its first word says so."""
-    generations = load_generations()
-    assert {card.generation for card in load_cards().values()} | {"unknown"} == set(generations)
+    generations = read_generations()
+    assert {card.generation for card in read_card_table().values()} | {"unknown"} == set(
+        generations
+    )
     lacking = [name for name, one in generations.items() if one.source.startswith("lacking")]
     assert lacking == ["Ada", "Blackwell"]
-    assert load_cards()["H100"].layer_s == generations["Hopper"].layer_us * 1e-6
-    assert load_cards()["H20"].layer_us == 120
+    assert read_card_table()["H100"].layer_s == generations["Hopper"].layer_us * 1e-6
+    assert read_card_table()["H20"].layer_us == 120
 
 
 def test_names_are_those_that_ray_gives() -> None:
     """From the name that nvidia-smi gives, by the pinned Ray's own function."""
     from ray._private.accelerators.nvidia_gpu import NvidiaGPUAcceleratorManager
 
-    for card in load_cards().values():
+    for card in read_card_table().values():
         assert card.nvidia_smi
         for name in card.nvidia_smi:
             assert NvidiaGPUAcceleratorManager._gpu_name_to_accelerator_type(name) == card.ray
 
 
-@pytest.mark.parametrize("name", list(load_cards()))
+@pytest.mark.parametrize("name", list(read_card_table()))
 def test_which_names_ray_serve_llm_takes(name: str) -> None:
     """As the pinned Ray's own config says; A10 becomes A10G there, which no A10 is called."""
     from ray.serve.llm import LLMConfig
 
-    card = load_cards()[name]
+    card = read_card_table()[name]
     given = {"model_loading_config": {"model_id": "m"}, "accelerator_type": card.ray}
     try:
         taken = LLMConfig.model_validate(given).accelerator_type
@@ -65,7 +67,7 @@ def test_which_names_ray_serve_llm_takes(name: str) -> None:
 
 def test_nvlink_joins_as_many_as_it_does() -> None:
     """Two H100 NVL have a bridge, four talk over PCIe; an H100 reaches all of its node."""
-    bridge, whole = load_cards()["H100-NVL"], load_cards()["H100"]
+    bridge, whole = read_card_table()["H100-NVL"], read_card_table()["H100"]
     assert [bridge.has_nvlink(gpus) for gpus in (2, 4)] == [True, False]
     assert [bridge.peer_bytes_per_s(gpus) for gpus in (2, 4)] == [300e9, 32e9]
     assert whole.peer_bytes_per_s(8) == 450e9
@@ -73,14 +75,14 @@ def test_nvlink_joins_as_many_as_it_does() -> None:
 
 def test_only_ada_and_later_compute_in_fp8() -> None:
     """Ampere takes the same rate as for 16 bit."""
-    without = [name for name, card in load_cards().items() if not card.fp8_tflops]
+    without = [name for name, card in read_card_table().items() if not card.fp8_tflops]
     assert without == ["A10", "A10G", "A100-40G", "A100-80G"]
-    assert load_cards()["A10"].peak_flop_s("fp8") == 125e12
+    assert read_card_table()["A10"].peak_flop_s("fp8") == 125e12
 
 
 def test_a_card_by_name_or_with_other_numbers() -> None:
     """Case does not matter; a changed number says so in the source."""
-    assert parse_card("h100") == load_cards()["H100"]
+    assert parse_card("h100") == read_card_table()["H100"]
     card = parse_card("H100, memory_gib=93.1, bandwidth_gb_s=3900")
     assert (card.memory_gib, card.bandwidth_gb_s, card.bf16_tflops) == (93.1, 3900, 989)
     assert card.source.endswith("changed: memory_gib, bandwidth_gb_s")

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.offline.planning.plan import Options, plan_tier
 
 ROOT = Path(__file__).parents[3]
@@ -19,7 +19,7 @@ ROWS = re.findall(r"^\| ([^|]+) \| ([\d.]+) \| [^|]+ \| ([\d.]+) \| ([\d.]+) \|$
 def test_seconds_to_load_are_those_of_the_plan(way: str, gb_s: str, fast: str, strong: str) -> None:
     """For the models of configs/prod.yaml, at the bandwidth of the row."""
     options = Options(disk_gb_s=float(gb_s))
-    for tier in load_serve_config(ROOT / "configs/prod.yaml").app.tiers:
+    for tier in read_serve_config(ROOT / "configs/prod.yaml").app.tiers:
         cost = plan_tier(tier, options).variants[0].cost
         assert cost is not None
         written = {"fast": fast, "strong": strong}[tier.name]

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 from pydantic import JsonValue
 
-from serve_app.config.engine_arguments import load_engine_arguments
+from serve_app.config.engine_arguments import read_engine_arguments
 from serve_app.offline.planning.engine import GPU_MEMORY_UTILIZATION
 
 
@@ -24,4 +24,4 @@ from serve_app.offline.planning.engine import GPU_MEMORY_UTILIZATION
 )
 def test_the_plan_has_the_defaults_of_the_pinned_vllm(name: str, default: JsonValue) -> None:
     """An upgrade that changes a default fails here."""
-    assert load_engine_arguments().arguments[name].default == default
+    assert read_engine_arguments().arguments[name].default == default

@@ -7,14 +7,14 @@ from unittest import mock
 
 import pytest
 
-from serve_app.offline.planning.cards import GIB, Card, load_cards
+from serve_app.offline.planning.cards import GIB, Card, read_card_table
 from serve_app.offline.planning.engine import (
     BLOCK_TOKENS,
     CPU_BLOCK_TOKENS,
     default_batch,
     read_engine,
 )
-from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.planning_errors import PlanningFailed
 from tests.offline.planning.tiers import engine, tier
 
 
@@ -40,14 +40,14 @@ def test_defaults_are_the_pinned_vllms() -> None:
     )
 
 
-@pytest.mark.parametrize("name", list(load_cards()))
+@pytest.mark.parametrize("name", list(read_card_table()))
 def test_batch_sizes_are_the_pinned_vllms(name: str) -> None:
     """They depend on the memory and the name of the card."""
     from vllm.engine import arg_utils
     from vllm.platforms import current_platform
     from vllm.usage.usage_lib import UsageContext
 
-    card = load_cards()[name]
+    card = read_card_table()[name]
     kind = type(current_platform)
     with (
         mock.patch.object(kind, "get_device_total_memory", return_value=card.memory_bytes),

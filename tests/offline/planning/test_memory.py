@@ -11,7 +11,7 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.offline.planning.cards import GIB, load_cards
+from serve_app.offline.planning.cards import GIB, read_card_table
 from serve_app.offline.planning.checks import tensor_sizes
 from serve_app.offline.planning.engine import Parallel
 from serve_app.offline.planning.memory import (
@@ -29,7 +29,7 @@ from tests.offline.planning.tiers import engine, facts, fill
 
 untimed = settings(deadline=None)  # the machine may be busy
 models = st.sampled_from(list_models())
-cards = st.sampled_from(list(load_cards()))
+cards = st.sampled_from(list(read_card_table()))
 schemes = st.sampled_from([one.name for one in SCHEMES.values() if not one.experts_only])
 
 
@@ -203,7 +203,7 @@ def test_a_fixed_cache_is_not_more_than_there_is() -> None:
     small = fill("Qwen2.5-7B", kv_cache_memory_bytes=8 * GIB)
     assert small.kv_bytes == 8 * GIB
     huge = fill("Qwen2.5-7B", kv_cache_memory_bytes=800 * GIB)
-    assert huge.kv_bytes < load_cards()["H100"].memory_bytes
+    assert huge.kv_bytes < read_card_table()["H100"].memory_bytes
     blocks = fill("Qwen2.5-7B", num_gpu_blocks_override=100)
     assert blocks.kv_tokens == 1600
 

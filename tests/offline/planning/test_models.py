@@ -9,9 +9,9 @@ from typing import Any
 
 import pytest
 
-from serve_app.offline.planning.errors import PlanningFailed, SchemeUnknown
 from serve_app.offline.planning.memory import Weights
-from serve_app.offline.planning.models import find_model, list_models, load_model, parse_config
+from serve_app.offline.planning.models import find_model, list_models, parse_config, read_model
+from serve_app.offline.planning.planning_errors import PlanningFailed, SchemeUnknown
 from serve_app.offline.planning.quantization import choose_scheme, find_scheme
 from serve_app.offline.planning.resolve import resolve_model
 from tests.offline.planning.reference import build_config
@@ -108,7 +108,7 @@ def test_a_checkpoint_says_its_quantisation(
     tmp_path: Path, stated: dict[str, Any], scheme: str, bits: float
 ) -> None:
     """Bits, group and block of quantization_config count, whatever the engine is told."""
-    _, read = load_model(write(tmp_path / "m", quantization_config=stated))
+    _, read = read_model(write(tmp_path / "m", quantization_config=stated))
     found = choose_scheme("fp8", None, read)
     assert (found.name, found.bits) == (scheme, bits)
 
@@ -203,14 +203,14 @@ def test_int8_weights_online_are_of_experts_alone() -> None:
 def test_a_config_that_cannot_be_used(tmp_path: Path, changes: dict[str, Any], words: str) -> None:
     """The key and what belongs there."""
     with pytest.raises(PlanningFailed, match=words):
-        load_model(write(tmp_path / "m", **changes))
+        read_model(write(tmp_path / "m", **changes))
 
 
 def test_a_broken_file_is_named(tmp_path: Path) -> None:
     """It is not taken for a model of no parameters."""
     (write(tmp_path / "m") / "config.json").write_text("{")
     with pytest.raises(PlanningFailed, match=r"config\.json: not valid JSON"):
-        load_model(tmp_path / "m")
+        read_model(tmp_path / "m")
 
 
 def test_scaled_positions() -> None:

@@ -7,11 +7,11 @@ from typing import Any
 import pytest
 
 from serve_app.config.app import RouterConfig
-from serve_app.offline.planning.cards import GIB, load_cards
+from serve_app.offline.planning.cards import GIB, read_card_table
 from serve_app.offline.planning.checks import tensor_sizes
-from serve_app.offline.planning.errors import PlanningFailed
 from serve_app.offline.planning.models import list_models
 from serve_app.offline.planning.plan import Options, Plan, TierPlan, make_plan, plan_tier
+from serve_app.offline.planning.planning_errors import PlanningFailed
 from serve_app.offline.planning.roofline import Workload
 from tests.offline.planning.tiers import engine, facts, fill, tier
 
@@ -83,7 +83,7 @@ def test_two_changes_where_one_is_not_enough() -> None:
 )
 def test_what_cannot_work(model: str, arguments: dict[str, Any], words: str) -> None:
     """However much memory there is; with what works instead."""
-    options = Options(gpus_per_node=64, cards={"": load_cards()["B200"]})
+    options = Options(gpus_per_node=64, cards={"": read_card_table()["B200"]})
     assert words in texts(plan_one(model, options, engine=arguments))
 
 
@@ -198,7 +198,7 @@ def test_weights_packed_online_are_read_in_16_bit() -> None:
 @pytest.mark.parametrize("model", list_models())
 def test_every_shipped_model_can_be_planned(model: str) -> None:
     """On eight B300 in 16 bit or as it is published, and on sizes from one GPU on."""
-    options = Options(cards={"": load_cards()["B300"]}, tensor_parallels=(1, 2, 4, 8))
+    options = Options(cards={"": read_card_table()["B300"]}, tensor_parallels=(1, 2, 4, 8))
     made = plan_one(model, options, engine={"max_model_len": 8192})
     able = [variant for variant in made.compared if variant.ok]
     assert able
@@ -249,7 +249,7 @@ def test_calls_in_flight_are_bounded_by_the_tightest() -> None:
 
 def test_cards_come_from_the_option_first() -> None:
     """For one tier, for all, or from accelerator_type; none is an error."""
-    cards = load_cards()
+    cards = read_card_table()
     strong = tier(name="strong")
     both = Options(cards={"": cards["L4"], "strong": cards["H200"]})
     plans = [plan_tier(one, both).card for one in (tier(), strong)]
@@ -290,15 +290,15 @@ def test_names_that_ray_serve_llm_does_not_take(name: str) -> None:
     assert f"ray.serve.llm does not take {name}" in texts(
         plan_one("Qwen/Qwen3-0.6B", accelerator_type=name)
     )
-    options = Options(cards={"": load_cards()[name]})
+    options = Options(cards={"": read_card_table()[name]})
     assert plan_one("Qwen/Qwen3-0.6B", options, accelerator_type=None).variants[0].ok
 
 
 def test_a_card_by_option_settles_which_it_is() -> None:
     """`A100` in the config and `--card A100-80G` is how a plan for bare metal is made."""
-    options = Options(cards={"": load_cards()["A100-80G"]})
+    options = Options(cards={"": read_card_table()["A100-80G"]})
     made = plan_one("Qwen/Qwen3-0.6B", options, accelerator_type="A100")
-    assert made.card == load_cards()["A100-80G"]
+    assert made.card == read_card_table()["A100-80G"]
     assert texts(made, fatal=False) == ""
 
 

@@ -7,14 +7,14 @@ from typing import Any
 
 import pytest
 
-from serve_app.offline.planning.cards import load_cards
-from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.cards import read_card_table
 from serve_app.offline.planning.models import list_models
 from serve_app.offline.planning.plan import Options, Plan, make_plan
+from serve_app.offline.planning.planning_errors import PlanningFailed
 from serve_app.offline.planning.prices import (
     GIVEN,
     Tokens,
-    _load_table,
+    _read_table,
     compare_prices,
     parse_tokens,
 )
@@ -104,14 +104,14 @@ def test_a_tier_without_a_speed_is_left_out() -> None:
 
 def test_every_shipped_price_says_when_and_where() -> None:
     """A day that has been, a source, a known card or model, and dollars that are plausible."""
-    rents, tokens = _load_table()["rent"], _load_table()["tokens"]
+    rents, tokens = _read_table()["rent"], _read_table()["tokens"]
     assert len(rents) >= 8
     assert len(tokens) >= 8
     for row in (*rents, *tokens):
         assert isinstance(row["read"], date)
         assert date(2026, 1, 1) <= row["read"] <= datetime.now(UTC).date()
         assert row["source"]
-    assert {row["card"] for row in rents} <= load_cards().keys()
+    assert {row["card"] for row in rents} <= read_card_table().keys()
     assert all(0.1 < row["per_gpu_hour"] < 50 for row in rents)
     assert {row["model"] for row in tokens if "model" in row} <= set(list_models())
     assert all(0 < row["prompt"] <= row["output"] < 100 for row in tokens)

@@ -10,14 +10,14 @@ import pytest
 
 from serve_app import demo
 from serve_app.offline.checkpoints.tensors import read_shard
-from serve_app.offline.planning.cards import GIB, Card, load_cards
+from serve_app.offline.planning.cards import GIB, Card, read_card_table
 from serve_app.offline.planning.memory import Stage, kv_bytes_a_token, measure, weigh
 from serve_app.offline.planning.models import (
     find_model,
     list_models,
-    load_model,
     parse_config,
     published_parameters,
+    read_model,
 )
 from serve_app.offline.planning.plan import checkpoint_bytes
 from serve_app.offline.planning.quantization import SCHEMES, pad
@@ -25,7 +25,7 @@ from serve_app.offline.planning.roofline import Roofline, Workload
 from tests.offline.planning.reference import count_parameters
 from tests.offline.planning.tiers import engine, facts, fill
 
-L40S = replace(load_cards()["L40S"], memory_gib=44.42)
+L40S = replace(read_card_table()["L40S"], memory_gib=44.42)
 LLAMA_8B: dict[str, Any] = {
     "model_type": "llama",
     "num_hidden_layers": 32,
@@ -80,7 +80,7 @@ def test_parameters_are_those_that_others_count(name: str) -> None:
 def test_demo_weights_are_those_in_the_file(name: str) -> None:
     """To the byte, whole and on one GPU."""
     directory = demo.locate(name)
-    found, stated = load_model(directory)
+    found, stated = read_model(directory)
     stored = read_shard(directory / "model.safetensors").data_bytes
     held = weigh(found, engine().parallel, Stage(found.layers, first=True, last=True))
     assert stated == {}
@@ -260,7 +260,7 @@ def estimate(name: str, scheme: str, card: str, tensor: int, prompt_tokens: int)
     """Output tokens a second of one call, its prompt included."""
     found = pad(facts(name), SCHEMES[scheme])
     line = Roofline(
-        found, SCHEMES[scheme], engine(card, tensor_parallel_size=tensor), load_cards()[card]
+        found, SCHEMES[scheme], engine(card, tensor_parallel_size=tensor), read_card_table()[card]
     )
     step_s = line.step_s(1, prompt_tokens + OUTPUT_TOKENS / 2)
     return OUTPUT_TOKENS / (line.prefill_s(prompt_tokens) + OUTPUT_TOKENS * step_s)
@@ -321,7 +321,7 @@ def step_ms(name: str, tensor: int, card: str, calls: int, prompt: int, output: 
     """One decoding step, in the middle of the answers."""
     found = STEP_MODELS.get(name) or facts(name)
     run = engine(card, tensor_parallel_size=tensor)
-    line = Roofline(found, SCHEMES["bf16"], run, load_cards()[card])
+    line = Roofline(found, SCHEMES["bf16"], run, read_card_table()[card])
     return 1000 * line.step_s(calls, prompt + output / 2)
 
 
@@ -376,7 +376,7 @@ def throughput(row: Throughput) -> float:
     """Of one replica on H100."""
     name, scheme, tensor, prompt, output, calls = row[:6]
     run = engine("H100", tensor_parallel_size=tensor)
-    line = Roofline(facts(name), SCHEMES[scheme], run, load_cards()["H100"])
+    line = Roofline(facts(name), SCHEMES[scheme], run, read_card_table()["H100"])
     return line.estimate(Workload(prompt, output), calls).tokens_per_s
 
 
@@ -395,7 +395,7 @@ def test_throughput_of_hundreds_of_calls(row: Throughput) -> None:
 def test_a_mixture_over_pcie() -> None:
     """vLLM issue 17469: 60 tokens a second with SGLang on four A10; docs/planning.md says 85."""
     run = engine("A10", tensor_parallel_size=4)
-    line = Roofline(facts("Qwen3-30B-A3B"), SCHEMES["bf16"], run, load_cards()["A10"])
+    line = Roofline(facts("Qwen3-30B-A3B"), SCHEMES["bf16"], run, read_card_table()["A10"])
     assert round(1 / line.step_s(1, 500)) == 85
 
 

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from serve_app.offline.planning.cards import load_cards
+from serve_app.offline.planning.cards import read_card_table
 from serve_app.offline.planning.models import list_models
 from serve_app.offline.planning.quantization import SCHEMES
 from serve_app.offline.planning.roofline import Roofline, Workload
@@ -17,11 +17,13 @@ from tests.offline.planning.tiers import engine, facts
 untimed = settings(deadline=None)  # the machine may be busy
 models = st.sampled_from(list_models())
 LOAD = Workload(1000, 200)
-LAYER_S, H200_BYTES_PER_S = load_cards()["H200"].layer_s, load_cards()["H200"].bytes_per_s
+LAYER_S, H200_BYTES_PER_S = read_card_table()["H200"].layer_s, read_card_table()["H200"].bytes_per_s
 
 
 def line(name: str, scheme: str = "bf16", card: str = "H100", **arguments: object) -> Roofline:
-    return Roofline(facts(name), SCHEMES[scheme], engine(card, **arguments), load_cards()[card])
+    return Roofline(
+        facts(name), SCHEMES[scheme], engine(card, **arguments), read_card_table()[card]
+    )
 
 
 def test_one_step_by_hand() -> None:
@@ -89,7 +91,7 @@ def test_more_gpus_are_faster_but_not_in_proportion() -> None:
     """What layers and all-reduces cost is not divided; over PCIe it costs more."""
     one, two = (line("Qwen2.5-7B", tensor_parallel_size=n).step_s(1, 100) for n in (1, 2))
     assert one / 2 < two < one
-    card = load_cards()["H100"]
+    card = read_card_table()["H100"]
     slow = replace(card, link="PCIe 5.0 x16", peer_gb_s=64.0)
     run = engine(tensor_parallel_size=2)
     pcie = Roofline(facts("Qwen2.5-7B"), SCHEMES["bf16"], run, slow)

@@ -8,7 +8,7 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.config.load import ServeConfig, load_serve_config
+from serve_app.config.reader import ServeConfig, read_serve_config
 from serve_app.offline.planning.plan import Options, Plan, make_plan
 from serve_app.offline.planning.queues import Queue, plan_queues
 from serve_app.offline.planning.roofline import Workload
@@ -30,7 +30,7 @@ every_tier = pytest.mark.parametrize(("config", "name"), LOADS)
 
 
 def load(config: str, typical: Workload | None = None) -> tuple[ServeConfig, Plan]:
-    loaded = load_serve_config(CONFIGS / f"{config}.yaml")
+    loaded = read_serve_config(CONFIGS / f"{config}.yaml")
     return loaded, make_plan(loaded.app.tiers, Options(load=typical or Workload()))
 
 

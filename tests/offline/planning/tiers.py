@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.config.tiers import TierConfig
-from serve_app.offline.planning.cards import Card, load_cards
+from serve_app.offline.planning.cards import Card, read_card_table
 from serve_app.offline.planning.engine import Engine, read_engine
 from serve_app.offline.planning.memory import Memory, measure
 from serve_app.offline.planning.models import ModelFacts, find_model
@@ -25,11 +25,11 @@ def facts(model: str) -> ModelFacts:
 
 
 def engine(card: Card | str = "H100", **arguments: Any) -> Engine:
-    card = load_cards()[card] if isinstance(card, str) else card
+    card = read_card_table()[card] if isinstance(card, str) else card
     return read_engine(tier(engine=arguments), card)
 
 
 def fill(model: str, scheme: str = "bf16", card: Card | str = "H100", **arguments: Any) -> Memory:
-    card = load_cards()[card] if isinstance(card, str) else card
+    card = read_card_table()[card] if isinstance(card, str) else card
     padded = pad(facts(model), SCHEMES[scheme])
     return measure(padded, SCHEMES[scheme], engine(card, **arguments), card)

@@ -10,7 +10,7 @@ import httpx
 import orjson
 import pytest
 
-from serve_app.offline.learning.records import load_records
+from serve_app.offline.learning.records import read_records
 from tests.serve.service import Service, wait_for
 
 pytestmark = pytest.mark.serve
@@ -74,7 +74,7 @@ def test_calls_are_labelled_while_nobody_calls(local: Service, directory: Path) 
     report = {"request_id": "sum", "right": False}
     assert httpx.post(f"{local.base_url}/v1/feedback", json=report).status_code == 202
     wait_for(lambda: "sum" in lines(directory, "feedback"), timeout_s=10, what="the feedback")
-    records = load_records([directory])
+    records = read_records([directory])
     assert len(records.items) == len(QUESTIONS)
     [judged] = [record for record in records.items if "7 + 5" in record.text]
     assert judged.fast == 0

@@ -15,7 +15,7 @@ from ray.cluster_utils import Cluster
 from serve_app.cli.up import AUTH_TOKEN
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import ray_environment
-from serve_app.config.load import ROUTER_NAME
+from serve_app.config.reader import ROUTER_NAME
 from serve_app.deploy.cluster_nodes import read_groups
 from tests.serve.service import ROOT, free_port, wait_for
 from tests.serve.simulated.application import IMPORT_PATH

@@ -11,12 +11,12 @@ from typing import Any
 
 import orjson
 
+from serve_app.offline.bench.bench_errors import NothingMeasured, RequestsFailed, ServerNotReady
 from serve_app.offline.bench.clocks import Clocks, read_clocks, subtract_clocks
-from serve_app.offline.bench.errors import NothingMeasured, RequestsFailed, ServerNotReady
 from serve_app.offline.bench.generator import LoadGenerator
-from serve_app.offline.bench.load import Load, Requests
 from serve_app.offline.bench.machine import count_cores
 from serve_app.offline.bench.ownership import Owned
+from serve_app.offline.bench.phase import Phase, Requests
 from serve_app.offline.bench.summary import percentile
 from serve_app.offline.bench.targets import HOST
 
@@ -83,37 +83,37 @@ class Server:
             time.sleep(_POLL_S)
         raise ServerNotReady(f"{self.name} ({model})", wait_s, self.owned.log_tail())
 
-    def stream(self, tier: str, load: Load, generator: LoadGenerator) -> Stream:
+    def stream(self, tier: str, phase: Phase, generator: LoadGenerator) -> Stream:
         """Drive one batch of streams.
 
         Raises:
             RequestsFailed: a request failed.
             NothingMeasured: no answer ended within the window.
         """
-        load = replace(load, port=self.port)
-        prompt_tokens = self._count_prompt(load)
+        phase = replace(phase, port=self.port)
+        prompt_tokens = self._count_prompt(phase)
 
         def clocks() -> Clocks:
             return read_clocks([self.owned.pid], generator.pid)
 
-        outcome, before, after = generator.run(load, clocks)
+        outcome, before, after = generator.run(phase, clocks)
         name = f"{self.name}, {tier}"
         if outcome.errors:
-            raise RequestsFailed(name, load.label, outcome.errors, self.owned.log_tail())
+            raise RequestsFailed(name, phase.label, outcome.errors, self.owned.log_tail())
         if not outcome.total_s:
-            raise NothingMeasured(name, load.label, outcome.window_s)
+            raise NothingMeasured(name, phase.label, outcome.window_s)
         first_ms = [1000 * seconds for seconds in outcome.first_event_s]
         total_ms = [1000 * seconds for seconds in outcome.total_s]
-        steps = max(1, load.output_tokens - 1)
+        steps = max(1, phase.output_tokens - 1)
         return Stream(
             server=self.name,
             tier=tier,
-            batch=load.clients,
+            batch=phase.clients,
             prompt_tokens=prompt_tokens,
-            output_tokens=load.output_tokens,
+            output_tokens=phase.output_tokens,
             requests=len(total_ms),
             # Not by the answers in the window: equal streams end together, a whole batch at a time.
-            tokens_per_s=1000 * load.clients * load.output_tokens / fmean(total_ms),
+            tokens_per_s=1000 * phase.clients * phase.output_tokens / fmean(total_ms),
             ttft_p50_ms=percentile(first_ms, 0.5),
             ttft_p99_ms=percentile(first_ms, 0.99),
             step_p50_ms=median(
@@ -140,11 +140,11 @@ class Server:
             times.append(1000 * (time.perf_counter() - began))
         return Prefill(self.name, tier, prompt_tokens, median(times[1:]))
 
-    def _count_prompt(self, load: Load) -> int:
-        request = Requests(replace(load, stream=False, output_tokens=1)).next()
+    def _count_prompt(self, phase: Phase) -> int:
+        request = Requests(replace(phase, stream=False, output_tokens=1)).next()
         answer = self._ask("/v1/chat/completions", request.partition(b"\r\n\r\n")[2])
         if answer is None:
-            raise self._failed(load.label)
+            raise self._failed(phase.label)
         return int(answer["usage"]["prompt_tokens"])
 
     def _failed(self, phase: str) -> RequestsFailed:

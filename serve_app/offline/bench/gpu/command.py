@@ -11,20 +11,20 @@ from typing import Annotated
 import typer
 
 from serve_app import demo
-from serve_app.config.load import ConfigError, ServeConfig, load_serve_config, run_dir
+from serve_app.config.reader import ConfigError, ServeConfig, read_serve_config, run_dir
 from serve_app.core.outputs import make_directory
-from serve_app.offline.bench.generator import load_generator
+from serve_app.offline.bench.generator import run_load_generator
 from serve_app.offline.bench.gpu.driver import find_gpu
-from serve_app.offline.bench.gpu.errors import WrongCard
 from serve_app.offline.bench.gpu.estimates import Estimate, estimate, find_card
-from serve_app.offline.bench.gpu.report import build_grids
+from serve_app.offline.bench.gpu.gpu_errors import WrongCard
+from serve_app.offline.bench.gpu.gpu_report import build_grids
 from serve_app.offline.bench.gpu.results import Gpu, Results
 from serve_app.offline.bench.gpu.steps import Check, Settings
 from serve_app.offline.bench.journal import append_section, print_report, render_section
 from serve_app.offline.bench.machine import describe_machine
 from serve_app.offline.bench.options import check_outputs, parse_counts
 from serve_app.offline.bench.results import build_console
-from serve_app.offline.planning.errors import PlanningFailed
+from serve_app.offline.planning.planning_errors import PlanningFailed
 
 STEPS = ("models", "doctor", "kernels", "bare", "service")
 _ALL = ",".join(STEPS)
@@ -82,7 +82,7 @@ def gpu(
     found = find_gpu()
     path = config or (_CPU_CONFIG if found is None else _GPU_CONFIG)
     names, counts = _parse_steps(only), parse_counts(batches)
-    serve_config = _load(path)
+    serve_config = _read(path)
     output = json or run_dir() / "gpu-check.json"
     make_directory(output.parent)
     check_outputs(output, log)
@@ -96,7 +96,7 @@ def gpu(
     results = Results(describe_machine(), found, str(path))
     check = Check(path, serve_config, settings, results, output, _say)
     try:
-        with load_generator() as generator:
+        with run_load_generator() as generator:
             good = check.run(names, generator)
     finally:
         results.tables = build_grids(results, _estimate_all(results, serve_config))
@@ -117,9 +117,9 @@ def _parse_steps(text: str) -> list[str]:
     return [name for name in STEPS if name in names]
 
 
-def _load(path: Path) -> ServeConfig:
+def _read(path: Path) -> ServeConfig:
     try:
-        return load_serve_config(path)
+        return read_serve_config(path)
     except ConfigError as error:
         raise typer.BadParameter(f"{path}: {error}") from None
 

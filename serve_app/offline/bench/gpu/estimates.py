@@ -8,7 +8,7 @@ import psutil
 
 from serve_app.config.tiers import TierConfig
 from serve_app.offline.bench.gpu.rates import Rates
-from serve_app.offline.planning.cards import GIB, Card, load_cards, parse_card
+from serve_app.offline.planning.cards import GIB, Card, parse_card, read_card_table
 from serve_app.offline.planning.engine import Engine, read_engine
 from serve_app.offline.planning.memory import Memory, measure, split_layers, weigh
 from serve_app.offline.planning.models import ModelFacts
@@ -114,5 +114,5 @@ def find_card(tier: TierConfig, device: str) -> Card | None:
     if tier.accelerator_type is not None:
         return parse_card(tier.accelerator_type)
     words = device.upper().replace("-", " ").split()
-    named = [name for name in load_cards() if name.upper() in words]
+    named = [name for name in read_card_table() if name.upper() in words]
     return parse_card(max(named, key=len)) if named else None

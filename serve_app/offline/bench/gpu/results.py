@@ -12,8 +12,8 @@ import orjson
 from serve_app.offline.bench.gpu.asking import Prefill, Stream
 from serve_app.offline.bench.gpu.engine_log import EngineFacts
 from serve_app.offline.bench.gpu.rates import Rates
+from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.machine import Machine
-from serve_app.offline.bench.report import Grid
 
 
 @dataclass(frozen=True, slots=True)

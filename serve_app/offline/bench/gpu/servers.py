@@ -10,7 +10,7 @@ from pathlib import Path
 from pydantic import JsonValue
 
 from serve_app.config.environment import ray_environment
-from serve_app.config.load import ServeConfig
+from serve_app.config.reader import ServeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.deploy.plan import plan_engine, resolve_source
 from serve_app.offline.bench.targets import HOST, Target

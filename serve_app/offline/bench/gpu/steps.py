@@ -15,21 +15,21 @@ from pathlib import Path
 import orjson
 
 from serve_app.config.environment import ray_environment
-from serve_app.config.load import ServeConfig
+from serve_app.config.reader import ServeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.demo import CheckpointMissing
-from serve_app.offline.bench.errors import BenchFailed
+from serve_app.offline.bench.bench_errors import BenchFailed
 from serve_app.offline.bench.generator import LoadGenerator
 from serve_app.offline.bench.gpu.asking import Server
 from serve_app.offline.bench.gpu.driver import read_used_gib
 from serve_app.offline.bench.gpu.engine_log import parse_engine_log
-from serve_app.offline.bench.gpu.errors import KernelsFailed
+from serve_app.offline.bench.gpu.gpu_errors import KernelsFailed
 from serve_app.offline.bench.gpu.rates import Rates
 from serve_app.offline.bench.gpu.results import ReplicaRates, Results, Said, Step
 from serve_app.offline.bench.gpu.servers import OURS, build_bare, build_service
 from serve_app.offline.bench.gpu.weightless import write_model
-from serve_app.offline.bench.load import Load
 from serve_app.offline.bench.ownership import owned
+from serve_app.offline.bench.phase import Phase
 from serve_app.offline.bench.runner import find_free_port
 from serve_app.offline.bench.targets import HOST, Target
 
@@ -211,7 +211,7 @@ class Check:
 
     def _measure_streams(self, tier: TierConfig, server: Server, generator: LoadGenerator) -> None:
         for batch in self._settings.batches:
-            measured = server.stream(tier.name, self._build_load(tier, batch), generator)
+            measured = server.stream(tier.name, self._build_phase(tier, batch), generator)
             self._results.streams.append(measured)
             self._save()
             self._say(
@@ -219,8 +219,8 @@ class Check:
                 f"tokens/s, first token after {measured.ttft_p50_ms:.0f} ms"
             )
 
-    def _build_load(self, tier: TierConfig, batch: int) -> Load:
-        return Load(
+    def _build_phase(self, tier: TierConfig, batch: int) -> Phase:
+        return Phase(
             host=HOST,
             port=0,
             model=tier.model_id,

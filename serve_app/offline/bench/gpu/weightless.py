@@ -14,7 +14,7 @@ from typing import Any
 
 from serve_app import demo
 from serve_app.config.tiers import TierConfig
-from serve_app.offline.bench.gpu.errors import ShapeUnknown
+from serve_app.offline.bench.gpu.gpu_errors import ShapeUnknown
 from serve_app.offline.planning.models import ModelFacts, find_model
 
 CONFIG = "config.json"

@@ -10,15 +10,15 @@ from pathlib import Path
 
 import pytest
 
-from serve_app.offline.bench.errors import RequestsFailed, ServerEnded, ServerNotReady
-from serve_app.offline.bench.generator import load_generator
+from serve_app.offline.bench.bench_errors import RequestsFailed, ServerEnded, ServerNotReady
+from serve_app.offline.bench.generator import run_load_generator
 from serve_app.offline.bench.gpu.asking import Server, Stream
-from serve_app.offline.bench.load import Load
 from serve_app.offline.bench.ownership import Owned, owned
+from serve_app.offline.bench.phase import Phase
 from tests.offline.bench.fakes import (
     STREAM,
     FakeServer,
-    make_load,
+    make_phase,
     render_chunked,
     render_whole,
     running,
@@ -41,15 +41,15 @@ def server(process: Owned, port: int) -> Server:
     return Server(process, "bare", port, time.monotonic())
 
 
-def drive(process: Owned, port: int, load: Load) -> Stream:
-    with load_generator() as generator:
-        return server(process, port).stream("fast", load, generator)
+def drive(process: Owned, port: int, phase: Phase) -> Stream:
+    with run_load_generator() as generator:
+        return server(process, port).stream("fast", phase, generator)
 
 
 async def test_a_batch_of_streams(process: Owned) -> None:
     """The prompt is counted by the server; rates and times come from the window."""
     async with running(FakeServer([ANSWER], [STREAMED])) as fake:
-        found = await asyncio.to_thread(drive, process, fake.port, make_load(0))
+        found = await asyncio.to_thread(drive, process, fake.port, make_phase(0))
     assert (found.server, found.tier, found.batch, found.prompt_tokens) == ("bare", "fast", 2, 41)
     assert found.requests > 0
     assert found.tokens_per_s > 0
@@ -62,7 +62,7 @@ async def test_a_failed_stream_fails_the_step(process: Owned) -> None:
     """A server that refuses has not carried the load."""
     async with running(FakeServer([ANSWER], [ERROR])) as fake:
         with pytest.raises(RequestsFailed, match="status 503"):
-            await asyncio.to_thread(drive, process, fake.port, make_load(0))
+            await asyncio.to_thread(drive, process, fake.port, make_phase(0))
 
 
 async def test_a_prompt_is_timed(process: Owned) -> None:

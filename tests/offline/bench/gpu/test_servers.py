@@ -9,7 +9,7 @@ import yaml
 from vllm.entrypoints.launchers.cli_args import make_arg_parser
 from vllm.utils.argparse_utils import FlexibleArgumentParser
 
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.offline.bench.gpu.servers import build_bare, build_service, render_flags
 
 CONFIGS = Path(__file__).parents[4] / "configs"
@@ -20,7 +20,7 @@ NAMES = ("gpu-check", "local", "prod")
 def test_bare_vllm_takes_every_engine_argument(name: str) -> None:
     """Its own command line reads what the service hands over as keyword arguments."""
     parser = make_arg_parser(FlexibleArgumentParser())
-    for tier in load_serve_config(CONFIGS / f"{name}.yaml").app.tiers:
+    for tier in read_serve_config(CONFIGS / f"{name}.yaml").app.tiers:
         target = build_bare(tier, 8123)
         assert target.command[1:3] == ["-m", "vllm.entrypoints.openai.api_server"]
         read = vars(parser.parse_args(list(target.command[3:])))
@@ -46,7 +46,7 @@ def test_flags() -> None:
 
 def test_the_service_has_a_port_and_files_of_its_own(tmp_path: Path) -> None:
     """A service that runs on this machine already is neither joined nor disturbed."""
-    target = build_service(load_serve_config(CONFIGS / "local.yaml"), 8123, tmp_path)
+    target = build_service(read_serve_config(CONFIGS / "local.yaml"), 8123, tmp_path)
     target.write_config()
     written = yaml.safe_load((tmp_path / "serve.yaml").read_text())
     assert written["http_options"]["port"] == 8123

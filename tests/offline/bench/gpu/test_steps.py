@@ -10,11 +10,11 @@ import torch
 import typer
 from typer.testing import CliRunner
 
-from serve_app.config.load import load_serve_config
-from serve_app.offline.bench.generator import load_generator
+from serve_app.config.reader import read_serve_config
+from serve_app.offline.bench.generator import run_load_generator
 from serve_app.offline.bench.gpu.command import check_card, gpu
 from serve_app.offline.bench.gpu.driver import find_gpu, read_used_gib
-from serve_app.offline.bench.gpu.errors import WrongCard
+from serve_app.offline.bench.gpu.gpu_errors import WrongCard
 from serve_app.offline.bench.gpu.kernels import Sizes, measure
 from serve_app.offline.bench.gpu.results import Gpu
 from serve_app.offline.bench.gpu.steps import Check, Settings, parse_rates
@@ -37,8 +37,8 @@ def run(tmp_path: Path, settings: Settings, *names: str) -> tuple[bool, list[tup
     path.write_text(UNKNOWN)
     results = make_results()
     results.steps = []
-    check = Check(path, load_serve_config(path), settings, results, output, lambda _: None)
-    with load_generator() as generator:
+    check = Check(path, read_serve_config(path), settings, results, output, lambda _: None)
+    with run_load_generator() as generator:
         good = check.run(names, generator)
     steps = orjson.loads(output.read_bytes())["steps"]
     return good, [(step["name"], step["outcome"]) for step in steps]
@@ -69,7 +69,7 @@ def test_no_step_begins_after_the_budget(tmp_path: Path) -> None:
 )
 def test_the_card_must_be_the_configs(config: str, found: Gpu | None, words: str) -> None:
     """Ray would wait for the other one without a word."""
-    loaded = load_serve_config(CONFIGS / f"{config}.yaml")
+    loaded = read_serve_config(CONFIGS / f"{config}.yaml")
     if not words:
         check_card(loaded, found)
         return

@@ -11,9 +11,9 @@ from tokenizers import Tokenizer
 from transformers import AutoConfig
 
 from serve_app.config.tiers import TierConfig
-from serve_app.offline.bench.gpu.errors import ShapeUnknown
+from serve_app.offline.bench.gpu.gpu_errors import ShapeUnknown
 from serve_app.offline.bench.gpu.weightless import write_model, write_shape
-from serve_app.offline.planning.models import find_model, load_model
+from serve_app.offline.planning.models import find_model, read_model
 
 
 def tier(source: Path | str, model: str = "Qwen/Qwen2.5-72B-Instruct") -> TierConfig:
@@ -31,7 +31,7 @@ def test_the_shape_is_the_real_one(model: str, tmp_path: Path) -> None:
     found = find_model(model)
     assert found is not None
     write_shape(tmp_path, found[0])
-    written, stated = load_model(tmp_path)
+    written, stated = read_model(tmp_path)
     assert replace(written, name="", source="") == replace(
         found[0], name="", source="", quantized_intermediate=None
     )

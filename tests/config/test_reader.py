@@ -22,7 +22,7 @@ from serve_app.config.app import (
     complete_runtime,
 )
 from serve_app.config.docs import render_config_docs
-from serve_app.config.load import ConfigError, load_serve_config
+from serve_app.config.reader import ConfigError, read_serve_config
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
 from serve_app.config.serve_file import APPLICATION_KEYS, DEPLOYMENT_KEYS, FILE_KEYS
 from serve_app.config.tiers import TierConfig
@@ -68,7 +68,7 @@ def load(tmp_path: Path) -> Load:
             path.write_bytes(document)
         else:
             path.write_text(document if isinstance(document, str) else yaml.safe_dump(document))
-        return load_serve_config(path)
+        return read_serve_config(path)
 
     return load
 
@@ -381,9 +381,9 @@ def test_a_tier_may_be_named_among_the_deployments(load: Load) -> None:
 def test_a_missing_file(tmp_path: Path) -> None:
     """A path that leads nowhere is a config error like any other."""
     with pytest.raises(ConfigError, match="No such file"):
-        load_serve_config(tmp_path / "nowhere.yaml")
+        read_serve_config(tmp_path / "nowhere.yaml")
     with pytest.raises(ConfigError, match="directory"):
-        load_serve_config(tmp_path)
+        read_serve_config(tmp_path)
 
 
 @pytest.mark.parametrize("source", ["/models/m", "demo:fast"])

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 from serve_app.offline.bench.gpu.asking import Stream
 from serve_app.offline.bench.gpu.estimates import Estimate
 from serve_app.offline.bench.gpu.results import Results
-from serve_app.offline.bench.report import Grid, render_elsewhere
+from serve_app.offline.bench.grids import Grid, render_elsewhere
 from serve_app.offline.bench.summary import ratio
 from serve_app.offline.planning.cards import GIB
 from serve_app.offline.planning.roofline import COMPUTE_REACHED

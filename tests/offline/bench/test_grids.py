@@ -10,6 +10,7 @@ from pathlib import Path
 from rich.console import Console
 
 from serve_app.offline.bench.clocks import Part
+from serve_app.offline.bench.grids import Grid, build_report
 from serve_app.offline.bench.journal import (
     append_section,
     print_report,
@@ -18,7 +19,6 @@ from serve_app.offline.bench.journal import (
     write_json,
 )
 from serve_app.offline.bench.machine import Machine, describe_machine
-from serve_app.offline.bench.report import Grid, build_report
 from serve_app.offline.bench.summary import Measurement
 
 MACHINE = Machine(

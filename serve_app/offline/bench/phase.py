@@ -1,4 +1,4 @@
-"""What one phase asks of a server, and what came of it: the words between bench and generator."""
+"""One phase of a benchmark: its requests and its outcome, as bench and generator exchange them."""
 
 from __future__ import annotations
 
@@ -14,8 +14,8 @@ _SERIAL_DIGITS = 8
 
 
 @dataclass(frozen=True, slots=True)
-class Load:
-    """A closed loop: every client asks again as soon as it has its answer."""
+class Phase:
+    """A closed loop: every client sends its next request as soon as it has its answer."""
 
     host: str
     port: int
@@ -37,10 +37,10 @@ class Load:
 
 @dataclass(frozen=True, slots=True)
 class Outcome:
-    """What the generator saw in one phase; the times are those of answers that ended in its window.
+    """The answers of one phase; the times are those of the answers that ended in its window.
 
-    `errors` counts failures by what they said, in warm-up and drain too: a server that drops a
-    request at any time has not answered the load.
+    `errors` counts failures by their text, in warm-up and drain too, because a server must answer
+    every request of the phase.
     """
 
     first_event_s: list[float]
@@ -56,11 +56,11 @@ class Requests:
     it that the engine finds in its prefix cache changes from one request to the next.
     """
 
-    def __init__(self, load: Load) -> None:
-        before, after = _render_body(load).split(b"{serial}")
+    def __init__(self, phase: Phase) -> None:
+        before, after = _render_body(phase).split(b"{serial}")
         length = len(before) + _SERIAL_DIGITS + len(after)
         head = (
-            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {load.host}:{load.port}\r\n"
+            f"POST /v1/chat/completions HTTP/1.1\r\nhost: {phase.host}:{phase.port}\r\n"
             f"content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
         )
         self._before = head.encode() + before
@@ -73,12 +73,12 @@ class Requests:
         return b"%b%0*d%b" % (self._before, _SERIAL_DIGITS, self._serial, self._after)
 
 
-def _render_body(load: Load) -> bytes:
+def _render_body(phase: Phase) -> bytes:
     body = {
-        "model": load.model,
+        "model": phase.model,
         "messages": [{"role": "user", "content": _PROMPT}],
-        "max_tokens": load.output_tokens,
+        "max_tokens": phase.output_tokens,
         "ignore_eos": True,
-        "stream": load.stream,
+        "stream": phase.stream,
     }
     return orjson.dumps(body)

@@ -148,7 +148,7 @@ def _list_speeds(plan: Plan) -> Iterator[tuple[str, Render]]:
     yield "tokens/s, each of them", _of_speed(lambda s: f"{s.call_tokens_per_s:,.0f}")
     yield "tokens/s, the replica", _of_speed(lambda s: f"{s.tokens_per_s:,.0f}")
     yield "calls/s, the replica", _of_speed(lambda s: f"{s.calls_per_s:,.1f}")
-    yield f"to load at {plan.disk_gb_s:g} GB/s, s", _of_cost(lambda c: f"{c.load_s:,.0f}")
+    yield f"to read at {plan.disk_gb_s:g} GB/s, s", _of_cost(lambda c: f"{c.load_s:,.0f}")
     used = f"{plan.utilization:.0%} used"
     yield (
         f"GPU-hours, 1 M output tokens, {used}",

@@ -1,4 +1,4 @@
-"""The errors of a step of the GPU check, in addition to `bench.errors`.
+"""The errors of a step of the GPU check, in addition to `bench_errors.py`.
 
 BenchFailed
 ├── ShapeUnknown      a model without weights has a shape that the table does not have
@@ -8,7 +8,7 @@ BenchFailed
 
 from __future__ import annotations
 
-from serve_app.offline.bench.errors import BenchFailed
+from serve_app.offline.bench.bench_errors import BenchFailed
 
 
 class ShapeUnknown(BenchFailed):

@@ -66,7 +66,7 @@ class ServeConfig:
         return ServeConfig(document, self.app, self.runtime)
 
 
-def load_serve_config(path: Path) -> ServeConfig:
+def read_serve_config(path: Path) -> ServeConfig:
     """Read and check a Serve config file.
 
     Raises:

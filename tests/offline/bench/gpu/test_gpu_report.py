@@ -7,14 +7,14 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serve_app.config.load import load_serve_config
+from serve_app.config.reader import read_serve_config
 from serve_app.config.tiers import TierConfig
 from serve_app.offline.bench.gpu.estimates import Estimate, build_cpu, estimate, find_card
-from serve_app.offline.bench.gpu.report import build_grids
+from serve_app.offline.bench.gpu.gpu_report import build_grids
 from serve_app.offline.bench.gpu.results import Results
+from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.journal import render_section
-from serve_app.offline.bench.report import Grid
-from serve_app.offline.planning.cards import load_cards
+from serve_app.offline.planning.cards import read_card_table
 from serve_app.offline.planning.plan import Options, plan_tier
 from tests.offline.bench.gpu.fakes import H200, MACHINE, RATES, make_results
 
@@ -22,14 +22,14 @@ CONFIGS = Path(__file__).parents[4] / "configs"
 
 
 def tier_of(config: str, name: str) -> TierConfig:
-    tiers = load_serve_config(CONFIGS / f"{config}.yaml").app.tiers
+    tiers = read_serve_config(CONFIGS / f"{config}.yaml").app.tiers
     return next(tier for tier in tiers if tier.name == name)
 
 
 def on_h200(name: str = "fast") -> Estimate:
     """The tier of the shipped config, from the table of models: no directory is written."""
     tier = tier_of("gpu-check", name).model_copy(update={"model_source": None})
-    return estimate(tier, load_cards()["H200"], RATES)
+    return estimate(tier, read_card_table()["H200"], RATES)
 
 
 def grids() -> dict[str, Grid]:
@@ -78,7 +78,7 @@ def test_the_plan_taken_apart_is_the_plan(name: str) -> None:
     assert found.prefill_ms(1024) == pytest.approx(1000 * planned.speed.ttft_s)
     assert found.step_ms(1, 1024, 256) == pytest.approx(1000 / planned.speed.single_tokens_per_s)
     assert found.bytes_per_s is not None
-    assert 0.5 < found.bytes_per_s / (load_cards()["H200"].bandwidth_gb_s * 1e9) <= 1
+    assert 0.5 < found.bytes_per_s / (read_card_table()["H200"].bandwidth_gb_s * 1e9) <= 1
     assert found.layer_us is not None
     assert 10 < found.layer_us < 200
 
