@@ -35,7 +35,7 @@ from serve_app.leases.http1 import (
 )
 from serve_app.leases.lease import Lease, Opener
 from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_engine_load
-from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, FairOrder, Order
+from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, FairOrder, WaitingOrder
 from serve_app.leases.pool import LeasePool
 from serve_app.leases.waiting import Waiter
 
@@ -500,7 +500,7 @@ class TierClient:
             self._engines.note(address, load, asyncio.get_running_loop().time())
 
 
-def make_order(fairness: FairnessConfig | None) -> Order[Waiter]:
+def make_order(fairness: FairnessConfig | None) -> WaitingOrder[Waiter]:
     """The order of waiting calls that a config asks for."""
     if fairness is None:
         return ArrivalOrder()

@@ -45,7 +45,7 @@ class Waits(Protocol):
 W = TypeVar("W", bound=Waits)
 
 
-class Order(Protocol[W]):
+class WaitingOrder(Protocol[W]):
     """Decides which waiting call comes first."""
 
     def __len__(self) -> int: ...
@@ -80,7 +80,7 @@ class Order(Protocol[W]):
         ...
 
 
-class ArrivalOrder(Order[W]):
+class ArrivalOrder(WaitingOrder[W]):
     """First come, first served."""
 
     def __init__(self) -> None:
@@ -129,7 +129,7 @@ class _Line(OrderedDict[W, float]):
         return self.start + self.tokens / weight
 
 
-class FairOrder(Order[W]):
+class FairOrder(WaitingOrder[W]):
     """Fair among tenants by tokens; interactive calls before batch calls, which age."""
 
     def __init__(

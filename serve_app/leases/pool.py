@@ -16,7 +16,7 @@ from contextvars import Context
 from serve_app.core.errors import GatewayError, InternalError, TierUnavailable
 from serve_app.leases.http1 import Address
 from serve_app.leases.lease import Closer, IdleLeases, Lease, Opener
-from serve_app.leases.order import NO_CLAIM, Claim, Order
+from serve_app.leases.order import NO_CLAIM, Claim, WaitingOrder
 from serve_app.leases.penalties import Penalties
 from serve_app.leases.sessions import SessionMap
 from serve_app.leases.waiting import Ask, Waiter, WaitingCalls
@@ -93,7 +93,7 @@ class LeasePool:
         """Whether a call is using a place on a replica that has not just failed."""
         return any(not self.penalties.active(address, now) for address in self._in_use_at)
 
-    def use_order(self, order: Order[Waiter]) -> None:
+    def use_order(self, order: WaitingOrder[Waiter]) -> None:
         """Let waiting calls have places in this order."""
         self._waiting.use_order(order)
 

@@ -24,7 +24,7 @@ import asyncio
 from collections import OrderedDict
 
 from serve_app.leases.lease import Lease
-from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, Order
+from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, WaitingOrder
 
 
 class Ask:
@@ -59,7 +59,7 @@ class WaitingCalls:
     """The calls that wait, in their order."""
 
     def __init__(self) -> None:
-        self._order: Order[Waiter] = ArrivalOrder()
+        self._order: WaitingOrder[Waiter] = ArrivalOrder()
         self._orphans: OrderedDict[Ask, None] = OrderedDict()
 
     def __len__(self) -> int:
@@ -75,7 +75,7 @@ class WaitingCalls:
         """The call that gets the next place."""
         return self._order.first
 
-    def use_order(self, order: Order[Waiter]) -> None:
+    def use_order(self, order: WaitingOrder[Waiter]) -> None:
         """Use this order from now on, also for the calls that wait already."""
         for waiter in self._order.drain():
             order.add(waiter)
