@@ -58,7 +58,7 @@ async def answer_by_cascade(
         GatewayError: neither tier could answer, or no time was left for the second tier.
     """
     assert route.draft is not None, "only drafts come here"
-    draft = way.record.draft = Draft(route.draft.tier, route.draft.model_id)
+    draft = way.record.draft = Draft(route.draft.tier, model_id=route.draft.model_id)
     request = way.draft_request(route.draft, draft)
     async with AsyncExitStack() as drafting:
         try:

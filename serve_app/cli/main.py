@@ -159,6 +159,11 @@ class Benchmarks(LazyGroup):
             "Time a Router's own work per call, without Ray: leases, connections, load, sessions.",
         ),
         LazyCommand(
+            "cache",
+            "serve_app.offline.bench.cache:cache",
+            "Measure a running service with and without its cache of answers.",
+        ),
+        LazyCommand(
             "fairness",
             "serve_app.offline.bench.fairness:fairness",
             "Flood one tier with the calls of one tenant, and time the first tokens of the others.",

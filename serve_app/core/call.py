@@ -6,7 +6,7 @@ import time
 from asyncio import Future
 from collections.abc import Set
 from dataclasses import dataclass, field
-from enum import StrEnum
+from enum import Enum, StrEnum
 from typing import Protocol
 
 from serve_app.core.caller import ANONYMOUS, Caller
@@ -76,6 +76,11 @@ class Prompt:
 class Payload(Protocol):
     """The body as the client sent it, ready to be forwarded."""
 
+    @property
+    def deterministic(self) -> bool:
+        """Whether the client asks for an answer that the same body always gets."""
+        ...
+
     def for_model(self, model_id: str, tier: str) -> bytes:
         """The JSON body, addressed to the model of the tier that will answer."""
         ...
@@ -107,6 +112,19 @@ class TierLimits:
 NO_LIMITS = TierLimits()
 
 
+class CacheUse(Enum):
+    """What a client lets the cache of answers do for its call."""
+
+    DEFAULT = "default"
+    """A deterministic call may be answered by the cache."""
+    WANTED = "wanted"
+    """Any call may be answered by the cache."""
+    REFRESH = "refresh"
+    """The cache keeps the answer, but does not give one."""
+    NONE = "none"
+    """The cache neither keeps an answer nor gives one."""
+
+
 @dataclass(frozen=True, slots=True)
 class Call:
     """One parsed API request.
@@ -131,6 +149,7 @@ class Call:
     session: str | None = None
     policy: Policy | None = None
     draftable: bool = True
+    cache_use: CacheUse = CacheUse.DEFAULT
 
 
 class Reason(StrEnum):
@@ -215,12 +234,12 @@ class Draft:
     """
 
     tier: str
-    model_id: str = ""
     discarded: bool = False
     confidence: float | None = None
     mean_probability: float | None = None
     min_probability: float | None = None
     usage: Usage = field(default_factory=Usage)
+    model_id: str = ""
 
 
 class Outcome(StrEnum):

@@ -22,6 +22,8 @@ FORWARDED_FOR_HEADER = b"x-forwarded-for"
 CERTIFICATE_HEADER = b"x-serve-app-client-certificate"
 
 CACHE_HEADER = b"x-cache"
+"""`use` in a request; the result in an answer."""
+CACHE_CONTROL_HEADER = b"cache-control"
 
 # These headers of an answer, with TIER_HEADER, say what was chosen.
 MODEL_HEADER = b"x-route-model"

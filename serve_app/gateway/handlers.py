@@ -12,7 +12,7 @@ from typing import Protocol
 
 from starlette.types import Receive, Scope, Send
 
-from serve_app.core.call import Call, Endpoint, Outcome, Record
+from serve_app.core.call import CacheUse, Call, Endpoint, Outcome, Record
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import (
     BodyTooLarge,
@@ -22,8 +22,10 @@ from serve_app.core.errors import (
     UpstreamFailed,
 )
 from serve_app.core.headers import REQUEST_ID_HEADER, Headers
+from serve_app.core.usage import read_usage
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.collector import FeedbackCollector
+from serve_app.gateway.cache_use import read_cache_use
 from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.dialect import Translation, translate
 from serve_app.gateway.render import (
@@ -36,7 +38,6 @@ from serve_app.gateway.render import (
 )
 from serve_app.gateway.request_headers import RequestHeaders
 from serve_app.gateway.stream_tap import StreamTap
-from serve_app.gateway.usage import read_usage
 from serve_app.gateway.wire import parse_call
 from serve_app.leases.tier import Answer
 from serve_app.pipeline import Pipeline
@@ -186,7 +187,7 @@ class CallHandler:
             async with whole_in_time(deadlines):
                 if self._pipeline.steps.access is not None:
                     record.caller = await self._pipeline.authenticate(read_credentials(scope))
-                order = await self._receive(headers, receive, deadlines)
+                order = await self._receive(scope, headers, receive, deadlines)
                 record.stream = order.call.stream
                 await self._answer(order, response, record, started, deadlines)
         except GatewayError as error:
@@ -204,7 +205,7 @@ class CallHandler:
             self._recorder.finish(record)
 
     async def _receive(
-        self, headers: RequestHeaders, receive: Receive, deadlines: Deadlines
+        self, scope: Scope, headers: RequestHeaders, receive: Receive, deadlines: Deadlines
     ) -> Order:
         """Read the client's request.
 
@@ -213,6 +214,8 @@ class CallHandler:
         """
         headers.check_media_type()
         consent = headers.consent
+        cached = self._pipeline.steps.cache is not None
+        cache_use = read_cache_use(scope) if cached else CacheUse.DEFAULT
         bytes_max = self._pipeline.runtime.limits.body_bytes_max
         body = await read_body_in_time(receive, headers, bytes_max, deadlines)
         translation = translate(self._endpoint, body)
@@ -225,6 +228,7 @@ class CallHandler:
             session=headers.session,
             policy=headers.policy,
             bodies=self._pipeline.runtime.bodies,
+            cache_use=cache_use,
         )
         return Order(call, translation, consent)
 
@@ -248,7 +252,8 @@ class CallHandler:
             decided += record.headers
             out = [(b"content-type", content_type), *decided]
             record.first_byte_s = self._clock() - started
-            if self._feedback is not None and answer.status == 200:
+            repeated = record.cache is not None and record.cache.free
+            if self._feedback is not None and answer.status == 200 and not repeated:
                 capture = self._feedback.open(call, record.decision, order.consent)
             if answer.status >= 400:
                 await self._refuse(translation, answer, response, record, decided)

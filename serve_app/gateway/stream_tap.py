@@ -10,8 +10,8 @@ import re
 
 from serve_app.core.call import Endpoint, Usage
 from serve_app.core.errors import GatewayError
+from serve_app.core.usage import USAGE_KEY, read_usage
 from serve_app.gateway.engine_errors import translate_event
-from serve_app.gateway.usage import USAGE_KEY, read_usage
 
 USAGE_EVENT = b'"choices":[],'
 EVENT_END = b"\n\n"

@@ -14,7 +14,7 @@ from typing import Any
 import orjson
 
 from serve_app.config.bodies import BodiesConfig
-from serve_app.core.call import AUTO, NO_LIMITS, Call, Endpoint, Policy, TierLimits
+from serve_app.core.call import AUTO, NO_LIMITS, CacheUse, Call, Endpoint, Policy, TierLimits
 from serve_app.core.errors import InvalidField, MalformedBody
 from serve_app.core.headers import POLICY_HEADER
 from serve_app.gateway.fields import admit_fields
@@ -48,6 +48,12 @@ class JsonPayload:
         """`thinking_tokens_max` by tier, where the endpoint knows such a budget."""
         self._document = document
         self._thinking_tokens_max = thinking_tokens_max
+
+    @property
+    def deterministic(self) -> bool:
+        """Whether the body sets temperature 0 or a seed."""
+        temperature = self._document.get("temperature")
+        return temperature == 0 or self._document.get("seed") is not None
 
     def for_model(self, model_id: str, tier: str) -> bytes:
         """The JSON body, addressed to the model of a tier, within that tier's thinking budget.
@@ -113,6 +119,7 @@ def parse_call(
     session: str | None = None,
     policy: str | None = None,
     bodies: BodiesConfig = DEFAULT_BODIES,
+    cache_use: CacheUse = CacheUse.DEFAULT,
 ) -> Call:
     """One API request from its body; `tier`, `limits` and `policy` come from its headers.
 
@@ -148,6 +155,7 @@ def parse_call(
         policy=None if policy is None else _policy(policy),
         # A beam's tokens are not the answer's tokens; a background response has no stream to hold.
         draftable=not (document.get("use_beam_search") or document.get("background")),
+        cache_use=cache_use,
     )
 
 

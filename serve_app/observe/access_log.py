@@ -94,6 +94,7 @@ def render_line(record: Record) -> dict[str, Any]:
         "total_ms": _ms(record.total_s),
         "prompt_tokens": record.usage.prompt_tokens,
         "completion_tokens": record.usage.completion_tokens,
+        **({} if record.cache is None else {"cache": record.cache.value}),
         **render_draft(record.draft),
     }
 

@@ -59,6 +59,11 @@ class CallMetrics:
             "Calls that failed, by error code.",
             ("tier", "code"),  # type: ignore[arg-type]  # as above
         )
+        self._cached = Counter(
+            "serve_app_cache_results",
+            "Calls that passed the cache of answers, by its result.",
+            ("result",),
+        )
         self._tokens = Counter(
             "serve_app_tokens",
             "Tokens as the engines counted them.",
@@ -104,10 +109,15 @@ class CallMetrics:
         decision = record.decision
         tier = decision.tier if decision is not None else NO_TIER
         self._count(self._calls, record.endpoint.name.lower(), tier, record.outcome.value)
-        if decision is not None:
-            self._count(self._decisions, tier, decision.reason.value)
+        if record.cache is not None:
+            self._count(self._cached, record.cache.value)
         if record.code is not None:
             self._count(self._errors, tier, record.code)
+        if record.cache is not None and record.cache.free:
+            # The tier has done nothing, and its latencies would look better than they are.
+            return
+        if decision is not None:
+            self._count(self._decisions, tier, decision.reason.value)
         self._add_tokens(record, tier)
         if record.draft is not None:
             self._add_draft(record.draft)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.core.call import Usage
-from serve_app.gateway.usage import read_usage
+from serve_app.core.usage import read_usage
 
 
 @pytest.mark.parametrize(
