@@ -13,7 +13,7 @@ PYTEST_UNIT = $(BIN)/pytest --ignore tests/serve --numprocesses auto --dist work
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit thorough coverage serve-tests lint fuzz bench gpu-check docs openapi \
+.PHONY: help advisories install install-dev serve stop test unit thorough coverage serve-tests lint fuzz bench gpu-check docs openapi \
 	engine-arguments lock clean
 
 help: ## Print this list
@@ -52,6 +52,10 @@ lint: install-dev ## Ruff, mypy, the import contracts and the locks
 	@$(BIN)/ruff format --check .
 	@$(BIN)/mypy serve_app tools
 	@$(BIN)/lint-imports --no-logo
+
+advisories: install-dev ## Known vulnerabilities of what the locks pin (asks pypi.org)
+	@for lock in cpu gpu dev; do $(BIN)/uvx --quiet pip-audit==2.10.1 --no-deps --disable-pip \
+	--progress-spinner off -r requirements/$$lock.txt || exit 1; done
 
 fuzz: install-dev ## 10,000 valid and broken calls, to the gateway alone and to the service (SEED=1)
 	@exec $(BIN)/python -m tests.fuzz --seed $(SEED)
