@@ -74,6 +74,10 @@ def _may_sign(item: Mapping[str, Any], algorithm: str) -> bool:
         and item.get("crv") == _CURVES.get(algorithm)
         and item.get("alg") in (None, algorithm)
         and item.get("use") in (None, "sig")
-        and (item.get("key_ops") is None or "verify" in item["key_ops"])
+        and _verifies(item.get("key_ops"))
         and "d" not in item
     )
+
+
+def _verifies(operations: object) -> bool:
+    return operations is None or (isinstance(operations, list) and "verify" in operations)

@@ -296,20 +296,18 @@ async def test_every_router_refuses_a_revoked_key_within_5_s(real_stores: list[K
     command.change(key.key_id, lambda key: key.revoked(NOW))
     async with asyncio.timeout(5):
         for ring in rings:
-            await refuses(ring, key.text)
+            while takes(ring, key.text):
+                await asyncio.sleep(0.02)
     for ring in rings:
         await ring.close()
 
 
-async def refuses(ring: KeyRing, text: str) -> None:
-    """Wait until the ring refuses the key."""
-    while True:
-        try:
-            ring.identify(text)
-        except Unauthorized as error:
-            assert error.why == "revoked key"
-            return
-        await asyncio.sleep(0.02)
+def takes(ring: KeyRing, text: str) -> bool:
+    """Whether the ring takes the key."""
+    try:
+        return ring.identify(text) is not None
+    except Unauthorized:
+        return False
 
 
 async def test_a_redis_that_dies_and_comes_back(tmp_path: Path) -> None:

@@ -239,5 +239,5 @@ def test_a_key_survives_the_store() -> None:
     key = stored().rotated(PEPPER.digest("x"), 2000, 60)
     assert parse_stored(render_stored(key)) == key
     for wrong in (b"{}", b"[]", b'{"digest":"zz","old_digest":null}', b"no"):
-        with pytest.raises(ValueError):
+        with pytest.raises(ValueError, match=r"stored key|hexadecimal|JSON|char"):
             parse_stored(wrong)
