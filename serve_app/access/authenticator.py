@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections.abc import Mapping, Sequence
 from typing import TYPE_CHECKING
 
 from serve_app.access.identity import Identity
@@ -39,6 +40,14 @@ class Authenticator:
         for part in (self._keys, self._tokens):
             if part is not None:
                 await part.close()
+
+    async def describe_keys(self) -> Sequence[Mapping[str, object]]:
+        """The API keys for an operator, without their hashes.
+
+        Raises:
+            AccessUnavailable: the store of keys cannot be reached.
+        """
+        return [] if self._keys is None else await self._keys.describe_keys()
 
     async def identify(self, credentials: Credentials) -> Identity:
         """Who asks. The client's certificate is not looked at.

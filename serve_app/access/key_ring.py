@@ -5,12 +5,13 @@ from __future__ import annotations
 import asyncio
 import logging
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from typing import TypeVar
 
 from serve_app.access.digest import Pepper
 from serve_app.access.identity import Identity
+from serve_app.access.key_view import describe_key
 from serve_app.access.keys import parse_key
 from serve_app.access.store import KeySnapshot, KeyStore, KeyStoreUnavailable
 from serve_app.access.stored_key import KeyState
@@ -97,6 +98,20 @@ class KeyRing:
             raise Unauthorized(f"{state} key")
         self._uses[key.key_id] = int(now)
         return stored.identity
+
+    async def describe_keys(self) -> Sequence[Mapping[str, object]]:
+        """All known keys for an operator, without their hashes, with their last uses.
+
+        Raises:
+            AccessUnavailable: the store cannot be reached.
+        """
+        try:
+            used = await self._in_thread(self._store.last_used)
+        except KeyStoreUnavailable:
+            raise AccessUnavailable(RETRY_S) from None
+        latest, now = {**used, **self._uses}, self._now()
+        keys = sorted(self._snapshot.keys.values(), key=lambda key: (key.created_at, key.key_id))
+        return [describe_key(key, latest.get(key.key_id), now) for key in keys]
 
     async def poll(self) -> None:
         """Look at the store once."""

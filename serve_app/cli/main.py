@@ -161,6 +161,11 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.leases:leases",
             "Time a Router's own work per call, without Ray: leases, connections, load, sessions.",
         ),
+        LazyCommand(
+            "access",
+            "serve_app.offline.bench.access:access",
+            "Measure the CPU time that a call needs to show who asks, by API key and by token.",
+        ),
     )
 
 

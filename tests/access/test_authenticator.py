@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
@@ -9,6 +10,7 @@ from contextlib import asynccontextmanager
 from pathlib import Path
 
 import pytest
+import yaml
 from hypothesis import given
 from hypothesis import strategies as st
 
@@ -25,6 +27,7 @@ from serve_app.core.errors import Unauthorized
 from tests.access.issuer import public_jwk, run_issuer, token
 from tests.redis_server import free_port
 
+DOCS = Path(__file__).parents[2] / "docs/keys.md"
 SECRET = b"a pepper of more than 32 bytes, or so"
 
 
@@ -242,3 +245,11 @@ def test_a_missing_extra_is_one_line(module: str, extra: str) -> None:
     assert line.endswith(
         f"{module} is not installed here; pip install 'serve-app[{extra}]' brings it"
     )
+
+
+def test_the_configs_of_the_docs_are_valid() -> None:
+    """An operator begins with a copy of them."""
+    blocks = re.findall(r"```yaml\n(.*?)```", DOCS.read_text(), re.DOTALL)
+    keys, jwt = (yaml.safe_load(block)["access"] for block in blocks)
+    assert KeysConfig.model_validate(keys["keys"]).file is not None
+    assert JwtConfig.model_validate(jwt["jwt"]).issuers[0].tenants_allowed is not None

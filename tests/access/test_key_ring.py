@@ -57,6 +57,7 @@ class FakeKeyStore:
         return self.keys[key_id]
 
     def last_used(self) -> Mapping[str, int]:
+        self._check()
         return self.uses
 
     def note_used(self, uses: Mapping[str, int]) -> None:
@@ -221,6 +222,27 @@ async def test_a_store_that_hangs_counts_as_away(store: FakeKeyStore, time: Fake
             with pytest.raises(AccessUnavailable) as error:
                 ring.identify(key.text)
             assert error.value.retry_after_s == 2
+
+
+async def test_keys_are_described_without_their_hashes(store: FakeKeyStore, time: FakeTime) -> None:
+    """With the latest use, whether it is written down or not; a store that is away is a 503."""
+    written, new = add(store), add(store, revoked_at=NOW)
+    used = add(store)
+    store.uses = {written.key_id: NOW - 1}
+    async with opened(store, time) as ring:
+        ring.identify(used.text)
+        rows = {row["key_id"]: row for row in await ring.describe_keys()}
+        assert {key_id: row["last_used_at"] for key_id, row in rows.items()} == {
+            written.key_id: "1970-01-12T13:46:39Z",
+            new.key_id: None,
+            used.key_id: "1970-01-12T13:46:40Z",
+        }
+        assert rows[new.key_id]["state"] == "revoked"
+        assert all(PEPPER.digest(key.text).hex() not in str(rows) for key in (written, new, used))
+        store.down = True
+        with pytest.raises(AccessUnavailable):
+            await ring.describe_keys()
+        store.down = False
 
 
 async def test_another_pepper_is_named(store: FakeKeyStore, time: FakeTime) -> None:
