@@ -139,7 +139,7 @@ class JwksKeys:
             async with asyncio.timeout(self._config.fetch_s):
                 body = await self._read()
             keys = parse_jwk_set(body, frozenset(self._issuer.algorithms))
-        except (httpx.HTTPError, OSError, TimeoutError, ValueError) as error:
+        except (httpx.HTTPError, httpx.InvalidURL, OSError, TimeoutError, ValueError) as error:
             if not self._failing:
                 logger.error(
                     "jwt: the keys of %s cannot be fetched (%s)",

@@ -144,7 +144,11 @@ class KeyRing:
     async def _watch(self) -> None:
         while True:
             await asyncio.sleep(self._config.poll_s)
-            await self.poll()
+            try:
+                await self.poll()
+            except Exception:
+                # Without this task no revocation would ever be seen again.
+                logger.exception("keys: a look at the store failed")
 
     def _failed(self, error: KeyStoreUnavailable) -> None:
         if not self._failing:

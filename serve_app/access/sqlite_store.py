@@ -15,9 +15,9 @@ from serve_app.access.store import KeySnapshot, KeyStoreUnavailable
 from serve_app.access.stored_key import StoredKey, parse_digest, parse_stored, render_stored
 
 SCHEMA = """
-CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS keys (key_id TEXT PRIMARY KEY, record TEXT NOT NULL) STRICT;
-CREATE TABLE IF NOT EXISTS used (key_id TEXT PRIMARY KEY, at INTEGER NOT NULL) STRICT;
+CREATE TABLE IF NOT EXISTS meta (name TEXT PRIMARY KEY, value TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS keys (key_id TEXT PRIMARY KEY, record TEXT NOT NULL);
+CREATE TABLE IF NOT EXISTS used (key_id TEXT PRIMARY KEY, at INTEGER NOT NULL);
 """
 VERSION = "SELECT value FROM meta WHERE name = 'version'"
 SET_VERSION = "INSERT OR REPLACE INTO meta VALUES ('version', ?)"

@@ -163,6 +163,15 @@ async def test_an_issuer_that_is_not_there_is_a_503(clock: FakeClock) -> None:
             await keys.find("RS256-0", "RS256")
 
 
+async def test_an_address_that_is_none_is_a_503(clock: FakeClock) -> None:
+    """An address that the config cannot see through is no fault of a call."""
+    issuer = LocalIssuer()
+    issuer.url = "https://login.example:99999/jwks"
+    async with opened(issuer, clock) as keys:
+        with pytest.raises(AccessUnavailable):
+            await keys.find("RS256-0", "RS256")
+
+
 async def test_keys_are_refreshed_in_the_background(issuer: LocalIssuer) -> None:
     """Without any token; a second start begins no second refresh."""
     config = issuer.config(refresh_s=1, stale_max_s=3600)

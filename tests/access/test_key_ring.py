@@ -292,6 +292,26 @@ async def test_uses_that_cannot_be_written_are_kept(time: FakeTime) -> None:
         assert store.uses == {key.key_id: NOW}
 
 
+async def test_a_fault_does_not_end_the_looks(store: FakeKeyStore, time: FakeTime) -> None:
+    """Otherwise no revocation would be seen any more."""
+
+    class Faulty(FakeKeyStore):
+        def read(self, known: str | None = None) -> KeySnapshot | None:
+            found = super().read(known)
+            if self.reads == 2:
+                raise RuntimeError("a fault")
+            return found
+
+    faulty = Faulty()
+    async with opened(faulty, time, poll_s=0.01) as ring:
+        ring.start()
+        key = add(faulty)
+        async with asyncio.timeout(20):
+            while not takes(ring, key.text):
+                await asyncio.sleep(0.01)
+        assert faulty.reads > 2
+
+
 @pytest.fixture(params=["sqlite", "redis"])
 def real_stores(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[list[KeyStore]]:
     """The store of an operator's command, and the stores of two Routers."""

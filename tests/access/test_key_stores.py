@@ -8,10 +8,17 @@ import stat
 import threading
 from collections.abc import Iterator
 from dataclasses import replace
+from datetime import UTC, datetime, timedelta
+from ipaddress import IPv4Address
 from pathlib import Path
 
 import pytest
 import redis
+from cryptography import x509
+from cryptography.hazmat.primitives.asymmetric import ec
+from cryptography.hazmat.primitives.hashes import SHA256
+from cryptography.hazmat.primitives.serialization import Encoding, NoEncryption, PrivateFormat
+from cryptography.x509.oid import NameOID
 
 from serve_app.access.digest import Pepper
 from serve_app.access.keys import create_key
@@ -21,6 +28,7 @@ from serve_app.access.store import KeyStore, KeyStoreUnavailable
 from serve_app.access.stored_key import StoredKey, parse_stored, render_stored
 from tests.redis_server import free_port, run_redis
 
+LOOPBACK = IPv4Address("127.0.0.1")
 PEPPER = Pepper(b"p" * 32)
 
 
@@ -232,6 +240,43 @@ def test_a_redis_asks_for_its_password(tmp_path: Path) -> None:
             bad.read()
         good.close()
         bad.close()
+
+
+def test_a_redis_proves_itself_by_its_certificate(tmp_path: Path) -> None:
+    """`rediss` with the authority of `ca_file`; another authority is not trusted."""
+    port = free_port()
+    write_certificate(tmp_path, "redis")
+    write_certificate(tmp_path, "other")
+    files = ("--tls-cert-file", "redis.pem", "--tls-key-file", "redis.key")
+    tls = ("--tls-port", str(port), *files, "--tls-auth-clients", "no")
+    with run_redis(tmp_path, "--save", "", *tls):
+        url = f"rediss://127.0.0.1:{port}/0"
+        good = RedisKeyStore(url, "keys", 5, None, str(tmp_path / "redis.pem"))
+        good.create(PEPPER.check)
+        assert good.read() is not None
+        good.close()
+        for ca_file in (str(tmp_path / "other.pem"), None):
+            bad = RedisKeyStore(url, "keys", 5, None, ca_file)
+            with pytest.raises(KeyStoreUnavailable, match="ConnectionError"):
+                bad.read()
+            bad.close()
+
+
+def write_certificate(directory: Path, name: str) -> None:
+    """A self-signed certificate for 127.0.0.1, and its key."""
+    key = ec.generate_private_key(ec.SECP256R1())
+    subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, name)])
+    now = datetime.now(UTC)
+    certificate = (
+        x509.CertificateBuilder(subject, subject, key.public_key(), x509.random_serial_number())
+        .not_valid_before(now - timedelta(days=1))
+        .not_valid_after(now + timedelta(days=1))
+        .add_extension(x509.SubjectAlternativeName([x509.IPAddress(LOOPBACK)]), critical=False)
+        .sign(key, SHA256())
+    )
+    (directory / f"{name}.pem").write_bytes(certificate.public_bytes(Encoding.PEM))
+    private = key.private_bytes(Encoding.PEM, PrivateFormat.PKCS8, NoEncryption())
+    (directory / f"{name}.key").write_bytes(private)
 
 
 def test_a_key_survives_the_store() -> None:
