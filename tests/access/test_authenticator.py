@@ -2,11 +2,12 @@
 
 from __future__ import annotations
 
+import logging
 import re
 import subprocess
 import sys
 from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, suppress
 from pathlib import Path
 
 import pytest
@@ -125,6 +126,20 @@ def test_any_bytes_are_a_proof_or_a_401(authorization: bytes | None, api_key: by
         return
     assert proof.isascii()
     assert proof.isprintable()
+
+
+async def test_no_log_holds_a_secret(keys: KeysConfig, caplog: pytest.LogCaptureFixture) -> None:
+    """At the lowest level, with the libraries' own logs, for good and bad proofs alike."""
+    caplog.set_level(logging.DEBUG)
+    key, unknown, good = add(keys), create_key(), token()
+    proofs = (key.text, unknown.text, good, f"{good}x", good.replace(".", "", 1))
+    async with run_issuer(public_jwk("RS256")) as issuer, opened(keys, issuer.config()) as found:
+        for proof in proofs:
+            with suppress(Unauthorized):
+                await found.identify(bearer(proof))
+    assert "HTTP Request" in caplog.text
+    secrets = (SECRET.decode(), key.text[21:], unknown.text[21:], good.rpartition(".")[2])
+    assert [secret for secret in secrets if secret in caplog.text] == []
 
 
 async def test_a_kind_of_proof_that_is_off_is_a_401(keys: KeysConfig) -> None:
