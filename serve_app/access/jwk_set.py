@@ -6,6 +6,7 @@ from collections.abc import Iterator, Mapping, Sequence, Set
 from dataclasses import dataclass
 from typing import Any
 
+import cryptography  # noqa: F401  # without it PyJWT has no public keys, and says so at no import
 import orjson
 from jwt import PyJWK
 from jwt.exceptions import PyJWTError

@@ -71,8 +71,12 @@ class LocalIssuer:
         self.url = ""
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        """Answer one request."""
-        await reader.readuntil(b"\r\n\r\n")
+        """Answer one request, unless the client leaves before it has sent it."""
+        try:
+            await reader.readuntil(b"\r\n\r\n")
+        except asyncio.IncompleteReadError:
+            writer.close()
+            return
         self.asked += 1
         await self.answers.wait()
         body = json.dumps({"keys": self.keys}).encode() if self.body is None else self.body

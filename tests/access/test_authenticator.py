@@ -222,6 +222,8 @@ def test_a_wrong_file_of_an_issuer_is_named(tmp_path: Path) -> None:
         ({"redis": {"url": "redis://127.0.0.1"}}, "either file or redis"),
         ({"file": None}, "either file or redis"),
         ({"pepper": {}}, "either file or variable"),
+        ({"pepper": {"file": "pepper"}}, "absolute path"),
+        ({"file": "keys.sqlite"}, "absolute path"),
         ({"poll_s": 5}, "poll_s"),
     ],
 )
@@ -240,7 +242,7 @@ assert not {"jwt", "cryptography", "redis", "httpx"} & set(sys.modules), "import
 sys.modules[sys.argv[1]] = None
 from serve_app.config.jwt import JwtConfig
 from serve_app.config.keys import KeysConfig
-keys = KeysConfig.model_validate({"redis": {"url": "redis://127.0.0.1"}, "pepper": {"file": "p"}})
+keys = KeysConfig.model_validate({"redis": {"url": "redis://127.0.0.1"}, "pepper": {"file": "/p"}})
 issuer = {"issuer": "a", "audiences": ["a"], "tenant_default": "a", "jwks_url": "https://a/"}
 jwt = JwtConfig.model_validate({"issuers": [issuer]})
 try:
@@ -250,7 +252,9 @@ except ValueError as error:
 """
 
 
-@pytest.mark.parametrize(("module", "extra"), [("redis", "redis"), ("jwt", "access")])
+@pytest.mark.parametrize(
+    ("module", "extra"), [("redis", "redis"), ("jwt", "access"), ("cryptography", "access")]
+)
 def test_a_missing_extra_is_one_line(module: str, extra: str) -> None:
     """A Router without a package that its config needs says which; it imports none before."""
     command = [sys.executable, "-c", IMPORT, module]

@@ -379,6 +379,20 @@ async def test_a_verified_token_costs_no_signature(issuer: LocalIssuer) -> None:
     await verifier.close()
 
 
+async def test_a_remembered_token_needs_keys_that_are_not_too_old(issuer: LocalIssuer) -> None:
+    """An issuer that is away for too long is a 503 for its old tokens too."""
+    passed = [0.0]
+    config = issuer.config()
+    keys = JwksKeys(config.issuers[0], config, clock=lambda: passed[0])
+    verifier = TokenVerifier(config, [TrustedIssuer(config.issuers[0], keys)])
+    good = token()
+    assert await verifier.identify(good)
+    passed[0] = config.stale_max_s + 1
+    with pytest.raises(AccessUnavailable):
+        await verifier.identify(good)
+    await verifier.close()
+
+
 async def test_the_memory_of_tokens_is_bounded(issuer: LocalIssuer) -> None:
     """The token that was not used for longest goes."""
     async with opened(issuer.config(cached_tokens_max=2)) as verifier:

@@ -86,7 +86,7 @@ class FakeTime:
 
 
 def config(**values: object) -> KeysConfig:
-    return KeysConfig.model_validate({"file": "keys", "pepper": {"file": "pepper"}, **values})
+    return KeysConfig.model_validate({"file": "/keys", "pepper": {"file": "/pepper"}, **values})
 
 
 def add(store: KeyStore, **values: object) -> ApiKey:

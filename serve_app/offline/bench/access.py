@@ -88,7 +88,7 @@ async def _time(found: Authenticator, sent: Sent) -> float:
 
 def _key_trials(calls: int, number: int) -> Iterator[Trial]:
     made = [create_key() for _ in range(number)]
-    config = KeysConfig.model_validate({"file": "unused", "pepper": {"file": "unused"}})
+    config = KeysConfig.model_validate({"file": "/unused", "pepper": {"file": "/unused"}})
     # A clock that stands, because nothing looks at the store here and its keys must not grow old.
     ring = KeyRing(MemoryKeyStore(made), PEPPER, config, clock=lambda: 0.0)
     found = Authenticator(ring, None)
