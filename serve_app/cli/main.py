@@ -11,11 +11,14 @@ from serve_app.cli.lazy import LazyCommand, LazyGroup
 
 EXTRA_OF = {
     "PIL": "evaluate",
+    "cryptography": "access",
     "jsonschema": "evaluate",
+    "jwt": "access",
+    "redis": "redis",
     "sklearn": "learn",
     "threadpoolctl": "learn",
 }
-"""The extra of pyproject.toml for each module that only commands run by hand import."""
+"""The extra of pyproject.toml for each module that not every installation has."""
 
 
 class Commands(LazyGroup):
@@ -168,6 +171,43 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.fairness:fairness",
             "Flood one tier with the calls of one tenant, and time the first tokens of the others.",
         ),
+        LazyCommand(
+            "access",
+            "serve_app.offline.bench.access:access",
+            "Measure the CPU time that a call needs to show who asks, by API key and by token.",
+        ),
+    )
+
+
+class Keys(LazyGroup):
+    """The commands of `serve-app keys`."""
+
+    lazy = (
+        LazyCommand(
+            "create",
+            "serve_app.cli.keys:create",
+            "Make a key and show it, this once; makes the store if it does not exist.",
+        ),
+        LazyCommand(
+            "list",
+            "serve_app.cli.keys:list_keys",
+            "List all keys with their state and their last use.",
+        ),
+        LazyCommand(
+            "show",
+            "serve_app.cli.keys:show",
+            "Show everything that is kept of a key, except its hash.",
+        ),
+        LazyCommand(
+            "rotate",
+            "serve_app.cli.keys:rotate",
+            "Give a key a new secret and show it, this once; the old one stays valid for a time.",
+        ),
+        LazyCommand(
+            "revoke",
+            "serve_app.cli.keys:revoke",
+            "End a key for good; every Router refuses it within 5 seconds.",
+        ),
     )
 
 
@@ -181,6 +221,10 @@ app = typer.Typer(
 app.add_typer(
     typer.Typer(cls=Benchmarks, help="Benchmarks of this machine.", no_args_is_help=True),
     name="bench",
+)
+app.add_typer(
+    typer.Typer(cls=Keys, help="API keys of a config.", no_args_is_help=True),
+    name="keys",
 )
 
 

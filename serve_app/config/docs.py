@@ -56,9 +56,10 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
 def _nested(annotation: Any) -> tuple[type[BaseModel] | None, str]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, ""
+    suffix = {tuple: "[]", list: "[]", dict: ".<name>"}.get(get_origin(annotation), "")
     for item in get_args(annotation):
         if isinstance(item, type) and issubclass(item, BaseModel):
-            return item, "[]"
+            return item, suffix
     return None, ""
 
 

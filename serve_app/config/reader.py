@@ -23,6 +23,7 @@ from serve_app.config.joint import (
     check_joint,
 )
 from serve_app.config.runtime import RuntimeConfig
+from serve_app.config.secret import SecretConfig
 from serve_app.config.serve_file import (
     APPLICATION_KEYS,
     DEPLOYMENT_KEYS,
@@ -191,6 +192,27 @@ def _runtime(application: ApplicationSection, app: AppConfig) -> RuntimeConfig:
 def process_environment() -> dict[str, str]:
     """A copy of this process's environment, for a child process."""
     return dict(os.environ)
+
+
+def load_secret(config: SecretConfig, bytes_min: int = 1) -> bytes:
+    """Read a secret; line ends at its end do not count.
+
+    Raises:
+        ConfigError: the secret cannot be read, or is shorter than `bytes_min`.
+    """
+    if config.file is not None:
+        where = config.file
+        try:
+            found = Path(where).read_bytes()
+        except OSError as error:
+            raise ConfigError(f"{where}: {error.strerror or 'cannot be read'}") from None
+    else:
+        where = f"environment variable {config.variable}"
+        found = os.environb.get(str(config.variable).encode(), b"")
+    secret = found.rstrip(b"\r\n")
+    if len(secret) < bytes_min:
+        raise ConfigError(f"{where}: has {len(secret)} bytes; at least {bytes_min} are needed")
+    return secret
 
 
 def run_dir() -> Path:
