@@ -19,6 +19,7 @@ import psutil
 import ray
 import yaml
 from ray import serve
+from ray.serve.context import _set_global_client
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.state import list_actors
 
@@ -222,6 +223,8 @@ def running_service(config: Path, run_dir: Path, *options: str) -> Iterator[Serv
         ray.init(address="auto", namespace="serve", log_to_driver=False)
         yield service
     finally:
+        # Serve would take the next cluster for this one: it compares the number of the job alone.
+        _set_global_client(None)
         ray.shutdown()
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)
