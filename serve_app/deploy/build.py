@@ -2,14 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 
+from pydantic import JsonValue
 from ray.serve import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
-from vllm.entrypoints.openai.models.protocol import LoRAModulePath
 
 from serve_app.config.tiers import DEPLOYMENT_PREFIX, TierConfig
-from serve_app.deploy.engine_args import check_engine_args
 from serve_app.deploy.plan import plan_llm_config
 from serve_app.replica.server import DataParallelTierServer, TierServer
 
@@ -19,17 +18,29 @@ def choose_server(tier: TierConfig) -> type[TierServer]:
     return DataParallelTierServer if tier.data_parallel_size > 1 else TierServer
 
 
+def check_installed(tier: str, engine: Mapping[str, JsonValue]) -> None:
+    """Check a tier's engine arguments against the installed vLLM."""
+    # Imported here, because simulations build their applications without vLLM.
+    from serve_app.deploy.engine_args import check_engine_args
+
+    check_engine_args(tier, engine)
+
+
 def build_tier(
-    tier: TierConfig, deployment_cls: Callable[[TierConfig], type[TierServer]] = choose_server
+    tier: TierConfig,
+    deployment_cls: Callable[[TierConfig], type[TierServer]] = choose_server,
+    check: Callable[[str, Mapping[str, JsonValue]], None] = check_installed,
 ) -> Application:
-    """The tier as a node of the composition graph; simulations pass another class.
+    """The tier as a node of the composition graph; simulations pass another class and check.
 
     Raises:
         ValueError: the config names an engine argument that vLLM does not have.
     """
-    check_engine_args(tier.name, tier.engine)
+    check(tier.name, tier.engine)
     plan = plan_llm_config(tier)
     if tier.adapters:
+        from vllm.entrypoints.openai.models.protocol import LoRAModulePath
+
         # vLLM's own type, which its server needs; only vLLM's command line converts a string to it.
         plan["engine_kwargs"]["lora_modules"] = [
             LoRAModulePath(name, path) for name, path in tier.adapters.items()

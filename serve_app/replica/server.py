@@ -79,6 +79,12 @@ class TierServer(LLMServer):
         await self._http.wait_started()
         logger.info("engine app open to lease holders on port %d", self._http.address[1])
 
+    async def _start_engine(self) -> None:
+        # Ray's own method then reports its use, although the report is off: each replica would wait
+        # until an agent for reports runs on the head node, in a process of 0.4 GB.
+        assert self.engine is not None, "LLMServer.start() makes it"
+        await self.engine.start()
+
     def _check_place(self) -> None:
         size = int(self._llm_config.engine_kwargs.get("tensor_parallel_size") or 1)
         workers = own_workers_by_node()

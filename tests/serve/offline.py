@@ -17,10 +17,13 @@ ANSWERS = "answers: "
 
 def main() -> None:
     """Answer every prompt, at temperature 0 unless it is said otherwise."""
-    # Here, because whoever wants `ANSWERS` would wait ten seconds for it.
+    # Imported here, because a test that wants `ANSWERS` would wait ten seconds for vLLM.
     from vllm import LLM, SamplingParams
 
+    from serve_app.deploy.engine_args import check_engine_args
+
     model, engine, given, *prompts = sys.argv[1:]
+    check_engine_args("tested", json.loads(engine))
     llm = LLM(model, **json.loads(engine))
     sampling = SamplingParams(**{"temperature": 0, "max_tokens": 24, **json.loads(given)})
     chats = [[{"role": "user", "content": prompt}] for prompt in prompts]

@@ -19,17 +19,19 @@ import psutil
 import ray
 import yaml
 from ray import serve
+from ray.serve.context import _set_global_client
 from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.state import list_actors
 
 from serve_app.cli import processes
+from serve_app.cli.up import AUTH_TOKEN, DASHBOARD
 
 T = TypeVar("T")
 
 ROOT = Path(__file__).parents[2]
 START_S = 300.0
 
-EXPORT_S = 1.0
+EXPORT_S = 0.5
 FAST_METRICS = {"RAY_metrics_report_interval_ms": f"{EXPORT_S * 1000:.0f}"}
 """Ray exports every 10 s by default; tests that read counters would wait for that."""
 
@@ -71,6 +73,8 @@ class Service:
         self.base_url = base_url
         self.config = config
         self.run_dir = run_dir
+        self._document = run_dir / "serve.yaml"
+        self._is_edited = False
 
     def chat(self, timeout_s: float = 60, **body: Any) -> httpx.Response:
         """One chat completion."""
@@ -124,19 +128,37 @@ class Service:
 
     def deploy(self, user_config: dict[str, Any]) -> None:
         """What an operator does to change the run-time config: edit the file, `serve deploy`."""
-        document = yaml.safe_load((self.run_dir / "serve.yaml").read_text())
-        document["applications"][0]["deployments"][0]["user_config"] = user_config
         path = self.run_dir / "edited.yaml"
-        path.write_text(yaml.safe_dump(document))
-        self._deploy(path)
+        path.write_text(yaml.safe_dump(self._edited(user_config)))
+        command = [tool("serve"), "deploy", str(path)]
+        with self._deploying():
+            subprocess.run(command, check=True, capture_output=True)
+
+    def configure(self, user_config: dict[str, Any]) -> None:
+        """The same as `deploy`, by the request that the command sends after two seconds."""
+        self._put(self._edited(user_config))
 
     def restore(self) -> None:
         """Back to the config that the service was started with, whatever has been deployed."""
-        self._deploy(self.run_dir / "serve.yaml")
+        if self._is_edited:
+            self._put(yaml.safe_load(self._document.read_text()))
+            self._is_edited = False
 
-    def _deploy(self, path: Path) -> None:
+    def _edited(self, user_config: dict[str, Any]) -> dict[str, Any]:
+        document: dict[str, Any] = yaml.safe_load(self._document.read_text())
+        document["applications"][0]["deployments"][0]["user_config"] = user_config
+        self._is_edited = True
+        return document
+
+    def _put(self, document: dict[str, Any]) -> None:
+        with self._deploying(), dashboard(DASHBOARD) as client:
+            answer = client.put("/api/serve/applications/", json=document)
+            assert answer.is_success, answer.text
+
+    @contextmanager
+    def _deploying(self) -> Iterator[None]:
         before = _application().last_deployed_time_s
-        subprocess.run([tool("serve"), "deploy", str(path)], check=True, capture_output=True)
+        yield
         wait_for(
             lambda: (
                 _application().last_deployed_time_s > before
@@ -145,6 +167,15 @@ class Service:
             timeout_s=240,
             what="the config is deployed",
         )
+
+
+def dashboard(base_url: str) -> httpx.Client:
+    """A client of Ray's dashboard."""
+    # Ray asks for the token as soon as there is one on this machine, and otherwise not.
+    headers = {}
+    if AUTH_TOKEN.exists():
+        headers["Authorization"] = f"Bearer {AUTH_TOKEN.read_text().strip()}"
+    return httpx.Client(base_url=base_url, headers=headers, timeout=30)
 
 
 def _application() -> ApplicationStatusOverview:
@@ -192,6 +223,8 @@ def running_service(config: Path, run_dir: Path, *options: str) -> Iterator[Serv
         ray.init(address="auto", namespace="serve", log_to_driver=False)
         yield service
     finally:
+        # Serve would take the next cluster for this one: it compares the number of the job alone.
+        _set_global_client(None)
         ray.shutdown()
         if child.poll() is None:
             child.send_signal(signal.SIGTERM)

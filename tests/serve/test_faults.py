@@ -1,4 +1,9 @@
-"""Hard faults: killed replicas, killed Routers, a killed supervisor. Without HAProxy, for once."""
+"""Hard faults: killed replicas, engines and Routers. Without HAProxy, for once.
+
+A replica starts for most of a minute, and only one of the two cores is busy with it. So a test
+leaves its tier broken, and the next test uses the other tier. `both` waits until every tier answers
+again, and so does the end of the module.
+"""
 
 from __future__ import annotations
 
@@ -14,11 +19,14 @@ import psutil
 import pytest
 import ray
 
+from tests.routing.prompts import HARD_EN
 from tests.serve.conftest import run_dir
 from tests.serve.leases import HeldLease, leased
 from tests.serve.service import ROOT, Service, running_service, wait_for
 
 pytestmark = pytest.mark.serve
+
+HARD = [{"role": "user", "content": HARD_EN[0]}]
 
 
 @pytest.fixture(scope="module")
@@ -28,6 +36,23 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         ROOT / "configs" / "local.yaml", run_dir(tmp_path_factory), "--no-haproxy"
     ) as running:
         yield running
+        wait_replaced(running)
+
+
+@pytest.fixture
+def both(service: Service) -> Service:
+    """The service, when both tiers answer: what a test before has broken has been replaced."""
+    wait_replaced(service)
+    return service
+
+
+def wait_replaced(service: Service, *tiers: str) -> None:
+    for tier in tiers or ("fast", "strong"):
+        wait_for(
+            lambda tier=tier: service.chat(model=tier).status_code == 200,
+            timeout_s=180,
+            what=f"a replica of {tier} answers",
+        )
 
 
 def long_stream(service: Service, model: str) -> AbstractContextManager[httpx.Response]:
@@ -53,33 +78,46 @@ def test_it_listens_on_the_loopback_address_only(service: Service) -> None:
     assert addresses == {"127.0.0.1"}
 
 
-def test_a_killed_replica_takes_its_engine_along_and_is_replaced(service: Service) -> None:
-    """`kill -9` of a replica leaves no engine process, and the tier answers again."""
-    engines = service.engine_processes()
-    assert len(engines) >= 4
-    (replica,) = service.replica_processes("tier-fast")
-    with long_stream(service, "fast") as response:
+def test_a_killed_replica_takes_its_engine_along(both: Service) -> None:
+    """`kill -9` of a replica leaves no engine process, and the other tier does not notice."""
+    (replica,) = both.replica_processes("tier-fast")
+    engines = both.engine_processes()
+    own = engines & pids(replica.children(recursive=True))
+    assert own < engines
+    assert own
+    with long_stream(both, "fast") as response:
         lines = response.iter_lines()
         next(lines)
         replica.kill()
         rest = list(lines)
     assert '"error"' in rest[-2] or '"error"' in rest[-1]
     wait_for(
-        lambda: len(service.engine_processes() & engines) == 2,
+        lambda: not both.engine_processes() & own,
         timeout_s=20,
         what="the engine of the killed replica is gone",
     )
-    assert service.chat(model="strong").status_code == 200
-    wait_for(
-        lambda: service.chat(model="fast").status_code == 200,
-        timeout_s=180,
-        what="the replaced replica answers",
-    )
+    assert engines - own <= both.engine_processes()
+    assert both.chat(model="strong").status_code == 200
 
 
-def test_a_killed_engine_costs_no_more_than_the_calls_in_flight(service: Service) -> None:
+def test_a_dead_engine_is_said_at_its_door_and_its_replica_is_replaced(service: Service) -> None:
+    """Within two seconds, and within one period of Ray's health checks (10 s) with its margin."""
+    (replica,) = service.replica_processes("tier-strong")
+    (engine,) = (each for each in replica.children(True) if is_engine(each))
+    with leased("tier-strong") as lease:
+        assert lease.post("/serve-app/load").status_code == 200
+        engine.kill()
+        killed_at = time.monotonic()
+        wait_for(
+            lambda: refused(lease) == "engine", timeout_s=2, what="the door says that it is dead"
+        )
+    wait_for(lambda: not replica.is_running(), timeout_s=40, what="the replica is replaced")
+    assert time.monotonic() - killed_at < 25
+
+
+def test_a_killed_engine_costs_no_more_than_the_calls_in_flight(both: Service) -> None:
     """Until its replica is replaced, the other tier answers `auto` calls."""
-    (replica,) = service.replica_processes("tier-fast")
+    (replica,) = both.replica_processes("tier-fast")
     (engine,) = [each for each in replica.children(recursive=True) if is_engine(each)]
     clients = 8
     stop = threading.Event()
@@ -87,7 +125,7 @@ def test_a_killed_engine_costs_no_more_than_the_calls_in_flight(service: Service
     def keep_asking() -> Counter[tuple[int, str]]:
         answers: Counter[tuple[int, str]] = Counter()
         while not stop.is_set():
-            response = service.chat(model="auto")
+            response = both.chat(model="auto")
             answers[response.status_code, response.headers.get("x-route-tier", "")] += 1
         return answers
 
@@ -95,11 +133,11 @@ def test_a_killed_engine_costs_no_more_than_the_calls_in_flight(service: Service
         asking = [pool.submit(keep_asking) for _ in range(clients)]
         try:
             wait_for(
-                lambda: service.ongoing("tier-fast") > 0, timeout_s=10, what="calls are in flight"
+                lambda: both.ongoing("tier-fast") > 0, timeout_s=10, what="calls are in flight"
             )
             engine.kill()
             wait_for(
-                lambda: replica.pid not in pids(service.replica_processes("tier-fast")),
+                lambda: replica.pid not in pids(both.replica_processes("tier-fast")),
                 timeout_s=120,
                 what="the replica is given up",
             )
@@ -109,40 +147,13 @@ def test_a_killed_engine_costs_no_more_than_the_calls_in_flight(service: Service
     failed = sum(count for (status, _), count in answers.items() if status != 200)
     assert failed <= clients, answers
     assert answers[200, "strong"] > clients, answers
-    wait_for(
-        lambda: service.chat(model="fast").status_code == 200,
-        timeout_s=180,
-        what="the replaced replica answers",
-    )
-
-
-def test_a_dead_engine_is_said_at_its_door_and_its_replica_is_replaced(service: Service) -> None:
-    """Within two seconds, and within one period of Ray's health checks (10 s) with its margin."""
-    (replica,) = service.replica_processes("tier-fast")
-    (engine,) = (
-        each for each in replica.children(True) if "EngineCore" in " ".join(each.cmdline())
-    )
-    with leased("tier-fast") as lease:
-        assert lease.post("/serve-app/load").status_code == 200
-        engine.kill()
-        killed_at = time.monotonic()
-        wait_for(
-            lambda: refused(lease) == "engine", timeout_s=2, what="the door says that it is dead"
-        )
-    wait_for(lambda: not replica.is_running(), timeout_s=40, what="the replica is replaced")
-    assert time.monotonic() - killed_at < 25
-    wait_for(
-        lambda: service.chat(model="fast").status_code == 200,
-        timeout_s=180,
-        what="the replaced replica answers",
-    )
 
 
 def test_a_draining_replica_says_so(service: Service) -> None:
     """What Ray knows of the actor alone: this test pins the private names that tell it."""
-    (replica,) = service.replica_processes("tier-fast")
-    (actor,) = service.replicas("tier-fast")
-    with leased("tier-fast") as lease:
+    (replica,) = service.replica_processes("tier-strong")
+    (actor,) = service.replicas("tier-strong")
+    with leased("tier-strong") as lease:
         assert lease.post("/serve-app/load").status_code == 200
         drained = actor.perform_graceful_shutdown.remote()
         wait_for(lambda: refused(lease) == "draining", timeout_s=5, what="the replica drains")
@@ -150,10 +161,48 @@ def test_a_draining_replica_says_so(service: Service) -> None:
         # The refusal has ended the lease, so nothing holds the replica any more.
         ray.get(drained, timeout=20)
     replica.kill()
+
+
+def test_a_killed_router_leaks_nothing(service: Service) -> None:
+    """When the Router dies in the middle of a stream, the engine stops and Ray counts 0 again."""
+    wait_replaced(service, "fast")
+    (router,) = service.replica_processes("Router")
+    with long_stream(service, "fast") as response:
+        lines = response.iter_lines()
+        next(lines)
+        router.kill()
+        with pytest.raises(httpx.HTTPError):
+            list(lines)
     wait_for(
-        lambda: service.chat(model="fast").status_code == 200,
+        lambda: service.ongoing("tier-fast") == 0, timeout_s=30, what="the lease is free again"
+    )
+    wait_for(lambda: _answers(service), timeout_s=120, what="a new Router answers")
+
+
+def _answers(service: Service) -> bool:
+    try:
+        return service.chat(model="fast").status_code == 200
+    except httpx.HTTPError:
+        return False
+
+
+def test_a_killed_tier_is_stood_in_for(both: Service) -> None:
+    """Auto is answered by the fast tier, and by the strong one again when it is back."""
+    assert both.chat(model="auto", messages=HARD).headers["x-route-tier"] == "strong"
+    (replica,) = both.replica_processes("tier-strong")
+    replica.kill()
+    for _ in range(20):
+        answer = both.chat(model="auto", messages=HARD)
+        assert answer.status_code == 200
+        assert answer.headers["x-route-tier"] == "fast"
+        assert answer.headers["x-route-reason"] == "fallback"
+    explained = httpx.post(f"{both.base_url}/v1/route", json={"messages": HARD}, timeout=30)
+    assert explained.json()["load"]["strong"]["down"] is True
+    assert both.chat(model="strong", timeout_s=120).status_code in (200, 503)
+    wait_for(
+        lambda: both.chat(model="auto", messages=HARD).headers["x-route-reason"] == "complex",
         timeout_s=180,
-        what="the replaced replica answers",
+        what="the strong tier answers again",
     )
 
 
@@ -167,25 +216,3 @@ def is_engine(process: psutil.Process) -> bool:
 
 def pids(processes: list[psutil.Process]) -> set[int]:
     return {process.pid for process in processes}
-
-
-def test_a_killed_router_leaks_nothing(service: Service) -> None:
-    """When the Router dies in the middle of a stream, the engine stops and Ray counts 0 again."""
-    (router,) = service.replica_processes("Router")
-    with long_stream(service, "strong") as response:
-        lines = response.iter_lines()
-        next(lines)
-        router.kill()
-        with pytest.raises(httpx.HTTPError):
-            list(lines)
-    wait_for(
-        lambda: service.ongoing("tier-strong") == 0, timeout_s=30, what="the lease is free again"
-    )
-    wait_for(lambda: _answers(service), timeout_s=120, what="a new Router answers")
-
-
-def _answers(service: Service) -> bool:
-    try:
-        return service.chat(model="strong").status_code == 200
-    except httpx.HTTPError:
-        return False

@@ -113,11 +113,12 @@ def test_tensor_parallel_answers_are_the_same(service: Service) -> None:
 
 
 def test_tensor_parallel_is_real(service: Service) -> None:
-    """The strong tier has two workers, every other replica has one."""
+    """The strong tier has two workers; every other engine works in its own process."""
     titles = [" ".join(process.cmdline()) for process in service.processes()]
     workers = [title for title in titles if "VLLM::Worker" in title]
-    assert len(workers) == 5
+    assert len(workers) == 2
     assert any("TP1" in title for title in workers)
+    assert len([title for title in titles if "VLLM::EngineCore" in title]) == 4
 
 
 def test_embeddings(service: Service) -> None:
@@ -166,3 +167,15 @@ def test_a_conversation_keeps_its_replica(service: Service) -> None:
     assert first == later
     assert all(len(served) == 1 for served in first)
     assert len(set.union(*first)) == 2
+
+
+def test_a_killed_replica_takes_its_workers_along(service: Service) -> None:
+    """`kill -9` of a replica ends its engine and both workers; the last test, for it does not wait
+    until the replica is replaced."""
+    (replica,) = service.replica_processes("tier-strong")
+    own = service.engine_processes() & {each.pid for each in replica.children(recursive=True)}
+    assert len(own) == 3
+    replica.kill()
+    wait_for(
+        lambda: not service.engine_processes() & own, timeout_s=20, what="the processes are gone"
+    )

@@ -16,6 +16,9 @@ from tests.serve.service import ROOT, START_S, free_port, tool
 
 pytestmark = pytest.mark.serve
 
+ONE_TRY = {"RAY_SERVE_MAX_PER_REPLICA_RETRY_COUNT": "1"}
+"""Serve tries a replica that does not start three times; each time it imports vLLM."""
+
 
 def test_a_replica_refuses_other_weights(tmp_path_factory: pytest.TempPathFactory) -> None:
     """The service does not start; the operator reads which file differs, and nothing is left."""
@@ -29,7 +32,7 @@ def test_a_replica_refuses_other_weights(tmp_path_factory: pytest.TempPathFactor
     config.write_text(yaml.safe_dump(document))
     result = subprocess.run(
         [tool("serve-app"), "up", str(config), "--port", str(free_port())],
-        env={**os.environ, "SERVE_APP_RUN": str(directory)},
+        env={**os.environ, "SERVE_APP_RUN": str(directory), **ONE_TRY},
         capture_output=True,
         text=True,
         timeout=START_S,

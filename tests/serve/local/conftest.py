@@ -17,7 +17,7 @@ def started(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
 
 
 @pytest.fixture(scope="module")
-def local(started: Service) -> Iterator[Service]:
+def local(started: Service) -> Service:
     """The running service, with the config that it was started with."""
-    yield started
     started.restore()
+    return started

@@ -68,7 +68,7 @@ class Cascade:
     def force(self, **settings: float) -> Service:
         """Have every draft released (`confidence_min=0`) or none (1)."""
         if settings != self._settings:
-            self._service.deploy({"routing": {"cascade": settings}})
+            self._service.configure({"routing": {"cascade": settings}})
             self._settings = settings
             reason = "confident" if settings["confidence_min"] == 0 else "escalated"
             wait_for(

@@ -32,7 +32,7 @@ def directory(local: Service, tmp_path: Path) -> Path:
         "consent": "assumed",
         "text_chars_max": 100_000,
     }
-    local.deploy({"feedback": feedback})
+    local.configure({"feedback": feedback})
     return path
 
 
@@ -89,7 +89,7 @@ def test_a_label_gives_way_to_a_call(local: Service, directory: Path) -> None:
 
     before = {fate: fates(fate) for fate in ("yielded", "undecided")}
     message = {"role": "user", "content": "Hello"}
-    answer = ask(local, "long", messages=[message], max_tokens=1500, ignore_eos=True)
+    answer = ask(local, "long", messages=[message], max_tokens=600, ignore_eos=True)
     assert answer.headers["x-route-tier"] == "fast"
     wait_for(
         lambda: local.ongoing("tier-strong") == 1, timeout_s=20, what="the strong tier is asked"
@@ -99,5 +99,5 @@ def test_a_label_gives_way_to_a_call(local: Service, directory: Path) -> None:
     wait_for(lambda: local.ongoing("tier-strong") == 0, timeout_s=5, what="the label call ends")
     assert time.monotonic() - left_at < 1
     wait_for(lambda: fates("yielded") > before["yielded"], timeout_s=15, what="it is counted")
-    # Two texts of 1,500 tokens that differ: nobody can say whether they say the same.
+    # Two texts of 600 tokens that differ: nobody can say whether they say the same.
     wait_for(lambda: fates("undecided") > before["undecided"], timeout_s=90, what="another try")

@@ -6,20 +6,19 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Any
 
-import httpx
 import pytest
 import ray
 from ray import serve
 from ray.cluster_utils import Cluster
 
-from serve_app.cli.up import AUTH_TOKEN
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import ray_environment
 from serve_app.config.reader import ROUTER_NAME
 from serve_app.deploy.cluster_nodes import read_groups
-from tests.serve.service import ROOT, free_port, wait_for
-from tests.serve.simulated.application import IMPORT_PATH
+from tests.serve.service import ROOT, dashboard, free_port, wait_for
 
+IMPORT_PATH = "tests.serve.simulated.application:build"
+"""By name: this process imports vLLM for other tests, and the application does without."""
 START_S = 180.0
 NAME = "llm"
 
@@ -31,11 +30,7 @@ class SimulatedCluster:
         self.nodes = nodes
         self.port = free_port()
         self.base_url = f"http://127.0.0.1:{self.port}"
-        # Ray asks for the token as soon as there is one on this machine, and else not.
-        headers = {}
-        if AUTH_TOKEN.exists():
-            headers["Authorization"] = f"Bearer {AUTH_TOKEN.read_text().strip()}"
-        self._dashboard = httpx.Client(base_url=dashboard_url, headers=headers, timeout=30)
+        self._dashboard = dashboard(dashboard_url)
 
     def deploy(
         self,
@@ -129,6 +124,8 @@ def ray_variables() -> Iterator[None]:
     del variables["RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper"]
     # No load balancer has to notice that a Router goes.
     variables["RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S"] = "1"
+    # Serve's controller loads policies of these tests.
+    variables["PYTHONPATH"] = str(ROOT)
     with pytest.MonkeyPatch.context() as patch:
         for name, value in variables.items():
             patch.setenv(name, value)

@@ -1,6 +1,11 @@
 """An engine that only waits, behind the seam of ray.serve.llm."""
 
+# ruff: noqa: E402  # vLLM's stand-in comes before what imports vLLM.
 from __future__ import annotations
+
+from tests.serve.simulated.stand_in import stand_in
+
+stand_in()
 
 import asyncio
 from types import SimpleNamespace
@@ -13,12 +18,7 @@ from starlette.routing import Route
 
 from serve_app.config.tiers import TierConfig
 from serve_app.replica.server import DataParallelTierServer, TierServer
-
-PREFILL_TOKENS_PER_S = 20_000.0
-STEP_S = 0.02
-CALLS_MAX = 64
-"""Assumed: a token takes a step, whatever the batch, and so many calls fill the KV cache. The tests
-look at where replicas are and how many, not at times."""
+from tests.serve.simulated.rates import CALLS_MAX, PREFILL_TOKENS_PER_S, STEP_S
 
 
 class SimulatedClient:

@@ -13,7 +13,8 @@ import pytest
 from serve_app.config.app import AppConfig
 from tests.serve.service import wait_for
 from tests.serve.simulated.cluster import SimulatedCluster
-from tests.serve.simulated.engine import STEP_S
+from tests.serve.simulated.policies import SPEED, FastForwardPolicy
+from tests.serve.simulated.rates import STEP_S
 
 pytestmark = pytest.mark.serve
 
@@ -22,7 +23,7 @@ TOKENS = 100
 RATE_RATIO = 0.45
 """What the policy is told that a replica writes, of what it writes in truth: so the calls below are
 work for three."""
-SCALED = {
+SCALED: dict[str, Any] = {
     "policy": "llm",
     "start_s": 1,
     "prompt_tokens_per_s": 20_000,
@@ -33,22 +34,27 @@ ROUTER = {"cpus": 0.1, "replicas": {"min": 1, "max": 1}}
 FAST_GPUS, STRONG_GPUS = 1, 2
 GPUS_MAX = 6
 JOINT = {
-    "policy_function": "serve_app.autoscaling.ray_policies:JointPolicy",
+    "policy_function": f"{FastForwardPolicy.__module__}:{FastForwardPolicy.__name__}",
     "policy_kwargs": {"tiers": ["fast", "strong"], "gpus_max": GPUS_MAX},
 }
 ALWAYS = {"days": ["mon-sun"], "from": "00:00", "to": "00:00", "timezone": "UTC", "min": 1}
 
 
-def config_with(**strong: Any) -> AppConfig:
-    """Two tiers on H100: the weaker one is always there, the stronger one when it is called."""
+def config_with(speed: float = 1.0, **strong: Any) -> AppConfig:
+    """Two tiers on H100: the weaker one is always there, the stronger one when it is called.
+
+    `speed` is that of the clock of their policy.
+    """
     tier = {
         "model_source": "demo:fast",
         "accelerator_type": "H100",
         "placement": {"cpus_per_worker": 0.1, "cpus_per_server": 0.1},
     }
-    replicas = {**SCALED, "min": 0, "max": 2, "idle_s": 1, **strong}
+    rates = {name: SCALED[name] / speed for name in ("prompt_tokens_per_s", "output_tokens_per_s")}
+    scaled = {**SCALED, **rates}
+    replicas = {**scaled, "min": 0, "max": 2, "idle_s": 1, **strong}
     tiers = [
-        {**tier, "name": "fast", "model_id": "sim-fast", "replicas": {**SCALED, "max": 6}},
+        {**tier, "name": "fast", "model_id": "sim-fast", "replicas": {**scaled, "max": 6}},
         {
             **tier,
             "name": "strong",
@@ -103,7 +109,7 @@ async def load(base_url: str, model: str) -> AsyncIterator[None]:
 
 async def test_both_tiers_follow_the_work(cluster: SimulatedCluster) -> None:
     """From zero by a call that is held, up within the bound of GPUs, and back to zero."""
-    cluster.deploy(config_with(), policy=JOINT)
+    cluster.deploy(config_with(SPEED), policy=JOINT)
     await asyncio.to_thread(cluster.wait_running)
     assert counts(cluster) == (1, 0)
     async with load(cluster.base_url, "strong"), load(cluster.base_url, "fast"):
