@@ -15,7 +15,7 @@ from types import ModuleType
 
 from pydantic import BaseModel
 
-from serve_app.config.engine_arguments import load_engine_arguments
+from serve_app.config.engine_arguments import read_engine_arguments
 
 NAMED = "vllm"
 MISSING = frozenset({"torch", "transformers"})
@@ -25,7 +25,7 @@ MISSING = frozenset({"torch", "transformers"})
 def make_class(name: str) -> type:
     """A class of this name; Ray looks at the fields of the engine's arguments."""
     if name == "AsyncEngineArgs":
-        return make_dataclass(name, sorted(load_engine_arguments().names))
+        return make_dataclass(name, sorted(read_engine_arguments().names))
     if name == "FrontendArgs":
         return make_dataclass(name, ())
     return type(name, (BaseModel,), {"__module__": NAMED})
