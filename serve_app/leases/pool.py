@@ -47,8 +47,8 @@ class LeasePool:
         *,
         reuse_s: float,
         age_max_s: float,
-        session_s: float = 0.0,
-        asks_by_session: bool = False,
+        session_s: float,
+        asks_by_session: bool,
     ) -> None:
         """`asks_by_session`: Ray places the calls of one session on one replica."""
         self.reuse_s = reuse_s

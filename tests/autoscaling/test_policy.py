@@ -16,6 +16,7 @@ from serve_app.autoscaling.policy import CALM_S, ScalingDecision, TierPolicy, Ti
 CAPACITY = Capacity(
     calls=50,
     first_token_target_s=2.0,
+    kv_used_ratio=0.9,
     busy_ratio=0.8,
     prompt_tokens_per_s=10_000,
     output_tokens_per_s=4000,
@@ -92,7 +93,9 @@ def test_the_number_does_not_depend_on_how_fast_engines_answer() -> None:
 
 def test_without_rates_or_metrics_calls_at_a_time_count() -> None:
     """As Ray's own policy does it: the calls over those that a replica should have."""
-    for rules in (RULES, replace(RULES, capacity=replace(CAPACITY, prompt_tokens_per_s=None))):
+    no_prompts = replace(RULES, capacity=replace(CAPACITY, prompt_tokens_per_s=None))
+    no_answers = replace(RULES, capacity=replace(CAPACITY, output_tokens_per_s=None))
+    for rules in (RULES, no_prompts, no_answers):
         tier = FakeTier(rules, tells=rules is not RULES)
         tier.run(20.0, 300)
         assert tier.target == math.ceil(20.0 * tier.stay_s / CAPACITY.calls)
@@ -166,7 +169,7 @@ def test_late_first_tokens_get_one_more_replica() -> None:
 def test_a_full_kv_cache_asks_for_more() -> None:
     """Long contexts fill the cache although there are few calls."""
     policy = TierPolicy(RULES)
-    full = EngineSignals(running=5, queued=0, kv_used_ratio=1.0)
+    full = replace(FakeTier().signals(0.5).engines["a"], kv_used_ratio=1.0)
     signals = TierSignals(0.0, 3, 3, 15.0, 0.0, dict.fromkeys("abc", full))
     for second in range(100):
         decision = policy.decide(replace(signals, now_s=1e9 + second))

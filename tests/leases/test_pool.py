@@ -7,9 +7,10 @@ import asyncio
 import pytest
 
 from serve_app.core.errors import TierOverloaded, TierUnavailable
-from serve_app.leases.lease import Lease
+from serve_app.leases.lease import Lease, Opener
 from serve_app.leases.pool import CALLS_MIN, LeasePool
 from tests.fakes import FakeGrant, FakeOpener
+from tests.leases.clock import Clock
 
 
 class RecordingPool(LeasePool):
@@ -18,9 +19,18 @@ class RecordingPool(LeasePool):
     ended: list[Lease]
 
 
-def build_pool(opener: FakeOpener, reuse_s: float = 0.05, age_max_s: float = 60.0) -> RecordingPool:
+def build_pool(
+    opener: Opener, reuse_s: float = 0.05, age_max_s: float = 60.0, session_s: float = 0.0
+) -> RecordingPool:
     ended: list[Lease] = []
-    pool = RecordingPool(opener, ended.append, reuse_s=reuse_s, age_max_s=age_max_s)
+    pool = RecordingPool(
+        opener,
+        ended.append,
+        reuse_s=reuse_s,
+        age_max_s=age_max_s,
+        session_s=session_s,
+        asks_by_session=False,
+    )
     pool.ended = ended
     return pool
 
@@ -259,3 +269,64 @@ async def test_a_closed_pool_ends_its_idle_places() -> None:
     pool.close()
     assert pool.ended == [lease]
     assert pool.open_leases == 0
+
+
+async def test_a_place_is_idle_since_its_last_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each place ends `reuse_s` after its own last call, whenever Ray granted the place."""
+    clock = Clock(monkeypatch)
+    pool = build_pool(FakeOpener(), reuse_s=10.0)
+    first, second = await pool.acquire(), await pool.acquire()
+    pool.release(first, reusable=True)
+    await clock.advance(8)
+    pool.release(second, reusable=True)
+    await clock.advance(2)
+    assert pool.ended == [first]
+    await clock.advance(7.9)
+    assert pool.ended == [first]
+    await clock.advance(0.1)
+    assert pool.ended == [first, second]
+
+
+async def test_the_newest_idle_place_is_used_first() -> None:
+    """Older places then end by themselves; replicas of earlier calls make no difference."""
+    opener = FakeOpener(("10.0.0.1", 1))
+    pool = build_pool(opener, session_s=60.0)
+    first = await pool.acquire()
+    opener.address = ("10.0.0.2", 1)
+    second = await pool.acquire()
+    pool.release(second, reusable=True)
+    pool.release(first, reusable=True)
+    assert await pool.acquire() is first
+
+
+async def test_without_reuse_no_call_waits_for_the_place_of_another() -> None:
+    """A place that has served its call ends, and the next call gets its own place from Ray."""
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener, reuse_s=0.0)
+    lease = await pool.acquire()
+    (waiting,) = await waiting_calls(pool, 1)
+    pool.release(lease, reusable=True)
+    assert pool.ended == [lease]
+    opener.permits.release()
+    assert await waiting is not lease
+
+
+async def test_a_replica_that_cannot_be_reached_is_not_told_of_the_end() -> None:
+    """Its idle places are forgotten, and a place there that comes back is not reused."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    idle, used = await pool.acquire(), await pool.acquire()
+    pool.release(idle, reusable=True)
+    pool.lose(opener.address)
+    assert (pool.open_leases, pool.ended) == (1, [])
+    pool.release(used, reusable=True)
+    assert (pool.open_leases, pool.ended) == (0, [used])
+
+
+async def test_a_closed_pool_keeps_no_place() -> None:
+    """A call that ends after the Router has retired leaves no idle place behind."""
+    pool = build_pool(FakeOpener())
+    lease = await pool.acquire()
+    pool.close()
+    pool.release(lease, reusable=True)
+    assert (pool.open_leases, pool.ended) == (0, [lease])
