@@ -119,7 +119,6 @@ class Exchange:
     def abandon(self) -> None:
         """Drop the connection, unless the answer is complete and the connection serves others."""
         if not self.complete:
-            self._disarm()
             self._connection.close()
 
     # Methods that the connection calls.

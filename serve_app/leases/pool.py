@@ -180,7 +180,8 @@ class LeasePool:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            # The waiter is done: a cancellation ends it, or comes after a grant or a refusal.
+            if not waiter.cancelled() and waiter.exception() is None:
                 self._offer(waiter.result())
             raise
         finally:

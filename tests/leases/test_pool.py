@@ -8,7 +8,7 @@ import pytest
 
 from serve_app.core.errors import TierOverloaded, TierUnavailable
 from serve_app.leases.lease import Lease, Opener
-from serve_app.leases.pool import CALLS_MIN, LeasePool
+from serve_app.leases.pool import ASKS_MAX, CALLS_MIN, LeasePool
 from tests.fakes import FakeGrant, FakeOpener
 from tests.leases.clock import Clock
 
@@ -330,3 +330,49 @@ async def test_a_closed_pool_keeps_no_place() -> None:
     pool.close()
     pool.release(lease, reusable=True)
     assert (pool.open_leases, pool.ended) == (0, [lease])
+
+
+async def test_a_cancelled_call_is_cancelled_although_ray_has_refused() -> None:
+    """The refusal and the cancellation meet in one turn of the loop."""
+    opener = FakeOpener(permits=0)
+    pool = build_pool(opener)
+    (waiting,) = await waiting_calls(pool, 1)
+    opener.error = TierOverloaded(5)
+    opener.permits.release()
+    async with asyncio.timeout(1):
+        while pool.waiting:
+            await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_patience_that_ends_with_a_cancellation_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The timer fires in the turn of the loop in which the call is cancelled."""
+    clock, loop = Clock(monkeypatch), asyncio.get_running_loop()
+    errors: list[object] = []
+    loop.set_exception_handler(lambda _, context: errors.append(context))
+    pool = build_pool(FakeOpener(permits=0))
+    waiting = asyncio.create_task(pool.acquire(patience_s=1.0))
+    await asyncio.sleep(0)
+    loop.call_soon(waiting.cancel)
+    await clock.advance(1)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert errors == []
+
+
+@pytest.mark.parametrize("serving", [False, True])
+async def test_a_replica_that_dies_while_it_is_asked(serving: bool) -> None:
+    """Ray is asked again while the pool uses another replica, but not without end."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    if serving:
+        await pool.acquire()
+    opener.sessions.clear()
+    opener.error = TierUnavailable(2)
+    with pytest.raises(TierUnavailable):
+        await pool.acquire()
+    assert len(opener.sessions) == (ASKS_MAX if serving else 1)
