@@ -181,20 +181,6 @@ async def test_each_deadline_has_its_name(
         assert client.open_leases == 0
 
 
-async def test_a_steady_stream_outlives_the_gap_deadline() -> None:
-    """Only silence counts against the gap, not the length of the stream."""
-
-    async def slow(head: bytes, writer: asyncio.StreamWriter) -> None:
-        writer.write(CHUNKED)
-        for _ in range(8):
-            await asyncio.sleep(0.02)
-            writer.write(b"1\r\nx\r\n")
-        writer.write(b"0\r\n\r\n")
-
-    async with running(EngineStub(slow)) as (client, _):
-        assert await read_all(client, DEADLINES.model_copy(update={"gap_s": 0.1})) == b"x" * 8
-
-
 async def test_a_replica_lost_before_its_answer_is_replaced_by_another() -> None:
     """Nothing had begun, so the call is sent again."""
 

@@ -7,8 +7,9 @@ import asyncio
 import pytest
 
 from serve_app.core.errors import TierOverloaded, TierUnavailable
+from serve_app.leases.http1 import Address
 from serve_app.leases.lease import Lease, Opener
-from serve_app.leases.pool import ASKS_MAX, CALLS_MIN, LeasePool
+from serve_app.leases.pool import ASKS_MAX, CALLS_MIN, KNOWN_S, PARKED_S, LeasePool
 from tests.fakes import FakeGrant, FakeOpener
 from tests.leases.clock import Clock
 
@@ -376,3 +377,79 @@ async def test_a_replica_that_dies_while_it_is_asked(serving: bool) -> None:
     with pytest.raises(TierUnavailable):
         await pool.acquire()
     assert len(opener.sessions) == (ASKS_MAX if serving else 1)
+
+
+class ChoosyOpener(FakeOpener):
+    """Grants places on replicas in a given order, the last one for ever."""
+
+    def __init__(self, *addresses: Address) -> None:
+        super().__init__()
+        self.addresses = list(addresses)
+
+    async def __call__(self, session: str | None = None) -> FakeGrant:
+        self.address = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
+        return await super().__call__(session)
+
+
+async def use_once(pool: LeasePool, count: int) -> None:
+    """Places that end with their calls, so that Ray is asked for the next one."""
+    for _ in range(count):
+        pool.release(await pool.acquire(), reusable=False)
+
+
+BAD: Address = ("10.0.0.1", 1)
+GOOD: Address = ("10.0.0.2", 1)
+
+
+async def test_a_place_on_a_replica_that_has_just_failed_is_parked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is held for a moment, so that Ray names another replica, and then ended unused."""
+    clock = Clock(monkeypatch)
+    opener = ChoosyOpener(BAD, GOOD, BAD, BAD, GOOD)
+    pool = build_pool(opener)
+    await use_once(pool, 2)
+    pool.avoid(BAD)
+    pool.ended.clear()
+    assert (await pool.acquire()).address == GOOD
+    assert opener.granted == 5
+    await clock.advance(PARKED_S - 0.01)
+    assert pool.ended == []
+    await clock.advance(0.01)
+    assert [(lease.address, lease.calls) for lease in pool.ended] == [(BAD, 0)] * 2
+
+
+async def test_a_replica_that_has_just_failed_serves_where_ray_names_no_other() -> None:
+    """A penalty refuses no call: Ray is asked a few times, and the last place is used."""
+    opener = ChoosyOpener(BAD, GOOD, BAD)
+    pool = build_pool(opener)
+    await use_once(pool, 2)
+    pool.avoid(BAD)
+    assert (await pool.acquire()).address == BAD
+    assert opener.granted == 2 + ASKS_MAX
+
+
+@pytest.mark.parametrize(("age_s", "asks"), [(KNOWN_S, ASKS_MAX), (KNOWN_S + 1, 1)])
+async def test_a_replica_is_known_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, age_s: float, asks: int
+) -> None:
+    """A replica that has granted no place for long may be gone, and is not waited for."""
+    clock = Clock(monkeypatch)
+    opener = ChoosyOpener(BAD, GOOD, BAD)
+    pool = build_pool(opener)
+    await use_once(pool, 2)
+    await clock.advance(age_s)
+    pool.avoid(BAD)
+    await pool.acquire()
+    assert opener.granted == 2 + asks
+
+
+async def test_where_all_replicas_have_just_failed_none_is_better() -> None:
+    """Ray's first choice is used."""
+    opener = ChoosyOpener(BAD, GOOD, BAD)
+    pool = build_pool(opener)
+    await use_once(pool, 2)
+    pool.avoid(BAD)
+    pool.avoid(GOOD)
+    await pool.acquire()
+    assert opener.granted == 3
