@@ -22,6 +22,7 @@ from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.http1 import BUFFER_BYTES_MAX
 from serve_app.leases.lease import Lease
 from tests.fakes import FakeGrant, FakeOpener
+from tests.leases.clock import Clock
 
 Handler = Callable[[bytes, asyncio.StreamWriter], Awaitable[None]]
 
@@ -111,7 +112,7 @@ async def test_a_draft_is_asked_for_by_a_header_and_dropped_by_closing() -> None
     async with running(stub) as (client, _):
         async with client.exchange(draft, start()) as answer:
             assert answer.status == 200
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             await stub.lost.wait()
             while not stub.ended:
                 await asyncio.sleep(0.005)
@@ -149,7 +150,7 @@ async def test_leaving_early_disconnects_the_engine_and_frees_the_lease() -> Non
     async with running(stub) as (client, _):
         async with client.exchange(REQUEST, start()) as answer:
             assert await answer.read()
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             await stub.lost.wait()
             while not stub.ended:
                 await asyncio.sleep(0.005)
@@ -367,7 +368,7 @@ async def test_the_place_is_free_when_the_engine_has_done_its_part() -> None:
     stub = EngineStub(say_ok)
     async with running(stub) as (client, opener):
         async with client.exchange(REQUEST, start()) as slow:
-            async with asyncio.timeout(1):
+            async with asyncio.timeout(5):
                 while client.load().ongoing:
                     await asyncio.sleep(0.005)
             assert await read_all(client) == b"ok"
@@ -430,23 +431,30 @@ async def test_deadlines_do_not_begin_anew_with_another_replica() -> None:
     assert (caught.value.limit, caught.value.seconds) == ("first byte", 0.2)
 
 
-async def test_the_wait_for_a_place_counts() -> None:
+async def test_the_wait_for_a_place_counts(monkeypatch: pytest.MonkeyPatch) -> None:
     """A call that got its place late has less time for its answer."""
+    clock = Clock(monkeypatch)
+    asked_of_engine = asyncio.Event()
 
     async def silent(head: bytes, writer: asyncio.StreamWriter) -> None:
+        asked_of_engine.set()
         await asyncio.sleep(10)
 
     async with running(EngineStub(silent)) as (client, opener):
         opener.permits = asyncio.Semaphore(0)
-        began_at = asyncio.get_running_loop().time()
         asked = asyncio.create_task(
-            read_all(client, DEADLINES.model_copy(update={"first_byte_s": 0.3}))
+            read_all(client, DEADLINES.model_copy(update={"lease_s": 0.9, "first_byte_s": 1.0}))
         )
-        await asyncio.sleep(0.2)
+        await asyncio.sleep(0)
+        await clock.advance(0.8)
         opener.permits.release()
-        with pytest.raises(DeadlineExceeded):
+        await asked_of_engine.wait()
+        await clock.advance(0.19)
+        assert not asked.done()
+        await clock.advance(0.01)
+        with pytest.raises(DeadlineExceeded) as caught:
             await asked
-        assert asyncio.get_running_loop().time() - began_at < 0.45
+        assert caught.value.limit == "first byte"
 
 
 @pytest.mark.parametrize(
@@ -481,13 +489,13 @@ async def test_the_tokens_of_an_answer_that_was_cut_off_are_told(
 
     async with running(stub) as (client, _):
         call = asyncio.create_task(ask(client))
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             while not stub.requests:
                 await asyncio.sleep(0.005)
         call.cancel()
         await asyncio.gather(call, return_exceptions=True)
         assert request.settling is not None
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             await request.settling
     assert request.usage == usage
 
@@ -516,6 +524,6 @@ async def test_connections_that_the_engine_closes_are_forgotten() -> None:
     async with running(EngineStub(ok_and_close)) as (client, _):
         assert await read_all(client) == b"ok"
         assert client._connections._idle
-        async with asyncio.timeout(1):
+        async with asyncio.timeout(5):
             while client._connections._idle:
                 await asyncio.sleep(0.005)

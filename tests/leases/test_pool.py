@@ -453,3 +453,39 @@ async def test_where_all_replicas_have_just_failed_none_is_better() -> None:
     pool.avoid(GOOD)
     await pool.acquire()
     assert opener.granted == 3
+
+
+class ScriptedOpener:
+    """Answers each request when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[FakeGrant]] = []
+
+    async def __call__(self, session: str | None = None) -> FakeGrant:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return await self.asked[-1]
+
+
+async def test_a_refusal_and_a_grant_in_one_turn_of_the_loop() -> None:
+    """The refused call no longer waits when the place for the other call comes."""
+    opener = ScriptedOpener()
+    pool = build_pool(opener)
+    refused, served = await waiting_calls(pool, 2)
+    opener.asked[0].set_exception(TierOverloaded(5))
+    opener.asked[1].set_result(FakeGrant("lease", GOOD))
+    assert (await served).address == GOOD
+    with pytest.raises(TierOverloaded):
+        await refused
+
+
+async def test_without_reuse_a_late_place_ends_at_once() -> None:
+    """No later call finds it idle."""
+    opener = ScriptedOpener()
+    pool = build_pool(opener, reuse_s=0.0)
+    (lost,) = await waiting_calls(pool, 1)
+    lost.cancel()
+    await asyncio.gather(lost, return_exceptions=True)
+    opener.asked[0].set_result(FakeGrant("lease", GOOD))
+    while not pool.ended:
+        assert pool.open_leases == 0
+        await asyncio.sleep(0)

@@ -197,11 +197,19 @@ def test_limits_that_make_no_sense(limits: TierLimits, message: str) -> None:
     assert message in caught.value.message
 
 
-def test_limits_that_leave_no_tier_for_the_task() -> None:
-    """Nothing else is chosen behind the caller's back."""
+@pytest.mark.parametrize(
+    ("limits", "header"),
+    [
+        (TierLimits(never_above="embed"), "x-route-never-above"),
+        (TierLimits("embed", "embed"), "x-route-never-below"),
+    ],
+)
+def test_limits_that_leave_no_tier_for_the_task(limits: TierLimits, header: str) -> None:
+    """Nothing else is chosen behind the caller's back; a header that the call has is named."""
     tiers = (tier("embed", "embed"), FAST, STRONG)
-    with pytest.raises(InvalidField, match="leaves one of fast, strong"):
-        choose(call(limits=TierLimits(never_above="embed")), tiers)
+    with pytest.raises(InvalidField, match="leaves one of fast, strong") as caught:
+        choose(call(limits=limits), tiers)
+    assert header in caught.value.message
 
 
 @pytest.mark.parametrize(
