@@ -286,6 +286,10 @@ async def test_a_place_is_idle_since_its_last_call(monkeypatch: pytest.MonkeyPat
     assert pool.ended == [first]
     await clock.advance(0.1)
     assert pool.ended == [first, second]
+    third = await pool.acquire()
+    pool.release(third, reusable=True)
+    await clock.advance(10)
+    assert pool.ended == [first, second, third]
 
 
 async def test_the_newest_idle_place_is_used_first() -> None:

@@ -212,6 +212,13 @@ def test_limits_that_leave_no_tier_for_the_task(limits: TierLimits, header: str)
     assert header in caught.value.message
 
 
+def test_limits_of_the_config_that_leave_no_tier_for_the_task() -> None:
+    """They were meant for other tasks, and the call cannot do anything about them."""
+    tiers = (tier("embed", "embed"), FAST, STRONG)
+    decision = choose(tiers=tiers, score=0.1, never_above="embed")
+    assert (decision.tier, decision.reason) == ("fast", Reason.SIMPLE)
+
+
 @pytest.mark.parametrize(
     ("score", "down", "name", "reason"),
     [
