@@ -110,6 +110,18 @@ def test_a_tier_is_idle_by_the_calls_of_each_replica(replicas: int, calls: int, 
     assert is_idle(TierLoad(running=calls, queued=0, replicas=replicas), load) is idle
 
 
+@pytest.mark.parametrize(("score", "name"), [(0.5, "strong"), (0.49, "fast")])
+def test_a_strongest_tier_without_a_known_load_keeps_its_calls(score: float, name: str) -> None:
+    """It is neither busy nor idle."""
+    assert choose(score=score, loads={"fast": IDLE}, load=WATCHED).tier == name
+
+
+def test_a_weaker_tier_without_a_known_load_may_help_out() -> None:
+    """Nothing says that it is busy."""
+    decision = choose(score=0.5, loads={"strong": SLOW}, load=WATCHED)
+    assert (decision.tier, decision.reason) == ("fast", Reason.STRONG_BUSY)
+
+
 @pytest.mark.parametrize("fast", [SLOW, FULL, DOWN])
 def test_a_busy_tier_keeps_its_calls_if_the_other_is_no_better(fast: TierLoad) -> None:
     """Moving a call from one queue to another helps nobody."""
