@@ -258,6 +258,17 @@ async def test_a_slow_client_pauses_the_engine() -> None:
     assert (await exchange.read(), line.transport.reading) == (b"z", ["paused", "resumed"])
 
 
+async def test_a_slow_client_of_a_lost_engine_reads_what_had_come() -> None:
+    """There is nothing to resume then."""
+    line = Line()
+    exchange = line.begin()
+    line.answer(CHUNKED + chunk(b"x" * (BUFFER_BYTES_MAX + 1)))
+    line.connection.connection_lost(None)
+    assert len(await exchange.read()) == BUFFER_BYTES_MAX + 1
+    with pytest.raises(ConnectionBroken):
+        await exchange.read()
+
+
 async def test_a_complete_answer_leaves_no_pause_behind() -> None:
     """The next exchange on the connection is read at once."""
     line = Line()

@@ -324,6 +324,25 @@ def test_a_cascade_needs_both_tiers(down: str, other: str) -> None:
     assert route.draft is None
 
 
+@pytest.mark.parametrize(("down", "other"), [("fast", "strong"), ("strong", "fast")])
+def test_a_broken_cascade_keeps_its_other_tier(down: str, other: str) -> None:
+    """A tier between them does not answer in its place."""
+    live = Live(0.5, {tier.name: TierLoad(down=tier.name == down) for tier in THREE})
+    routing = RoutingConfig.model_validate({"policy": "cascade"})
+    route = choose_route(call(), THREE, routing, FakeScorer(0.4), live)
+    assert (route.decision.tier, route.draft) == (other, None)
+
+
+@pytest.mark.parametrize("down", ["middle", None])
+def test_a_cascade_needs_no_tier_between(down: str | None) -> None:
+    """Where both of its tiers are up, the draft stays."""
+    live = Live(0.5, {tier.name: TierLoad(down=tier.name == down) for tier in THREE})
+    routing = RoutingConfig.model_validate({"policy": "cascade"})
+    route = choose_route(call(), THREE, routing, FakeScorer(0.4), live)
+    assert route.draft is not None
+    assert (route.draft.tier, route.decision.tier) == ("fast", "strong")
+
+
 # 3,500 characters are about 1,000 tokens.
 @pytest.mark.parametrize(
     ("contexts", "chars", "output", "name", "reason"),
