@@ -2,6 +2,7 @@ CONFIG ?= configs/local.yaml
 PYTHON ?=
 UPGRADE ?=
 SEED ?= 1
+MUTATED ?= serve_app/leases serve_app/routing serve_app/autoscaling
 export PYTHON UPGRADE
 
 BIN := .venv/bin
@@ -9,8 +10,8 @@ INSTALL := @sh tools/python.sh tools/install.py
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help install install-dev serve stop test unit coverage serve-tests lint fuzz bench gpu-check docs openapi \
-	engine-arguments lock clean
+.PHONY: help install install-dev serve stop test unit coverage mutation serve-tests lint fuzz bench gpu-check docs \
+	openapi engine-arguments lock clean
 
 help: ## Print this list
 	@awk -F ':.*## ' '/^[a-z-]+:.*## / { printf "  make %-12s %s\n", $$1, $$2 }' Makefile
@@ -35,6 +36,9 @@ unit: install-dev ## The fast tests only
 
 coverage: install-dev ## The fast tests, and which branches of the serving code they miss
 	@$(BIN)/pytest -m "not serve" --numprocesses auto --dist worksteal --cov --cov-report=term
+
+mutation: install-dev ## Which changes of a file no test notices (MUTATED=serve_app/routing/live.py)
+	@exec $(BIN)/python tools/mutation.py $(MUTATED)
 
 serve-tests: install-dev ## The tests that start real Ray and real vLLM
 	@$(BIN)/pytest -m serve

@@ -28,8 +28,8 @@ def test_the_distance_is_the_population_stability_index() -> None:
 
 def test_equal_scores_share_a_bin() -> None:
     """Of two values, each begins a bin; below the first there is a bin without a score."""
-    reference = Reference([0.2] * 50 + [0.7] * 50)
-    shares = [(50.5 / 101.5, 0.5 / 101.5), (50.5 / 101.5, 100.5 / 101.5)]
+    reference = Reference([0.2] * 20 + [0.7] * 80)
+    shares = [(20.5 / 101.5, 0.5 / 101.5), (80.5 / 101.5, 100.5 / 101.5)]
     expected = sum((now - then) * math.log(now / then) for then, now in shares)
     assert reference.distance([0.7] * 100) == pytest.approx(expected)
 

@@ -20,7 +20,7 @@ from serve_app.core.call import (
 from serve_app.core.errors import InvalidField
 from serve_app.core.load import TierLoad
 from serve_app.routing.choose import choose_route
-from serve_app.routing.live import Live, is_idle
+from serve_app.routing.live import Live, fits, is_idle
 from tests.routing.fakes import FakePayload, FakeScorer
 
 
@@ -270,6 +270,12 @@ def test_who_stays_with_a_tier_that_is_down(request_: Call, routing: dict[str, o
     assert route.decision.tier == at
     assert route.decision.reason is not Reason.FALLBACK
     assert route.others == ()
+
+
+def test_a_context_can_be_filled() -> None:
+    """To its last token."""
+    assert fits(tier("fast", context=100), 100)
+    assert not fits(tier("fast", context=100), 101)
 
 
 def test_a_call_falls_back_only_to_where_it_fits() -> None:
