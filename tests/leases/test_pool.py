@@ -357,8 +357,6 @@ async def test_patience_that_ends_with_a_cancellation_is_no_error(
 ) -> None:
     """The timer fires in the turn of the loop in which the call is cancelled."""
     clock, loop = Clock(monkeypatch), asyncio.get_running_loop()
-    errors: list[object] = []
-    loop.set_exception_handler(lambda _, context: errors.append(context))
     pool = build_pool(FakeOpener(permits=0))
     waiting = asyncio.create_task(pool.acquire(patience_s=1.0))
     await asyncio.sleep(0)
@@ -366,7 +364,7 @@ async def test_patience_that_ends_with_a_cancellation_is_no_error(
     await clock.advance(1)
     with pytest.raises(asyncio.CancelledError):
         await waiting
-    assert errors == []
+    assert clock.errors == []
 
 
 @pytest.mark.parametrize("serving", [False, True])
@@ -493,3 +491,75 @@ async def test_without_reuse_a_late_place_ends_at_once() -> None:
     while not pool.ended:
         assert pool.open_leases == 0
         await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_a_refusal_of_a_call_that_has_gone_is_no_error(cancelled_first: bool) -> None:
+    """Whichever of the two comes first in one turn of the loop."""
+    opener = ScriptedOpener()
+    pool = build_pool(opener)
+    (lost,) = await waiting_calls(pool, 1)
+    (opening,) = pool._opening
+    if cancelled_first:
+        lost.cancel()
+    opener.asked[0].set_exception(TierOverloaded(5))
+    lost.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await lost
+    await opening
+    assert pool.waiting == 0
+
+
+async def test_patience_ends_where_the_router_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call waits for exactly as long as it may."""
+    clock = Clock(monkeypatch)
+    pool = build_pool(FakeOpener(permits=0))
+    call = asyncio.create_task(pool.acquire(patience_s=5.0))
+    await asyncio.sleep(0)
+    await clock.advance(4.9)
+    assert not call.done()
+    await clock.advance(0.1)
+    with pytest.raises(TierUnavailable) as caught:
+        await call
+    assert caught.value.retry_after_s == 1
+    assert pool.waiting == 0
+
+
+async def test_patience_begins_when_there_is_no_place_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A place that is held shows that the tier is there, and so does a place of a moment ago."""
+    clock = Clock(monkeypatch)
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener)
+    lease = await pool.acquire()
+    call = asyncio.create_task(pool.acquire(patience_s=5.0))
+    other = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    await clock.advance(5)
+    pool.release(lease, reusable=False)
+    other.cancel()
+    await clock.advance(4.9)
+    assert not call.done()
+    await clock.advance(0.1)
+    with pytest.raises(TierUnavailable):
+        await call
+
+
+async def test_a_place_of_a_moment_ago_renews_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray granted it to a call that has ended since."""
+    clock = Clock(monkeypatch)
+    opener = ScriptedOpener()
+    pool = build_pool(opener)
+    first = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    call = asyncio.create_task(pool.acquire(patience_s=5.0))
+    await asyncio.sleep(0)
+    await clock.advance(3)
+    opener.asked[0].set_result(FakeGrant("lease", GOOD))
+    pool.release(await first, reusable=False)
+    await clock.advance(4.9)
+    assert not call.done()
+    await clock.advance(0.1)
+    with pytest.raises(TierUnavailable):
+        await call
