@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.core.errors import TierOverloaded, TierUnavailable
 from serve_app.leases.http1 import Address
 from serve_app.leases.lease import Opener
-from serve_app.leases.opener import build_opener
+from serve_app.leases.opener import RayLeases, build_opener
 from serve_app.leases.signature import LeaseVerifier, parse_lease
 
 ADDRESS: Address = ("10.0.0.1", 8000)
@@ -122,3 +122,15 @@ async def test_the_call_of_a_lease_is_read_to_its_end(breaks: bool) -> None:
         await handle.read_to_end.wait()
         while len(asyncio.all_tasks()) > 1:
             await asyncio.sleep(0)
+
+
+async def test_a_listener_is_held_until_its_end() -> None:
+    """The event loop alone would let a task go that nothing else refers to."""
+    handle = FakeHandle()
+    leases = RayLeases(cast("DeploymentHandle[object]", handle))
+    await leases.open()
+    (listener,) = leases._listening
+    handle.ended.set()
+    await listener
+    await asyncio.sleep(0)
+    assert not leases._listening
