@@ -400,7 +400,7 @@ def survives(path: Path, tree: ast.Module, change: Change, reached: Reached) -> 
         sys.meta_path.insert(0, Mutant(name, path, code))
         return run_pytest(files, Chosen(tests), "-x")
 
-    timeout_s = 5 + 3 * sum(reached.seconds[test] for test in tests)
+    timeout_s = 60 + 3 * sum(reached.seconds[test] for test in tests)
     return in_fork(work, timeout_s) == 0
 
 
