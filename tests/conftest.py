@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import logging
 
-from hypothesis import settings
+from hypothesis import HealthCheck, settings
 
 # A busy machine makes any example slow; no test here is about time.
-settings.register_profile("quick", deadline=None, max_examples=20)
-settings.register_profile("thorough", deadline=None, max_examples=100)
+untimed = settings(deadline=None, suppress_health_check=[HealthCheck.too_slow])
+settings.register_profile("quick", untimed, max_examples=20)
+settings.register_profile("thorough", untimed, max_examples=100)
 # `make test` asks for the thorough one: pytest --hypothesis-profile=thorough.
 settings.load_profile("quick")
 

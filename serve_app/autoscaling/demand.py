@@ -19,11 +19,11 @@ class EngineSignals:
     running: float
     queued: float
     kv_used_ratio: float
-    first_tokens: float = 0.0
-    first_token_waits_s: float = 0.0
-    finished: float = 0.0
-    prompt_tokens: float = 0.0
-    output_tokens: float = 0.0
+    first_tokens: float
+    first_token_waits_s: float
+    finished: float
+    prompt_tokens: float
+    output_tokens: float
 
 
 @dataclass(frozen=True, slots=True)
@@ -56,10 +56,10 @@ class Capacity:
 
     calls: float
     first_token_target_s: float
-    kv_used_ratio: float = 0.9
-    busy_ratio: float = 0.8
-    prompt_tokens_per_s: float | None = None
-    output_tokens_per_s: float | None = None
+    kv_used_ratio: float
+    busy_ratio: float
+    prompt_tokens_per_s: float | None
+    output_tokens_per_s: float | None
 
     def work_s(self, prompt_tokens: float, output_tokens: float) -> float | None:
         """Seconds of one replica that a call takes, None where the rates are unknown."""

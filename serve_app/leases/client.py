@@ -482,7 +482,6 @@ class TierClient:
             exchange = connection.begin(
                 _render(path.encode(), lease, b"", b"", b""), deadlines, stream=True
             )
-            await exchange.head()
             while await exchange.read():
                 pass
         except (ConnectionBroken, ExchangeTimeout):

@@ -119,7 +119,6 @@ class Exchange:
     def abandon(self) -> None:
         """Drop the connection, unless the answer is complete and the connection serves others."""
         if not self.complete:
-            self._disarm()
             self._connection.close()
 
     # Methods that the connection calls.
@@ -296,7 +295,6 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
-            self._keep_alive = False
             self.close()
             if not self._message_complete:
                 self._fail_exchange()
@@ -334,14 +332,13 @@ class Connection(asyncio.Protocol):
             self._exchange.note_headers(status)
 
     def on_body(self, data: bytes) -> None:
-        if self._exchange is not None and not self._interim:
+        if self._exchange is not None:
             self._exchange.note_body(data)
 
     def on_message_begin(self) -> None:
         if self._message_complete:
             # A second answer to one request is discarded, and the connection is closed.
             self._exchange = None
-            self._keep_alive = False
             self.close()
 
     def on_message_complete(self) -> None:
@@ -411,5 +408,4 @@ class ConnectionPool:
         idle, self._idle = self._idle, {}
         for connections in idle.values():
             for connection in connections:
-                connection.on_lost = None
                 connection.close()

@@ -30,8 +30,7 @@ class Penalties:
 
     def clear(self, address: Address) -> None:
         """The replica has answered."""
-        if self._until:
-            self._until.pop(address, None)
+        self._until.pop(address, None)
 
     def active(self, address: Address, now: float) -> bool:
         """Whether the replica is to be avoided now; forgets old failures."""

@@ -48,8 +48,8 @@ class LeasePool:
         *,
         reuse_s: float,
         age_max_s: float,
-        session_s: float = 0.0,
-        asks_by_session: bool = False,
+        session_s: float,
+        asks_by_session: bool,
     ) -> None:
         """`asks_by_session`: Ray places the calls of one session on one replica."""
         self.reuse_s = reuse_s
@@ -196,7 +196,8 @@ class LeasePool:
         try:
             return await waiter
         except asyncio.CancelledError:
-            if waiter.done() and not waiter.cancelled() and waiter.exception() is None:
+            # The waiter is done: a cancellation ends it, or comes after a grant or a refusal.
+            if not waiter.cancelled() and waiter.exception() is None:
                 self._offer(waiter.result())
             raise
         finally:

@@ -226,8 +226,7 @@ def _choose_by_score(
         return _decision(tier, reason, score, threshold)
     if score >= threshold:
         return _decision(candidates[-1], Reason.COMPLEX, score, threshold)
-    others = len(candidates) - 1
-    index = min(int(score / threshold * others), others - 1)
+    index = int(score / threshold * (len(candidates) - 1))
     return _decision(candidates[index], Reason.SIMPLE, score, threshold)
 
 

@@ -81,10 +81,10 @@ def list_others(
 ) -> tuple[Decision, ...]:
     """The tiers that may answer instead: the next stronger tiers, then the next weaker tiers.
 
-    `allowed` are weakest first, `total_tokens` must fit a tier's context.
+    `allowed` are weakest first and hold the decision's tier. `total_tokens` must fit a tier's
+    context.
     """
-    names = [tier.name for tier in allowed]
-    at = names.index(decision.tier) if decision.tier in names else len(names)
+    at = [tier.name for tier in allowed].index(decision.tier)
     ordered = (*allowed[at + 1 :], *reversed(allowed[:at]))
     fitting = (tier for tier in ordered if fits(tier, total_tokens))
     return tuple(move(decision, tier, Reason.FALLBACK) for tier in fitting)

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from dataclasses import replace
+
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
@@ -9,10 +11,15 @@ from hypothesis import strategies as st
 from serve_app.autoscaling.demand import Capacity
 from serve_app.autoscaling.joint import TierWish, count_spilled, share_gpus
 
-FAST = Capacity(calls=100, first_token_target_s=2, prompt_tokens_per_s=3e4, output_tokens_per_s=1e4)
-STRONG = Capacity(
-    calls=50, first_token_target_s=5, prompt_tokens_per_s=1e4, output_tokens_per_s=4e3
+FAST = Capacity(
+    calls=100,
+    first_token_target_s=2,
+    kv_used_ratio=0.9,
+    busy_ratio=0.8,
+    prompt_tokens_per_s=3e4,
+    output_tokens_per_s=1e4,
 )
+STRONG = replace(FAST, calls=50, prompt_tokens_per_s=1e4, output_tokens_per_s=4e3)
 
 
 def test_what_the_strong_tier_lacks_the_weaker_gets() -> None:
@@ -23,8 +30,9 @@ def test_what_the_strong_tier_lacks_the_weaker_gets() -> None:
 
 def test_without_rates_the_calls_at_a_time_tell() -> None:
     """Two strong replicas' calls fit on one fast one."""
-    unknown = Capacity(calls=50, first_token_target_s=5)
+    unknown = replace(STRONG, output_tokens_per_s=None)
     assert count_spilled(3.0, 1, unknown, FAST) == pytest.approx(1.0)
+    assert count_spilled(3.0, 1, STRONG, replace(FAST, output_tokens_per_s=None)) == 1.0
 
 
 def test_enough_gpus_for_all() -> None:

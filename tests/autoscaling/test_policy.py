@@ -16,6 +16,7 @@ from serve_app.autoscaling.policy import CALM_S, ScalingDecision, TierPolicy, Ti
 CAPACITY = Capacity(
     calls=50,
     first_token_target_s=2.0,
+    kv_used_ratio=0.9,
     busy_ratio=0.8,
     prompt_tokens_per_s=10_000,
     output_tokens_per_s=4000,
@@ -92,7 +93,9 @@ def test_the_number_does_not_depend_on_how_fast_engines_answer() -> None:
 
 def test_without_rates_or_metrics_calls_at_a_time_count() -> None:
     """As Ray's own policy does it: the calls over those that a replica should have."""
-    for rules in (RULES, replace(RULES, capacity=replace(CAPACITY, prompt_tokens_per_s=None))):
+    no_prompts = replace(RULES, capacity=replace(CAPACITY, prompt_tokens_per_s=None))
+    no_answers = replace(RULES, capacity=replace(CAPACITY, output_tokens_per_s=None))
+    for rules in (RULES, no_prompts, no_answers):
         tier = FakeTier(rules, tells=rules is not RULES)
         tier.run(20.0, 300)
         assert tier.target == math.ceil(20.0 * tier.stay_s / CAPACITY.calls)
@@ -163,7 +166,7 @@ def test_late_first_tokens_get_one_more_replica() -> None:
 def test_a_full_kv_cache_asks_for_more() -> None:
     """Long contexts fill the cache although there are few calls."""
     policy = TierPolicy(RULES)
-    full = EngineSignals(running=5, queued=0, kv_used_ratio=1.0)
+    full = replace(FakeTier().signals(0.5).engines["a"], kv_used_ratio=1.0)
     signals = TierSignals(0.0, 3, 3, 15.0, 0.0, dict.fromkeys("abc", full))
     for second in range(100):
         decision = policy.decide(replace(signals, now_s=1e9 + second))
@@ -206,7 +209,10 @@ def test_nothing_starts_before_the_first_call() -> None:
     rules = replace(RULES, min=0, idle_s=300.0)
     signals = TierSignals(now_s=FakeTier().now_s, ready=0, target=0, calls=0.0, waiting=0.0)
     assert TierPolicy(rules).decide(signals).replicas == 0
-    assert TierPolicy(rules).decide(replace(signals, ready=1, target=1)).replicas == 1
+    policy, begun = TierPolicy(rules), replace(signals, ready=1, target=1)
+    assert policy.decide(begun).replicas == 1
+    assert policy.decide(replace(begun, now_s=begun.now_s + 299)).replicas == 1
+    assert policy.decide(replace(begun, now_s=begun.now_s + 300)).replicas == 0
 
 
 def test_a_clock_that_goes_back_is_survived() -> None:
@@ -217,6 +223,8 @@ def test_a_clock_that_goes_back_is_survived() -> None:
     tier.now_s -= 10_000
     tier.run(30.0, 10)
     assert tier.target >= high
+    tier.run(45.0, 100)
+    assert tier.target == needed(45.0) > high
 
 
 def test_questions_within_a_second_cost_nothing() -> None:
@@ -227,19 +235,49 @@ def test_questions_within_a_second_cost_nothing() -> None:
     assert tier.policy.decide(replace(tier.signals(50.0), now_s=tier.now_s + 0.5)) is first
 
 
-def test_spilled_calls_are_not_counted_twice() -> None:
+@pytest.mark.parametrize("counted", [True, False])
+@pytest.mark.parametrize(("own_per_s", "more_per_s"), [(10.0, 10.0), (2.0, 3.0)])
+def test_spilled_calls_are_not_counted_twice(
+    own_per_s: float, more_per_s: float, counted: bool
+) -> None:
     """They come on top of the tier's own calls, and not on top of themselves once they are here."""
     tier = FakeTier()
     for second in range(400):
-        tier.finished += 10.0 if second < 300 else 20.0
+        per_s = own_per_s if second < 300 else own_per_s + more_per_s
+        tier.finished += per_s
         signals = replace(
-            tier.signals(10.0 if second < 300 else 20.0),
+            tier.signals(per_s),
             now_s=tier.now_s + second,
-            wanted={"router": 10.0 * second},
+            wanted={"router": own_per_s * second} if counted else {},
         )
-        spilled = 0.0 if second < 300 else 2.5
+        spilled = 0.0 if second < 300 else more_per_s * WORK_S / CAPACITY.busy_ratio
         decision = tier.policy.decide(signals, spilled=spilled)
-    assert decision.needed == pytest.approx(5.0, rel=0.01)
+    per_s = own_per_s + more_per_s
+    assert decision.needed == pytest.approx(per_s * WORK_S / CAPACITY.busy_ratio, rel=0.01)
+
+
+def test_replicas_that_are_there_are_the_tiers_own_at_first() -> None:
+    """Until the demand of a quiet time is known."""
+    signals = TierSignals(now_s=FakeTier().now_s, ready=3, target=3, calls=0.0, waiting=0.0)
+    decision = TierPolicy(RULES).decide(signals)
+    assert (decision.replicas, decision.own, decision.needed) == (3, 3, 0.0)
+
+
+@pytest.mark.parametrize(
+    ("wanted", "target", "count"),
+    [
+        (3.04, 2, 3),
+        (3.06, 2, 4),
+        (2.9, 4, 4),
+        (2.75, 4, 3),
+        (2.9, 3, 3),
+        (0.0, 4, 1),
+        (99.0, 4, RULES.max),
+    ],
+)
+def test_whole_replicas(wanted: float, target: int, count: int) -> None:
+    """A twentieth may be missing; one that is there ends where a fifth would be to spare."""
+    assert TierPolicy(RULES)._count(wanted, 1, target) == count
 
 
 @pytest.mark.parametrize(

@@ -95,7 +95,7 @@ def test_signals_pass_through_ray_unchanged() -> None:
 
 def test_a_replica_that_tells_only_a_part_is_left_out() -> None:
     """As one of another version would; an empty series tells nothing either."""
-    metrics = metrics_of(EngineSignals(3, 1, 0.5))
+    metrics = metrics_of(EngineSignals(3, 1, 0.5, 0, 0.0, 0, 0, 0))
     metrics[ENGINE_PREFIX + "finished"] = {"a": []}
     assert read_engines(metrics) == {}
     assert read_engines({}) == {}
@@ -240,7 +240,7 @@ def test_a_context_is_read_once_a_look(joint: bool) -> None:
     def at(second: float) -> Any:
         def metrics() -> dict[str, Any]:
             reads.append(second)
-            return metrics_of(EngineSignals(3, 1, 0.5))
+            return metrics_of(EngineSignals(3, 1, 0.5, 0, 0.0, 0, 0, 0))
 
         ctx = context(tier(), raw_metrics=metrics, current_time=NOW_S + second)
         return {"fast": ctx} if joint else ctx

@@ -6,6 +6,7 @@ from itertools import count
 from types import SimpleNamespace
 
 import pytest
+import ray
 from ray import serve
 
 from serve_app.config.tiers import TierConfig
@@ -92,3 +93,33 @@ async def test_the_controller_is_asked_seldom(monkeypatch: pytest.MonkeyPatch) -
     overview.replica_states = {"RUNNING": 0}
     assert await probe_at(12.0) == (True, 2)
     assert await probe_at(12.2) == (False, 3)
+
+
+@pytest.mark.parametrize(
+    ("waiting", "free", "explained"),
+    [(0, 0, None), (1, 8, None), (1, 0, "a replica has no place: "), (2, 0, "2 replicas have no")],
+)
+async def test_a_replica_without_a_place_is_explained(
+    monkeypatch: pytest.MonkeyPatch, waiting: int, free: int, explained: str | None
+) -> None:
+    """While replicas wait, by what the nodes lack; a place that is free needs no explanation."""
+    overview = SimpleNamespace(
+        replica_states={"RUNNING": 1, "STARTING": 1}, status=SimpleNamespace(value="UPSCALING")
+    )
+    application = SimpleNamespace(deployments={"tier-fast": overview})
+    monkeypatch.setattr(serve, "status", lambda: SimpleNamespace(applications={"llm": application}))
+    resources = {"CPU": 64.0, "GPU": float(free), "memory": 1e12}
+    monkeypatch.setattr(
+        ray, "nodes", lambda: [{"NodeID": "a", "Alive": True, "Resources": resources}]
+    )
+    group = {"name": "SERVE_REPLICA::llm#tier-fast#abc", "state": "PENDING"}
+    monkeypatch.setattr(
+        status_module, "read_groups", lambda: {str(index): group for index in range(waiting)}
+    )
+    tier = TierConfig.model_validate({"name": "fast", "model_id": "m", "accelerator": "gpu"})
+    (state,) = await ServeReadiness("llm", [tier]).tiers()
+    if explained is None:
+        assert state.message is None
+    else:
+        assert state.message is not None
+        assert state.message.startswith(explained)

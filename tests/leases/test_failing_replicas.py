@@ -274,3 +274,14 @@ def test_old_failures_are_forgotten() -> None:
     penalties.note(A, 0.0)
     assert not penalties.active(A, 100.0)
     assert not penalties._until
+
+
+def test_a_penalty_doubles_for_a_while_after_its_end() -> None:
+    """A replica that fails again within the longest penalty and its last one has not recovered."""
+    penalties = Penalties()
+    penalties.note(A, 0.0)
+    remembered_until = PENALTY_S + PENALTY_S_MAX + PENALTY_S
+    assert not penalties.active(A, remembered_until - 0.01)
+    assert penalties._until
+    assert not penalties.active(A, remembered_until)
+    assert not penalties._until

@@ -7,9 +7,11 @@ import asyncio
 import pytest
 
 from serve_app.core.errors import TierOverloaded, TierUnavailable
-from serve_app.leases.lease import Lease
-from serve_app.leases.pool import CALLS_MIN, LeasePool
+from serve_app.leases.http1 import Address
+from serve_app.leases.lease import Lease, Opener
+from serve_app.leases.pool import ASKS_MAX, CALLS_MIN, KNOWN_S, PARKED_S, LeasePool
 from tests.fakes import FakeGrant, FakeOpener
+from tests.leases.clock import Clock
 
 
 class RecordingPool(LeasePool):
@@ -18,9 +20,18 @@ class RecordingPool(LeasePool):
     ended: list[Lease]
 
 
-def build_pool(opener: FakeOpener, reuse_s: float = 0.05, age_max_s: float = 60.0) -> RecordingPool:
+def build_pool(
+    opener: Opener, reuse_s: float = 0.05, age_max_s: float = 60.0, session_s: float = 0.0
+) -> RecordingPool:
     ended: list[Lease] = []
-    pool = RecordingPool(opener, ended.append, reuse_s=reuse_s, age_max_s=age_max_s)
+    pool = RecordingPool(
+        opener,
+        ended.append,
+        reuse_s=reuse_s,
+        age_max_s=age_max_s,
+        session_s=session_s,
+        asks_by_session=False,
+    )
     pool.ended = ended
     return pool
 
@@ -259,3 +270,296 @@ async def test_a_closed_pool_ends_its_idle_places() -> None:
     pool.close()
     assert pool.ended == [lease]
     assert pool.open_leases == 0
+
+
+async def test_a_place_is_idle_since_its_last_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each place ends `reuse_s` after its own last call, whenever Ray granted the place."""
+    clock = Clock(monkeypatch)
+    pool = build_pool(FakeOpener(), reuse_s=10.0)
+    first, second = await pool.acquire(), await pool.acquire()
+    pool.release(first, reusable=True)
+    await clock.advance(8)
+    pool.release(second, reusable=True)
+    await clock.advance(2)
+    assert pool.ended == [first]
+    await clock.advance(7.9)
+    assert pool.ended == [first]
+    await clock.advance(0.1)
+    assert pool.ended == [first, second]
+    third = await pool.acquire()
+    pool.release(third, reusable=True)
+    await clock.advance(10)
+    assert pool.ended == [first, second, third]
+
+
+async def test_the_newest_idle_place_is_used_first() -> None:
+    """Older places then end by themselves; replicas of earlier calls make no difference."""
+    opener = FakeOpener(("10.0.0.1", 1))
+    pool = build_pool(opener, session_s=60.0)
+    first = await pool.acquire()
+    opener.address = ("10.0.0.2", 1)
+    second = await pool.acquire()
+    pool.release(second, reusable=True)
+    pool.release(first, reusable=True)
+    assert await pool.acquire() is first
+
+
+async def test_without_reuse_no_call_waits_for_the_place_of_another() -> None:
+    """A place that has served its call ends, and the next call gets its own place from Ray."""
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener, reuse_s=0.0)
+    lease = await pool.acquire()
+    (waiting,) = await waiting_calls(pool, 1)
+    pool.release(lease, reusable=True)
+    assert pool.ended == [lease]
+    opener.permits.release()
+    assert await waiting is not lease
+
+
+async def test_a_replica_that_cannot_be_reached_is_not_told_of_the_end() -> None:
+    """Its idle places are forgotten, and a place there that comes back is not reused."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    idle, used = await pool.acquire(), await pool.acquire()
+    pool.release(idle, reusable=True)
+    pool.lose(opener.address)
+    assert (pool.open_leases, pool.ended) == (1, [])
+    pool.release(used, reusable=True)
+    assert (pool.open_leases, pool.ended) == (0, [used])
+
+
+async def test_a_closed_pool_keeps_no_place() -> None:
+    """A call that ends after the Router has retired leaves no idle place behind."""
+    pool = build_pool(FakeOpener())
+    lease = await pool.acquire()
+    pool.close()
+    pool.release(lease, reusable=True)
+    assert (pool.open_leases, pool.ended) == (0, [lease])
+
+
+async def test_a_cancelled_call_is_cancelled_although_ray_has_refused() -> None:
+    """The refusal and the cancellation meet in one turn of the loop."""
+    opener = FakeOpener(permits=0)
+    pool = build_pool(opener)
+    (waiting,) = await waiting_calls(pool, 1)
+    opener.error = TierOverloaded(5)
+    opener.permits.release()
+    async with asyncio.timeout(1):
+        while pool.waiting:
+            await asyncio.sleep(0)
+    waiting.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+
+
+async def test_patience_that_ends_with_a_cancellation_is_no_error(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """The timer fires in the turn of the loop in which the call is cancelled."""
+    clock, loop = Clock(monkeypatch), asyncio.get_running_loop()
+    pool = build_pool(FakeOpener(permits=0))
+    waiting = asyncio.create_task(pool.acquire(patience_s=1.0))
+    await asyncio.sleep(0)
+    loop.call_soon(waiting.cancel)
+    await clock.advance(1)
+    with pytest.raises(asyncio.CancelledError):
+        await waiting
+    assert clock.errors == []
+
+
+@pytest.mark.parametrize("serving", [False, True])
+async def test_a_replica_that_dies_while_it_is_asked(serving: bool) -> None:
+    """Ray is asked again while the pool uses another replica, but not without end."""
+    opener = FakeOpener()
+    pool = build_pool(opener)
+    if serving:
+        await pool.acquire()
+    opener.sessions.clear()
+    opener.error = TierUnavailable(2)
+    with pytest.raises(TierUnavailable):
+        await pool.acquire()
+    assert len(opener.sessions) == (ASKS_MAX if serving else 1)
+
+
+class ChoosyOpener(FakeOpener):
+    """Grants places on replicas in a given order, the last one for ever."""
+
+    def __init__(self, *addresses: Address) -> None:
+        super().__init__()
+        self.addresses = list(addresses)
+
+    async def __call__(self, session: str | None = None) -> FakeGrant:
+        self.address = self.addresses.pop(0) if len(self.addresses) > 1 else self.addresses[0]
+        return await super().__call__(session)
+
+
+async def use_once(pool: LeasePool, count: int) -> None:
+    """Places that end with their calls, so that Ray is asked for the next one."""
+    for _ in range(count):
+        pool.release(await pool.acquire(), reusable=False)
+
+
+BAD: Address = ("10.0.0.1", 1)
+GOOD: Address = ("10.0.0.2", 1)
+
+
+async def test_a_place_on_a_replica_that_has_just_failed_is_parked(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """It is held for a moment, so that Ray names another replica, and then ended unused."""
+    clock = Clock(monkeypatch)
+    opener = ChoosyOpener(BAD, GOOD, BAD, BAD, GOOD)
+    pool = build_pool(opener)
+    await use_once(pool, 2)
+    pool.avoid(BAD)
+    pool.ended.clear()
+    assert (await pool.acquire()).address == GOOD
+    assert opener.granted == 5
+    await clock.advance(PARKED_S - 0.01)
+    assert pool.ended == []
+    await clock.advance(0.01)
+    assert [(lease.address, lease.calls) for lease in pool.ended] == [(BAD, 0)] * 2
+
+
+async def test_a_replica_that_has_just_failed_serves_where_ray_names_no_other() -> None:
+    """A penalty refuses no call: Ray is asked a few times, and the last place is used."""
+    opener = ChoosyOpener(BAD, GOOD, BAD)
+    pool = build_pool(opener)
+    await use_once(pool, 2)
+    pool.avoid(BAD)
+    assert (await pool.acquire()).address == BAD
+    assert opener.granted == 2 + ASKS_MAX
+
+
+@pytest.mark.parametrize(("age_s", "asks"), [(KNOWN_S, ASKS_MAX), (KNOWN_S + 1, 1)])
+async def test_a_replica_is_known_for_a_while(
+    monkeypatch: pytest.MonkeyPatch, age_s: float, asks: int
+) -> None:
+    """A replica that has granted no place for long may be gone, and is not waited for."""
+    clock = Clock(monkeypatch)
+    opener = ChoosyOpener(BAD, GOOD, BAD)
+    pool = build_pool(opener)
+    await use_once(pool, 2)
+    await clock.advance(age_s)
+    pool.avoid(BAD)
+    await pool.acquire()
+    assert opener.granted == 2 + asks
+
+
+async def test_where_all_replicas_have_just_failed_none_is_better() -> None:
+    """Ray's first choice is used."""
+    opener = ChoosyOpener(BAD, GOOD, BAD)
+    pool = build_pool(opener)
+    await use_once(pool, 2)
+    pool.avoid(BAD)
+    pool.avoid(GOOD)
+    await pool.acquire()
+    assert opener.granted == 3
+
+
+class ScriptedOpener:
+    """Answers each request when the test says so."""
+
+    def __init__(self) -> None:
+        self.asked: list[asyncio.Future[FakeGrant]] = []
+
+    async def __call__(self, session: str | None = None) -> FakeGrant:
+        self.asked.append(asyncio.get_running_loop().create_future())
+        return await self.asked[-1]
+
+
+async def test_a_refusal_and_a_grant_in_one_turn_of_the_loop() -> None:
+    """The refused call no longer waits when the place for the other call comes."""
+    opener = ScriptedOpener()
+    pool = build_pool(opener)
+    refused, served = await waiting_calls(pool, 2)
+    opener.asked[0].set_exception(TierOverloaded(5))
+    opener.asked[1].set_result(FakeGrant("lease", GOOD))
+    assert (await served).address == GOOD
+    with pytest.raises(TierOverloaded):
+        await refused
+
+
+async def test_without_reuse_a_late_place_ends_at_once() -> None:
+    """No later call finds it idle."""
+    opener = ScriptedOpener()
+    pool = build_pool(opener, reuse_s=0.0)
+    (lost,) = await waiting_calls(pool, 1)
+    lost.cancel()
+    await asyncio.gather(lost, return_exceptions=True)
+    opener.asked[0].set_result(FakeGrant("lease", GOOD))
+    while not pool.ended:
+        assert pool.open_leases == 0
+        await asyncio.sleep(0)
+
+
+@pytest.mark.parametrize("cancelled_first", [True, False])
+async def test_a_refusal_of_a_call_that_has_gone_is_no_error(cancelled_first: bool) -> None:
+    """Whichever of the two comes first in one turn of the loop."""
+    opener = ScriptedOpener()
+    pool = build_pool(opener)
+    (lost,) = await waiting_calls(pool, 1)
+    (opening,) = pool._opening
+    if cancelled_first:
+        lost.cancel()
+    opener.asked[0].set_exception(TierOverloaded(5))
+    lost.cancel()
+    with pytest.raises(asyncio.CancelledError):
+        await lost
+    await opening
+    assert pool.waiting == 0
+
+
+async def test_patience_ends_where_the_router_has_no_place(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call waits for exactly as long as it may."""
+    clock = Clock(monkeypatch)
+    pool = build_pool(FakeOpener(permits=0))
+    call = asyncio.create_task(pool.acquire(patience_s=5.0))
+    await asyncio.sleep(0)
+    await clock.advance(4.9)
+    assert not call.done()
+    await clock.advance(0.1)
+    with pytest.raises(TierUnavailable) as caught:
+        await call
+    assert caught.value.retry_after_s == 1
+    assert pool.waiting == 0
+
+
+async def test_patience_begins_when_there_is_no_place_any_more(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """A place that is held shows that the tier is there, and so does a place of a moment ago."""
+    clock = Clock(monkeypatch)
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener)
+    lease = await pool.acquire()
+    call = asyncio.create_task(pool.acquire(patience_s=5.0))
+    other = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    await clock.advance(5)
+    pool.release(lease, reusable=False)
+    other.cancel()
+    await clock.advance(4.9)
+    assert not call.done()
+    await clock.advance(0.1)
+    with pytest.raises(TierUnavailable):
+        await call
+
+
+async def test_a_place_of_a_moment_ago_renews_patience(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Ray granted it to a call that has ended since."""
+    clock = Clock(monkeypatch)
+    opener = ScriptedOpener()
+    pool = build_pool(opener)
+    first = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0)
+    call = asyncio.create_task(pool.acquire(patience_s=5.0))
+    await asyncio.sleep(0)
+    await clock.advance(3)
+    opener.asked[0].set_result(FakeGrant("lease", GOOD))
+    pool.release(await first, reusable=False)
+    await clock.advance(4.9)
+    assert not call.done()
+    await clock.advance(0.1)
+    with pytest.raises(TierUnavailable):
+        await call

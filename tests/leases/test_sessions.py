@@ -50,6 +50,16 @@ def test_the_memory_is_bounded() -> None:
     assert len(sessions) == 1
 
 
+def test_another_session_ends_no_memory_that_still_counts() -> None:
+    """A session is dropped only when its last call would not be found any more."""
+    sessions = SessionMap(kept_s=0.5)
+    sessions.note("s", A, 0)
+    sessions.note("t", B, 0.5)
+    assert sessions.find("s", 0.5) == A
+    sessions.note("t", B, 0.6)
+    assert len(sessions) == 1
+
+
 def test_no_memory_if_none_is_wanted() -> None:
     """With `session_s` 0 nothing is kept."""
     sessions = SessionMap(kept_s=0)

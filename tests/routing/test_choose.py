@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import replace
 from itertools import pairwise
 
@@ -27,6 +28,7 @@ from serve_app.core.load import TierLoad
 from serve_app.routing.choose import choose_route, resolve_model
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import HeuristicScorer
+from serve_app.routing.tokens import estimate_tokens
 from tests.routing.fakes import FakePayload, FakeScorer
 from tests.routing.strategies import PROMPTS
 
@@ -226,6 +228,16 @@ def test_the_others_share_the_range_below(score: float, name: str) -> None:
     assert choose(call(), THREE, score=score).tier == name
 
 
+@given(threshold=st.floats(0, 1, exclude_min=True), count=st.integers(2, 8))
+def test_just_below_the_threshold_is_not_the_strongest(threshold: float, count: int) -> None:
+    """However little is missing, the strongest of the other tiers answers."""
+    tiers = tuple(tier(f"t{n}") for n in range(count))
+    score = math.nextafter(threshold, 0)
+    decision = choose(call(), tiers, score=score, strong_score_min=threshold)
+    assert decision.reason is Reason.SIMPLE
+    assert decision.tier != f"t{count - 1}"
+
+
 def test_a_threshold_of_zero_sends_everything_up() -> None:
     """Zero is a threshold like any other."""
     assert choose(call(), strong_score_min=0).reason is Reason.COMPLEX
@@ -312,6 +324,25 @@ def test_a_cascade_needs_both_tiers(down: str, other: str) -> None:
     assert route.draft is None
 
 
+@pytest.mark.parametrize(("down", "other"), [("fast", "strong"), ("strong", "fast")])
+def test_a_broken_cascade_keeps_its_other_tier(down: str, other: str) -> None:
+    """A tier between them does not answer in its place."""
+    live = Live(0.5, {tier.name: TierLoad(down=tier.name == down) for tier in THREE})
+    routing = RoutingConfig.model_validate({"policy": "cascade"})
+    route = choose_route(call(), THREE, routing, FakeScorer(0.4), live)
+    assert (route.decision.tier, route.draft) == (other, None)
+
+
+@pytest.mark.parametrize("down", ["middle", None])
+def test_a_cascade_needs_no_tier_between(down: str | None) -> None:
+    """Where both of its tiers are up, the draft stays."""
+    live = Live(0.5, {tier.name: TierLoad(down=tier.name == down) for tier in THREE})
+    routing = RoutingConfig.model_validate({"policy": "cascade"})
+    route = choose_route(call(), THREE, routing, FakeScorer(0.4), live)
+    assert route.draft is not None
+    assert (route.draft.tier, route.decision.tier) == ("fast", "strong")
+
+
 # 3,500 characters are about 1,000 tokens.
 @pytest.mark.parametrize(
     ("contexts", "chars", "output", "name", "reason"),
@@ -335,6 +366,14 @@ def test_length(
     tiers = tuple(tier(t.name, context=context) for t, context in zip(THREE, contexts, strict=True))
     decision = choose(call(chars=chars, output_tokens_max=output), tiers)
     assert (decision.tier, decision.reason) == (name, reason)
+
+
+def test_the_longest_prompt_of_the_weakest_tier_is_inclusive() -> None:
+    """One token more goes to the next tier."""
+    request = call(chars=3_500)
+    tokens = estimate_tokens(request.prompt)
+    assert choose(request, fast_prompt_tokens_max=tokens).reason is Reason.SIMPLE
+    assert choose(request, fast_prompt_tokens_max=tokens - 1).reason is Reason.PROMPT_TOO_LONG
 
 
 def test_complexity_does_not_send_a_prompt_where_it_does_not_fit() -> None:

@@ -44,3 +44,10 @@ def test_surer_tokens_never_lower_the_default_confidence(first: float, second: f
     shipped = ConfidenceConfig()
     assert p_right(DraftFeatures(high, low), shipped) >= p_right(DraftFeatures(low, low), shipped)
     assert p_right(DraftFeatures(high, high), shipped) >= p_right(DraftFeatures(high, low), shipped)
+
+
+def test_the_map_is_logistic() -> None:
+    """The bias and the weighted features are log-odds."""
+    confidence = ConfidenceConfig(bias=-1, mean_probability_weight=2, min_probability_weight=4)
+    p = p_right(DraftFeatures(0.5, 0.25), confidence)
+    assert math.log(p / (1 - p)) == pytest.approx(-1 + 2 * 0.5 + 4 * 0.25)

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import random
 from collections.abc import Callable, Iterator, Sequence
 
@@ -243,3 +244,77 @@ def test_a_new_target_knows_the_scores_of_the_old_one() -> None:
     assert control.threshold(config(0.1)) == pytest.approx(0.9, abs=0.05)
     kept = control.threshold(config(0.1, fast_prompt_tokens_max=10))
     assert kept == control.threshold(config(0.1))
+
+
+def test_the_threshold_strays_little_from_the_quantile() -> None:
+    """The count of calls is corrected gently: the level stays within five of its deviations."""
+    chance = random.Random(11)
+    controller = ShareController(config(0.3))
+    stream(controller, [chance.random() for _ in range(1000)])
+    deviation = (GAIN * 0.3 * 0.7 / 2) ** 0.5
+    for _ in range(1000):
+        controller.note(chance.random())
+        assert controller.threshold == pytest.approx(0.7, abs=5 * deviation)
+
+
+@pytest.mark.parametrize(
+    ("target", "flood", "bound", "then"), [(0.9, 0.95, 0.9, 0.5), (0.1, 0.1, 0.3, 0.5)]
+)
+def test_a_bound_that_holds_the_threshold_causes_no_debt(
+    target: float, flood: float, bound: float, then: float
+) -> None:
+    """After a flood the share follows the new calls at once, and does not make up for the flood."""
+    controller = ShareController(config(target, strong_score_min_bounds=[0.3, 0.9]))
+    stream(controller, [flood] * 2000)
+    assert controller.threshold == bound
+    stream(controller, [then] * 10)
+    assert controller.threshold == pytest.approx(then)
+
+
+def test_the_share_is_that_of_the_newest_calls() -> None:
+    """It is unknown before the first call, and calls beyond the window do not count."""
+    controller = ShareController(config(0.3, strong_ratio_window=200))
+    assert (controller.state.share, controller.state.calls) == (None, 0)
+    chance = random.Random(12)
+    outcomes = stream(controller, [chance.random() for _ in range(517)])
+    assert controller.state.share == sum(outcomes[-200:]) / 200
+    assert controller.state.calls == 200
+
+
+@pytest.mark.parametrize(
+    ("target", "threshold"),
+    [
+        (0.0199, math.nextafter(1.0, 2.0)),
+        (0.02, math.nextafter(0.9, 1.0)),
+        (0.05, 0.9),
+        (0.1, 0.9),
+        (0.2, math.nextafter(0.5, 1.0)),
+        (0.3, math.nextafter(0.5, 1.0)),
+        (0.36, 0.5),
+        (0.6, 0.5),
+        (0.7, math.nextafter(0.1, 1.0)),
+    ],
+)
+def test_equal_scores_go_where_the_share_is_closer(target: float, threshold: float) -> None:
+    """Of 50 scores the 5 highest are equal, and so are the 25 next and the 20 lowest."""
+    window = ScoreWindow(500, [0.1] * 20 + [0.5] * 25 + [0.9] * 5)
+    assert ShareController(config(target), window).threshold == threshold
+
+
+def test_a_draft_is_not_decided_by_the_threshold() -> None:
+    """So it does not count for the share."""
+    control, routing = ThresholdControl(), config()
+    control.note(decision(0.9, Reason.DRAFT), routing, "strong")
+    state = control.state(routing)
+    assert state is not None
+    assert state.calls == 0
+
+
+def test_a_config_that_leaves_scores_alone_forgets_none() -> None:
+    """The usual distribution stays known when another key changes."""
+    chance, control = random.Random(13), ThresholdControl()
+    before, after = config(None), config(None, strong_score_min=0.6)
+    for _ in range(before.strong_ratio_window):
+        control.note(decision(easy(chance)), before, "strong")
+    assert control.scores(before).drift is not None
+    assert control.scores(after).drift is not None

@@ -17,7 +17,13 @@ from serve_app.routing.features import (
     extract_text_features,
 )
 from serve_app.routing.terms import COUNT_MAX, Terms
-from serve_app.routing.tokens import estimate_text_tokens, estimate_tokens
+from serve_app.routing.tokens import (
+    SAMPLE_CHARS_MAX,
+    TOKENS_PER_TURN,
+    _stride,
+    estimate_text_tokens,
+    estimate_tokens,
+)
 from tests.routing.strategies import PROMPTS, TEXT
 
 
@@ -141,6 +147,21 @@ def test_head_and_tail_are_looked_at_and_the_middle_is_not() -> None:
         for text in (f"Prove it. {filler}", f"{filler} prove it.", f"{filler} prove it. {filler}")
     ]
     assert found == [1, 1, 0]
+
+
+@pytest.mark.parametrize("chars", [8193, 16_384, 100_000, 1_000_003])
+def test_a_long_text_is_counted_by_a_bounded_sample(chars: int) -> None:
+    """At least a third of the bound is read, and never every second character."""
+    stride = _stride(chars)
+    assert stride % 2 == 1
+    assert SAMPLE_CHARS_MAX / 3 <= len(range(0, chars, stride)) <= SAMPLE_CHARS_MAX
+
+
+def test_a_turn_costs_its_text_and_its_frame() -> None:
+    """Nothing stands between the texts of two turns."""
+    one = estimate_tokens(Prompt(turns=(Turn("user", "a" * 70),)))
+    two = estimate_tokens(Prompt(turns=(Turn("user", "a" * 35), Turn("assistant", "a" * 35))))
+    assert two - one == TOKENS_PER_TURN
 
 
 def test_only_the_newest_user_turns_are_asks() -> None:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from pathlib import Path
+from typing import cast
 
 import numpy as np
 import pytest
@@ -13,10 +14,16 @@ from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Prompt, Turn
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.features import RECENT_ASKS_MAX
-from serve_app.routing.learned import LearnedScorer
+from serve_app.routing.learned import (
+    FOLLOW_UP_DECAY,
+    FOLLOW_UP_TOKENS_MAX,
+    NEW_ASK_DECAY,
+    LearnedScorer,
+)
 from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.scorer import HeuristicScorer
-from serve_app.routing.vector import weigh_terms
+from serve_app.routing.tokens import estimate_text_tokens
+from serve_app.routing.vector import Vector, weigh_terms
 from serve_app.routing.weights import RoutingWeights, WeightsRefused, read_weights, save_weights
 from tests.routing.prompts import AROUND, DO_IT, EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
 from tests.routing.strategies import PROMPTS
@@ -113,6 +120,48 @@ def test_inheritance_fades() -> None:
 def test_an_easy_turn_in_between_ends_it() -> None:
     """What was hard before the topic got easy is over."""
     assert score(HARD, EASY, "ok") < THRESHOLD
+
+
+class ScriptedWeights:
+    """Scores from a script, the newest ask first."""
+
+    def __init__(self, *scores: float) -> None:
+        self.left = list(scores)
+
+    def score(self, vector: Vector) -> float:
+        return self.left.pop(0)
+
+
+def inherited(text: str) -> float:
+    """What a turn that scores nothing by itself inherits from one that scores 1."""
+    weights = ScriptedWeights(0.0, 1.0)
+    return LearnedScorer(cast(RoutingWeights, weights)).score(ask(HARD, text))
+
+
+# Letters without a meaning, of the most tokens of a follow-up and of one more.
+SHORT, LONGER = "m" * 57, "m" * 60
+
+
+@pytest.mark.parametrize(
+    ("text", "share"),
+    [
+        ("Thanks!", 0.0),
+        ("Hello!", 0.0),
+        (EASY, 0.0),
+        (f"Translate it. {LONGER}", FOLLOW_UP_DECAY),
+        (f"Prove hello. {LONGER}", NEW_ASK_DECAY),
+        (SHORT, FOLLOW_UP_DECAY),
+        (LONGER, NEW_ASK_DECAY),
+        ("it ".ljust(400, "m"), FOLLOW_UP_DECAY),
+        ("it ".ljust(401, "m"), NEW_ASK_DECAY),
+    ],
+)
+def test_the_share_that_a_turn_inherits(text: str, share: float) -> None:
+    """Nothing by easy turns that refer to nothing; most by short turns and by turns that refer."""
+    assert estimate_text_tokens(SHORT) == FOLLOW_UP_TOKENS_MAX
+    assert estimate_text_tokens(LONGER) == FOLLOW_UP_TOKENS_MAX + 1
+    assert inherited(text) == share
+    assert 0 < NEW_ASK_DECAY < FOLLOW_UP_DECAY < 1
 
 
 def heuristic_weights() -> RoutingWeights:

@@ -20,7 +20,7 @@ from serve_app.core.call import (
 from serve_app.core.errors import InvalidField
 from serve_app.core.load import TierLoad
 from serve_app.routing.choose import choose_route
-from serve_app.routing.live import Live, is_idle
+from serve_app.routing.live import Live, fits, is_idle
 from tests.routing.fakes import FakePayload, FakeScorer
 
 
@@ -110,6 +110,18 @@ def test_a_tier_is_idle_by_the_calls_of_each_replica(replicas: int, calls: int, 
     assert is_idle(TierLoad(running=calls, queued=0, replicas=replicas), load) is idle
 
 
+@pytest.mark.parametrize(("score", "name"), [(0.5, "strong"), (0.49, "fast")])
+def test_a_strongest_tier_without_a_known_load_keeps_its_calls(score: float, name: str) -> None:
+    """It is neither busy nor idle."""
+    assert choose(score=score, loads={"fast": IDLE}, load=WATCHED).tier == name
+
+
+def test_a_weaker_tier_without_a_known_load_may_help_out() -> None:
+    """Nothing says that it is busy."""
+    decision = choose(score=0.5, loads={"strong": SLOW}, load=WATCHED)
+    assert (decision.tier, decision.reason) == ("fast", Reason.STRONG_BUSY)
+
+
 @pytest.mark.parametrize("fast", [SLOW, FULL, DOWN])
 def test_a_busy_tier_keeps_its_calls_if_the_other_is_no_better(fast: TierLoad) -> None:
     """Moving a call from one queue to another helps nobody."""
@@ -197,11 +209,26 @@ def test_limits_that_make_no_sense(limits: TierLimits, message: str) -> None:
     assert message in caught.value.message
 
 
-def test_limits_that_leave_no_tier_for_the_task() -> None:
-    """Nothing else is chosen behind the caller's back."""
+@pytest.mark.parametrize(
+    ("limits", "header"),
+    [
+        (TierLimits(never_above="embed"), "x-route-never-above"),
+        (TierLimits("embed", "embed"), "x-route-never-below"),
+    ],
+)
+def test_limits_that_leave_no_tier_for_the_task(limits: TierLimits, header: str) -> None:
+    """Nothing else is chosen behind the caller's back; a header that the call has is named."""
     tiers = (tier("embed", "embed"), FAST, STRONG)
-    with pytest.raises(InvalidField, match="leaves one of fast, strong"):
-        choose(call(limits=TierLimits(never_above="embed")), tiers)
+    with pytest.raises(InvalidField, match="leaves one of fast, strong") as caught:
+        choose(call(limits=limits), tiers)
+    assert header in caught.value.message
+
+
+def test_limits_of_the_config_that_leave_no_tier_for_the_task() -> None:
+    """They were meant for other tasks, and the call cannot do anything about them."""
+    tiers = (tier("embed", "embed"), FAST, STRONG)
+    decision = choose(tiers=tiers, score=0.1, never_above="embed")
+    assert (decision.tier, decision.reason) == ("fast", Reason.SIMPLE)
 
 
 @pytest.mark.parametrize(
@@ -243,6 +270,12 @@ def test_who_stays_with_a_tier_that_is_down(request_: Call, routing: dict[str, o
     assert route.decision.tier == at
     assert route.decision.reason is not Reason.FALLBACK
     assert route.others == ()
+
+
+def test_a_context_can_be_filled() -> None:
+    """To its last token."""
+    assert fits(tier("fast", context=100), 100)
+    assert not fits(tier("fast", context=100), 101)
 
 
 def test_a_call_falls_back_only_to_where_it_fits() -> None:

@@ -10,8 +10,14 @@ from hypothesis import given
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Prompt, Turn
-from serve_app.routing.features import RECENT_ASKS_MAX
-from serve_app.routing.scorer import WEIGHTS, HeuristicScorer, HeuristicWeights
+from serve_app.routing.features import RECENT_ASKS_MAX, Features, TextFeatures
+from serve_app.routing.scorer import (
+    WEIGHTS,
+    HeuristicScorer,
+    HeuristicWeights,
+    context_evidence,
+    text_evidence,
+)
 from tests.routing.prompts import AROUND, DO_IT, EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
 from tests.routing.strategies import PROMPTS
 
@@ -138,3 +144,92 @@ def test_weights_can_be_replaced() -> None:
 def test_nothing_scores_the_bias() -> None:
     """A prompt that shows nothing scores what the bias says."""
     assert HeuristicScorer().score(Prompt()) == pytest.approx(1 / (1 + math.exp(-WEIGHTS.bias)))
+
+
+@pytest.mark.parametrize(
+    ("feature", "weight", "bound"),
+    [
+        ("hard_asks", WEIGHTS.hard_ask, WEIGHTS.hard_asks_max),
+        ("hard_terms", WEIGHTS.hard_term, WEIGHTS.hard_terms_max),
+        ("easy_asks", WEIGHTS.easy_ask, WEIGHTS.easy_asks_max),
+        ("bounds", WEIGHTS.bound, WEIGHTS.bounds_max),
+        ("steps", WEIGHTS.step, WEIGHTS.steps_max),
+        ("items", WEIGHTS.item, WEIGHTS.items_max),
+        ("maths", WEIGHTS.maths, WEIGHTS.maths_max),
+        ("code", WEIGHTS.code, WEIGHTS.code_max),
+        ("clauses", WEIGHTS.clause, WEIGHTS.clauses_max),
+        ("long_words", WEIGHTS.long_word, WEIGHTS.long_words_max),
+        ("numbers", WEIGHTS.number, WEIGHTS.numbers_max),
+        ("tokens", WEIGHTS.length / WEIGHTS.length_tokens_max, WEIGHTS.length_tokens_max),
+    ],
+)
+def test_one_kind_of_evidence_is_bounded(feature: str, weight: float, bound: int) -> None:
+    """Each further term weighs as much as the first, up to a bound."""
+    for count in (0, 1, bound, bound + 1, 10 * bound):
+        evidence = text_evidence(TextFeatures(**{feature: count}), WEIGHTS)
+        assert evidence == pytest.approx(weight * min(count, bound))
+
+
+@pytest.mark.parametrize(
+    ("text", "evidence"),
+    [
+        (TextFeatures(questions=1), 0.0),
+        (TextFeatures(questions=2), WEIGHTS.question),
+        (TextFeatures(questions=9), WEIGHTS.question * WEIGHTS.questions_max),
+        (TextFeatures(options=3), 0.0),
+        (TextFeatures(options=4), WEIGHTS.options),
+        (TextFeatures(options=9), WEIGHTS.options),
+        (TextFeatures(quantity=True), 0.0),
+        (TextFeatures(quantity=True, numbers=2), 2 * WEIGHTS.number),
+        (
+            TextFeatures(quantity=True, numbers=3),
+            WEIGHTS.quantity + 3 * (WEIGHTS.quantity_number + WEIGHTS.number),
+        ),
+        (
+            TextFeatures(quantity=True, numbers=99),
+            WEIGHTS.quantity + WEIGHTS.numbers_max * (WEIGHTS.quantity_number + WEIGHTS.number),
+        ),
+        (TextFeatures(quantity=True, hard_terms=1), WEIGHTS.quantity + WEIGHTS.hard_term),
+        (
+            TextFeatures(hard_asks=1, easy_asks=1, maths=1),
+            WEIGHTS.hard_ask + WEIGHTS.easy_ask + WEIGHTS.maths,
+        ),
+    ],
+)
+def test_evidence_in_a_text(text: TextFeatures, evidence: float) -> None:
+    """The first question, few options and a quantity without numbers show nothing; kinds add up."""
+    assert text_evidence(text, WEIGHTS) == pytest.approx(evidence)
+
+
+@pytest.mark.parametrize(
+    ("features", "evidence"),
+    [
+        (Features(assistant_code=True), WEIGHTS.assistant_code),
+        (Features(tools=1), WEIGHTS.tools),
+        (Features(tools=3), 2 * WEIGHTS.tools),
+        (Features(tools=99), 4 * WEIGHTS.tools),
+        (Features(tool_turns=1), WEIGHTS.tool_turn),
+        (Features(tool_turns=99), WEIGHTS.tool_turns_max * WEIGHTS.tool_turn),
+        (Features(schema=True), WEIGHTS.schema),
+        (Features(images=1), WEIGHTS.image),
+        (Features(images=9), WEIGHTS.image),
+        (Features(reasoning=True), WEIGHTS.reasoning),
+        (Features(system=TextFeatures(bounds=1)), WEIGHTS.system_bound),
+        (
+            Features(system=TextFeatures(bounds=9)),
+            WEIGHTS.system_bounds_max * WEIGHTS.system_bound,
+        ),
+        (Features(system_tokens=WEIGHTS.system_tokens_max // 2), WEIGHTS.system_length / 2),
+        (Features(system_tokens=9999), WEIGHTS.system_length),
+        (Features(turn_index=2), 2 * WEIGHTS.turn),
+        (Features(turn_index=99), WEIGHTS.turns_max * WEIGHTS.turn),
+        (
+            Features(turn_index=2, system_tokens=WEIGHTS.system_tokens_max // 2),
+            WEIGHTS.system_length / 2 + 2 * (WEIGHTS.turn + WEIGHTS.turn_with_rules / 2),
+        ),
+        (Features(schema=True, reasoning=True), WEIGHTS.schema + WEIGHTS.reasoning),
+    ],
+)
+def test_evidence_around_the_text(features: Features, evidence: float) -> None:
+    """It adds to the bias; tools count by doublings, images once, and rules weigh with turns."""
+    assert context_evidence(features, WEIGHTS) == pytest.approx(WEIGHTS.bias + evidence)

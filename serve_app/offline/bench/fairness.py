@@ -122,7 +122,9 @@ async def run(arrivals: list[Arrival], places: int, config: FairnessConfig | Non
         """Do nothing, because there is no replica to inform."""
 
     opener = LocalOpener(1, grants=places)
-    pool = LeasePool(opener, forget, reuse_s=HOUR_S, age_max_s=HOUR_S)
+    pool = LeasePool(
+        opener, forget, reuse_s=HOUR_S, age_max_s=HOUR_S, session_s=0.0, asks_by_session=False
+    )
     pool.use_order(make_order(config))
     loop = asyncio.get_running_loop()
     begin = loop.time()

@@ -78,7 +78,14 @@ def _build_pool(opener: LocalOpener) -> LeasePool:
     def forget(lease: Lease) -> None:
         """Do nothing, because there is no replica to inform."""
 
-    return LeasePool(opener, forget, reuse_s=HOUR_S, age_max_s=HOUR_S, session_s=HOUR_S)
+    return LeasePool(
+        opener,
+        forget,
+        reuse_s=HOUR_S,
+        age_max_s=HOUR_S,
+        session_s=HOUR_S,
+        asks_by_session=False,
+    )
 
 
 async def _fill(pool: LeasePool, replicas: int) -> None:
