@@ -6,22 +6,12 @@ A package is imported here, and only when a config asks for its step.
 from __future__ import annotations
 
 import asyncio
-from dataclasses import dataclass, replace
+from dataclasses import replace
 from importlib import import_module
 from typing import Any
 
-from serve_app.config.app import AppConfig
 from serve_app.config.runtime import RuntimeConfig
-from serve_app.steps import NO_STEPS, Part, Steps
-
-
-@dataclass(frozen=True, slots=True)
-class Plan:
-    """What the parts of a Router know beside their own config. `replica` is the Router's id."""
-
-    app: AppConfig
-    runtime: RuntimeConfig
-    replica: str
+from serve_app.steps import NO_STEPS, Part, Plan, Steps
 
 
 def assemble(plan: Plan, old: Steps = NO_STEPS, old_plan: Plan | None = None) -> Steps:

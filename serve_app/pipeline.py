@@ -20,6 +20,7 @@ from serve_app.leases.tier import Answer, Tier
 from serve_app.routing.choose import choose_route
 from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.drift import ScoreWindow
+from serve_app.routing.limits import fit_limits
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import Scorer
 from serve_app.steps import NO_STEPS, Steps
@@ -60,7 +61,8 @@ class Pipeline:
         self.steps = steps
         """The steps for the next call; calls in flight keep their old steps."""
         self._idle_work = idle_work
-        self._in_flight = 0
+        self.in_flight = 0
+        """The number of calls that this Router holds."""
         self._control = ThresholdControl()
         self.wanted = dict.fromkeys(tiers, 0)
         """The number of calls meant for each tier, whether the tier had a place for them or not."""
@@ -76,6 +78,15 @@ class Pipeline:
         if self.steps.access is None:
             return ANONYMOUS
         return await self.steps.access.authenticate(credentials)
+
+    def authorise(self, call: Call, caller: Caller) -> Call:
+        """The call as the caller may make it.
+
+        Raises:
+            Forbidden: the caller may not make the call.
+            InvalidField: the call asks for more tokens than the caller may.
+        """
+        return call if self.steps.access is None else self.steps.access.authorise(call, caller)
 
     def visible(self, caller: Caller) -> Sequence[TierConfig]:
         """The tiers that the caller may use, each with the models that the caller may name.
@@ -98,7 +109,9 @@ class Pipeline:
         """
         routing = self.runtime.routing
         live = Live(self._control.threshold(routing), self._loads(routing))
-        return choose_route(call, self.visible(caller), routing, self.scorer, live)
+        tiers = self.visible(caller)
+        routing = fit_limits(routing, self._configs, tiers)
+        return choose_route(call, tiers, routing, self.scorer, live)
 
     def _loads(self, routing: RoutingConfig) -> Mapping[str, TierLoad]:
         """The load of every tier, if a rule reads it."""
@@ -128,9 +141,9 @@ class Pipeline:
             GatewayError: the call could not be answered.
         """
         runtime, steps = self.runtime, self.steps
-        if self._in_flight >= runtime.limits.calls_max:
+        if self.in_flight >= runtime.limits.calls_max:
             raise TooManyCalls(retry_after_s=1)
-        self._in_flight += 1
+        self.in_flight += 1
         if self._idle_work is not None:
             self._idle_work.call_began()
         try:
@@ -150,7 +163,7 @@ class Pipeline:
             async with opened as answer:
                 yield answer
         finally:
-            self._in_flight -= 1
+            self.in_flight -= 1
             if self._idle_work is not None:
                 self._idle_work.call_ended()
 

@@ -15,7 +15,7 @@ from pydantic import ValidationError
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.assemble import Plan, StepsOwner
+from serve_app.assemble import StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
 from serve_app.config.app import AppConfig, check_runtime, complete_runtime
 from serve_app.config.explain import explain_validation
@@ -34,6 +34,7 @@ from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
+from serve_app.steps import Plan
 
 logger = logging.getLogger("ray.serve")
 
