@@ -114,6 +114,11 @@ class AddressesConfig(Config):
         """Whether any client may be refused for its address."""
         return self.allow is not None or bool(self.deny)
 
+    @property
+    def trusts_loopback_only(self) -> bool:
+        """Whether no proxy on another machine is trusted."""
+        return all(network.is_loopback for network in self.trusted_proxies)
+
 
 def _default_roles() -> dict[str, RoleConfig]:
     return {USER_ROLE: RoleConfig(), "admin": RoleConfig(overrides=True, admin=True)}
