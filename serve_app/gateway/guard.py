@@ -27,7 +27,7 @@ CALLER = "serve_app.caller"
 """The key of the caller in a request's scope."""
 
 
-class Ruling(StrEnum):
+class PageRuling(StrEnum):
     """Who may read a page, where the config asks for proof."""
 
     OPEN = "open"
@@ -40,29 +40,29 @@ class Ruling(StrEnum):
     """An admin. The page does not exist where the config asks for no proof."""
 
 
-RULINGS: Mapping[str, Ruling] = MappingProxyType(
+RULINGS: Mapping[str, PageRuling] = MappingProxyType(
     {
         # Load balancers and Kubernetes ask without a key.
-        "/health": Ruling.OPEN,
-        "/ready": Ruling.OPEN,
+        "/health": PageRuling.OPEN,
+        "/ready": PageRuling.OPEN,
         # The document is part of the release and says nothing about a service.
-        "/openapi.json": Ruling.OPEN,
-        "/v1/route": Ruling.CALLER,
-        "/v1/models": Ruling.CALLER,
-        "/v1/models/{model_id:path}": Ruling.CALLER,
-        "/v1/responses/{response_id}": Ruling.CALLER,
-        "/v1/responses/{response_id}/cancel": Ruling.CALLER,
-        "/v1/responses/{response_id}/input_items": Ruling.CALLER,
-        "/v1/feedback": Ruling.FEEDBACK,
-        "/admin/state": Ruling.ADMIN,
-        "/admin/limits": Ruling.ADMIN,
-        "/admin/keys": Ruling.ADMIN,
-        "/admin/config": Ruling.ADMIN,
+        "/openapi.json": PageRuling.OPEN,
+        "/v1/route": PageRuling.CALLER,
+        "/v1/models": PageRuling.CALLER,
+        "/v1/models/{model_id:path}": PageRuling.CALLER,
+        "/v1/responses/{response_id}": PageRuling.CALLER,
+        "/v1/responses/{response_id}/cancel": PageRuling.CALLER,
+        "/v1/responses/{response_id}/input_items": PageRuling.CALLER,
+        "/v1/feedback": PageRuling.FEEDBACK,
+        "/admin/state": PageRuling.ADMIN,
+        "/admin/limits": PageRuling.ADMIN,
+        "/admin/keys": PageRuling.ADMIN,
+        "/admin/config": PageRuling.ADMIN,
     }
 )
 """The ruling on every page. `CallHandler` checks who may call an `Endpoint`."""
 
-OPEN_PATHS = frozenset(path for path, ruling in RULINGS.items() if ruling is Ruling.OPEN)
+OPEN_PATHS = frozenset(path for path, ruling in RULINGS.items() if ruling is PageRuling.OPEN)
 
 
 class Guard:
@@ -124,11 +124,11 @@ def _check_admin(request: Request) -> None:
         raise Forbidden("read the pages of admins")
 
 
-CHECKS: Mapping[Ruling, Callable[[Request], None]] = MappingProxyType(
+CHECKS: Mapping[PageRuling, Callable[[Request], None]] = MappingProxyType(
     {
-        Ruling.OPEN: _check_nothing,
-        Ruling.CALLER: _check_nothing,
-        Ruling.FEEDBACK: _check_feedback,
-        Ruling.ADMIN: _check_admin,
+        PageRuling.OPEN: _check_nothing,
+        PageRuling.CALLER: _check_nothing,
+        PageRuling.FEEDBACK: _check_feedback,
+        PageRuling.ADMIN: _check_admin,
     }
 )

@@ -9,7 +9,7 @@ from typing import Any
 import pytest
 
 from serve_app.core.call import Endpoint
-from serve_app.gateway.guard import RULINGS, Guard, Ruling
+from serve_app.gateway.guard import RULINGS, Guard, PageRuling
 from tests.fakes import FakeAnswer
 from tests.gateway.with_access import ROLES, build_guarded
 
@@ -55,14 +55,14 @@ def expect(path: str, caller: str) -> int:
     if path in BODIES:
         return expect_call(Endpoint(path), caller)
     ruling = RULINGS[path]
-    if ruling is Ruling.OPEN:
+    if ruling is PageRuling.OPEN:
         return 200
     if caller in STRANGERS:
         return 401
     role = ROLES[caller]
     refused = {
-        Ruling.FEEDBACK: not role.get("feedback", True),
-        Ruling.ADMIN: not role.get("admin", False),
+        PageRuling.FEEDBACK: not role.get("feedback", True),
+        PageRuling.ADMIN: not role.get("admin", False),
     }
     if refused.get(ruling, False):
         return 403
