@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
 
 import orjson
@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import AUTO, Endpoint
 from serve_app.core.errors import (
+    Forbidden,
     GatewayError,
     InternalError,
     MethodNotAllowed,
@@ -67,7 +68,7 @@ def build_gateway(
         for endpoint in Endpoint
     }
     guard = Guard(pipeline)
-    pages = Pages(pipeline, readiness)
+    pages = Pages(pipeline, readiness, guard)
     pages_app = Starlette(
         routes=[
             *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
@@ -136,7 +137,8 @@ class Gateway:
 class Pages:
     """The endpoints that this service answers without an engine."""
 
-    def __init__(self, pipeline: Pipeline, readiness: Readiness) -> None:
+    def __init__(self, pipeline: Pipeline, readiness: Readiness, guard: Guard) -> None:
+        self._guard = guard
         self._pipeline = pipeline
         self._readiness = readiness
         self._created = int(time.time())
@@ -198,10 +200,21 @@ class Pages:
     async def ready(self, request: Request) -> Response:
         tiers = await self._readiness.tiers()
         ready = all(tier.ready for tier in tiers)
-        # Everybody may read this page, so it names no tier where clients must show who they are.
-        shown = tiers if self._pipeline.steps.access is None else ()
-        body = {"ready": ready, "tiers": [asdict(tier) for tier in shown]}
+        names = await self._shown_tiers(request)
+        body = {"ready": ready, "tiers": [asdict(tier) for tier in tiers if tier.name in names]}
         return _json(orjson.dumps(body), status=200 if ready else 503)
+
+    async def _shown_tiers(self, request: Request) -> Collection[str]:
+        """The names of the tiers that the readiness page shows; everybody may read the page."""
+        caller = await self._guard.recognise(request)
+        if caller is None:
+            return ()
+        if caller.rights.admin or self._pipeline.steps.access is None:
+            return self._pipeline.wanted
+        try:
+            return [tier.name for tier in self._pipeline.visible(caller)]
+        except Forbidden:
+            return ()
 
 
 def _json(body: bytes, status: int = 200) -> Response:

@@ -16,7 +16,7 @@ from starlette.types import Scope
 
 from serve_app.core.call import Endpoint
 from serve_app.core.caller import ANONYMOUS, Caller
-from serve_app.core.errors import Forbidden, RouteNotFound
+from serve_app.core.errors import Forbidden, GatewayError, RouteNotFound
 from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.paths import route_path
 from serve_app.pipeline import Pipeline
@@ -79,6 +79,18 @@ class Guard:
         """
         if self._pipeline.steps.access is not None and path not in OPEN_PATHS:
             scope[CALLER] = await self._pipeline.authenticate(read_credentials(scope))
+
+    async def recognise(self, request: Request) -> Caller | None:
+        """The caller of an open page, None for a client that does not show who it is."""
+        if self._pipeline.steps.access is None:
+            return ANONYMOUS
+        credentials = read_credentials(request.scope)
+        if credentials.authorization is None and credentials.api_key is None:
+            return None
+        try:
+            return await self._pipeline.authenticate(credentials)
+        except GatewayError:
+            return None
 
     def page(self, path: str, page: Page, methods: list[str]) -> Route:
         """The route of a page, by the ruling on it.

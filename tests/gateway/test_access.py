@@ -12,7 +12,7 @@ from serve_app.config.tiers import TierConfig
 from serve_app.core.errors import AccessUnavailable
 from tests.fakes import FakeAnswer, FakeTier
 from tests.gateway.test_access_matrix import BODIES, ENGINE_ANSWER
-from tests.gateway.with_access import ENGINE, Guarded, build_guarded
+from tests.gateway.with_access import ENGINE, ROLES, Guarded, build_guarded
 
 GENERATING = {
     "/v1/chat/completions": "max_completion_tokens",
@@ -277,6 +277,25 @@ async def test_open_pages_ask_for_no_keys() -> None:
         assert (await gateway.ask(None, "GET", path)).status_code == 200
     assert (await gateway.ask(None, "GET", "/ready")).json() == {"ready": True, "tiers": []}
     assert gateway.identifier.asked == 0
+
+
+@pytest.mark.parametrize(
+    ("role", "names"),
+    [
+        ("user", ["fast"]),
+        ("fast", ["fast"]),
+        ("admin", ["fast"]),
+        ("only-strong", []),
+        ("none", []),
+    ],
+)
+async def test_readiness_names_the_tiers_of_the_caller(role: str, names: list[str]) -> None:
+    """An admin sees all; a wrong key is no error on an open page."""
+    roles = {**ROLES, "only-strong": {"tiers": ["strong"]}}
+    gateway = build_guarded({"roles": roles})
+    shown = await gateway.ask(role, "GET", "/ready")
+    assert (shown.status_code, [tier["name"] for tier in shown.json()["tiers"]]) == (200, names)
+    assert (await gateway.ask("sk-wrong", "GET", "/ready")).json()["tiers"] == []
 
 
 async def test_anonymous_callers_have_their_own_roles() -> None:
