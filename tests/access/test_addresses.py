@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app.access.addresses import Addresses, parse_address
 from serve_app.config.access import AddressesConfig
@@ -69,6 +71,22 @@ def test_the_client_is_the_last_address_that_is_not_trusted(
     """What an address that is not trusted says of addresses before it does not count."""
     found = make_addresses().find(peer, forwarded_for)
     assert (found and str(found)) == client
+
+
+@given(
+    written=st.binary(max_size=60).filter(lambda text: b"\n" not in text),
+    hops=st.lists(st.sampled_from(["10.0.0.2", "[fd00::9]:80", "::ffff:10.1.2.3"]), max_size=3),
+)
+def test_what_a_client_writes_never_counts(written: bytes, hops: list[str]) -> None:
+    """Whatever it is, and however many trusted proxies come after the client's own address."""
+    forwarded = b",".join([written, b"192.0.2.1", *(hop.encode() for hop in hops)])
+    assert str(make_addresses().find("10.0.0.1", forwarded)) == "192.0.2.1"
+
+
+@given(peer=st.none() | st.text(max_size=60), forwarded=st.none() | st.binary(max_size=80))
+def test_no_header_breaks_the_search(peer: str | None, forwarded: bytes | None) -> None:
+    """A malformed header is no fault of ours."""
+    make_addresses().find(peer, forwarded)
 
 
 def test_without_a_trusted_proxy_nothing_is_read() -> None:
