@@ -61,11 +61,15 @@ class Pipeline:
         self.steps = steps
         """The steps for the next call; calls in flight keep their old steps."""
         self._idle_work = idle_work
-        self.in_flight = 0
-        """The number of calls that this Router holds."""
+        self._in_flight = 0
         self._control = ThresholdControl()
         self.wanted = dict.fromkeys(tiers, 0)
         """The number of calls meant for each tier, whether the tier had a place for them or not."""
+
+    @property
+    def in_flight(self) -> int:
+        """The number of calls that this Router holds."""
+        return self._in_flight
 
     async def authenticate(self, credentials: Credentials) -> Caller:
         """Who asks, before the request's body is read.
@@ -141,9 +145,9 @@ class Pipeline:
             GatewayError: the call could not be answered.
         """
         runtime, steps = self.runtime, self.steps
-        if self.in_flight >= runtime.limits.calls_max:
+        if self._in_flight >= runtime.limits.calls_max:
             raise TooManyCalls(retry_after_s=1)
-        self.in_flight += 1
+        self._in_flight += 1
         if self._idle_work is not None:
             self._idle_work.call_began()
         try:
@@ -163,7 +167,7 @@ class Pipeline:
             async with opened as answer:
                 yield answer
         finally:
-            self.in_flight -= 1
+            self._in_flight -= 1
             if self._idle_work is not None:
                 self._idle_work.call_ended()
 
