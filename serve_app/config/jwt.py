@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from serve_app.config.base import Config
-from serve_app.config.secret import SecretConfig
+from serve_app.config.secret import AbsolutePath, SecretConfig
 from serve_app.config.tiers import DAY_S, HOUR_S
 
 Algorithm = Literal[
@@ -68,9 +68,8 @@ class IssuerConfig(Config):
     jwks_url: Annotated[str, AfterValidator(_check_url)] | None = Field(
         None, description="HTTPS address of its public keys (JWKS)."
     )
-    ca_file: str | None = Field(
+    ca_file: AbsolutePath | None = Field(
         None,
-        min_length=1,
         description="Certificates that may sign the certificate of `jwks_url`. None: the usual "
         "authorities.",
     )

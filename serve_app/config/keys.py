@@ -8,7 +8,7 @@ from urllib.parse import urlsplit
 from pydantic import AfterValidator, Field, model_validator
 
 from serve_app.config.base import Config
-from serve_app.config.secret import SecretConfig
+from serve_app.config.secret import AbsolutePath, SecretConfig
 from serve_app.config.tiers import DAY_S, HOUR_S
 
 
@@ -29,9 +29,8 @@ class KeysRedisConfig(Config):
         "socket `unix:///path`. A user name may stand in it, a password may not."
     )
     password: SecretConfig | None = Field(None, description="The password. None: there is none.")
-    ca_file: str | None = Field(
+    ca_file: AbsolutePath | None = Field(
         None,
-        min_length=1,
         description="Certificates that may sign the certificate of a `rediss` address. None: those "
         "of the system.",
     )
@@ -51,9 +50,8 @@ class KeysRedisConfig(Config):
 class KeysConfig(Config):
     """Where API keys are kept, and what holds while this place cannot be reached."""
 
-    file: str | None = Field(
+    file: AbsolutePath | None = Field(
         None,
-        min_length=1,
         description="SQLite file with the keys, on every node that runs a Router. `serve-app keys "
         "create` makes it. For several nodes use `redis`.",
     )
