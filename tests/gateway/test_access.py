@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import logging
 from typing import Any
 
 import pytest
 
 from serve_app.config.tiers import TierConfig
+from serve_app.core.caller import Credentials
 from serve_app.core.errors import AccessUnavailable
 from tests.fakes import FakeAnswer, FakeTier
 from tests.gateway.test_access_matrix import BODIES, ENGINE_ANSWER
@@ -267,6 +269,23 @@ async def test_a_source_of_keys_that_is_gone_is_no_open_door(path: str) -> None:
     response = await gateway.ask("user", method, path)
     assert response.status_code == 500
     assert "sk-secret" not in response.text
+
+
+async def test_no_log_and_no_record_holds_a_key(caplog: pytest.LogCaptureFixture) -> None:
+    """Whether the key is right or wrong, and also where finding the caller fails."""
+    caplog.set_level(logging.DEBUG)
+    gateway = build_guarded()
+    planted = "sk-serve-planted"
+    gateway.identifier.identities[planted] = gateway.identifier.identities["user"]
+    answers = [await gateway.chat(planted), await gateway.chat(f"{planted}-wrong")]
+    gateway.identifier.error = RuntimeError("the source of keys broke")
+    answers.append(await gateway.chat(planted))
+    answers.append(await gateway.ask(planted, "GET", "/v1/models"))
+    assert [answer.status_code for answer in answers] == [200, 401, 500, 500]
+    found = [caplog.text, repr(gateway.recorder.records), *(answer.text for answer in answers)]
+    assert not [text for text in found if planted in text]
+    assert "the source of keys broke" in caplog.text
+    assert planted not in repr(Credentials(planted.encode(), planted.encode()))
 
 
 async def test_open_pages_ask_for_no_keys() -> None:
