@@ -23,6 +23,7 @@ from serve_app.leases.tier import Answer, Tier
 from serve_app.routing.choose import choose_route, estimate_tokens
 from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.drift import ScoreWindow
+from serve_app.routing.limits import fit_limits
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import Scorer
 from serve_app.steps import NO_STEPS, Steps
@@ -69,6 +70,11 @@ class Pipeline:
         self.wanted = dict.fromkeys(tiers, 0)
         """The number of calls meant for each tier, whether the tier had a place for them or not."""
 
+    @property
+    def in_flight(self) -> int:
+        """The number of calls that this Router holds."""
+        return self._in_flight
+
     async def authenticate(self, credentials: Credentials) -> Caller:
         """Who asks, before the request's body is read.
 
@@ -80,6 +86,15 @@ class Pipeline:
         if self.steps.access is None:
             return ANONYMOUS
         return await self.steps.access.authenticate(credentials)
+
+    def authorise(self, call: Call, caller: Caller) -> Call:
+        """The call as the caller may make it.
+
+        Raises:
+            Forbidden: the caller may not make the call.
+            InvalidField: the call asks for more tokens than the caller may.
+        """
+        return call if self.steps.access is None else self.steps.access.authorise(call, caller)
 
     def visible(self, caller: Caller) -> Sequence[TierConfig]:
         """The tiers that the caller may use, each with the models that the caller may name.
@@ -102,7 +117,9 @@ class Pipeline:
         """
         routing = self.runtime.routing
         live = Live(self._control.threshold(routing), self._loads(routing))
-        return choose_route(call, self.visible(caller), routing, self.scorer, live)
+        tiers = self.visible(caller)
+        routing = fit_limits(routing, self._configs, tiers)
+        return choose_route(call, tiers, routing, self.scorer, live)
 
     def _loads(self, routing: RoutingConfig) -> Mapping[str, TierLoad]:
         """The load of every tier, if a rule reads it."""

@@ -5,10 +5,10 @@ A step that the config does not ask for is None, and its package is not imported
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager
 from dataclasses import dataclass
-from typing import Protocol
+from typing import Protocol, runtime_checkable
 
 from serve_app.config.app import AppConfig
 from serve_app.config.prices import PricesConfig
@@ -61,6 +61,7 @@ class Access(Part, Protocol):
 
         Raises:
             Forbidden: the caller may not make the call.
+            InvalidField: the call asks for more tokens than the caller may.
         """
         ...
 
@@ -69,6 +70,14 @@ class Access(Part, Protocol):
 
         Raises:
             Forbidden: there are none.
+        """
+        ...
+
+    async def describe_keys(self) -> Sequence[Mapping[str, object]] | None:
+        """The API keys without their secrets, for `/admin/keys`; None if they cannot be listed.
+
+        Raises:
+            AccessUnavailable: the source of keys cannot be reached.
         """
         ...
 
@@ -81,6 +90,19 @@ class Limiter(Part, Protocol):
 
         Raises:
             RateLimited: a limit of the caller does not allow the call now.
+            LimitsUnavailable: the counters cannot be reached.
+        """
+        ...
+
+
+@runtime_checkable
+class DescribesLimits(Protocol):
+    """A Limiter that can show the limits of a caller, for `/admin/limits`."""
+
+    async def describe(self, caller: Caller) -> Sequence[object]:
+        """The limits of a caller and their use, as dataclasses.
+
+        Raises:
             LimitsUnavailable: the counters cannot be reached.
         """
         ...

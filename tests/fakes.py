@@ -3,13 +3,15 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Sequence
+from collections.abc import AsyncIterator, Mapping, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
+from serve_app.access.identity import Identity
 from serve_app.core.call import Record, TierState
+from serve_app.core.caller import Credentials
 from serve_app.core.deadlines import Deadlines
-from serve_app.core.errors import GatewayError
+from serve_app.core.errors import GatewayError, Unauthorized
 from serve_app.core.load import TierLoad
 from serve_app.leases.client import UpstreamRequest
 from serve_app.leases.http1 import Address
@@ -73,6 +75,35 @@ class FakeTier:
             yield self.answer
         finally:
             self.open_exchanges -= 1
+
+
+class FakeIdentifier:
+    """Knows callers by their bearer token or `x-api-key`, from a table."""
+
+    def __init__(self, identities: Mapping[str, Identity]) -> None:
+        self.identities = dict(identities)
+        self.asked = 0
+        self.error: Exception | None = None
+        self.running = False
+
+    def start(self) -> None:
+        self.running = True
+
+    async def close(self) -> None:
+        self.running = False
+
+    async def identify(self, credentials: Credentials) -> Identity:
+        self.asked += 1
+        if self.error is not None:
+            raise self.error
+        bearer = (credentials.authorization or b"").removeprefix(b"Bearer ")
+        found = self.identities.get((bearer or credentials.api_key or b"").decode("latin-1"))
+        if found is None:
+            raise Unauthorized("unknown")
+        return found
+
+    async def describe_keys(self) -> Sequence[Mapping[str, object]]:
+        return [{"key_id": name} for name in self.identities]
 
 
 class FakeRecorder:

@@ -63,6 +63,8 @@ REQUEST_HEADERS = (
 )
 ERRORS: Mapping[int, str] = {
     400: "Invalid",
+    401: "Unauthorized",
+    403: "Forbidden",
     404: "NotFound",
     408: "TooSlow",
     413: "TooLarge",

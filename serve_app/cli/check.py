@@ -35,7 +35,11 @@ def check(
     check_engines(config, serve_config)
     check_accelerator_types(config, serve_config)
     check_directories(config, serve_config)
-    for finding in (*find_long_queues(serve_config), *find_loose_models(serve_config)):
+    for finding in (
+        *find_long_queues(serve_config),
+        *find_loose_models(serve_config),
+        *find_open_doors(serve_config),
+    ):
         typer.echo(str(finding), err=True)
     names = ", ".join(tier.name for tier in serve_config.app.tiers)
     typer.echo(f"{config}: valid; tiers: {names}")
@@ -96,6 +100,22 @@ def find_loose_models(config: ServeConfig) -> Iterator[Finding]:
         if not local:
             where = f"tiers.{tier.name}.engine.revision"
             yield from check_revision(where, tier.source, tier.engine.get("revision"))
+
+
+def find_open_doors(config: ServeConfig) -> Iterator[Finding]:
+    """Find what lets in more clients than the operator may think."""
+    access = config.runtime.access
+    if config.loopback:
+        return
+    if access is None:
+        what = "the address is public, and whoever reaches the port may call"
+        mend = "set access in the Router's user_config (docs/access.md), or listen on 127.0.0.1"
+        yield Finding("http_options.host", what, mend, fatal=False)
+    elif access.addresses.restricts and access.addresses.trusts_loopback_only:
+        what = "only 127.0.0.0/8 and ::1 are trusted: calls that HAProxy passes on from another "
+        what += "address of a node seem to come from that node"
+        mend = "add the addresses of the nodes and of load balancers"
+        yield Finding("access.addresses.trusted_proxies", what, mend, fatal=False)
 
 
 def read_or_exit(path: Path) -> ServeConfig:

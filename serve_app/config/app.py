@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from pydantic import Field, model_validator
 
+from serve_app.config.access import check_access
 from serve_app.config.base import Config
 from serve_app.config.limits import BODY_BYTES_UNKNOWN
 from serve_app.config.runtime import RuntimeConfig
@@ -93,10 +94,11 @@ class AppConfig(Config):
 
 
 def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:
-    """Check the part of the runtime config that names tiers.
+    """Check the part of the runtime config that names tiers and models.
 
     Raises:
-        ValueError: a key names a tier that does not exist or lacks an ability that the key needs.
+        ValueError: a key names a tier or model that does not exist, or a tier that lacks an ability
+            that the key needs.
     """
     routing = runtime.routing
     generating = [tier.name for tier in tiers if "generate" in tier.tasks]
@@ -113,6 +115,8 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
             f"{'one' if generating else 'none'}"
         )
     _check_thinking(runtime, tiers)
+    if runtime.access is not None:
+        check_access(runtime.access, tiers)
     low, high = routing.never_below, routing.never_above
     if low and high and generating.index(low) > generating.index(high):
         raise ValueError(f"routing.never_below: '{low}' is stronger than never_above, '{high}'")

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from enum import Enum
 from typing import Any, Union, get_args, get_origin
 
 from pydantic import BaseModel
@@ -77,6 +78,8 @@ def _type_name(annotation: Any) -> str:
     origin, args = get_origin(annotation), get_args(annotation)
     if annotation is type(None):
         return "null"
+    if isinstance(annotation, type) and issubclass(annotation, Enum):
+        return " | ".join(f"`{member.value}`" for member in annotation)
     if isinstance(annotation, type) and not args:
         return annotation.__name__
     if str(origin) == "typing.Literal":
@@ -94,4 +97,4 @@ def _default(field: FieldInfo) -> str:
     default = field.get_default(call_default_factory=True, validated_data={})
     if default is PydanticUndefined:
         return "required"
-    return f"`{json.dumps(default)}`"
+    return f"`{json.dumps(default, default=str)}`"

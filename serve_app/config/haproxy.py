@@ -37,6 +37,7 @@ class HAProxyLimits:
     head_s: int = 10
     body_s: int = 30
     metrics_host: str = "127.0.0.1"
+    proxy_protocol_from: tuple[str, ...] = ()
 
 
 CONNECTIONS_PER_ADDRESS_MAX = "SERVE_APP_HAPROXY_CONNECTIONS_PER_ADDRESS_MAX"
@@ -44,6 +45,7 @@ UNLIMITED_ADDRESSES = "SERVE_APP_HAPROXY_UNLIMITED_ADDRESSES"
 HEAD_S = "SERVE_APP_HAPROXY_HEAD_S"
 BODY_S = "SERVE_APP_HAPROXY_BODY_S"
 METRICS_HOST = "SERVE_APP_HAPROXY_METRICS_HOST"
+PROXY_PROTOCOL_FROM = "SERVE_APP_HAPROXY_PROXY_PROTOCOL_FROM"
 
 
 def read_limits(environment: Mapping[str, str]) -> HAProxyLimits:
@@ -53,15 +55,22 @@ def read_limits(environment: Mapping[str, str]) -> HAProxyLimits:
         ValueError: a value is not a number above zero, an address or a network.
     """
     default = HAProxyLimits()
-    addresses = environment.get(UNLIMITED_ADDRESSES, ",".join(default.unlimited_addresses))
     host = environment.get(METRICS_HOST, default.metrics_host)
     return HAProxyLimits(
         _read_number(environment, CONNECTIONS_PER_ADDRESS_MAX, default.connections_per_address_max),
-        tuple(str(ip_network(address.strip())) for address in addresses.split(",") if address),
+        _read_networks(environment, UNLIMITED_ADDRESSES, default.unlimited_addresses),
         _read_number(environment, HEAD_S, default.head_s),
         _read_number(environment, BODY_S, default.body_s),
         str(ip_address(host)),
+        _read_networks(environment, PROXY_PROTOCOL_FROM, default.proxy_protocol_from),
     )
+
+
+def _read_networks(
+    environment: Mapping[str, str], name: str, default: tuple[str, ...]
+) -> tuple[str, ...]:
+    text = environment.get(name, ",".join(default))
+    return tuple(str(ip_network(address.strip())) for address in text.split(",") if address)
 
 
 def _read_number(environment: Mapping[str, str], name: str, default: int) -> int:
@@ -182,10 +191,19 @@ def _public(limits: HAProxyLimits, connections_max: int) -> Iterator[str]:
     if limits.unlimited_addresses:
         yield f"    acl unlimited_address src {' '.join(limits.unlimited_addresses)}"
         unlimited = " !unlimited_address"
+    begun = "connection"
+    if limits.proxy_protocol_from:
+        sources = " ".join(limits.proxy_protocol_from)
+        yield f"    tcp-request connection expect-proxy layer4 if {{ src {sources} }}"
+        # The client's address is known only after the balancer's header.
+        begun = "session"
     # One household or machine has a whole /64 of IPv6 addresses.
-    yield "    tcp-request connection track-sc0 src,ipmask(32,64)"
+    yield f"    tcp-request {begun} track-sc0 src,ipmask(32,64)"
     most = limits.connections_per_address_max
-    yield f"    tcp-request connection reject if {{ sc0_conn_cur gt {most} }}{unlimited}"
+    yield f"    tcp-request {begun} reject if {{ sc0_conn_cur gt {most} }}{unlimited}"
+    # HAProxy adds its line of x-forwarded-for after the lines of the client. The Routers read them
+    # from the end, so a client cannot hide its address.
+    yield "    option forwardfor"
     # No endpoint offers another protocol, and a server may ignore the request to upgrade.
     yield "    http-request del-header upgrade"
     # No Router gets the request before its body is complete or fills HAProxy's buffer.

@@ -60,6 +60,11 @@ class ServeConfig:
         prefix = _find_ours(file).route_prefix or ""
         return file.http_options.base_url + prefix.rstrip("/")
 
+    @property
+    def loopback(self) -> bool:
+        """Whether only clients on this machine reach the service."""
+        return ServeFile.model_validate(self.document).http_options.loopback
+
     def with_port(self, port: int) -> ServeConfig:
         """This config with another public port."""
         document = copy.deepcopy(self.document)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from asyncio import Future
-from collections.abc import Set
+from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
 from typing import Protocol
@@ -90,6 +90,15 @@ class Payload(Protocol):
         where the two answers could not be compared."""
         ...
 
+    def capped(self, call: Call, tokens_max: int, contexts: Mapping[str, int]) -> Payload:
+        """The body of the call with a limit of the answer's tokens. `contexts` holds the context
+        lengths of tiers in tokens, as far as they are known.
+
+        Raises:
+            InvalidField: the body asks for more.
+        """
+        ...
+
 
 class Policy(StrEnum):
     """The rule that chooses the tier where no other rule does."""
@@ -134,7 +143,8 @@ class Call:
     forwarded body asks for a usage event which the client did not ask for and must not see.
     `session` is the hash of the conversation's id, where the client gave one. `policy` is the
     override by header. `draftable` is false where the first tokens say nothing about the quality of
-    the answer.
+    the answer. `output_tokens_cap` is the caller's limit, which may be narrower than the limit in
+    `prompt`.
     """
 
     request_id: str
@@ -150,6 +160,13 @@ class Call:
     policy: Policy | None = None
     draftable: bool = True
     cache_use: CacheUse = CacheUse.DEFAULT
+    output_tokens_cap: int | None = None
+
+    @property
+    def output_tokens_max(self) -> int | None:
+        """The most tokens that an answer may have, None without a limit."""
+        asked, cap = self.prompt.output_tokens_max, self.output_tokens_cap
+        return asked if cap is None else cap if asked is None else min(asked, cap)
 
 
 class Reason(StrEnum):

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Set
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from enum import StrEnum
 
 
@@ -24,8 +24,8 @@ class Credentials:
     terminator says about the client's certificate.
     """
 
-    authorization: bytes | None = None
-    api_key: bytes | None = None
+    authorization: bytes | None = field(default=None, repr=False)
+    api_key: bytes | None = field(default=None, repr=False)
     peer: str | None = None
     forwarded_for: bytes | None = None
     certificate: bytes | None = None

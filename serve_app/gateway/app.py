@@ -2,10 +2,10 @@
 
 from __future__ import annotations
 
+import logging
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Collection, Mapping, Sequence
 from dataclasses import asdict
-from typing import Protocol
 
 import orjson
 from starlette.applications import Starlette
@@ -16,8 +16,9 @@ from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import AUTO, Endpoint, TierState
+from serve_app.core.call import AUTO, Endpoint
 from serve_app.core.errors import (
+    Forbidden,
     GatewayError,
     InternalError,
     MethodNotAllowed,
@@ -25,9 +26,13 @@ from serve_app.core.errors import (
     RouteNotFound,
 )
 from serve_app.feedback.collector import FeedbackCollector
+from serve_app.gateway.admin import AdminPages
 from serve_app.gateway.feedback import build_feedback_page, read_page_body
+from serve_app.gateway.guard import Guard, check_endpoint, read_caller
 from serve_app.gateway.handlers import CallHandler, ClientGone, Recorder
 from serve_app.gateway.openapi import build_openapi_page
+from serve_app.gateway.paths import route_path
+from serve_app.gateway.readiness import Readiness
 from serve_app.gateway.render import (
     error_headers,
     model_card,
@@ -40,13 +45,7 @@ from serve_app.gateway.stored_responses import response_routes
 from serve_app.gateway.wire import detect_endpoint, parse_call, parse_json
 from serve_app.pipeline import Pipeline
 
-
-class Readiness(Protocol):
-    """The source of the tiers' readiness."""
-
-    async def tiers(self) -> Sequence[TierState]:
-        """The state of every tier, at most a few seconds old."""
-        ...
+logger = logging.getLogger("ray.serve")
 
 
 def build_gateway(
@@ -68,18 +67,20 @@ def build_gateway(
         )
         for endpoint in Endpoint
     }
-    pages = Pages(configs, pipeline, readiness)
+    guard = Guard(pipeline)
+    pages = Pages(pipeline, readiness, guard)
     pages_app = Starlette(
         routes=[
             *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
-            *response_routes(),
-            Route("/v1/route", pages.explain_route, methods=["POST"]),
-            Route("/v1/feedback", build_feedback_page(feedback), methods=["POST"]),
-            Route("/v1/models", pages.list_models, methods=["GET"]),
-            Route("/v1/models/{model_id:path}", pages.show_model, methods=["GET"]),
-            Route("/openapi.json", build_openapi_page(), methods=["GET"]),
-            Route("/health", pages.health, methods=["GET"]),
-            Route("/ready", pages.ready, methods=["GET"]),
+            *response_routes(guard),
+            *AdminPages(configs, pipeline, readiness).routes(guard),
+            guard.page("/v1/route", pages.explain_route, ["POST"]),
+            guard.page("/v1/feedback", build_feedback_page(feedback), ["POST"]),
+            guard.page("/v1/models", pages.list_models, ["GET"]),
+            guard.page("/v1/models/{model_id:path}", pages.show_model, ["GET"]),
+            guard.page("/openapi.json", build_openapi_page(), ["GET"]),
+            guard.page("/health", pages.health, ["GET"]),
+            guard.page("/ready", pages.ready, ["GET"]),
         ],
         exception_handlers={
             HTTPException: _http_error,
@@ -89,7 +90,7 @@ def build_gateway(
         },
     )
     pages_app.router.redirect_slashes = False
-    return Gateway(calls, pages_app)
+    return Gateway(calls, pages_app, guard)
 
 
 class Gateway:
@@ -100,9 +101,10 @@ class Gateway:
     nothing.
     """
 
-    def __init__(self, calls: Mapping[str, CallHandler], pages: Starlette) -> None:
+    def __init__(self, calls: Mapping[str, CallHandler], pages: Starlette, guard: Guard) -> None:
         self._calls = calls
         self._pages = pages
+        self._guard = guard
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -112,38 +114,47 @@ class Gateway:
                 await handler(scope, receive, send)
                 return
             scope["path"] = scope.get("root_path", "") + path
+            if (refusal := await self._refuse(scope, path)) is not None:
+                await refusal(scope, receive, send)
+                return
         await self._pages(scope, receive, send)
 
+    async def _refuse(self, scope: Scope, path: str) -> Response | None:
+        """The answer to a client that may read no page, None for any other client.
 
-def route_path(scope: Scope) -> str:
-    """The path below the application's mount point, without a slash at its end.
-
-    ASGI defines that `path` includes `root_path`; Serve puts the application's `route_prefix`
-    there.
-    """
-    path: str = scope["path"].removeprefix(scope.get("root_path", ""))
-    return path.removesuffix("/") or "/"
+        It comes before the routing, so that such a client learns nothing of the pages.
+        """
+        try:
+            await self._guard.admit(scope, path)
+        except GatewayError as error:
+            return _gateway_error(Request(scope), error)
+        except Exception as error:
+            logger.exception("a page found no caller")
+            return _unforeseen_error(Request(scope), error)
+        return None
 
 
 class Pages:
     """The endpoints that this service answers without an engine."""
 
-    def __init__(
-        self, configs: Sequence[TierConfig], pipeline: Pipeline, readiness: Readiness
-    ) -> None:
-        tier_names = [tier.name for tier in configs]
-        model_ids = [name for tier in configs for name in tier.model_ids]
-        self._names = list(dict.fromkeys([AUTO, *tier_names, *model_ids]))
+    def __init__(self, pipeline: Pipeline, readiness: Readiness, guard: Guard) -> None:
+        self._guard = guard
         self._pipeline = pipeline
         self._readiness = readiness
         self._created = int(time.time())
 
     async def list_models(self, request: Request) -> Response:
-        return _json(render_models(self._names, self._created))
+        return _json(render_models(self._list_names(request), self._created))
+
+    def _list_names(self, request: Request) -> list[str]:
+        """Every name that the caller may put into `model`."""
+        tiers = self._pipeline.visible(read_caller(request))
+        model_ids = [name for tier in tiers for name in tier.model_ids]
+        return list(dict.fromkeys([AUTO, *(tier.name for tier in tiers), *model_ids]))
 
     async def show_model(self, request: Request) -> Response:
         model_id = request.path_params["model_id"]
-        if model_id not in self._names:
+        if model_id not in self._list_names(request):
             raise ModelNotFound(model_id)
         return _json(orjson.dumps(model_card(model_id, self._created)))
 
@@ -153,6 +164,8 @@ class Pages:
         limits = self._pipeline.runtime.limits
         body = await read_page_body(request.receive, headers, limits.body_bytes_max)
         endpoint = detect_endpoint(parse_json(body))
+        caller = read_caller(request)
+        check_endpoint(caller, endpoint)
         call = parse_call(
             endpoint,
             body,
@@ -163,8 +176,11 @@ class Pages:
             policy=headers.policy,
             bodies=self._pipeline.runtime.bodies,
         )
-        route = self._pipeline.decide(call)
-        control = self._pipeline.control_state()
+        route = self._pipeline.decide(self._pipeline.authorise(call, caller), caller)
+        visible = {tier.name for tier in self._pipeline.visible(caller)}
+        loads = self._pipeline.loads()
+        # The controller's state tells of the traffic of all tiers.
+        control = self._pipeline.control_state() if visible == loads.keys() else None
         document = {
             "object": "route",
             "endpoint": endpoint,
@@ -172,7 +188,7 @@ class Pages:
             "otherwise": asdict(route.decision) if route.draft else None,
             "others": [asdict(other) for other in route.others],
             "control": control and asdict(control),
-            "load": {name: asdict(load) for name, load in self._pipeline.loads().items()},
+            "load": {name: asdict(load) for name, load in loads.items() if name in visible},
         }
         answer = _json(orjson.dumps(document))
         answer.raw_headers.extend(render_decision(route.first))
@@ -184,8 +200,21 @@ class Pages:
     async def ready(self, request: Request) -> Response:
         tiers = await self._readiness.tiers()
         ready = all(tier.ready for tier in tiers)
-        body = {"ready": ready, "tiers": [asdict(tier) for tier in tiers]}
+        names = await self._shown_tiers(request)
+        body = {"ready": ready, "tiers": [asdict(tier) for tier in tiers if tier.name in names]}
         return _json(orjson.dumps(body), status=200 if ready else 503)
+
+    async def _shown_tiers(self, request: Request) -> Collection[str]:
+        """The names of the tiers that the readiness page shows; everybody may read the page."""
+        caller = await self._guard.recognise(request)
+        if caller is None:
+            return ()
+        if caller.rights.admin or self._pipeline.steps.access is None:
+            return self._pipeline.wanted
+        try:
+            return [tier.name for tier in self._pipeline.visible(caller)]
+        except Forbidden:
+            return ()
 
 
 def _json(body: bytes, status: int = 200) -> Response:

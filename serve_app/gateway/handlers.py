@@ -28,6 +28,7 @@ from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.cache_use import read_cache_use
 from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.dialect import Translation, translate
+from serve_app.gateway.guard import check_endpoint
 from serve_app.gateway.render import (
     JSON_CONTENT,
     error_headers,
@@ -187,6 +188,7 @@ class CallHandler:
             async with whole_in_time(deadlines):
                 if self._pipeline.steps.access is not None:
                     record.caller = await self._pipeline.authenticate(read_credentials(scope))
+                    check_endpoint(record.caller, self._endpoint)
                 order = await self._receive(scope, headers, receive, deadlines)
                 record.stream = order.call.stream
                 await self._answer(order, response, record, started, deadlines)

@@ -2,7 +2,10 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 import orjson
+from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
@@ -26,16 +29,24 @@ class NoUpgrade(Exception):
 
 
 class EdgeProtocol(HttpToolsProtocol):
-    """Ignores trailers, rejects endless heads and upgrades, answers invalid HTTP with JSON.
+    """Ignores trailers, rejects endless heads and upgrades, answers invalid HTTP with JSON, and
+    keeps the peer's address.
 
     uvicorn appends trailers to the request's headers. A trailer could therefore replace a header
     that a proxy in front had set or removed. uvicorn reads a body that comes with `Upgrade` as the
     next request, and the answer to that request would reach another client of the proxy's
-    connection.
+    connection. By default uvicorn believes what a peer at 127.0.0.1 says of the client in
+    `x-forwarded-for`, and puts it in the place of the peer's address. The config of this service
+    names the proxies that may speak for clients, so the address must stay the peer's.
     """
 
     _in_headers = False
     _head_bytes = 0
+
+    def __init__(self, *args: Any, **kwargs: Any) -> None:
+        super().__init__(*args, **kwargs)
+        if isinstance(self.app, ProxyHeadersMiddleware):
+            self.app = self.app.app
 
     def data_received(self, data: bytes) -> None:
         """Take bytes from the client."""

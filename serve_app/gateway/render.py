@@ -73,6 +73,8 @@ def render_error_event(
 def error_headers(error: GatewayError) -> Headers:
     """The headers of an error answer."""
     headers = [JSON_CONTENT]
+    if error.status == 401:
+        headers.append((b"www-authenticate", b"Bearer"))
     if error.retry_after_s is not None:
         headers.append((b"retry-after", str(error.retry_after_s).encode()))
     return headers

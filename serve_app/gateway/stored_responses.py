@@ -15,6 +15,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from serve_app.core.errors import NothingStored, ResponseNotFound
+from serve_app.gateway.guard import Guard
 
 FIELDS: Mapping[str, str] = {
     "previous_response_id": "previous_response_not_found",
@@ -48,13 +49,13 @@ def _references(items: object) -> Iterator[str]:
             yield f"input[{index}]"
 
 
-def response_routes() -> list[Route]:
+def response_routes(guard: Guard) -> list[Route]:
     """The pages of stored responses: each says that there are none."""
     path = "/v1/responses/{response_id}"
     return [
-        Route(path, _not_found, methods=["GET", "DELETE"]),
-        Route(f"{path}/cancel", _not_found, methods=["POST"]),
-        Route(f"{path}/input_items", _not_found, methods=["GET"]),
+        guard.page(path, _not_found, ["GET", "DELETE"]),
+        guard.page(f"{path}/cancel", _not_found, ["POST"]),
+        guard.page(f"{path}/input_items", _not_found, ["GET"]),
     ]
 
 

@@ -19,6 +19,7 @@ from serve_app.core.errors import InvalidField, MalformedBody
 from serve_app.core.headers import POLICY_HEADER
 from serve_app.gateway.fields import admit_fields
 from serve_app.gateway.grammars import GRAMMAR_FIELDS, check_grammars
+from serve_app.gateway.output_cap import OutputCap, choose_cap
 from serve_app.gateway.prompts import detect_endpoint, read_prompt, read_text
 from serve_app.gateway.stored_responses import check_nothing_stored
 from serve_app.gateway.values import admit_tools, check_values
@@ -40,14 +41,18 @@ UNLIMITED = -1
 class JsonPayload:
     """A JSON body that can be addressed to another model."""
 
-    __slots__ = ("_document", "_thinking_tokens_max")
+    __slots__ = ("_cap", "_document", "_thinking_tokens_max")
 
     def __init__(
-        self, document: Json, thinking_tokens_max: Mapping[str, int] = MappingProxyType({})
+        self,
+        document: Json,
+        thinking_tokens_max: Mapping[str, int] = MappingProxyType({}),
+        cap: OutputCap | None = None,
     ) -> None:
         """`thinking_tokens_max` by tier, where the endpoint knows such a budget."""
         self._document = document
         self._thinking_tokens_max = thinking_tokens_max
+        self._cap = cap
 
     @property
     def deterministic(self) -> bool:
@@ -64,6 +69,8 @@ class JsonPayload:
         document = {**self._document, "model": model_id}
         if tier in self._thinking_tokens_max:
             document[BUDGET_KEY] = self._budget(self._thinking_tokens_max[tier])
+        if self._cap is not None:
+            document[self._cap.param] = self._cap.for_tier(tier)
         try:
             return orjson.dumps(document)
         except TypeError:
@@ -90,8 +97,19 @@ class JsonPayload:
             return None
         kept = {key: value for key, value in document.items() if key not in STREAM_KEYS}
         # No endpoint of this service could return a stored answer.
-        stored = {"store": False} if "input" in document else {}
+        stored: Json = {"store": False} if "input" in document else {}
+        if self._cap is not None:
+            stored[self._cap.param] = self._cap.tokens_max
         return orjson.dumps({**kept, **stored, "model": model_id, "stream": False})
+
+    def capped(self, call: Call, tokens_max: int, contexts: Mapping[str, int]) -> JsonPayload:
+        """The body with a limit of the answer's tokens, the client's own limit if it sets one.
+
+        Raises:
+            InvalidField: the body asks for more.
+        """
+        cap = choose_cap(call, self._document, tokens_max, contexts)
+        return JsonPayload(self._document, self._thinking_tokens_max, cap)
 
 
 def parse_json(body: bytes) -> Json:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
+from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import NO_LIMITS, Decision, Reason, Route, TierLimits
 from serve_app.core.errors import InvalidField
@@ -34,6 +35,29 @@ def allowed_tiers(
         return left or candidates
     header = NEVER_ABOVE_HEADER if asked.never_below is None else NEVER_BELOW_HEADER
     raise InvalidField(header.decode(), f"a limit that leaves one of {_names(candidates)}")
+
+
+def fit_limits(
+    config: RoutingConfig, tiers: Sequence[TierConfig], visible: Sequence[TierConfig]
+) -> RoutingConfig:
+    """The config with limits that name only tiers which the caller may use.
+
+    The limits shape the router's choice; what a caller may use at all is up to its rights. So a
+    limit that leaves the caller nothing moves to the nearest tier that the caller may use.
+    """
+    if visible is tiers or (config.never_below is None and config.never_above is None):
+        return config
+    order = [tier.name for tier in tiers]
+    names = [tier.name for tier in visible]
+    places = [order.index(name) for name in names]
+    fitted = {}
+    if config.never_below is not None:
+        floor = order.index(config.never_below)
+        fitted["never_below"] = next((order[p] for p in places if p >= floor), names[-1])
+    if config.never_above is not None:
+        ceiling = order.index(config.never_above)
+        fitted["never_above"] = next((order[p] for p in reversed(places) if p <= ceiling), names[0])
+    return config.model_copy(update=fitted)
 
 
 def keep_within(route: Route, allowed: Sequence[TierConfig], tiers: Sequence[TierConfig]) -> Route:

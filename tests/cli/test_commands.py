@@ -77,6 +77,46 @@ def test_check_says_which_name_ray_has(
     assert (words in result.stderr, bool(result.stderr)) == (True, bool(words))
 
 
+ACCESS = "          access: {anonymous: {roles: [user]}%s}\n"
+
+
+@pytest.mark.parametrize(
+    ("host", "access", "warning"),
+    [
+        ("127.0.0.1", "", ""),
+        ("127.8.8.8", "", ""),
+        ('"::1"', "", ""),
+        ("localhost", "", ""),
+        ("0.0.0.0", "", "warning: http_options.host: the address is public"),
+        ('"::"', "", "warning: http_options.host: the address is public"),
+        ("10.0.0.1", "", "warning: http_options.host: the address is public"),
+        ("gpu-1.internal", "", "warning: http_options.host: the address is public"),
+        ("0.0.0.0", ACCESS % "", ""),
+        (
+            "0.0.0.0",
+            ACCESS % ", addresses: {deny: [192.0.2.1]}",
+            "warning: access.addresses.trusted_proxies: only 127.0.0.0/8",
+        ),
+        (
+            "0.0.0.0",
+            ACCESS % ", addresses: {deny: [192.0.2.1], trusted_proxies: [10.0.0.0/24]}",
+            "",
+        ),
+    ],
+)
+def test_check_warns_of_an_open_door(
+    cli: CliRunner, tmp_path: Path, host: str, access: str, warning: str
+) -> None:
+    """The config is valid, but lets in more clients than its author may think."""
+    text = (CONFIGS / "local.yaml").read_text().replace("host: 127.0.0.1", f"host: {host}")
+    path = tmp_path / "open.yaml"
+    path.write_text(text.replace("          routing:\n", f"{access}          routing:\n"))
+    result = cli.invoke(app, ["check", str(path)])
+    assert result.exit_code == 0
+    assert result.stderr.startswith(warning)
+    assert bool(result.stderr) == bool(warning)
+
+
 @pytest.mark.parametrize("command", ["check", "plan"])
 def test_a_model_directory_without_a_config_is_refused(
     cli: CliRunner, tmp_path: Path, command: str

@@ -47,7 +47,7 @@ VERSIONS = {
 PART_OF = {"app.kubernetes.io/part-of": "serve-app"}
 
 
-COMPONENTS = ("../../components/redis", "../../components/incremental-upgrade")
+COMPONENTS = ("../../components/incremental-upgrade",)
 
 SETS = {
     "dev": build(KUBERAY / "overlays/dev"),
@@ -475,7 +475,7 @@ def test_the_upgrade_is_blue_green_and_by_choice_in_steps() -> None:
     assert ray_service("prod")["rayClusterConfig"]["enableInTreeAutoscaling"] is True
 
 
-@pytest.mark.parametrize("name", ["prod-ha", "everything"])
+@pytest.mark.parametrize("name", ["prod", "prod-ha"])
 def test_redis_is_asked_by_its_name_and_password(name: str) -> None:
     """Ray's address is the Service's, and both read one Secret."""
     options = ray_service(name)["rayClusterConfig"]["gcsFaultToleranceOptions"]
@@ -484,6 +484,28 @@ def test_redis_is_asked_by_its_name_and_password(name: str) -> None:
     (container,) = find_containers(one(name, "StatefulSet", "redis"))
     (variable,) = container["env"]
     assert variable["valueFrom"] == options["redisPassword"]["valueFrom"]
+
+
+@pytest.mark.parametrize("name", ["prod", "prod-ha"])
+def test_routers_find_the_secrets_that_their_config_names(name: str) -> None:
+    """In the pods of Routers only: the pepper, and the password of the Redis with the keys."""
+    [application] = yaml.safe_load(ray_service(name)["serveConfigV2"])["applications"]
+    [router] = [one for one in application["deployments"] if one["name"] == "Router"]
+    keys = router["user_config"]["access"]["keys"]
+    service = one(name, "Service", "redis")
+    assert f"//redis:{service['spec']['ports'][0]['port']}/" in keys["redis"]["url"]
+    for group in ray_service(name)["rayClusterConfig"]["workerGroupSpecs"]:
+        spec = group["template"]["spec"]
+        volumes = {volume["name"]: volume for volume in spec["volumes"]}
+        if group["groupName"] != "router":
+            assert "secrets" not in volumes
+            continue
+        (container,) = spec["containers"]
+        mounted = {mount["name"]: mount["mountPath"] for mount in container["volumeMounts"]}
+        sources = [source["secret"] for source in volumes["secrets"]["projected"]["sources"]]
+        paths = [item["path"] for source in sources for item in source.get("items", [])]
+        assert keys["redis"]["password"]["file"] == f"{mounted['secrets']}/{paths[0]}"
+        assert keys["pepper"]["file"] == f"{mounted['secrets']}/pepper"
 
 
 def test_merging_replaces_lists_and_keeps_other_keys() -> None:

@@ -19,7 +19,7 @@ ROOT = Path(__file__).parents[2]
 LEFT_OUT = {"RayService", "ConfigMap"}
 """Kubernetes has no schema of the first; kustomize makes the second of a generator's line."""
 
-COMPONENTS = [f"../../components/{name}" for name in ("redis", "ingress")]
+COMPONENTS = [f"../../components/{name}" for name in ("ingress",)]
 SETS = {
     "dev": build(KUBERAY / "overlays/dev"),
     "prod": build(KUBERAY / "overlays/prod", *COMPONENTS),

@@ -27,6 +27,7 @@ from serve_app.config.haproxy import (
     CONNECTIONS_PER_ADDRESS_MAX,
     HEAD_S,
     METRICS_HOST,
+    PROXY_PROTOCOL_FROM,
     UNLIMITED_ADDRESSES,
     HAProxyLimits,
     TemplateChanged,
@@ -82,7 +83,8 @@ class Backend:
             while head := await reader.readuntil(b"\r\n\r\n"):
                 path = head.split()[1]
                 self.asked.append(path)
-                self.head = head.lower()
+                if path != b"/-/healthz":  # HAProxy's own checks
+                    self.head = head.lower()
                 if length := re.search(rb"(?i)\ncontent-length: (\d+)", head):
                     await reader.readexactly(int(length[1]))
                 await self._answer(path, writer)
@@ -149,7 +151,9 @@ class Connection:
 
 
 @asynccontextmanager
-async def running(directory: Path, *, backend_port: int | None = None) -> AsyncIterator[Proxy]:
+async def running(
+    directory: Path, *, backend_port: int | None = None, **more: str
+) -> AsyncIterator[Proxy]:
     """HAProxy as Ray starts it, by what the environment says."""
     backend = Backend()
     async with AsyncExitStack() as stack:
@@ -162,6 +166,7 @@ async def running(directory: Path, *, backend_port: int | None = None) -> AsyncI
             UNLIMITED_ADDRESSES: "127.0.0.1",
             HEAD_S: "2",
             BODY_S: "1",
+            **more,
         }
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", f'ulimit -n {FILES} && exec "$0" "$@"', environment[HAPROXY_PROGRAM]),
@@ -281,6 +286,58 @@ async def test_what_is_not_http_is_refused(proxy: Proxy) -> None:
     assert b"<html>" in answer
 
 
+@pytest.mark.parametrize(
+    "sent",
+    [b"", b"x-forwarded-for: 203.0.113.9\r\n", b"connection: x-forwarded-for\r\n"],
+    ids=["none", "spoofed", "listed in connection"],
+)
+async def test_the_last_line_of_forwarded_for_is_haproxys(proxy: Proxy, sent: bytes) -> None:
+    """A client may write other addresses before its own, but cannot remove its own."""
+    request = b"GET /health HTTP/1.1\r\nhost: h\r\n" + sent + b"\r\n"
+    connection = await proxy.connect(request)
+    assert (await connection.reader.readline()).startswith(b"HTTP/1.1 200 ")
+    connection.writer.close()
+    lines = re.findall(rb"\nx-forwarded-for: ([^\r]*)", proxy.backend.head)
+    assert lines[-1] == OTHER_ADDRESS.encode()
+    assert len(lines) == 1 + sent.startswith(b"x-forwarded-for")
+
+
+@pytest.mark.parametrize("trusted", [True, False])
+async def test_the_proxy_protocol_is_read_from_balancers_only(
+    tmp_path: Path, trusted: bool
+) -> None:
+    """A client that writes the header itself gets a 400, whatever address it names."""
+    source = OTHER_ADDRESS if trusted else "127.0.0.3"
+    async with running(tmp_path, **{PROXY_PROTOCOL_FROM: OTHER_ADDRESS}) as proxy:
+        begin = b"PROXY TCP4 203.0.113.9 127.0.0.1 1234 8000\r\n"
+        request = begin + b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n"
+        connection = await proxy.connect(request, source=source)
+        status = await asyncio.wait_for(connection.reader.readline(), 5)
+        connection.writer.close()
+        # Others still speak plain HTTP.
+        assert (await proxy.get("/health")).status_code == 200
+        heads = proxy.backend.asked.count(b"/health")
+    assert status.startswith(b"HTTP/1.1 200 " if trusted else b"HTTP/1.1 400 ")
+    assert heads == 1 + trusted
+
+
+async def test_the_proxy_protocol_gives_the_clients_address(tmp_path: Path) -> None:
+    """The Router gets it, and HAProxy counts the connections of the client by it."""
+    async with running(tmp_path, **{PROXY_PROTOCOL_FROM: OTHER_ADDRESS}) as proxy:
+        begin = b"PROXY TCP4 203.0.113.9 127.0.0.1 1234 8000\r\n"
+        request = begin + b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n"
+        connection = await proxy.connect(request)
+        await asyncio.wait_for(connection.reader.readline(), 5)
+        connection.writer.close()
+        assert b"\nx-forwarded-for: 203.0.113.9\r\n" in proxy.backend.head
+        held = [await proxy.connect(begin) for _ in range(3 * PER_ADDRESS)]
+        ends = [asyncio.ensure_future(connection.rest()) for connection in held]
+        await asyncio.sleep(0.3)
+        idle = sum(not end.done() for end in ends)
+        await asyncio.gather(*ends)
+    assert idle == PER_ADDRESS
+
+
 async def test_without_a_router_the_answer_is_json(tmp_path: Path) -> None:
     """With the status that says so, and when to come back."""
     async with running(tmp_path, backend_port=free_port()) as proxy:
@@ -344,9 +401,10 @@ def test_limits_are_read_from_the_environment() -> None:
             HEAD_S: "3",
             BODY_S: "4",
             METRICS_HOST: "::",
+            PROXY_PROTOCOL_FROM: "10.1.0.0/16",
         }
     )
-    assert read == HAProxyLimits(7, ("10.0.0.0/8", "fd00::/8"), 3, 4, "::")
+    assert read == HAProxyLimits(7, ("10.0.0.0/8", "fd00::/8"), 3, 4, "::", ("10.1.0.0/16",))
     assert read_limits({UNLIMITED_ADDRESSES: ""}).unlimited_addresses == ()
     assert read_limits(deployed_environment()).metrics_host == "0.0.0.0"
 
@@ -358,6 +416,7 @@ def test_limits_are_read_from_the_environment() -> None:
         (CONNECTIONS_PER_ADDRESS_MAX, "many"),
         (HEAD_S, "-1"),
         (UNLIMITED_ADDRESSES, "proxy.internal"),
+        (PROXY_PROTOCOL_FROM, "10.0.0.1 }"),
         (METRICS_HOST, "all; bind *:1"),
     ],
 )

@@ -12,6 +12,7 @@ import pytest
 from jsonschema import Draft202012Validator
 
 from serve_app.core.call import Endpoint
+from serve_app.gateway.guard import OPEN_PATHS
 from tests.gateway.conftest import Gateway
 
 BYTES_MAX = 150_000
@@ -67,6 +68,7 @@ def test_the_document_has_no_loose_ends(document: dict[str, Any]) -> None:
     components = {
         f"{kind}/{name}": component
         for kind, named in document["components"].items()
+        if kind != "securitySchemes"
         for name, component in named.items()
     }
     used = referenced(document["paths"])
@@ -75,6 +77,20 @@ def test_the_document_has_no_loose_ends(document: dict[str, Any]) -> None:
     assert used == components.keys()
     for schema in document["components"]["schemas"].values():
         Draft202012Validator.check_schema(schema)
+
+
+def test_open_pages_are_documented_as_open(document: dict[str, Any]) -> None:
+    """All others take a key, in either header; only pages of admins always need one."""
+    schemes = document["components"]["securitySchemes"].keys()
+    optional = [{}, *({scheme: []} for scheme in schemes)]
+    for path, methods in document["paths"].items():
+        for operation in methods.values():
+            security = operation.get("security", document["security"])
+            if path in OPEN_PATHS:
+                assert security == []
+            else:
+                assert security == optional[path.startswith("/admin/") :]
+                assert {"401", "403", "503"} <= operation["responses"].keys()
 
 
 @pytest.mark.skipif(find_spec("vllm") is None, reason="the bodies are vLLM's")

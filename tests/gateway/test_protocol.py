@@ -138,3 +138,22 @@ async def test_a_head_has_an_end(endless: bytes) -> None:
                 await writer.drain()
                 await reader.read()
         writer.close()
+
+
+async def show_client(scope: Scope, receive: Receive, send: Send) -> None:
+    body = repr(scope["client"][0]).encode()
+    headers = [(b"content-length", str(len(body)).encode())]
+    await send({"type": "http.response.start", "status": 200, "headers": headers})
+    await send({"type": "http.response.body", "body": body})
+
+
+@pytest.mark.parametrize("protocol", [HttpToolsProtocol, EdgeProtocol])
+async def test_the_peer_is_not_whom_a_header_names(protocol: type[asyncio.Protocol]) -> None:
+    """uvicorn believes every program on its machine; the config says who speaks for a client."""
+    async with running(show_client, protocol) as port:
+        answer = await ask(
+            port,
+            b"GET / HTTP/1.1\r\nhost: h\r\nconnection: close\r\nx-forwarded-for: 192.0.2.1\r\n\r\n",
+        )
+    believed = protocol is HttpToolsProtocol
+    assert answer.endswith(b"'192.0.2.1'" if believed else b"'127.0.0.1'")

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
-from serve_app.core.call import Prompt
+from collections.abc import Mapping
+
+from serve_app.core.call import Call, Prompt
 
 
 class FakeScorer:
@@ -25,3 +27,6 @@ class FakePayload:
 
     def for_label(self, model_id: str) -> bytes | None:
         return b"{}"
+
+    def capped(self, call: Call, tokens_max: int, contexts: Mapping[str, int]) -> FakePayload:
+        return self

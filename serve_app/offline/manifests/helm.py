@@ -51,5 +51,6 @@ def _build_pool(group: Object) -> Object:
         "sharedMemory": volumes["shm"]["emptyDir"]["sizeLimit"],
         "models": "models" in volumes,
         "compileCache": "compile-cache" in volumes,
+        "secrets": "secrets" in volumes,
         **{key: spec[key] for key in OF_MACHINES if key in spec},
     }

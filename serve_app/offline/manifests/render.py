@@ -11,7 +11,7 @@ import yaml
 
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import deployed_environment
-from serve_app.config.reader import ServeConfig
+from serve_app.config.reader import ROUTER_NAME, ServeConfig
 from serve_app.config.scaled import read_scaled
 from serve_app.deploy.fit import parse_selector
 from serve_app.deploy.pools import POD_MEMORY_GIB, NodePool, fits_on_head, plan_pods
@@ -43,6 +43,8 @@ POD_CPUS = 1
 MODEL_PARTS = frozenset({"models", "models-list", "models-are-there"})
 CACHE_PARTS = frozenset({"compile-cache"})
 """The volumes of a pod for its models and for the code that its GPU engines compile, by name."""
+SECRET_PARTS = frozenset({"secrets"})
+"""The volume of a pool for the secrets of its Routers."""
 SHM_PART = 4
 """A pod's shared memory is this fraction of its memory."""
 
@@ -164,6 +166,8 @@ def _build_pod(pool: NodePool, pod: Object, app: AppConfig) -> Object:
         _leave_out(spec, MODEL_PARTS)
     if not pool.gpus:
         _leave_out(spec, CACHE_PARTS)
+    if ROUTER_NAME not in pool.deployments:
+        _leave_out(spec, SECRET_PARTS)
     (container,) = spec["containers"]
     _add_resources(container["resources"], pool)
     (shm,) = [volume for volume in spec["volumes"] if volume["name"] == "shm"]

@@ -97,6 +97,9 @@ spec:
         - {name: compile-cache, mountPath: /home/ray/.cache, subPathExpr: $(NODE_NAME)}
         {{- end }}
         - {name: shm, mountPath: /dev/shm}
+        {{- if .pool.secrets }}
+        - {name: secrets, mountPath: /etc/serve-app/secrets, readOnly: true}
+        {{- end }}
   volumes:
     {{- if .pool.models }}
     - name: models
@@ -114,4 +117,11 @@ spec:
       emptyDir: {sizeLimit: 20Gi}
     - name: shm
       emptyDir: {medium: Memory, sizeLimit: {{ .pool.sharedMemory }}}
+    {{- if .pool.secrets }}
+    - name: secrets
+      projected:
+        sources:
+          - secret: {name: serve-app, optional: true}
+          - secret: {name: redis, optional: true, items: [{key: password, path: redis-password}]}
+    {{- end }}
 {{- end }}
