@@ -17,7 +17,7 @@ from serve_app.routing.features import (
     extract_text_features,
 )
 from serve_app.routing.terms import COUNT_MAX, Terms
-from serve_app.routing.tokens import estimate_text_tokens, estimate_tokens
+from serve_app.core.tokens import estimate_text_tokens, estimate_tokens
 from tests.routing.strategies import PROMPTS, TEXT
 
 
