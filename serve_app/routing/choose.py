@@ -38,10 +38,10 @@ from serve_app.core.call import (
 )
 from serve_app.core.errors import InvalidField, ModelNotFound
 from serve_app.core.headers import TIER_HEADER
+from serve_app.core.tokens import estimate_tokens
 from serve_app.routing.limits import allowed_tiers, keep_within
 from serve_app.routing.live import Live, choose_by_load, fits, leave_down, list_others
 from serve_app.routing.scorer import Scorer
-from serve_app.core.tokens import estimate_tokens
 
 __all__ = ["choose_route", "estimate_tokens", "resolve_model"]
 

@@ -9,6 +9,7 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.core.call import Prompt, Turn
+from serve_app.core.tokens import estimate_text_tokens, estimate_tokens
 from serve_app.routing.features import (
     RECENT_ASKS_MAX,
     Features,
@@ -17,7 +18,6 @@ from serve_app.routing.features import (
     extract_text_features,
 )
 from serve_app.routing.terms import COUNT_MAX, Terms
-from serve_app.core.tokens import estimate_text_tokens, estimate_tokens
 from tests.routing.strategies import PROMPTS, TEXT
 
 

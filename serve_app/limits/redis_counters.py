@@ -1,0 +1,275 @@
+"""The counters in Redis: one atomic script to reserve, one to settle."""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import time
+from collections import deque
+from collections.abc import Callable, Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+from hashlib import sha1
+from typing import Any
+
+from redis.asyncio import BlockingConnectionPool, Redis
+from redis.asyncio.retry import Retry
+from redis.backoff import NoBackoff
+from redis.exceptions import NoScriptError, RedisError
+
+from serve_app.limits.limit import Ask, Charge, CountersUnreachable, Limit, Standing, Verdict
+from serve_app.limits.scripts import RESERVE, SETTLE
+from serve_app.limits.windows import SECOND_MS, Window, month_starts
+
+logger = logging.getLogger("ray.serve")
+
+PREFIX = "serve-app:limits:"
+CONNECTIONS_MAX = 64
+COMMAND_S = 2.0
+"""How long a command may occupy its connection; a call waits much shorter."""
+BATCH_MAX = 128
+UNSETTLED_MAX = 100_000
+"""Settlements that wait for Redis. Calls beyond that stay charged by their estimate."""
+RETRY_MIN_S, RETRY_MAX_S = 0.05, 5.0
+CLOSE_S = 2.0
+
+
+@dataclass(frozen=True, slots=True)
+class Settlement:
+    """One call that is to be settled."""
+
+    call_id: str
+    charges: Sequence[Charge]
+
+
+class Script:
+    """A script, and the sum by which Redis knows it."""
+
+    def __init__(self, text: str) -> None:
+        self.text = text
+        # Redis names scripts by SHA-1; the name protects nothing.
+        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
+
+
+class RedisCounters:
+    """Counters that Routers share through one Redis.
+
+    Settlements wait in a queue, and are sent again until Redis has taken them.
+    """
+
+    def __init__(
+        self,
+        redis: Redis,
+        *,
+        deadline_s: float,
+        marker_s: float,
+        place_s: float,
+        clock: Callable[[], float] = time.time,
+    ) -> None:
+        """`marker_s` must be longer than a call may last. `clock` names the month."""
+        self._redis = redis
+        self._deadline_s = deadline_s
+        self._marker_ms = int(marker_s * SECOND_MS)
+        self._place_ms = int(place_s * SECOND_MS)
+        self._clock = clock
+        self._ahead_ms = 0
+        """How far the clock of Redis is ahead of this clock."""
+        self._reserve, self._settle = Script(RESERVE), Script(SETTLE)
+        self._unsettled: deque[Settlement] = deque(maxlen=UNSETTLED_MAX)
+        self._wake = asyncio.Event()
+        self._places: dict[str, str] = {}
+        """The key of the calls at a time, by the id of each call that holds a place."""
+        self._tasks: list[asyncio.Task[None]] = []
+        self._commands: set[asyncio.Task[Any]] = set()
+
+    def start(self) -> None:
+        """Begin to settle and to keep places, in the running event loop."""
+        if not self._tasks:
+            loop = asyncio.get_running_loop()
+            self._tasks = [
+                loop.create_task(self._settle_forever()),
+                loop.create_task(self._keep_places()),
+            ]
+
+    async def close(self) -> None:
+        """Settle the rest, as far as Redis answers, and close the connections."""
+        with suppress(TimeoutError):
+            async with asyncio.timeout(CLOSE_S):
+                while self._unsettled and self._tasks:
+                    self._wake.set()
+                    await asyncio.sleep(0.01)
+        for task in [*self._tasks, *self._commands]:
+            task.cancel()
+        await asyncio.gather(*self._tasks, *self._commands, return_exceptions=True)
+        self._tasks.clear()
+        await self._redis.aclose()
+
+    async def reserve(self, call_id: str, asks: Sequence[Ask]) -> Verdict:
+        """Reserve all or nothing.
+
+        Raises:
+            CountersUnreachable: Redis did not answer in time. It may have reserved.
+        """
+        verdict = await self._ask(call_id, asks, commit=True)
+        if verdict.refused is None:
+            for ask in asks:
+                if ask.limit.window is Window.NOW:
+                    self._places[f"{call_id}/{ask.limit.key}"] = ask.limit.key
+        return verdict
+
+    async def peek(self, limits: Sequence[Limit]) -> Verdict:
+        """The standings of limits, without a reservation.
+
+        Raises:
+            CountersUnreachable: Redis did not answer in time.
+        """
+        if not limits:
+            return Verdict(())
+        return await self._ask("peek", [Ask(limit, 0) for limit in limits], commit=False)
+
+    def settle(self, call_id: str, charges: Sequence[Charge]) -> None:
+        """Charge what a call has used instead of what was reserved, as soon as Redis takes it."""
+        if len(self._unsettled) == UNSETTLED_MAX:
+            logger.error("a call stays charged by its estimate: too many calls wait for Redis")
+        for charge in charges:
+            self._places.pop(f"{call_id}/{charge.limit.key}", None)
+        self._unsettled.append(Settlement(call_id, charges))
+        self._wake.set()
+
+    @property
+    def unsettled(self) -> int:
+        """How many settlements wait for Redis."""
+        return len(self._unsettled)
+
+    async def _ask(self, call_id: str, asks: Sequence[Ask], *, commit: bool) -> Verdict:
+        keys = [self._marker(call_id, asks[0].limit), *(PREFIX + ask.limit.key for ask in asks)]
+        flag = "1" if commit else "0"
+        arguments = [self._months(), self._marker_ms, self._place_ms, call_id, flag]
+        for ask in asks:
+            arguments += [ask.limit.window.value, ask.limit.amount, ask.amount]
+        answer = await self._in_time(self._run(self._reserve, keys, arguments))
+        self._ahead_ms = int(answer[2]) - self._now_ms()
+        return _parse(answer, len(asks))
+
+    async def _in_time(self, command: Any) -> list[Any]:
+        """The answer of a command. The command itself goes on after the deadline, because a command
+        that is cut off would leave its answer on the connection.
+
+        Raises:
+            CountersUnreachable: no answer in time.
+        """
+        task: asyncio.Task[Any] = asyncio.create_task(command)
+        self._commands.add(task)
+        task.add_done_callback(self._forget)
+        done, _ = await asyncio.wait({task}, timeout=self._deadline_s)
+        if not done:
+            raise CountersUnreachable("no answer in time")
+        try:
+            answer: list[Any] = task.result()
+        except (RedisError, OSError) as error:
+            raise CountersUnreachable(type(error).__name__) from None
+        return answer
+
+    def _forget(self, task: asyncio.Task[Any]) -> None:
+        self._commands.discard(task)
+        if not task.cancelled():
+            task.exception()  # else asyncio reports an error that nobody has read
+
+    async def _run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
+        try:
+            return await self._redis.evalsha(script.sha, len(keys), *keys, *arguments)
+        except NoScriptError:
+            return await self._redis.eval(script.text, len(keys), *keys, *arguments)
+
+    async def _settle_forever(self) -> None:
+        wait_s = RETRY_MIN_S
+        while True:
+            await self._wake.wait()
+            self._wake.clear()
+            while self._unsettled:
+                batch = [self._unsettled[n] for n in range(min(BATCH_MAX, len(self._unsettled)))]
+                if await self._settle_batch(batch):
+                    wait_s = RETRY_MIN_S
+                else:
+                    await asyncio.sleep(wait_s)
+                    wait_s = min(2 * wait_s, RETRY_MAX_S)
+
+    async def _settle_batch(self, batch: Sequence[Settlement]) -> bool:
+        """Whether Redis has taken the settlements; each of them changes nothing a second time."""
+        sent = (self._send(settlement) for settlement in batch)
+        errors = [one for one in await asyncio.gather(*sent, return_exceptions=True) if one]
+        if errors:
+            logger.warning("calls cannot be settled yet: %s", type(errors[0]).__name__)
+            return False
+        for settlement in batch:
+            if self._unsettled and self._unsettled[0] is settlement:
+                self._unsettled.popleft()
+        return True
+
+    async def _send(self, settlement: Settlement) -> None:
+        charges = settlement.charges
+        keys = [
+            self._marker(settlement.call_id, charges[0].limit),
+            *(PREFIX + charge.limit.key for charge in charges),
+        ]
+        arguments: list[Any] = [self._months(), self._marker_ms, settlement.call_id]
+        for charge in charges:
+            more = charge.used - charge.reserved
+            arguments += [charge.limit.window.value, charge.used, more]
+        await self._run(self._settle, keys, arguments)
+
+    async def _keep_places(self) -> None:
+        """Tell Redis that the places of this Router are still held, well before they expire."""
+        while True:
+            await asyncio.sleep(self._place_ms / SECOND_MS / 4)
+            if self._places:
+                with suppress(RedisError, OSError):
+                    await self._renew()
+
+    async def _renew(self) -> None:
+        ends = self._now_ms() + self._ahead_ms + self._place_ms
+        async with self._redis.pipeline(transaction=False) as pipeline:
+            for place, key in self._places.items():
+                # Only a place that is still there, so that a settled call does not come back.
+                call_id = place.partition("/")[0]
+                pipeline.zadd(PREFIX + key, {call_id: ends}, xx=True)
+            await pipeline.execute()
+
+    def _marker(self, call_id: str, limit: Limit) -> str:
+        tag, _, _ = limit.key.partition(":")
+        return f"{PREFIX}{tag}:call:{call_id}"
+
+    def _months(self) -> str:
+        return " ".join(map(str, month_starts(self._now_ms())))
+
+    def _now_ms(self) -> int:
+        return int(self._clock() * SECOND_MS)
+
+
+def connect(
+    url: str, *, user: str | None, password: str | None, ca_file: str | None, deadline_s: float
+) -> Redis:
+    """A client that connects when it is first used, and never repeats a command by itself."""
+    tls: dict[str, Any] = {"ssl_ca_certs": ca_file} if ca_file else {}
+    pool = BlockingConnectionPool.from_url(
+        url,
+        username=user,
+        password=password,
+        max_connections=CONNECTIONS_MAX,
+        timeout=COMMAND_S,
+        socket_timeout=max(COMMAND_S, deadline_s),
+        socket_connect_timeout=max(COMMAND_S, deadline_s),
+        retry=Retry(NoBackoff(), 0),
+        **tls,
+    )
+    return Redis.from_pool(pool)
+
+
+def _parse(answer: list[Any], counters: int) -> Verdict:
+    """The script's answer: index of the refused ask or 0, retry, time, then used and reset each."""
+    refused, retry_ms = int(answer[0]), int(answer[1])
+    if refused < 0:
+        raise CountersUnreachable("the reservation came after its call had been given up")
+    numbers = [int(number) for number in answer[3:]]
+    standings = tuple(Standing(*numbers[2 * n : 2 * n + 2]) for n in range(counters))
+    return Verdict(standings, refused - 1 if refused else None, retry_ms)
