@@ -131,3 +131,10 @@ def test_a_stream_that_was_cut_off_is_charged_for_what_was_generated() -> None:
     record = record_of(7, 2)
     record.outcome = Outcome.DISCONNECTED
     assert count(record) == (9, 7000 + 4000)
+
+
+def test_embeddings_are_charged_for_their_prompt() -> None:
+    """They generate nothing, and are reserved without an answer."""
+    uses = estimator().estimate(call_of(endpoint=Endpoint.EMBEDDINGS), ROUTE)
+    assert uses.amount(Measure.TOKENS, None) == PROMPT
+    assert count(record_of(7, None, endpoint=Endpoint.EMBEDDINGS)) == (7, 7000)

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import os
 import signal
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from pathlib import Path
 
 import pytest
+from hypothesis import Phase, given, settings
+from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from serve_app.limits.ledger import Ledger
@@ -230,6 +233,78 @@ async def until_used_again(counters: RedisCounters, limit: Limit, amount: int) -
             except CountersUnreachable:
                 pass
             await asyncio.sleep(0.02)
+
+
+STEPS = st.lists(
+    st.one_of(
+        st.tuples(st.just("reserve"), st.integers(0, 2), st.integers(1, 30)),
+        st.tuples(st.just("together"), st.integers(0, 2), st.integers(1, 30)),
+        st.tuples(st.just("settle"), st.integers(0, 9), st.sampled_from([0, 0.5, 1])),
+        st.tuples(st.just("crash"), st.integers(0, 2), st.just(0)),
+    ),
+    max_size=40,
+)
+EXAMPLES = itertools.count()
+
+
+@pytest.fixture(scope="module")
+def shared_url(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
+    """One Redis for all examples of a property."""
+    directory = tmp_path_factory.mktemp("redis")
+    with run_redis(directory, "--save", "", "--appendonly", "no") as url:
+        yield url
+
+
+@settings(max_examples=40, phases=(Phase.explicit, Phase.reuse, Phase.generate))
+@given(STEPS)
+def test_no_interleaving_overspends(shared_url: str, steps: list[tuple[str, int, float]]) -> None:
+    """Three Routers reserve, settle and crash in any order: what is reserved or used never exceeds
+    a limit, and what is settled is never forgotten."""
+    asyncio.run(play(shared_url, steps))
+
+
+async def play(url: str, steps: list[tuple[str, int, float]]) -> None:
+    name = f"tenant-{next(EXAMPLES)}"
+    tokens, places = limit_of(100, Window.DAY, name=name), places_of(5, name)
+    running: dict[str, tuple[RedisCounters, Ask]] = {}
+    charged: dict[str, float] = {}
+    lost = 0
+    async with AsyncExitStack() as stack:
+        routers = [await stack.enter_async_context(counters_of(url)) for _ in range(3)]
+
+        async def reserve(number: int, amount: int) -> None:
+            call_id, ask = f"{name}-{next(EXAMPLES)}", Ask(tokens, amount)
+            verdict = await routers[number].reserve(call_id, [ask, Ask(places, 1)])
+            if verdict.refused is None:
+                running[call_id] = (routers[number], ask)
+                charged[call_id] = amount
+
+        def settle(number: int, share: float) -> None:
+            if running:
+                call_id = list(running)[number % len(running)]
+                router, ask = running.pop(call_id)
+                charged[call_id] = int(ask.amount * share)
+                charges = [charge_of(ask, int(charged[call_id])), charge_of(Ask(places, 1), 0)]
+                router.settle(call_id, charges)
+
+        for what, number, amount in steps:
+            if what == "reserve":
+                await reserve(number, int(amount))
+            elif what == "together":
+                others = (reserve((number + n) % 3, int(amount)) for n in range(4))
+                await asyncio.gather(*others)
+            elif what == "settle":
+                settle(number, amount)
+            else:
+                dead = [one for one, (router, _) in running.items() if router is routers[number]]
+                lost += len(dead)
+                for call_id in dead:
+                    del running[call_id]
+                routers[number] = await stack.enter_async_context(counters_of(url))
+            assert len(running) + lost <= 5
+            assert await used(routers[0], tokens) <= 100
+        await until_used(routers[0], tokens, int(sum(charged.values())))
+        await until_used(routers[0], places, len(running) + lost)
 
 
 async def test_a_redis_that_lost_everything_is_charged_the_whole_use(redis_url: str) -> None:
