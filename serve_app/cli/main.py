@@ -12,6 +12,8 @@ from serve_app.cli.lazy import LazyCommand, LazyGroup
 EXTRA_OF = {
     "PIL": "evaluate",
     "jsonschema": "evaluate",
+    "limits": "bench",
+    "redis": "redis",
     "sklearn": "learn",
     "threadpoolctl": "learn",
 }
@@ -157,6 +159,11 @@ class Benchmarks(LazyGroup):
             "leases",
             "serve_app.offline.bench.leases:leases",
             "Time a Router's own work per call, without Ray: leases, connections, load, sessions.",
+        ),
+        LazyCommand(
+            "limits",
+            "serve_app.offline.bench.limits:limits",
+            "Time reserving and settling a call over Redis and over the owner, beside a peer.",
         ),
     )
 

@@ -10,7 +10,6 @@ from __future__ import annotations
 import asyncio
 import hashlib
 import logging
-import os
 import time
 from collections.abc import Sequence
 from pathlib import Path
@@ -48,10 +47,6 @@ class LimitsOwner:
     def standings(self, limits: Sequence[Limit]) -> Sequence[Standing]:
         """The state of each counter."""
         return self._owner.standings(limits, _now())
-
-    def pid(self) -> int:
-        """The process that a test kills."""
-        return os.getpid()
 
 
 class RayOwnerPort:

@@ -31,6 +31,11 @@ class Purse:
         """The use of each limit as the owner last gave it, and when it will be 0."""
         self._changes: dict[tuple[str, Window, int | None], int] = {}
 
+    def holds(self, limit: Limit, amount: int, now: int) -> bool:
+        """Whether the purse has this much of a limit."""
+        held = self._slices.get(limit.key)
+        return held is not None and held.until > now and held.amount >= amount
+
     def withdraw(self, limit: Limit, amount: int, now: int) -> Held:
         """Up to this amount of a limit."""
         held = self._slices.get(limit.key)

@@ -17,7 +17,7 @@ from typing import Protocol
 from weakref import WeakValueDictionary
 
 from serve_app.limits.limit import Ask, Charge, CountersUnreachable, Limit, Standing, Verdict
-from serve_app.limits.owner import PLACE_MS, Note, SliceAsk, SliceVerdict
+from serve_app.limits.owner import PLACE_MS, SLICES, Note, SliceAsk, SliceVerdict
 from serve_app.limits.purse import Held, Purse
 from serve_app.limits.windows import SECOND_MS, Window
 
@@ -90,6 +90,8 @@ class SlicedCounters:
         self._locks: WeakValueDictionary[str, asyncio.Lock] = WeakValueDictionary()
         self._number = 0
         self._unsent: Note | None = None
+        self._ahead: set[str] = set()
+        """The limits for which a question is under way that no call waits for."""
         self._unsure = False
         """Whether the owner may have handed out places that this Router has not got."""
         self._refusals: dict[str, Refusal] = {}
@@ -138,6 +140,7 @@ class SlicedCounters:
             if held is None:
                 return verdict
         self._calls[call_id] = held
+        self._ask_ahead(asks)
         now = self._now()
         return Verdict(tuple(self._purse.standing(ask.limit, now) for ask in asks))
 
@@ -280,15 +283,46 @@ class SlicedCounters:
             raise
         return None if answer is None else answer.verdict
 
+    def _ask_ahead(self, asks: Sequence[Ask]) -> None:
+        """Ask for the next slices before the purse is empty, so that the next call need not wait.
+
+        Places are not asked for ahead, nor where a call needs more than half a slice: others would
+        lack what this Router may never use.
+        """
+        now = self._now()
+        low = [ask.limit for ask in asks if self._is_low(ask, now)]
+        if low:
+            self._ahead |= {limit.key for limit in low}
+            order = Order([Ask(limit, 1) for limit in low])
+            order.abandoned = True
+            task = asyncio.create_task(self._fill(order, ahead=True))
+            self._asking.add(task)
+            task.add_done_callback(self._forget)
+
+    def _is_low(self, ask: Ask, now: int) -> bool:
+        limit, half = ask.limit, ask.limit.amount // SLICES // 2
+        return (
+            limit.window is not Window.NOW
+            and 0 < ask.amount <= half
+            and limit.key not in self._ahead
+            and not self._purse.holds(limit, half, now)
+            and self._refused_just_now([Ask(limit, 1)]) is None
+        )
+
     def _forget(self, task: asyncio.Task[SliceVerdict | None]) -> None:
         self._asking.discard(task)
         if not task.cancelled():
             task.exception()  # else asyncio reports an error that nobody has read
 
-    async def _fill(self, order: Order) -> SliceVerdict | None:
-        """Ask the owner for what is missing; returns the refusal, if it is one."""
+    async def _fill(self, order: Order, *, ahead: bool = False) -> SliceVerdict | None:
+        """Ask the owner for what is missing; returns the refusal, if it is one.
+
+        What the purse holds already counts for the order, unless the question comes `ahead`.
+        """
         sent = self._now()
-        asides = [self._purse.withdraw(ask.limit, ask.amount, sent) for ask in order.asks]
+        asides = [
+            self._purse.withdraw(ask.limit, 0 if ahead else ask.amount, sent) for ask in order.asks
+        ]
         asks = [
             SliceAsk(ask.limit, ask.amount, aside.slot, aside.amount)
             for ask, aside in zip(order.asks, asides, strict=True)
@@ -300,6 +334,8 @@ class SlicedCounters:
             raise
         finally:
             self._put_back(asides)
+            if ahead:
+                self._ahead -= {ask.limit.key for ask in order.asks}
         self._heard_at = self._clock()
         for ask, standing in zip(order.asks, answer.verdict.standings, strict=True):
             self._purse.hear(ask.limit, standing, self._now())
