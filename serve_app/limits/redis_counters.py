@@ -9,22 +9,22 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from dataclasses import dataclass
-from hashlib import sha1
 from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
-from redis.exceptions import NoScriptError, RedisError
+from redis.exceptions import RedisError
 
 from serve_app.limits.limit import Ask, Charge, CountersUnreachable, Limit, Standing, Verdict
+from serve_app.limits.redis_lanes import Lanes, Script
 from serve_app.limits.scripts import RESERVE, SETTLE
 from serve_app.limits.windows import SECOND_MS, Window, month_starts
 
 logger = logging.getLogger("ray.serve")
 
 PREFIX = "serve-app:limits:"
-CONNECTIONS_MAX = 64
+CONNECTIONS_MAX = 16
 COMMAND_S = 2.0
 """How long a command may occupy its connection; a call waits much shorter."""
 BATCH_MAX = 128
@@ -40,15 +40,6 @@ class Settlement:
 
     call_id: str
     charges: Sequence[Charge]
-
-
-class Script:
-    """A script, and the sum by which Redis knows it."""
-
-    def __init__(self, text: str) -> None:
-        self.text = text
-        # Redis names scripts by SHA-1; the name protects nothing.
-        self.sha = sha1(text.encode(), usedforsecurity=False).hexdigest()
 
 
 class RedisCounters:
@@ -80,10 +71,11 @@ class RedisCounters:
         self._places: dict[str, str] = {}
         """The key of the calls at a time, by the id of each call that holds a place."""
         self._tasks: list[asyncio.Task[None]] = []
-        self._commands: set[asyncio.Task[Any]] = set()
+        self._lanes = Lanes(redis)
 
     def start(self) -> None:
         """Begin to settle and to keep places, in the running event loop."""
+        self._lanes.start()
         if not self._tasks:
             loop = asyncio.get_running_loop()
             self._tasks = [
@@ -98,10 +90,11 @@ class RedisCounters:
                 while self._unsettled and self._tasks:
                     self._wake.set()
                     await asyncio.sleep(0.01)
-        for task in [*self._tasks, *self._commands]:
+        for task in self._tasks:
             task.cancel()
-        await asyncio.gather(*self._tasks, *self._commands, return_exceptions=True)
+        await asyncio.gather(*self._tasks, return_exceptions=True)
         self._tasks.clear()
+        await self._lanes.close()
         await self._redis.aclose()
 
     async def reserve(self, call_id: str, asks: Sequence[Ask]) -> Verdict:
@@ -147,39 +140,24 @@ class RedisCounters:
         arguments = [self._months(), self._marker_ms, self._place_ms, call_id, flag]
         for ask in asks:
             arguments += [ask.limit.window.value, ask.limit.amount, ask.amount]
-        answer = await self._in_time(self._run(self._reserve, keys, arguments))
+        answer = await self._in_time(self._lanes.send(self._reserve, keys, arguments))
         self._ahead_ms = int(answer[2]) - self._now_ms()
         return _parse(answer, len(asks))
 
-    async def _in_time(self, command: Any) -> list[Any]:
-        """The answer of a command. The command itself goes on after the deadline, because a command
-        that is cut off would leave its answer on the connection.
+    async def _in_time(self, answer: asyncio.Future[Any]) -> list[Any]:
+        """The answer of a command, which goes on after the deadline.
 
         Raises:
             CountersUnreachable: no answer in time.
         """
-        task: asyncio.Task[Any] = asyncio.create_task(command)
-        self._commands.add(task)
-        task.add_done_callback(self._forget)
-        done, _ = await asyncio.wait({task}, timeout=self._deadline_s)
+        done, _ = await asyncio.wait({answer}, timeout=self._deadline_s)
         if not done:
             raise CountersUnreachable("no answer in time")
         try:
-            answer: list[Any] = task.result()
+            answered: list[Any] = answer.result()
         except (RedisError, OSError) as error:
             raise CountersUnreachable(type(error).__name__) from None
-        return answer
-
-    def _forget(self, task: asyncio.Task[Any]) -> None:
-        self._commands.discard(task)
-        if not task.cancelled():
-            task.exception()  # else asyncio reports an error that nobody has read
-
-    async def _run(self, script: Script, keys: list[str], arguments: list[Any]) -> Any:
-        try:
-            return await self._redis.evalsha(script.sha, len(keys), *keys, *arguments)
-        except NoScriptError:
-            return await self._redis.eval(script.text, len(keys), *keys, *arguments)
+        return answered
 
     async def _settle_forever(self) -> None:
         wait_s = RETRY_MIN_S
@@ -216,7 +194,7 @@ class RedisCounters:
         for charge in charges:
             more = charge.used - charge.reserved
             arguments += [charge.limit.window.value, charge.used, more]
-        await self._run(self._settle, keys, arguments)
+        await self._lanes.send(self._settle, keys, arguments)
 
     async def _keep_places(self) -> None:
         """Tell Redis that the places of this Router are still held, well before they expire."""

@@ -9,8 +9,9 @@ import asyncio
 import tempfile
 from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
+from dataclasses import dataclass, field
 from pathlib import Path
-from time import perf_counter
+from time import perf_counter, process_time
 from typing import Annotated
 
 import typer
@@ -35,10 +36,19 @@ from serve_app.offline.bench.summary import percentile, ratio
 P50_GOAL_MS, P99_GOAL_MS = 1.0, 3.0
 OURS_REDIS = "Redis"
 OURS_OWNER = "owner (Ray actor)"
-HEADER = ("counters", "callers", "p50 ms", "p99 ms", "x peer (p50)", "calls/s", "goal")
+HEADER = ("counters", "callers", "p50 ms", "p99 ms", "x peer (p50)", "CPU ms a call", "goal")
 
-Seconds = Mapping[tuple[str, int], list[float]]
-"""The seconds of every call, by the name of the counters and the number of callers."""
+
+@dataclass(slots=True)
+class Sample:
+    """The seconds of every call, and the CPU seconds that this process spent in all of them."""
+
+    seconds: list[float] = field(default_factory=list)
+    cpu_s: float = 0.0
+
+
+Samples = Mapping[tuple[str, int], Sample]
+"""By the name of the counters and the number of callers."""
 
 
 def limits(
@@ -47,7 +57,7 @@ def limits(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, in turns.")] = 3,
     pause_ms: Annotated[
         float, typer.Option(min=0, help="Pause of each caller between two calls.")
-    ] = 2.0,
+    ] = 10.0,
     owner: Annotated[
         bool, typer.Option("--owner/--no-owner", help="Measure the owner too; it needs Ray.")
     ] = True,
@@ -68,8 +78,8 @@ def limits(
         trials[OURS_REDIS] = over_redis(url)
         if owner:
             trials[OURS_OWNER] = over_owner(directory)
-        seconds = uvloop.run(measure(trials, counts, calls, rounds, pause_ms / 1000))
-    grid = build_grid(seconds, pause_ms / 1000)
+        samples = uvloop.run(measure(trials, counts, calls, rounds, pause_ms / 1000))
+    grid = build_grid(samples)
     print_report(build_console(), machine, [grid])
     if log is not None:
         append_section(log, render_section(machine, "serve-app bench limits", [grid]))
@@ -81,44 +91,43 @@ async def measure(
     calls: int,
     rounds: int,
     pause_s: float,
-) -> Seconds:
-    """The seconds of every call, from before its reservation to after its settlement."""
-    seconds: dict[tuple[str, int], list[float]] = {}
+) -> Samples:
+    """Every call is timed from before its reservation to after its settlement."""
+    samples: dict[tuple[str, int], Sample] = {}
     async with AsyncExitStack() as stack:
         ready = {name: await stack.enter_async_context(one) for name, one in trials.items()}
         for call in ready.values():
-            await _run(call, max(counts), calls // 10, pause_s)
+            await _run(call, max(counts), calls // 10, pause_s, Sample())
         for _ in range(rounds):
             for number in counts:
                 for name, call in ready.items():
-                    taken = await _run(call, number, calls, pause_s)
-                    seconds.setdefault((name, number), []).extend(taken)
-    return seconds
+                    sample = samples.setdefault((name, number), Sample())
+                    await _run(call, number, calls, pause_s, sample)
+    return samples
 
 
-async def _run(call: Call, callers: int, calls: int, pause_s: float) -> list[float]:
-    taken: list[float] = []
-
+async def _run(call: Call, callers: int, calls: int, pause_s: float, sample: Sample) -> None:
     async def caller(number: int) -> None:
         for _ in range(-(-calls // callers)):
             begin = perf_counter()
             await call(number)
-            taken.append(perf_counter() - begin)
+            sample.seconds.append(perf_counter() - begin)
             await asyncio.sleep(pause_s)
 
+    begin = process_time()
     await asyncio.gather(*(caller(number) for number in range(callers)))
-    return taken
+    sample.cpu_s += process_time() - begin
 
 
-def build_grid(seconds: Seconds, pause_s: float) -> Grid:
+def build_grid(samples: Samples) -> Grid:
     """A row for each kind of counters and number of callers, the peer first."""
-    peer = next(iter(seconds))[0]
+    peer = next(iter(samples))[0]
     rows = []
-    for (name, callers), taken in seconds.items():
-        p50, p99 = 1e3 * percentile(taken, 0.5), 1e3 * percentile(taken, 0.99)
-        base = 1e3 * percentile(seconds[peer, callers], 0.5)
-        rate = callers / (sum(taken) / len(taken) + pause_s)
-        cells = (f"{p50:.3f}", f"{p99:.3f}", f"{ratio(p50, base):.2f}", f"{rate:,.0f}")
+    for (name, callers), sample in samples.items():
+        p50, p99 = (1e3 * percentile(sample.seconds, share) for share in (0.5, 0.99))
+        base = 1e3 * percentile(samples[peer, callers].seconds, 0.5)
+        cpu_ms = 1e3 * sample.cpu_s / len(sample.seconds)
+        cells = (f"{p50:.3f}", f"{p99:.3f}", f"{ratio(p50, base):.2f}", f"{cpu_ms:.2f}")
         rows.append((name, str(callers), *cells, _verdict(name == peer, p50, p99)))
     title = f"Added to a call by reserve and settle; goal: p50 {P50_GOAL_MS:g}, p99 {P99_GOAL_MS:g}"
     return Grid(f"{title} ms", HEADER, rows)
