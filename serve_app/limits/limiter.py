@@ -11,7 +11,7 @@ from serve_app.core.call import Call, Record, Reservation, Route
 from serve_app.core.caller import Caller
 from serve_app.core.errors import LimitsUnavailable, RateLimited
 from serve_app.core.limit_use import LimitUse
-from serve_app.limits.estimate import Estimator, Uses
+from serve_app.limits.estimate import NOTHING, Estimator, Uses
 from serve_app.limits.headers import remaining, render_limits
 from serve_app.limits.limit import (
     Ask,
@@ -29,6 +29,7 @@ logger = logging.getLogger("ray.serve")
 
 RETRY_S = 1
 WARN_EVERY_S = 10.0
+NO_USES = Uses(NOTHING, {})
 
 Clock = Callable[[], float]
 
@@ -74,7 +75,7 @@ class CallerLimiter:
             LimitsUnavailable: the counters cannot be reached, and the config says `closed`.
         """
         limits = self._rules.limits_of(record.caller)
-        estimate = self._estimator.estimate(call, route)
+        estimate = self._estimator.estimate(call, route) if limits else NO_USES
         asks = _asks(limits, estimate)
         self._calls += 1
         held = HeldReservation(self, f"{self._replica}-{self._calls}", limits, estimate, asks)

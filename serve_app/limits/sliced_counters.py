@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import math
 import secrets
 import time
 from collections.abc import Callable, Sequence
@@ -95,7 +96,8 @@ class SlicedCounters:
         self._unsure = False
         """Whether the owner may have handed out places that this Router has not got."""
         self._refusals: dict[str, Refusal] = {}
-        self._heard_at = clock()
+        # The first message finds the owner, or starts it, before there are calls.
+        self._heard_at = -math.inf
         self._asking: set[asyncio.Task[SliceVerdict | None]] = set()
         self._task: asyncio.Task[None] | None = None
 

@@ -131,8 +131,10 @@ async def over_peer(url: str) -> AsyncIterator[Call]:
         if not await limiter.hit(item, f"tenant-{caller % TENANTS}"):
             raise RuntimeError("the peer refused a call within its limit")
 
-    yield call
-    await storage.reset()
+    try:
+        yield call
+    finally:
+        await storage.bridge.get_connection().aclose()
 
 
 @asynccontextmanager
