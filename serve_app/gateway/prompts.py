@@ -66,8 +66,12 @@ def _read_completion(document: Json, config: BodiesConfig) -> Prompt:
     if document.get("prompt_embeds") is not None and prompt is None:
         return _prompt(document, reader, config)
     token_ids = _read_prompts(reader, prompt, config.counts.prompts_max)
-    several = isinstance(prompt, list) and not _all_ids(prompt)
-    return _prompt(document, reader, config, token_ids, len(prompt) if several else 1)
+    return _prompt(document, reader, config, token_ids, _count_prompts(prompt))
+
+
+def _count_prompts(prompt: object) -> int:
+    """The prompts of a body: a text or a list of token ids is one."""
+    return len(prompt) if isinstance(prompt, list) and not _all_ids(prompt) else 1
 
 
 def _read_prompts(reader: ContentReader, prompt: object, prompts_max: int) -> int:

@@ -11,14 +11,14 @@ from collections.abc import Iterator, Sequence
 from datetime import UTC, datetime
 
 from serve_app.core.headers import Headers
-from serve_app.limits.limit import Ask, Measure, Standing
+from serve_app.limits.limit import LimitAsk, Measure, Standing
 from serve_app.limits.windows import SECOND_MS
 
 SHOWN = (Measure.REQUESTS, Measure.TOKENS)
 
 
 def render_limits(
-    asks: Sequence[Ask], standings: Sequence[Standing], *, anthropic: bool, now_ms: int
+    asks: Sequence[LimitAsk], standings: Sequence[Standing], *, anthropic: bool, now_ms: int
 ) -> Headers:
     """The headers for the tightest limit of requests and the tightest limit of tokens."""
     rows = list(zip(asks, standings, strict=True))
@@ -48,7 +48,7 @@ def remaining(amount: int, standing: Standing) -> int:
     return max(0, amount - standing.used)
 
 
-def _free_ratio(row: tuple[Ask, Standing]) -> float:
+def _free_ratio(row: tuple[LimitAsk, Standing]) -> float:
     amount = row[0].limit.amount
     return remaining(amount, row[1]) / amount if amount else 0.0
 

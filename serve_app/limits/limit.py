@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from enum import StrEnum
 from typing import Protocol
 
-from serve_app.limits.windows import Window
+from serve_app.limits.windows import LimitWindow
 
 
 class Measure(StrEnum):
@@ -29,14 +29,14 @@ class Limit:
 
     key: str
     measure: Measure
-    window: Window
+    window: LimitWindow
     amount: int
     words: str
     tier: str | None = None
 
 
 @dataclass(frozen=True, slots=True)
-class Ask:
+class LimitAsk:
     """What a call asks of one limit."""
 
     limit: Limit
@@ -61,7 +61,7 @@ class Standing:
 
 
 @dataclass(frozen=True, slots=True)
-class Verdict:
+class LimitVerdict:
     """The answer to a reservation: the standing of every limit after it, in the order of the asks.
 
     `refused` is the index of the ask for which there was no room, None if everything was reserved.
@@ -88,7 +88,7 @@ class Counters(Protocol):
         """Settle the rest, and free every resource."""
         ...
 
-    async def reserve(self, call_id: str, asks: Sequence[Ask]) -> Verdict:
+    async def reserve(self, call_id: str, asks: Sequence[LimitAsk]) -> LimitVerdict:
         """Reserve all or nothing.
 
         Raises:
@@ -103,7 +103,7 @@ class Counters(Protocol):
         """
         ...
 
-    async def peek(self, limits: Sequence[Limit]) -> Verdict:
+    async def peek(self, limits: Sequence[Limit]) -> LimitVerdict:
         """The standings of limits, without a reservation.
 
         Raises:

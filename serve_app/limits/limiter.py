@@ -14,13 +14,13 @@ from serve_app.core.limit_use import LimitUse
 from serve_app.limits.estimate import NOTHING, Estimator, Uses
 from serve_app.limits.headers import remaining, render_limits
 from serve_app.limits.limit import (
-    Ask,
     Charge,
     Counters,
     CountersUnreachable,
     Limit,
+    LimitAsk,
+    LimitVerdict,
     Measure,
-    Verdict,
 )
 from serve_app.limits.rules import LimitRules
 from serve_app.limits.windows import SECOND_MS
@@ -104,7 +104,7 @@ class CallerLimiter:
             held.cancel()
             raise LimitsUnavailable(RETRY_S) from None
 
-    def _tell(self, record: Record, asks: Sequence[Ask], verdict: Verdict) -> None:
+    def _tell(self, record: Record, asks: Sequence[LimitAsk], verdict: LimitVerdict) -> None:
         """Raises RateLimited if there was no room."""
         now_ms = int(self._clock() * SECOND_MS)
         record.headers += render_limits(
@@ -158,7 +158,7 @@ class HeldReservation:
         call_id: str,
         limits: Sequence[Limit],
         estimate: Uses,
-        asks: Sequence[Ask],
+        asks: Sequence[LimitAsk],
     ) -> None:
         self._limiter = limiter
         self._ended = False
@@ -186,10 +186,10 @@ class HeldReservation:
                 logger.exception("a call could not be settled")
 
 
-def _asks(limits: Sequence[Limit], estimate: Uses) -> list[Ask]:
+def _asks(limits: Sequence[Limit], estimate: Uses) -> list[LimitAsk]:
     """What the call asks of each limit; limits of tiers that it does not use are left out."""
     return [
-        Ask(limit, estimate.amount(limit.measure, limit.tier))
+        LimitAsk(limit, estimate.amount(limit.measure, limit.tier))
         for limit in limits
         if limit.tier is None or limit.tier in estimate.tiers
     ]
@@ -201,7 +201,7 @@ def _charge(limit: Limit, held: HeldReservation, counted: Uses | None) -> Charge
     return Charge(limit, reserved, 0 if limit.measure is Measure.CALLS else used)
 
 
-def _refusal(ask: Ask) -> str:
+def _refusal(ask: LimitAsk) -> str:
     """Which limit was hit, in words that hold nothing about other callers."""
     limit = ask.limit
     if limit.amount < ask.amount and limit.measure is Measure.TOKENS:

@@ -14,8 +14,8 @@ from dataclasses import dataclass
 from typing import Protocol
 
 from serve_app.limits.ledger import Ledger
-from serve_app.limits.limit import Ask, Limit, Standing, Verdict
-from serve_app.limits.windows import DAY_MS, SECOND_MS, Window, closes_at, end_of, slot_of
+from serve_app.limits.limit import Limit, LimitAsk, LimitVerdict, Standing
+from serve_app.limits.windows import DAY_MS, SECOND_MS, LimitWindow, closes_at, end_of, slot_of
 
 SLICES = 16
 """No slice is larger than this part of its limit, unless one call needs it."""
@@ -53,7 +53,7 @@ class Slice:
 class SliceVerdict:
     """The slices in the order of the asks, none of them if an ask was refused."""
 
-    verdict: Verdict
+    verdict: LimitVerdict
     slices: tuple[Slice, ...] = ()
 
 
@@ -62,7 +62,7 @@ class Change:
     """A correction of what a Router has spent. `slot` None: the slot of the present."""
 
     key: str
-    window: Window
+    window: LimitWindow
     slot: int | None
     more: int
 
@@ -139,7 +139,7 @@ class Owner:
             ask.need - (ask.aside if ask.slot == slot else 0)
             for ask, slot in zip(asks, slots, strict=True)
         ]
-        asked = [Ask(ask.limit, amount) for ask, amount in zip(asks, missing, strict=True)]
+        asked = [LimitAsk(ask.limit, amount) for ask, amount in zip(asks, missing, strict=True)]
         verdict = self._ledger.check(asked, now)
         if verdict.refused is not None:
             return SliceVerdict(verdict)
@@ -157,7 +157,7 @@ class Owner:
             for ask, slot, amount in zip(asks, slots, amounts, strict=True)
         )
         standings = tuple(self._ledger.standing(ask.limit, now) for ask in asked)
-        return SliceVerdict(Verdict(standings), slices)
+        return SliceVerdict(LimitVerdict(standings), slices)
 
     def change(self, router: str, note: Note, now: int) -> None:
         """Apply a message, if it has not been applied before."""
@@ -190,17 +190,19 @@ class Owner:
 
     def _changed_slot(self, change: Change, peer: Peer, now: int) -> int | None:
         """The slot of a change, None if it no longer counts."""
-        if change.slot is None or change.window is Window.NOW:
+        if change.slot is None or change.window is LimitWindow.NOW:
             return self._slot(change.window, peer, now)
         return change.slot if end_of(change.window, change.slot) > now else None
 
-    def _add(self, key: str, window: Window, slot: int, amount: int) -> Entry:
+    def _add(self, key: str, window: LimitWindow, slot: int, amount: int) -> Entry:
         used = self._ledger.add(key, window, slot, amount)
-        return Entry(key, slot, used, FOREVER if window is Window.NOW else end_of(window, slot))
+        return Entry(
+            key, slot, used, FOREVER if window is LimitWindow.NOW else end_of(window, slot)
+        )
 
-    def _slot(self, window: Window, peer: Peer, now: int) -> int:
+    def _slot(self, window: LimitWindow, peer: Peer, now: int) -> int:
         """Places have a slot for each Router, so that they end with it."""
-        return peer.number if window is Window.NOW else slot_of(window, now)
+        return peer.number if window is LimitWindow.NOW else slot_of(window, now)
 
     def _hear(self, router: str, now: int) -> Peer:
         self._forget(now)
@@ -237,15 +239,15 @@ class Owner:
         return [Entry(key, slot, 0, FOREVER) for slot in freed]
 
 
-def _slice_amount(ask: Ask, standing: Standing) -> int:
+def _slice_amount(ask: LimitAsk, standing: Standing) -> int:
     """At least what is missing; more, where one slice can serve several calls."""
-    if ask.amount <= 0 or ask.limit.window is Window.NOW:
+    if ask.amount <= 0 or ask.limit.window is LimitWindow.NOW:
         return max(0, ask.amount)
     room = ask.limit.amount - standing.used
     return max(ask.amount, min(ask.limit.amount // SLICES, room // ROOM_SLICES))
 
 
-def _valid_ms(window: Window, slot: int, now: int) -> int:
-    if window is Window.NOW:
+def _valid_ms(window: LimitWindow, slot: int, now: int) -> int:
+    if window is LimitWindow.NOW:
         return PLACE_MS
     return min(SLICE_MS, closes_at(window, slot) - now)

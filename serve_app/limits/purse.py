@@ -7,7 +7,7 @@ from dataclasses import dataclass
 
 from serve_app.limits.limit import Limit, Standing
 from serve_app.limits.owner import Change
-from serve_app.limits.windows import Window
+from serve_app.limits.windows import LimitWindow
 
 NO_SLOT = -1
 
@@ -29,7 +29,7 @@ class Purse:
         self._slices: dict[str, Held] = {}
         self._known: dict[str, tuple[int, int]] = {}
         """The use of each limit as the owner last gave it, and when it will be 0."""
-        self._changes: dict[tuple[str, Window, int | None], int] = {}
+        self._changes: dict[tuple[str, LimitWindow, int | None], int] = {}
 
     def holds(self, limit: Limit, amount: int, now: int) -> bool:
         """Whether the purse has this much of a limit."""
@@ -105,6 +105,6 @@ class Purse:
         if part.amount:
             self._note(part.limit.key, part.limit.window, part.slot, -part.amount)
 
-    def _note(self, key: str, window: Window, slot: int | None, more: int) -> None:
+    def _note(self, key: str, window: LimitWindow, slot: int | None, more: int) -> None:
         place = (key, window, slot)
         self._changes[place] = self._changes.get(place, 0) + more

@@ -16,10 +16,17 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from serve_app.limits.limit import Ask, Charge, CountersUnreachable, Limit, Standing, Verdict
+from serve_app.limits.limit import (
+    Charge,
+    CountersUnreachable,
+    Limit,
+    LimitAsk,
+    LimitVerdict,
+    Standing,
+)
 from serve_app.limits.redis_lanes import Lanes, Script
 from serve_app.limits.scripts import RESERVE, SETTLE
-from serve_app.limits.windows import SECOND_MS, Window, month_starts
+from serve_app.limits.windows import SECOND_MS, LimitWindow, month_starts
 
 logger = logging.getLogger("ray.serve")
 
@@ -63,6 +70,7 @@ class RedisCounters:
         self._marker_ms = int(marker_s * SECOND_MS)
         self._place_ms = int(place_s * SECOND_MS)
         self._clock = clock
+        self._month = (0, 0, "")
         self._ahead_ms = 0
         """How far the clock of Redis is ahead of this clock."""
         self._reserve, self._settle = Script(RESERVE), Script(SETTLE)
@@ -97,7 +105,7 @@ class RedisCounters:
         await self._lanes.close()
         await self._redis.aclose()
 
-    async def reserve(self, call_id: str, asks: Sequence[Ask]) -> Verdict:
+    async def reserve(self, call_id: str, asks: Sequence[LimitAsk]) -> LimitVerdict:
         """Reserve all or nothing.
 
         Raises:
@@ -106,19 +114,19 @@ class RedisCounters:
         verdict = await self._ask(call_id, asks, commit=True)
         if verdict.refused is None:
             for ask in asks:
-                if ask.limit.window is Window.NOW:
+                if ask.limit.window is LimitWindow.NOW:
                     self._places[f"{call_id}/{ask.limit.key}"] = ask.limit.key
         return verdict
 
-    async def peek(self, limits: Sequence[Limit]) -> Verdict:
+    async def peek(self, limits: Sequence[Limit]) -> LimitVerdict:
         """The standings of limits, without a reservation.
 
         Raises:
             CountersUnreachable: Redis did not answer in time.
         """
         if not limits:
-            return Verdict(())
-        return await self._ask("peek", [Ask(limit, 0) for limit in limits], commit=False)
+            return LimitVerdict(())
+        return await self._ask("peek", [LimitAsk(limit, 0) for limit in limits], commit=False)
 
     def settle(self, call_id: str, charges: Sequence[Charge]) -> None:
         """Charge what a call has used instead of what was reserved, as soon as Redis takes it."""
@@ -134,7 +142,7 @@ class RedisCounters:
         """How many settlements wait for Redis."""
         return len(self._unsettled)
 
-    async def _ask(self, call_id: str, asks: Sequence[Ask], *, commit: bool) -> Verdict:
+    async def _ask(self, call_id: str, asks: Sequence[LimitAsk], *, commit: bool) -> LimitVerdict:
         keys = [self._marker(call_id, asks[0].limit), *(PREFIX + ask.limit.key for ask in asks)]
         flag = "1" if commit else "0"
         arguments = [self._months(), self._marker_ms, self._place_ms, call_id, flag]
@@ -218,7 +226,12 @@ class RedisCounters:
         return f"{PREFIX}{tag}:call:{call_id}"
 
     def _months(self) -> str:
-        return " ".join(map(str, month_starts(self._now_ms())))
+        """The months around the present, which the scripts choose from."""
+        now = self._now_ms()
+        if not self._month[0] <= now < self._month[1]:
+            _, this, after, _ = starts = month_starts(now)
+            self._month = (this, after, " ".join(map(str, starts)))
+        return self._month[2]
 
     def _now_ms(self) -> int:
         return int(self._clock() * SECOND_MS)
@@ -243,11 +256,11 @@ def connect(
     return Redis.from_pool(pool)
 
 
-def _parse(answer: list[Any], counters: int) -> Verdict:
+def _parse(answer: list[Any], counters: int) -> LimitVerdict:
     """The script's answer: index of the refused ask or 0, retry, time, then used and reset each."""
     refused, retry_ms = int(answer[0]), int(answer[1])
     if refused < 0:
         raise CountersUnreachable("the reservation came after its call had been given up")
     numbers = [int(number) for number in answer[3:]]
     standings = tuple(Standing(*numbers[2 * n : 2 * n + 2]) for n in range(counters))
-    return Verdict(standings, refused - 1 if refused else None, retry_ms)
+    return LimitVerdict(standings, refused - 1 if refused else None, retry_ms)

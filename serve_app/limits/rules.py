@@ -9,22 +9,22 @@ from serve_app.config.limits import LimitRuleConfig
 from serve_app.core.caller import Caller
 from serve_app.core.money import NANOS
 from serve_app.limits.limit import Limit, Measure
-from serve_app.limits.windows import Window
+from serve_app.limits.windows import LimitWindow
 
-KINDS: dict[str, tuple[Measure, Window]] = {
-    "requests_per_min": (Measure.REQUESTS, Window.MINUTE),
-    "tokens_per_min": (Measure.TOKENS, Window.MINUTE),
-    "calls_at_a_time": (Measure.CALLS, Window.NOW),
-    "tokens_per_day": (Measure.TOKENS, Window.DAY),
-    "tokens_per_month": (Measure.TOKENS, Window.MONTH),
-    "money_per_day": (Measure.MONEY, Window.DAY),
-    "money_per_month": (Measure.MONEY, Window.MONTH),
+KINDS: dict[str, tuple[Measure, LimitWindow]] = {
+    "requests_per_min": (Measure.REQUESTS, LimitWindow.MINUTE),
+    "tokens_per_min": (Measure.TOKENS, LimitWindow.MINUTE),
+    "calls_at_a_time": (Measure.CALLS, LimitWindow.NOW),
+    "tokens_per_day": (Measure.TOKENS, LimitWindow.DAY),
+    "tokens_per_month": (Measure.TOKENS, LimitWindow.MONTH),
+    "money_per_day": (Measure.MONEY, LimitWindow.DAY),
+    "money_per_month": (Measure.MONEY, LimitWindow.MONTH),
 }
 SPANS = {
-    Window.MINUTE: " per minute",
-    Window.DAY: " per day",
-    Window.MONTH: " per month",
-    Window.NOW: " at a time",
+    LimitWindow.MINUTE: " per minute",
+    LimitWindow.DAY: " per day",
+    LimitWindow.MONTH: " per month",
+    LimitWindow.NOW: " at a time",
 }
 
 
@@ -65,7 +65,9 @@ class LimitRules:
         words = self._words(rule, measure, window, amount)
         return Limit(":".join(parts), measure, window, whole, words, rule.tier)
 
-    def _words(self, rule: LimitRuleConfig, measure: Measure, window: Window, amount: float) -> str:
+    def _words(
+        self, rule: LimitRuleConfig, measure: Measure, window: LimitWindow, amount: float
+    ) -> str:
         unit = self._currency if measure is Measure.MONEY else measure.value
         where = f" on tier {rule.tier}" if rule.tier else ""
         return f"{amount:.15g} {unit}{SPANS[window]} for this {rule.per}{where}"

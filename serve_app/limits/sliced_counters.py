@@ -17,10 +17,17 @@ from dataclasses import dataclass
 from typing import Protocol
 from weakref import WeakValueDictionary
 
-from serve_app.limits.limit import Ask, Charge, CountersUnreachable, Limit, Standing, Verdict
+from serve_app.limits.limit import (
+    Charge,
+    CountersUnreachable,
+    Limit,
+    LimitAsk,
+    LimitVerdict,
+    Standing,
+)
 from serve_app.limits.owner import PLACE_MS, SLICES, Note, SliceAsk, SliceVerdict
 from serve_app.limits.purse import Held, Purse
-from serve_app.limits.windows import SECOND_MS, Window
+from serve_app.limits.windows import SECOND_MS, LimitWindow
 
 logger = logging.getLogger("ray.serve")
 
@@ -52,17 +59,17 @@ class OwnerPort(Protocol):
         ...
 
 
-class Order:
+class SliceOrder:
     """A call that waits for slices. `held` is filled while the call still waits."""
 
-    def __init__(self, asks: Sequence[Ask]) -> None:
+    def __init__(self, asks: Sequence[LimitAsk]) -> None:
         self.asks = asks
         self.held: list[Held] = []
         self.abandoned = False
 
 
 @dataclass(frozen=True, slots=True)
-class Refusal:
+class KnownRefusal:
     """What the owner has refused, and until when the Router does not ask again."""
 
     amount: int
@@ -95,7 +102,7 @@ class SlicedCounters:
         """The limits for which a question is under way that no call waits for."""
         self._unsure = False
         """Whether the owner may have handed out places that this Router has not got."""
-        self._refusals: dict[str, Refusal] = {}
+        self._refusals: dict[str, KnownRefusal] = {}
         # The first message finds the owner, or starts it, before there are calls.
         self._heard_at = -math.inf
         self._asking: set[asyncio.Task[SliceVerdict | None]] = set()
@@ -122,7 +129,7 @@ class SlicedCounters:
                 await self.flush()
                 await self.flush()
 
-    async def reserve(self, call_id: str, asks: Sequence[Ask]) -> Verdict:
+    async def reserve(self, call_id: str, asks: Sequence[LimitAsk]) -> LimitVerdict:
         """Reserve all or nothing.
 
         Raises:
@@ -144,7 +151,7 @@ class SlicedCounters:
         self._calls[call_id] = held
         self._ask_ahead(asks)
         now = self._now()
-        return Verdict(tuple(self._purse.standing(ask.limit, now) for ask in asks))
+        return LimitVerdict(tuple(self._purse.standing(ask.limit, now) for ask in asks))
 
     def settle(self, call_id: str, charges: Sequence[Charge]) -> None:
         """Charge what a call has used instead of what was reserved."""
@@ -153,14 +160,14 @@ class SlicedCounters:
         for charge in charges:
             part = parts.get(charge.limit.key)
             more = charge.used - (0 if part is None else part.amount)
-            if charge.limit.window is Window.NOW:
+            if charge.limit.window is LimitWindow.NOW:
                 self._free_place(part, now)
             elif more > 0:
                 self._purse.owe(charge.limit, more, now)
             elif part is not None:
                 self._purse.deposit(Held(part.limit, part.slot, -more, part.until), now)
 
-    async def peek(self, limits: Sequence[Limit]) -> Verdict:
+    async def peek(self, limits: Sequence[Limit]) -> LimitVerdict:
         """The standings of limits, without a reservation.
 
         Raises:
@@ -171,7 +178,7 @@ class SlicedCounters:
                 standings = await self._port.standings(limits)
         except TimeoutError:
             raise CountersUnreachable("no answer in time") from None
-        return Verdict(tuple(standings))
+        return LimitVerdict(tuple(standings))
 
     async def flush(self) -> None:
         """Tell the owner what was spent and what is given back.
@@ -214,11 +221,11 @@ class SlicedCounters:
         held = [*self._purse.held(), *(part for parts in self._calls.values() for part in parts)]
         places: dict[str, int] = {}
         for part in held:
-            if part.limit.window is Window.NOW:
+            if part.limit.window is LimitWindow.NOW:
                 places[part.limit.key] = places.get(part.limit.key, 0) + part.amount
         return places
 
-    def _refused_just_now(self, asks: Sequence[Ask]) -> Verdict | None:
+    def _refused_just_now(self, asks: Sequence[LimitAsk]) -> LimitVerdict | None:
         """The refusal, if the owner has just refused as much of one of the limits. So a flood of
         calls beyond a limit does not become a flood of messages."""
         now = self._now()
@@ -226,13 +233,13 @@ class SlicedCounters:
             known = self._refusals.get(ask.limit.key)
             if known is not None and known.until > now and ask.amount >= known.amount:
                 standings = tuple(self._purse.standing(one.limit, now) for one in asks)
-                return Verdict(standings, index, max(1, known.retry_at - now))
+                return LimitVerdict(standings, index, max(1, known.retry_at - now))
         return None
 
-    def _note_refusal(self, ask: Ask, verdict: Verdict) -> None:
+    def _note_refusal(self, ask: LimitAsk, verdict: LimitVerdict) -> None:
         now = self._now()
         until = now + min(REFUSAL_MS, verdict.retry_ms)
-        self._refusals[ask.limit.key] = Refusal(ask.amount, now + verdict.retry_ms, until)
+        self._refusals[ask.limit.key] = KnownRefusal(ask.amount, now + verdict.retry_ms, until)
 
     def _free_place(self, part: Held | None, now: int) -> None:
         """Keep a place for the next call, but not for long."""
@@ -240,7 +247,7 @@ class SlicedCounters:
             until = now + PLACE_MS
             self._purse.deposit(Held(part.limit, part.slot, part.amount, until), now)
 
-    def _withdraw(self, asks: Sequence[Ask]) -> list[Held] | None:
+    def _withdraw(self, asks: Sequence[LimitAsk]) -> list[Held] | None:
         """Everything that is asked for, None if the purse does not hold all of it."""
         now = self._now()
         held = [self._purse.withdraw(ask.limit, ask.amount, now) for ask in asks]
@@ -254,24 +261,26 @@ class SlicedCounters:
         for part in held:
             self._purse.deposit(part, now)
 
-    async def _reserve_slowly(self, asks: Sequence[Ask]) -> tuple[Verdict, list[Held] | None]:
+    async def _reserve_slowly(
+        self, asks: Sequence[LimitAsk]
+    ) -> tuple[LimitVerdict, list[Held] | None]:
         """Raises CountersUnreachable if the owner does not answer."""
         for _ in range(ATTEMPTS):
             held = self._withdraw(asks)
             if held is not None:
-                return Verdict(()), held
+                return LimitVerdict(()), held
             refusal = self._refused_just_now(asks)
             if refusal is not None:
                 return refusal, None
-            order = Order(asks)
+            order = SliceOrder(asks)
             verdict = await self._wait_for(order)
             if verdict is not None:
                 return verdict, None
             if order.held:
-                return Verdict(()), order.held
+                return LimitVerdict(()), order.held
         raise CountersUnreachable("slices ended before they could be spent")
 
-    async def _wait_for(self, order: Order) -> Verdict | None:
+    async def _wait_for(self, order: SliceOrder) -> LimitVerdict | None:
         """The refusal, None if the order was filled or its slices have ended."""
         task = asyncio.create_task(self._fill(order))
         self._asking.add(task)
@@ -285,7 +294,7 @@ class SlicedCounters:
             raise
         return None if answer is None else answer.verdict
 
-    def _ask_ahead(self, asks: Sequence[Ask]) -> None:
+    def _ask_ahead(self, asks: Sequence[LimitAsk]) -> None:
         """Ask for the next slices before the purse is empty, so that the next call need not wait.
 
         Places are not asked for ahead, nor where a call needs more than half a slice: others would
@@ -295,20 +304,20 @@ class SlicedCounters:
         low = [ask.limit for ask in asks if self._is_low(ask, now)]
         if low:
             self._ahead |= {limit.key for limit in low}
-            order = Order([Ask(limit, 1) for limit in low])
+            order = SliceOrder([LimitAsk(limit, 1) for limit in low])
             order.abandoned = True
             task = asyncio.create_task(self._fill(order, ahead=True))
             self._asking.add(task)
             task.add_done_callback(self._forget)
 
-    def _is_low(self, ask: Ask, now: int) -> bool:
+    def _is_low(self, ask: LimitAsk, now: int) -> bool:
         limit, half = ask.limit, ask.limit.amount // SLICES // 2
         return (
-            limit.window is not Window.NOW
+            limit.window is not LimitWindow.NOW
             and 0 < ask.amount <= half
             and limit.key not in self._ahead
             and not self._purse.holds(limit, half, now)
-            and self._refused_just_now([Ask(limit, 1)]) is None
+            and self._refused_just_now([LimitAsk(limit, 1)]) is None
         )
 
     def _forget(self, task: asyncio.Task[SliceVerdict | None]) -> None:
@@ -316,7 +325,7 @@ class SlicedCounters:
         if not task.cancelled():
             task.exception()  # else asyncio reports an error that nobody has read
 
-    async def _fill(self, order: Order, *, ahead: bool = False) -> SliceVerdict | None:
+    async def _fill(self, order: SliceOrder, *, ahead: bool = False) -> SliceVerdict | None:
         """Ask the owner for what is missing; returns the refusal, if it is one.
 
         What the purse holds already counts for the order, unless the question comes `ahead`.

@@ -19,7 +19,7 @@ REACH_MS = MINUTE_MS + SLOT_MS
 """How long after its beginning a slot of a minute still counts."""
 
 
-class Window(StrEnum):
+class LimitWindow(StrEnum):
     """The windows of limits; a closed set, because the Redis script knows each of them."""
 
     NOW = "n"
@@ -29,29 +29,29 @@ class Window(StrEnum):
     MONTH = "o"
 
 
-def slot_of(window: Window, now: int) -> int:
+def slot_of(window: LimitWindow, now: int) -> int:
     """The slot of a time, by its beginning."""
-    if window is Window.MINUTE:
+    if window is LimitWindow.MINUTE:
         return now - now % SLOT_MS
-    if window is Window.DAY:
+    if window is LimitWindow.DAY:
         return now - now % DAY_MS
-    if window is Window.MONTH:
+    if window is LimitWindow.MONTH:
         return month_starts(now)[1]
     return 0
 
 
-def end_of(window: Window, slot: int) -> int:
+def end_of(window: LimitWindow, slot: int) -> int:
     """When a slot no longer counts."""
-    if window is Window.MINUTE:
+    if window is LimitWindow.MINUTE:
         return slot + REACH_MS
-    if window is Window.DAY:
+    if window is LimitWindow.DAY:
         return slot + DAY_MS
     return month_starts(slot)[2]
 
 
-def closes_at(window: Window, slot: int) -> int:
+def closes_at(window: LimitWindow, slot: int) -> int:
     """When the slot takes no more uses, because the next slot has begun."""
-    return slot + SLOT_MS if window is Window.MINUTE else end_of(window, slot)
+    return slot + SLOT_MS if window is LimitWindow.MINUTE else end_of(window, slot)
 
 
 def month_starts(now: int) -> tuple[int, int, int, int]:

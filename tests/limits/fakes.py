@@ -9,9 +9,16 @@ from enum import StrEnum
 from typing import TypeVar
 
 from serve_app.limits.ledger import Ledger
-from serve_app.limits.limit import Ask, Charge, CountersUnreachable, Limit, Standing, Verdict
+from serve_app.limits.limit import (
+    Charge,
+    CountersUnreachable,
+    Limit,
+    LimitAsk,
+    LimitVerdict,
+    Standing,
+)
 from serve_app.limits.owner import Entry, Journal, Note, Owner, Peer, SliceAsk, SliceVerdict
-from serve_app.limits.windows import Window, slot_of
+from serve_app.limits.windows import LimitWindow, slot_of
 
 T = TypeVar("T")
 NOW = 1_700_000_000_000
@@ -31,7 +38,7 @@ class FakeCounters:
 
     async def close(self) -> None: ...
 
-    async def reserve(self, call_id: str, asks: Sequence[Ask]) -> Verdict:
+    async def reserve(self, call_id: str, asks: Sequence[LimitAsk]) -> LimitVerdict:
         if self.hangs:
             await asyncio.Event().wait()
         if not self.reachable:
@@ -45,14 +52,14 @@ class FakeCounters:
         self.settled.append((call_id, charges))
         for charge in charges:
             limit, known = charge.limit, call_id in self._reserved
-            if known or limit.window is not Window.NOW:
+            if known or limit.window is not LimitWindow.NOW:
                 more = charge.used - (charge.reserved if known else 0)
                 self.ledger.add(limit.key, limit.window, slot_of(limit.window, NOW), more)
 
-    async def peek(self, limits: Sequence[Limit]) -> Verdict:
+    async def peek(self, limits: Sequence[Limit]) -> LimitVerdict:
         if not self.reachable:
             raise CountersUnreachable("out of reach")
-        return Verdict(tuple(self.ledger.standing(limit, NOW) for limit in limits))
+        return LimitVerdict(tuple(self.ledger.standing(limit, NOW) for limit in limits))
 
 
 class FakeClock:

@@ -5,8 +5,8 @@ from __future__ import annotations
 from serve_app.core.call import Call, Decision, Endpoint, Prompt, Reason, Record, Route, Turn
 from serve_app.core.caller import Caller
 from serve_app.gateway.wire import JsonPayload
-from serve_app.limits.limit import Ask, Charge, Limit, Measure
-from serve_app.limits.windows import Window
+from serve_app.limits.limit import Charge, Limit, LimitAsk, Measure
+from serve_app.limits.windows import LimitWindow
 
 ACME = Caller("acme", key_id="k1", user="alice")
 FAST = Decision("fast", "demo-fast", Reason.SIMPLE)
@@ -15,7 +15,7 @@ STRONG = Decision("strong", "demo-strong", Reason.COMPLEX)
 
 def limit_of(
     amount: int,
-    window: Window = Window.MINUTE,
+    window: LimitWindow = LimitWindow.MINUTE,
     measure: Measure = Measure.TOKENS,
     name: str = "acme",
 ) -> Limit:
@@ -24,10 +24,10 @@ def limit_of(
 
 
 def places_of(amount: int, name: str = "acme") -> Limit:
-    return limit_of(amount, Window.NOW, Measure.CALLS, name)
+    return limit_of(amount, LimitWindow.NOW, Measure.CALLS, name)
 
 
-def charge_of(ask: Ask, used: int) -> Charge:
+def charge_of(ask: LimitAsk, used: int) -> Charge:
     return Charge(ask.limit, ask.amount, used)
 
 

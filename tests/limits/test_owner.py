@@ -13,16 +13,16 @@ from hypothesis import Phase, example, given, settings
 from hypothesis import strategies as st
 
 from serve_app.limits.journal import SqliteJournal
-from serve_app.limits.limit import Ask, CountersUnreachable, Limit, Measure
+from serve_app.limits.limit import CountersUnreachable, Limit, LimitAsk, Measure
 from serve_app.limits.owner import PLACE_MS, ROOM_SLICES, SLICES
 from serve_app.limits.sliced_counters import SlicedCounters
-from serve_app.limits.windows import MINUTE_MS, Window
+from serve_app.limits.windows import MINUTE_MS, LimitWindow
 from tests.limits.fakes import NOW, FakeClock, FakeJournal, FakePort, Fault
 from tests.limits.samples import charge_of, limit_of, places_of
 
 TOKENS = limit_of(100)
-REQUESTS = limit_of(64, Window.MINUTE, Measure.REQUESTS)
-DAILY = limit_of(150, Window.DAY)
+REQUESTS = limit_of(64, LimitWindow.MINUTE, Measure.REQUESTS)
+DAILY = limit_of(150, LimitWindow.DAY)
 PLACES = places_of(3)
 LIMITS = (TOKENS, REQUESTS, DAILY, PLACES)
 PATIENT_S = 10.0
@@ -34,9 +34,14 @@ def router_of(port: FakePort, clock: FakeClock, deadline_s: float = PATIENT_S) -
     return SlicedCounters(port, "router", deadline_s=deadline_s, clock=clock.monotonic)
 
 
-def asks_of(tokens: int) -> list[Ask]:
+def asks_of(tokens: int) -> list[LimitAsk]:
     """What a call asks: of one kind of limit, or of all of them."""
-    asks = [Ask(TOKENS, tokens), Ask(REQUESTS, 1), Ask(DAILY, tokens), Ask(PLACES, 1)]
+    asks = [
+        LimitAsk(TOKENS, tokens),
+        LimitAsk(REQUESTS, 1),
+        LimitAsk(DAILY, tokens),
+        LimitAsk(PLACES, 1),
+    ]
     return asks if tokens % 5 == 0 else [asks[0]] if tokens % 2 else [asks[2], asks[3]]
 
 
@@ -45,7 +50,7 @@ class Spent:
     """One call that has passed: what it holds of the limits, or has used when it has ended."""
 
     at: int
-    asks: Sequence[Ask]
+    asks: Sequence[LimitAsk]
     router: int
     call_id: str
     ended: bool = False
@@ -55,7 +60,7 @@ class Spent:
         ask = next((one for one in self.asks if one.limit is limit), None)
         if ask is None:
             return 0
-        if limit.window is Window.NOW:
+        if limit.window is LimitWindow.NOW:
             return 0 if self.ended else 1
         counts_tokens = limit.measure is Measure.TOKENS
         return ask.amount if self.used is None or not counts_tokens else self.used
@@ -118,7 +123,7 @@ class World:
 
     def check(self) -> None:
         for limit in LIMITS:
-            reach = {Window.MINUTE: MINUTE_MS}.get(limit.window, 10**12)
+            reach = {LimitWindow.MINUTE: MINUTE_MS}.get(limit.window, 10**12)
             amounts = [c.amount(limit) for c in self.spent if c.at > self.clock.ms - reach]
             assert sum(amounts) <= limit.amount, limit
 
@@ -236,7 +241,7 @@ async def test_most_calls_ask_nobody() -> None:
     port = FakePort(FakeJournal(), clock)
     router = router_of(port, clock)
     for number in range(100):
-        assert (await router.reserve(f"c{number}", [Ask(wide, 10)])).refused is None
+        assert (await router.reserve(f"c{number}", [LimitAsk(wide, 10)])).refused is None
     assert port.messages == 1
     (used,) = port.owner.standings([wide], clock.ms)
     assert used.used == 16_000 // SLICES
@@ -249,7 +254,7 @@ async def test_a_router_leaves_room_for_the_others() -> None:
     routers = [router_of(port, clock) for _ in range(4)]
     passed = 0
     for number in range(900):
-        verdict = await routers[number % 4].reserve(f"c{number}", [Ask(limit, 1)])
+        verdict = await routers[number % 4].reserve(f"c{number}", [LimitAsk(limit, 1)])
         passed += verdict.refused is None
         clock.ms += 1
     assert passed == 800
@@ -261,21 +266,21 @@ async def test_a_refusal_tells_what_the_owner_knows() -> None:
     clock = FakeClock()
     port = FakePort(FakeJournal(), clock)
     router, other = router_of(port, clock), router_of(port, clock)
-    assert (await other.reserve("c1", [Ask(TOKENS, 95)])).refused is None
+    assert (await other.reserve("c1", [LimitAsk(TOKENS, 95)])).refused is None
     for _ in range(50):
-        verdict = await router.reserve("c2", [Ask(TOKENS, 10)])
+        verdict = await router.reserve("c2", [LimitAsk(TOKENS, 10)])
         assert verdict.refused == 0
         assert verdict.standings[0].used == 95
         assert 60_000 < verdict.retry_ms <= 65_000
     assert port.messages == 2
-    assert (await router.reserve("c3", [Ask(TOKENS, 5)])).refused is None
+    assert (await router.reserve("c3", [LimitAsk(TOKENS, 5)])).refused is None
 
 
 async def test_a_place_that_no_call_uses_goes_back() -> None:
     """So that another Router may have it."""
     clock, places = FakeClock(), places_of(1)
     port = FakePort(FakeJournal(), clock)
-    one, two, ask = router_of(port, clock), router_of(port, clock), Ask(places_of(1), 1)
+    one, two, ask = router_of(port, clock), router_of(port, clock), LimitAsk(places_of(1), 1)
     assert (await one.reserve("c1", [ask])).refused is None
     assert (await two.reserve("c2", [ask])).refused == 0
     one.settle("c1", [charge_of(ask, 0)])
@@ -289,7 +294,7 @@ async def test_the_places_of_a_silent_router_expire() -> None:
     """A Router that lives says so, also without calls."""
     clock, places = FakeClock(), places_of(2)
     port = FakePort(FakeJournal(), clock, place_ms=60_000)
-    living, dead, ask = router_of(port, clock), router_of(port, clock), Ask(places_of(2), 1)
+    living, dead, ask = router_of(port, clock), router_of(port, clock), LimitAsk(places_of(2), 1)
     await living.reserve("c1", [ask])
     await dead.reserve("c2", [ask])
     for _ in range(20):
@@ -302,7 +307,7 @@ async def test_a_place_whose_answer_was_lost_is_found_again() -> None:
     """The Router says which places it holds, once an answer has been lost."""
     clock, places = FakeClock(), places_of(2)
     port = FakePort(FakeJournal(), clock)
-    router, ask = router_of(port, clock), Ask(places_of(2), 1)
+    router, ask = router_of(port, clock), LimitAsk(places_of(2), 1)
     await router.reserve("c1", [ask])
     port.faults = [Fault.ANSWER_LOST]
     with pytest.raises(CountersUnreachable):
@@ -319,7 +324,7 @@ async def test_an_owner_that_dies_forgets_no_charge(tmp_path: Path) -> None:
     journal = SqliteJournal(tmp_path)
     port = FakePort(journal, clock)
     router = router_of(port, clock)
-    ask = Ask(DAILY, 60)
+    ask = LimitAsk(DAILY, 60)
     await router.reserve("c1", [ask])
     router.settle("c1", [charge_of(ask, 100)])
     port.faults = [Fault.ANSWER_LOST]
@@ -347,8 +352,8 @@ async def test_a_slow_owner_fails_within_the_deadline() -> None:
     router = router_of(port, clock, deadline_s=0.01)
     port.faults = [Fault.ANSWER_LATE]
     with pytest.raises(CountersUnreachable):
-        await router.reserve("c1", [Ask(TOKENS, 90)])
+        await router.reserve("c1", [LimitAsk(TOKENS, 90)])
     port.release.set()
     await asyncio.sleep(0.01)
-    assert (await router.reserve("c2", [Ask(TOKENS, 90)])).refused is None
+    assert (await router.reserve("c2", [LimitAsk(TOKENS, 90)])).refused is None
     assert port.messages == 1

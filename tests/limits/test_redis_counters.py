@@ -17,9 +17,9 @@ from hypothesis import strategies as st
 from redis.asyncio import Redis
 
 from serve_app.limits.ledger import Ledger
-from serve_app.limits.limit import Ask, CountersUnreachable, Limit, Measure
+from serve_app.limits.limit import CountersUnreachable, Limit, LimitAsk, Measure
 from serve_app.limits.redis_counters import RedisCounters, connect
-from serve_app.limits.windows import Window
+from serve_app.limits.windows import LimitWindow
 from tests.limits.samples import charge_of, limit_of, places_of
 from tests.redis_server import free_port, redis_url, run_redis
 
@@ -57,7 +57,7 @@ async def until_used(counters: RedisCounters, limit: Limit, amount: int) -> None
 
 async def test_what_was_not_used_is_given_back(redis_url: str) -> None:
     """A reservation is replaced by the true use, once."""
-    tokens, ask = limit_of(100), Ask(limit_of(100), 60)
+    tokens, ask = limit_of(100), LimitAsk(limit_of(100), 60)
     async with counters_of(redis_url) as counters:
         verdict = await counters.reserve("c1", [ask])
         assert verdict.refused is None
@@ -66,17 +66,19 @@ async def test_what_was_not_used_is_given_back(redis_url: str) -> None:
         for _ in range(3):
             counters.settle("c1", [charge_of(ask, 25)])
         await until_used(counters, tokens, 25)
-        counters.settle("c2", [charge_of(Ask(tokens, 0), 0)])
+        counters.settle("c2", [charge_of(LimitAsk(tokens, 0), 0)])
         await until_used(counters, tokens, 25)
 
 
-@pytest.mark.parametrize("window", [Window.MINUTE, Window.DAY, Window.MONTH])
-async def test_a_full_window_refuses(redis_url: str, window: Window) -> None:
+@pytest.mark.parametrize("window", [LimitWindow.MINUTE, LimitWindow.DAY, LimitWindow.MONTH])
+async def test_a_full_window_refuses(redis_url: str, window: LimitWindow) -> None:
     """All or nothing: what another limit of the same call had room for is not taken."""
     tight, wide = limit_of(10, window), limit_of(1000, window, Measure.REQUESTS)
     async with counters_of(redis_url) as counters:
-        assert (await counters.reserve("c1", [Ask(wide, 1), Ask(tight, 8)])).refused is None
-        verdict = await counters.reserve("c2", [Ask(wide, 1), Ask(tight, 3)])
+        assert (
+            await counters.reserve("c1", [LimitAsk(wide, 1), LimitAsk(tight, 8)])
+        ).refused is None
+        verdict = await counters.reserve("c2", [LimitAsk(wide, 1), LimitAsk(tight, 3)])
         assert verdict.refused == 1
         assert verdict.retry_ms > 0
         assert [standing.used for standing in verdict.standings] == [1, 8]
@@ -87,14 +89,14 @@ async def test_lua_counts_like_the_ledger(redis_url: str) -> None:
     """The script and the ledger give the same verdicts for the same reservations."""
     ledger = Ledger()
     limits = [
-        limit_of(100, Window.DAY),
-        limit_of(60, Window.MONTH, Measure.MONEY),
-        limit_of(4, Window.DAY, Measure.REQUESTS, "other"),
+        limit_of(100, LimitWindow.DAY),
+        limit_of(60, LimitWindow.MONTH, Measure.MONEY),
+        limit_of(4, LimitWindow.DAY, Measure.REQUESTS, "other"),
     ]
     async with counters_of(redis_url) as counters:
         for number in range(40):
             chosen = [limits[0], limits[1]] if number % 3 else [limits[2]]
-            asks = [Ask(limit, 1 + (number * 7 + at) % 9) for at, limit in enumerate(chosen)]
+            asks = [LimitAsk(limit, 1 + (number * 7 + at) % 9) for at, limit in enumerate(chosen)]
             theirs = await counters.reserve(f"c{number}", asks)
             ours = ledger.reserve(asks, int(time.time() * 1000))
             assert theirs.refused == ours.refused
@@ -104,11 +106,11 @@ async def test_lua_counts_like_the_ledger(redis_url: str) -> None:
 
 async def test_money_of_a_million_is_counted_to_the_nano(redis_url: str) -> None:
     """Lua's numbers are doubles, and would lose the last digits in scientific notation."""
-    money = limit_of(10**15 + 10, Window.MONTH, Measure.MONEY)
+    money = limit_of(10**15 + 10, LimitWindow.MONTH, Measure.MONEY)
     async with counters_of(redis_url) as counters:
-        assert (await counters.reserve("c1", [Ask(money, 10**15 + 3)])).refused is None
-        assert (await counters.reserve("c2", [Ask(money, 8)])).refused == 0
-        assert (await counters.reserve("c3", [Ask(money, 7)])).refused is None
+        assert (await counters.reserve("c1", [LimitAsk(money, 10**15 + 3)])).refused is None
+        assert (await counters.reserve("c2", [LimitAsk(money, 8)])).refused == 0
+        assert (await counters.reserve("c3", [LimitAsk(money, 7)])).refused is None
         assert await used(counters, money) == 10**15 + 10
 
 
@@ -120,7 +122,7 @@ async def test_concurrent_routers_never_reserve_beyond_a_limit(redis_url: str) -
 
         async def call(number: int) -> bool:
             router = routers[number % 2]
-            asks = [Ask(tokens, 30), Ask(places, 1)]
+            asks = [LimitAsk(tokens, 30), LimitAsk(places, 1)]
             return (await router.reserve(f"c{number}", asks)).refused is None
 
         passed = await asyncio.gather(*(call(number) for number in range(80)))
@@ -130,7 +132,7 @@ async def test_concurrent_routers_never_reserve_beyond_a_limit(redis_url: str) -
 
 async def test_a_place_is_free_after_its_call(redis_url: str) -> None:
     """Calls at a time count until they are settled."""
-    places, ask = places_of(1), Ask(places_of(1), 1)
+    places, ask = places_of(1), LimitAsk(places_of(1), 1)
     async with counters_of(redis_url) as counters:
         assert (await counters.reserve("c1", [ask])).refused is None
         verdict = await counters.reserve("c2", [ask])
@@ -143,7 +145,7 @@ async def test_a_place_is_free_after_its_call(redis_url: str) -> None:
 async def test_the_places_of_a_dead_router_expire(redis_url: str) -> None:
     """Its calls stay charged by their estimates; a Router that lives keeps its places."""
     places, tokens = places_of(2), limit_of(100)
-    asks = [Ask(places, 1), Ask(tokens, 40)]
+    asks = [LimitAsk(places, 1), LimitAsk(tokens, 40)]
     async with counters_of(redis_url, place_s=0.4) as living:
         async with counters_of(redis_url, place_s=0.4) as dead:
             await dead.reserve("d1", asks)
@@ -159,10 +161,10 @@ async def test_a_reservation_that_nobody_waited_for_is_given_back(redis_url: str
     """Also where Redis runs the settlement before the reservation."""
     tokens = limit_of(100)
     async with counters_of(redis_url) as counters:
-        counters.settle("late", [charge_of(Ask(tokens, 60), 0)])
+        counters.settle("late", [charge_of(LimitAsk(tokens, 60), 0)])
         await until_settled(counters)
         with pytest.raises(CountersUnreachable):
-            await counters.reserve("late", [Ask(tokens, 60)])
+            await counters.reserve("late", [LimitAsk(tokens, 60)])
         assert await used(counters, tokens) == 0
 
 
@@ -175,7 +177,7 @@ async def until_settled(counters: RedisCounters) -> None:
 async def test_a_slow_redis_fails_within_the_deadline(redis_url: str) -> None:
     """The call does not wait; what Redis reserves later is given back; the next call gets its own
     answer and not the late one."""
-    tokens, ask = limit_of(100), Ask(limit_of(100), 60)
+    tokens, ask = limit_of(100), LimitAsk(limit_of(100), 60)
     async with counters_of(redis_url, deadline_s=0.05) as hasty, counters_of(redis_url) as patient:
         async with closing_redis(redis_url) as redis:
             await redis.execute_command("CLIENT", "PAUSE", "400", "ALL")
@@ -199,7 +201,7 @@ async def closing_redis(url: str) -> AsyncIterator[Redis]:
 async def test_a_redis_that_dies_forgets_no_charge(tmp_path: Path) -> None:
     """With `appendfsync always`, a reservation survives kill -9, and the settlement that waited
     meanwhile is charged once."""
-    tokens, ask = limit_of(100, Window.DAY), Ask(limit_of(100, Window.DAY), 60)
+    tokens, ask = limit_of(100, LimitWindow.DAY), LimitAsk(limit_of(100, LimitWindow.DAY), 60)
     options = ("--save", "", "--appendonly", "yes", "--appendfsync", "always")
     port = free_port()
     async with AsyncExitStack() as stack:
@@ -265,16 +267,16 @@ def test_no_interleaving_overspends(shared_url: str, steps: list[tuple[str, int,
 
 async def play(url: str, steps: list[tuple[str, int, float]]) -> None:
     name = f"tenant-{next(EXAMPLES)}"
-    tokens, places = limit_of(100, Window.DAY, name=name), places_of(5, name)
-    running: dict[str, tuple[RedisCounters, Ask]] = {}
+    tokens, places = limit_of(100, LimitWindow.DAY, name=name), places_of(5, name)
+    running: dict[str, tuple[RedisCounters, LimitAsk]] = {}
     charged: dict[str, float] = {}
     lost = 0
     async with AsyncExitStack() as stack:
         routers = [await stack.enter_async_context(counters_of(url)) for _ in range(3)]
 
         async def reserve(number: int, amount: int) -> None:
-            call_id, ask = f"{name}-{next(EXAMPLES)}", Ask(tokens, amount)
-            verdict = await routers[number].reserve(call_id, [ask, Ask(places, 1)])
+            call_id, ask = f"{name}-{next(EXAMPLES)}", LimitAsk(tokens, amount)
+            verdict = await routers[number].reserve(call_id, [ask, LimitAsk(places, 1)])
             if verdict.refused is None:
                 running[call_id] = (routers[number], ask)
                 charged[call_id] = amount
@@ -284,7 +286,7 @@ async def play(url: str, steps: list[tuple[str, int, float]]) -> None:
                 call_id = list(running)[number % len(running)]
                 router, ask = running.pop(call_id)
                 charged[call_id] = int(ask.amount * share)
-                charges = [charge_of(ask, int(charged[call_id])), charge_of(Ask(places, 1), 0)]
+                charges = [charge_of(ask, int(charged[call_id])), charge_of(LimitAsk(places, 1), 0)]
                 router.settle(call_id, charges)
 
         for what, number, amount in steps:
@@ -309,7 +311,7 @@ async def play(url: str, steps: list[tuple[str, int, float]]) -> None:
 
 async def test_a_redis_that_lost_everything_is_charged_the_whole_use(redis_url: str) -> None:
     """A settlement without its reservation charges what the call has used."""
-    tokens, ask = limit_of(100, Window.DAY), Ask(limit_of(100, Window.DAY), 60)
+    tokens, ask = limit_of(100, LimitWindow.DAY), LimitAsk(limit_of(100, LimitWindow.DAY), 60)
     async with counters_of(redis_url) as counters, closing_redis(redis_url) as redis:
         await counters.reserve("c1", [ask])
         await redis.flushall()

@@ -9,11 +9,11 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.limits.ledger import Ledger
-from serve_app.limits.limit import Ask
+from serve_app.limits.limit import LimitAsk
 from serve_app.limits.windows import (
     MINUTE_MS,
     REACH_MS,
-    Window,
+    LimitWindow,
     closes_at,
     end_of,
     month_starts,
@@ -22,7 +22,7 @@ from serve_app.limits.windows import (
 from tests.limits.samples import limit_of, places_of
 
 TIMES = st.integers(1_500_000_000_000, 2_500_000_000_000)
-TIMED = st.sampled_from([Window.MINUTE, Window.DAY, Window.MONTH])
+TIMED = st.sampled_from([LimitWindow.MINUTE, LimitWindow.DAY, LimitWindow.MONTH])
 
 
 def ms(text: str) -> int:
@@ -30,7 +30,7 @@ def ms(text: str) -> int:
 
 
 @given(TIMED, TIMES)
-def test_every_time_lies_in_its_slot(window: Window, now: int) -> None:
+def test_every_time_lies_in_its_slot(window: LimitWindow, now: int) -> None:
     """A slot holds its own beginning, and the next slot begins where it closes."""
     slot = slot_of(window, now)
     assert slot <= now < closes_at(window, slot) <= end_of(window, slot)
@@ -59,7 +59,7 @@ def test_no_minute_holds_more_than_its_limit(calls: list[tuple[int, int]]) -> No
     taken: list[tuple[int, int]] = []
     for pause, amount in calls:
         now += pause
-        verdict = ledger.reserve([Ask(limit, amount)], now)
+        verdict = ledger.reserve([LimitAsk(limit, amount)], now)
         if verdict.refused is None:
             taken.append((now, amount))
         else:
@@ -69,12 +69,14 @@ def test_no_minute_holds_more_than_its_limit(calls: list[tuple[int, int]]) -> No
 
 
 @given(st.lists(st.tuples(st.integers(0, 9_000), st.integers(1, 40)), min_size=1), TIMED)
-def test_a_refusal_says_when_to_come_back(calls: list[tuple[int, int]], window: Window) -> None:
+def test_a_refusal_says_when_to_come_back(
+    calls: list[tuple[int, int]], window: LimitWindow
+) -> None:
     """After that time the same call passes, and a millisecond earlier it does not."""
     ledger, limit, now = Ledger(), limit_of(100, window), 1_700_000_000_123
     for pause, amount in calls:
         now += pause
-        verdict = ledger.reserve([Ask(limit, amount)], now)
+        verdict = ledger.reserve([LimitAsk(limit, amount)], now)
         if verdict.refused is not None:
             early, late = now + verdict.retry_ms - 1, now + verdict.retry_ms
             assert verdict.retry_ms > 0
@@ -86,6 +88,6 @@ def test_a_refusal_says_when_to_come_back(calls: list[tuple[int, int]], window: 
 def test_nothing_is_reserved_if_one_limit_refuses() -> None:
     """A call that does not run uses nothing of its other limits."""
     ledger, wide, none = Ledger(), limit_of(100), places_of(0)
-    verdict = ledger.reserve([Ask(wide, 10), Ask(none, 1)], 1_700_000_000_000)
+    verdict = ledger.reserve([LimitAsk(wide, 10), LimitAsk(none, 1)], 1_700_000_000_000)
     assert verdict.refused == 1
     assert ledger.standing(wide, 1_700_000_000_000).used == 0

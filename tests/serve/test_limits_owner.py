@@ -9,17 +9,17 @@ from pathlib import Path
 import pytest
 import ray
 
-from serve_app.limits.limit import Ask, CountersUnreachable
+from serve_app.limits.limit import CountersUnreachable, LimitAsk
 from serve_app.limits.owner_actor import RayOwnerPort, find_owner
 from serve_app.limits.sliced_counters import SlicedCounters
-from serve_app.limits.windows import Window
+from serve_app.limits.windows import LimitWindow
 from tests.limits.samples import charge_of, limit_of
 
 pytestmark = pytest.mark.serve
 
 PLACE_MS = 60_000
 PATIENT_S = 60.0
-DAILY = limit_of(200_000, Window.DAY)
+DAILY = limit_of(200_000, LimitWindow.DAY)
 
 
 @pytest.fixture(scope="module")
@@ -39,13 +39,13 @@ async def test_routers_share_one_owner_that_comes_back(cluster: None, tmp_path: 
     """Two Routers find the same actor; when its process is killed, Ray starts it again, and it has
     forgotten nothing."""
     routers = [router_of(tmp_path) for _ in range(2)]
-    asks = [Ask(DAILY, 60_000)]
+    asks = [LimitAsk(DAILY, 60_000)]
     verdicts = [await router.reserve("c1", asks) for router in routers]
     assert [verdict.refused for verdict in verdicts] == [None, None]
     assert (await routers[0].peek([DAILY])).standings[0].used == 120_000
     ray.kill(find_owner(str(tmp_path), PLACE_MS), no_restart=False)
     assert await used_again(routers[1]) == 120_000
-    assert (await routers[1].reserve("c2", [Ask(DAILY, 90_000)])).refused == 0
+    assert (await routers[1].reserve("c2", [LimitAsk(DAILY, 90_000)])).refused == 0
     routers[0].settle("c1", [charge_of(asks[0], 10_000)])
     for router in routers:
         await router.close()

@@ -23,11 +23,11 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage
 from limits.aio.strategies import MovingWindowRateLimiter
 
-from serve_app.limits.limit import Ask, Charge, Counters, Limit, Measure
+from serve_app.limits.limit import Charge, Counters, Limit, LimitAsk, Measure
 from serve_app.limits.owner_actor import RayOwnerPort, find_owner
 from serve_app.limits.redis_counters import RedisCounters, connect
 from serve_app.limits.sliced_counters import SlicedCounters
-from serve_app.limits.windows import Window
+from serve_app.limits.windows import LimitWindow
 
 TENANTS = 20
 AMOUNT = 1_000_000_000
@@ -158,19 +158,19 @@ async def _running(routers: list[RedisCounters] | list[SlicedCounters]) -> Async
             await router.close()
 
 
-def _asks(tenant: str) -> list[Ask]:
+def _asks(tenant: str) -> list[LimitAsk]:
     return [
-        Ask(_limit(tenant, Measure.REQUESTS, Window.MINUTE), 1),
-        Ask(_limit(tenant, Measure.TOKENS, Window.MINUTE), TOKENS),
-        Ask(_limit(tenant, Measure.CALLS, Window.NOW), 1),
+        LimitAsk(_limit(tenant, Measure.REQUESTS, LimitWindow.MINUTE), 1),
+        LimitAsk(_limit(tenant, Measure.TOKENS, LimitWindow.MINUTE), TOKENS),
+        LimitAsk(_limit(tenant, Measure.CALLS, LimitWindow.NOW), 1),
     ]
 
 
-def _charge(ask: Ask) -> Charge:
+def _charge(ask: LimitAsk) -> Charge:
     used = {Measure.REQUESTS: 1, Measure.TOKENS: USED}.get(ask.limit.measure, 0)
     return Charge(ask.limit, ask.amount, used)
 
 
-def _limit(tenant: str, measure: Measure, window: Window) -> Limit:
+def _limit(tenant: str, measure: Measure, window: LimitWindow) -> Limit:
     key = f"{{{tenant}}}:tenant:{tenant}::{measure.value}:{window.value}"
     return Limit(key, measure, window, AMOUNT, "")

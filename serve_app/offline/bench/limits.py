@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, ExitStack
 from dataclasses import dataclass, field
 from pathlib import Path
+from random import Random
 from time import perf_counter, process_time
 from typing import Annotated
 
@@ -36,6 +37,7 @@ from serve_app.offline.bench.summary import percentile, ratio
 P50_GOAL_MS, P99_GOAL_MS = 1.0, 3.0
 OURS_REDIS = "Redis"
 OURS_OWNER = "owner (Ray actor)"
+SEED = 13
 HEADER = ("counters", "callers", "p50 ms", "p99 ms", "x peer (p50)", "CPU ms a call", "goal")
 
 
@@ -56,7 +58,7 @@ def limits(
     callers: Annotated[str, typer.Option(help="Callers at a time, separated by commas.")] = "1,16",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, in turns.")] = 3,
     pause_ms: Annotated[
-        float, typer.Option(min=0, help="Pause of each caller between two calls.")
+        float, typer.Option(min=0, help="Mean pause of each caller between two calls.")
     ] = 10.0,
     owner: Annotated[
         bool, typer.Option("--owner/--no-owner", help="Measure the owner too; it needs Ray.")
@@ -107,12 +109,15 @@ async def measure(
 
 
 async def _run(call: Call, callers: int, calls: int, pause_s: float, sample: Sample) -> None:
+    pauses = Random(SEED)
+
     async def caller(number: int) -> None:
         for _ in range(-(-calls // callers)):
             begin = perf_counter()
             await call(number)
             sample.seconds.append(perf_counter() - begin)
-            await asyncio.sleep(pause_s)
+            # Pauses of equal length would make the callers come together.
+            await asyncio.sleep(pauses.expovariate(1 / pause_s) if pause_s else 0)
 
     begin = process_time()
     await asyncio.gather(*(caller(number) for number in range(callers)))
