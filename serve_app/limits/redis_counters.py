@@ -38,6 +38,7 @@ BATCH_MAX = 128
 UNSETTLED_MAX = 100_000
 """Settlements that wait for Redis. Calls beyond that stay charged by their estimate."""
 RETRY_MIN_S, RETRY_MAX_S = 0.05, 5.0
+GATHER_S = 0.002
 CLOSE_S = 2.0
 
 
@@ -47,6 +48,8 @@ class Settlement:
 
     call_id: str
     charges: Sequence[Charge]
+    taken: asyncio.Future[None]
+    """Done when Redis has taken it."""
 
 
 class RedisCounters:
@@ -112,11 +115,22 @@ class RedisCounters:
             CountersUnreachable: Redis did not answer in time. It may have reserved.
         """
         verdict = await self._ask(call_id, asks, commit=True)
+        if self._waits_for_place(asks, verdict):
+            # A client may send its next call before Redis knows that its last call has ended.
+            await asyncio.wait({self._unsettled[-1].taken}, timeout=self._deadline_s)
+            verdict = await self._ask(call_id, asks, commit=True)
         if verdict.refused is None:
             for ask in asks:
                 if ask.limit.window is LimitWindow.NOW:
                     self._places[f"{call_id}/{ask.limit.key}"] = ask.limit.key
         return verdict
+
+    def _waits_for_place(self, asks: Sequence[LimitAsk], verdict: LimitVerdict) -> bool:
+        """Whether a call was refused for want of a place, and calls have ended that Redis still
+        counts."""
+        if verdict.refused is None or not self._unsettled:
+            return False
+        return asks[verdict.refused].limit.window is LimitWindow.NOW
 
     async def peek(self, limits: Sequence[Limit]) -> LimitVerdict:
         """The standings of limits, without a reservation.
@@ -134,7 +148,8 @@ class RedisCounters:
             logger.error("a call stays charged by its estimate: too many calls wait for Redis")
         for charge in charges:
             self._places.pop(f"{call_id}/{charge.limit.key}", None)
-        self._unsettled.append(Settlement(call_id, charges))
+        taken: asyncio.Future[None] = asyncio.get_running_loop().create_future()
+        self._unsettled.append(Settlement(call_id, charges, taken))
         self._wake.set()
 
     @property
@@ -172,6 +187,8 @@ class RedisCounters:
         while True:
             await self._wake.wait()
             self._wake.clear()
+            # Settlements that come together cost less, and nobody waits for them.
+            await asyncio.sleep(GATHER_S)
             while self._unsettled:
                 batch = [self._unsettled[n] for n in range(min(BATCH_MAX, len(self._unsettled)))]
                 if await self._settle_batch(batch):
@@ -188,6 +205,8 @@ class RedisCounters:
             logger.warning("calls cannot be settled yet: %s", type(errors[0]).__name__)
             return False
         for settlement in batch:
+            if not settlement.taken.done():
+                settlement.taken.set_result(None)
             if self._unsettled and self._unsettled[0] is settlement:
                 self._unsettled.popleft()
         return True

@@ -142,6 +142,16 @@ async def test_a_place_is_free_after_its_call(redis_url: str) -> None:
         assert (await counters.reserve("c3", [ask])).refused is None
 
 
+async def test_the_next_call_of_a_client_finds_the_place_of_its_last_call(redis_url: str) -> None:
+    """Although Redis has not been told yet that the last call has ended."""
+    ask = LimitAsk(places_of(1), 1)
+    async with counters_of(redis_url) as counters:
+        for number in range(20):
+            verdict = await counters.reserve(f"c{number}", [ask])
+            assert verdict.refused is None
+            counters.settle(f"c{number}", [charge_of(ask, 0)])
+
+
 async def test_the_places_of_a_dead_router_expire(redis_url: str) -> None:
     """Its calls stay charged by their estimates; a Router that lives keeps its places."""
     places, tokens = places_of(2), limit_of(100)

@@ -54,7 +54,7 @@ Samples = Mapping[tuple[str, int], Sample]
 
 
 def limits(
-    calls: Annotated[int, typer.Option(min=10, help="Calls of each row in a round.")] = 2000,
+    calls: Annotated[int, typer.Option(min=10, help="Calls of each caller in a round.")] = 500,
     callers: Annotated[str, typer.Option(help="Callers at a time, separated by commas.")] = "1,16",
     rounds: Annotated[int, typer.Option(min=1, help="Rounds, in turns.")] = 3,
     pause_ms: Annotated[
@@ -112,7 +112,7 @@ async def _run(call: Call, callers: int, calls: int, pause_s: float, sample: Sam
     pauses = Random(SEED)
 
     async def caller(number: int) -> None:
-        for _ in range(-(-calls // callers)):
+        for _ in range(calls):
             begin = perf_counter()
             await call(number)
             sample.seconds.append(perf_counter() - begin)
