@@ -276,7 +276,7 @@ def price_call(record: Record, prices: PricesConfig) -> int:
 
 def make_claim(call: Call, caller: Caller, fairness: FairnessConfig) -> Claim:
     """What a call weighs while it waits for a place."""
-    output = call.prompt.output_tokens_max or fairness.answer_tokens_assumed
+    output = call.output_tokens_max or fairness.answer_tokens_assumed
     return Claim(
         caller.tenant,
         fairness.weight(caller.tenant),

@@ -16,6 +16,7 @@ from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Record, Reservation, Route
 from serve_app.core.caller import Caller, Credentials
+from serve_app.core.limit_use import LimitUse
 from serve_app.leases.tier import Answer
 
 Open = Callable[[], AbstractAsyncContextManager[Answer]]
@@ -91,6 +92,14 @@ class Limiter(Part, Protocol):
         Raises:
             RateLimited: a limit of the caller does not allow the call now.
             LimitsUnavailable: the counters cannot be reached.
+        """
+        ...
+
+    async def describe(self, caller: Caller) -> Sequence[LimitUse]:
+        """The limits of a caller, and how much of each is used.
+
+        Raises:
+            LimitsUnavailable: the counters cannot be read.
         """
         ...
 

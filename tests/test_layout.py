@@ -35,6 +35,9 @@ def loaded() -> set[str]:
         "serve_app.offline",
         "serve_app.cli",
         "serve_app.replica",
+        # Steps that no config has asked for.
+        "serve_app.limits",
+        "redis",
         "vllm",
         "torch",
         "transformers",

@@ -52,6 +52,16 @@ NOTES = {"model": "`auto`, a tier's name or a model id. Without one the Router c
 
 DECISION_HEADERS = ("x-route-tier", "x-route-model", "x-route-reason", "x-route-score")
 DRAFT_HEADERS = ("x-route-escalated", "x-route-confidence")
+LIMIT_HEADERS = tuple(
+    f"x-ratelimit-{what}-{measure}"
+    for measure in ("requests", "tokens")
+    for what in ("limit", "remaining", "reset")
+)
+ANTHROPIC_LIMIT_HEADERS = tuple(
+    f"anthropic-ratelimit-{measure}-{what}"
+    for measure in ("requests", "tokens")
+    for what in ("limit", "remaining", "reset")
+)
 REQUEST_HEADERS = (
     "x-request-id",
     "x-route-tier",
@@ -139,7 +149,9 @@ def operation(endpoint: Endpoint, request: Json, answer: Json) -> Json:
 
 def success(endpoint: Endpoint, answer: Json) -> Json:
     """The answer with its headers; endpoints that generate may stream."""
-    names = ("x-request-id", *DECISION_HEADERS, *(DRAFT_HEADERS if endpoint.generates else ()))
+    limits = ANTHROPIC_LIMIT_HEADERS if endpoint.anthropic else LIMIT_HEADERS
+    drafts = DRAFT_HEADERS if endpoint.generates else ()
+    names = ("x-request-id", *DECISION_HEADERS, *drafts, *limits)
     content: Json = {"application/json": {"schema": answer}}
     if endpoint.generates:
         content["text/event-stream"] = {}

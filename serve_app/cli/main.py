@@ -14,6 +14,7 @@ EXTRA_OF = {
     "cryptography": "access",
     "jsonschema": "evaluate",
     "jwt": "access",
+    "limits": "bench",
     "redis": "redis",
     "sklearn": "learn",
     "threadpoolctl": "learn",
@@ -160,6 +161,11 @@ class Benchmarks(LazyGroup):
             "leases",
             "serve_app.offline.bench.leases:leases",
             "Time a Router's own work per call, without Ray: leases, connections, load, sessions.",
+        ),
+        LazyCommand(
+            "limits",
+            "serve_app.offline.bench.limits:limits",
+            "Time reserving and settling a call over Redis and over the owner, beside a peer.",
         ),
         LazyCommand(
             "cache",

@@ -6,7 +6,7 @@ from pydantic import Field, model_validator
 
 from serve_app.config.access import check_access
 from serve_app.config.base import Config
-from serve_app.config.limits import BODY_BYTES_UNKNOWN
+from serve_app.config.limits import BODY_BYTES_UNKNOWN, check_limits
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import DAY_S, ReplicasConfig, TierConfig
 
@@ -117,6 +117,7 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
     _check_thinking(runtime, tiers)
     if runtime.access is not None:
         check_access(runtime.access, tiers)
+    check_limits(runtime.limits, [tier.name for tier in tiers], runtime.prices)
     low, high = routing.never_below, routing.never_above
     if low and high and generating.index(low) > generating.index(high):
         raise ValueError(f"routing.never_below: '{low}' is stronger than never_above, '{high}'")

@@ -60,7 +60,8 @@ class Prompt:
     `turns` holds system, user, assistant and tool messages in order. `output_tokens_max` is None
     when the client set no limit. `token_ids` counts the token ids that a client sends instead of
     text. `rendered_bytes` is the size of the JSON that the template writes into the prompt beside
-    the turns: the tools, and the arguments of the model's own tool calls.
+    the turns: the tools, and the arguments of the model's own tool calls. `answers` counts the
+    answers that the call asks for, each of which may have `output_tokens_max`.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -71,6 +72,7 @@ class Prompt:
     output_tokens_max: int | None = None
     token_ids: int = 0
     rendered_bytes: int = 0
+    answers: int = 1
 
 
 class Payload(Protocol):

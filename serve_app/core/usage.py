@@ -3,6 +3,9 @@
 All four dialects name the counts alike: `prompt_tokens` or `input_tokens`, `completion_tokens` or
 `output_tokens`, in an object after the key `"usage"`. In text that a model wrote every quote is
 escaped, so these byte patterns cannot match there.
+
+If an engine reports the tokens that its prefix cache held, OpenAI's dialects count them within the
+prompt. Anthropic's dialect counts them apart: its prompt is the sum of three counts.
 """
 
 from __future__ import annotations
@@ -14,6 +17,8 @@ from serve_app.core.call import Usage
 USAGE_KEY = b'"usage":{'
 PROMPT_TOKENS = re.compile(rb'"(?:prompt|input)_tokens":(\d+)')
 COMPLETION_TOKENS = re.compile(rb'"(?:completion|output)_tokens":(\d+)')
+CACHED_TOKENS = re.compile(rb'"(?:cached_tokens|cache_read_input_tokens)":(\d+)')
+APART_TOKENS = re.compile(rb'"cache_(?:read|creation)_input_tokens":(\d+)')
 
 
 def read_usage(data: bytes, usage: Usage) -> None:
@@ -23,7 +28,11 @@ def read_usage(data: bytes, usage: Usage) -> None:
         return
     prompt = PROMPT_TOKENS.search(data, start)
     if prompt is not None:
-        usage.prompt_tokens = int(prompt[1])
+        apart = sum(int(count) for count in APART_TOKENS.findall(data, start))
+        usage.prompt_tokens = int(prompt[1]) + apart
+    cached = CACHED_TOKENS.search(data, start)
+    if cached is not None:
+        usage.cached_tokens = int(cached[1])
     completion = COMPLETION_TOKENS.search(data, start)
     if completion is not None:
         usage.completion_tokens = int(completion[1])

@@ -9,7 +9,7 @@ from typing import Any
 
 from serve_app.core.call import Call, Endpoint
 from serve_app.core.errors import InvalidField
-from serve_app.routing.tokens import estimate_tokens
+from serve_app.core.tokens import estimate_tokens
 
 FIELDS: Mapping[Endpoint, tuple[str, ...]] = MappingProxyType(
     {

@@ -66,7 +66,12 @@ def _read_completion(document: Json, config: BodiesConfig) -> Prompt:
     if document.get("prompt_embeds") is not None and prompt is None:
         return _prompt(document, reader, config)
     token_ids = _read_prompts(reader, prompt, config.counts.prompts_max)
-    return _prompt(document, reader, config, token_ids)
+    return _prompt(document, reader, config, token_ids, _count_prompts(prompt))
+
+
+def _count_prompts(prompt: object) -> int:
+    """The prompts of a body: a text or a list of token ids is one."""
+    return len(prompt) if isinstance(prompt, list) and not _all_ids(prompt) else 1
 
 
 def _read_prompts(reader: ContentReader, prompt: object, prompts_max: int) -> int:
@@ -166,7 +171,11 @@ READERS: Mapping[Endpoint, PromptReader] = {
 
 
 def _prompt(
-    document: Json, reader: ContentReader, config: BodiesConfig, token_ids: int = 0
+    document: Json,
+    reader: ContentReader,
+    config: BodiesConfig,
+    token_ids: int = 0,
+    prompts: int = 1,
 ) -> Prompt:
     tools = read_list(document, "tools", required=False)
     check_length(tools, config.counts.tools_max, "tools")
@@ -179,7 +188,14 @@ def _prompt(
         output_tokens_max=_output_tokens_max(document),
         token_ids=token_ids,
         rendered_bytes=reader.rendered_bytes + _written_bytes(document, tools),
+        answers=_choices(document) * prompts,
     )
+
+
+def _choices(document: Json) -> int:
+    """The answers to each prompt; `gateway/values.py` rejects a number that is out of bounds."""
+    n = document.get("n")
+    return n if type(n) is int and n > 0 else 1
 
 
 def _written_bytes(document: Json, tools: list[Any]) -> int:

@@ -38,10 +38,10 @@ from serve_app.core.call import (
 )
 from serve_app.core.errors import InvalidField, ModelNotFound
 from serve_app.core.headers import TIER_HEADER
+from serve_app.core.tokens import estimate_tokens
 from serve_app.routing.limits import allowed_tiers, keep_within
 from serve_app.routing.live import Live, choose_by_load, fits, leave_down, list_others
 from serve_app.routing.scorer import Scorer
-from serve_app.routing.tokens import estimate_tokens
 
 __all__ = ["choose_route", "estimate_tokens", "resolve_model"]
 
@@ -125,7 +125,7 @@ def _allowed(
 
 def _total(call: Call, prompt_tokens: int) -> int:
     """The tokens that must fit a context: the prompt and the most that the model may generate."""
-    return prompt_tokens + (call.prompt.output_tokens_max or 0)
+    return prompt_tokens + (call.output_tokens_max or 0)
 
 
 def _named_tier(call: Call, tiers: Sequence[TierConfig]) -> tuple[TierConfig, Reason] | None:

@@ -13,9 +13,9 @@ from dataclasses import dataclass
 from enum import StrEnum
 
 from serve_app.core.call import Prompt, Turn
+from serve_app.core.tokens import estimate_text_tokens
 from serve_app.routing import lexicon
 from serve_app.routing.terms import Terms
-from serve_app.routing.tokens import estimate_text_tokens
 
 HEAD_CHARS = 1000
 TAIL_CHARS = 500

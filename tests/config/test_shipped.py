@@ -78,7 +78,7 @@ def limits(path: Path) -> Iterator[tuple[str, float]]:
     yield "router.replicas.max", router.replicas.max
     for section in (config.runtime.limits, config.runtime.deadlines, config.runtime.leases):
         for key, value in section:
-            if key != "given_body_bytes_max":
+            if key != "given_body_bytes_max" and isinstance(value, int | float):
                 yield key, value
 
 

@@ -25,10 +25,10 @@ from serve_app.core.call import (
 )
 from serve_app.core.errors import InvalidField, ModelNotFound
 from serve_app.core.load import TierLoad
+from serve_app.core.tokens import estimate_tokens
 from serve_app.routing.choose import choose_route, resolve_model
 from serve_app.routing.live import Live
 from serve_app.routing.scorer import HeuristicScorer
-from serve_app.routing.tokens import estimate_tokens
 from tests.routing.fakes import FakePayload, FakeScorer
 from tests.routing.strategies import PROMPTS
 

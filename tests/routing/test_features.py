@@ -9,6 +9,13 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.core.call import Prompt, Turn
+from serve_app.core.tokens import (
+    SAMPLE_CHARS_MAX,
+    TOKENS_PER_TURN,
+    _stride,
+    estimate_text_tokens,
+    estimate_tokens,
+)
 from serve_app.routing.features import (
     RECENT_ASKS_MAX,
     Features,
@@ -17,13 +24,6 @@ from serve_app.routing.features import (
     extract_text_features,
 )
 from serve_app.routing.terms import COUNT_MAX, Terms
-from serve_app.routing.tokens import (
-    SAMPLE_CHARS_MAX,
-    TOKENS_PER_TURN,
-    _stride,
-    estimate_text_tokens,
-    estimate_tokens,
-)
 from tests.routing.strategies import PROMPTS, TEXT
 
 

@@ -12,6 +12,7 @@ from hypothesis import given
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Prompt, Turn
+from serve_app.core.tokens import estimate_text_tokens
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.features import RECENT_ASKS_MAX
 from serve_app.routing.learned import (
@@ -22,7 +23,6 @@ from serve_app.routing.learned import (
 )
 from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.scorer import HeuristicScorer
-from serve_app.routing.tokens import estimate_text_tokens
 from serve_app.routing.vector import Vector, weigh_terms
 from serve_app.routing.weights import RoutingWeights, WeightsRefused, read_weights, save_weights
 from tests.routing.prompts import AROUND, DO_IT, EASY_EN, EASY_ZH, HARD_EN, HARD_ZH

@@ -1,4 +1,6 @@
-"""Estimates the tokens of a prompt without a tokenizer, closely enough to choose a tier.
+"""Estimates the tokens of a prompt without a tokenizer.
+
+The estimate is close enough to choose a tier, and to reserve tokens of a limit.
 
 Qwen's documentation ("Key concepts", Tokens & Tokenization) gives 3 to 4 English characters or 1.5
 to 1.8 Chinese characters a token. We take the middle or the low end of each range, because an
