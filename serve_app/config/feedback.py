@@ -12,7 +12,7 @@ from serve_app.config.base import Config
 
 BuiltIn = Literal["email", "phone", "card", "iban", "secret"]
 BUILT_INS: tuple[str, ...] = get_args(BuiltIn)
-"""The patterns that `redact` may name; `feedback/redact.py` defines them."""
+"""The patterns that `redact` may name; `core/redact.py` defines them."""
 
 MIB = 1024 * 1024
 
