@@ -11,6 +11,7 @@ from serve_app.cli.lazy import LazyCommand, LazyGroup
 
 EXTRA_OF = {
     "PIL": "evaluate",
+    "cryptography": "access",
     "jsonschema": "evaluate",
     "sklearn": "learn",
     "threadpoolctl": "learn",
@@ -161,6 +162,30 @@ class Benchmarks(LazyGroup):
     )
 
 
+class AuditCommands(LazyGroup):
+    """The commands of `serve-app audit`."""
+
+    lazy = (
+        LazyCommand(
+            "keygen",
+            "serve_app.cli.audit:keygen",
+            "Make a key for the audit log: the file for `audit.key_file`, and the public key to"
+            " verify.",
+        ),
+        LazyCommand(
+            "verify",
+            "serve_app.cli.audit:verify",
+            "Find every record that was edited, dropped, inserted, moved or cut off, by file and"
+            " line.",
+        ),
+        LazyCommand(
+            "report",
+            "serve_app.cli.audit:report",
+            "Sum calls, errors, tokens, money and savings of an audit log.",
+        ),
+    )
+
+
 app = typer.Typer(
     cls=Commands,
     help="Self-hosted models behind one OpenAI-compatible address.",
@@ -171,6 +196,10 @@ app = typer.Typer(
 app.add_typer(
     typer.Typer(cls=Benchmarks, help="Benchmarks of this machine.", no_args_is_help=True),
     name="bench",
+)
+app.add_typer(
+    typer.Typer(cls=AuditCommands, help="The audit log of calls.", no_args_is_help=True),
+    name="audit",
 )
 
 
