@@ -71,5 +71,13 @@ def read_head(line: bytes) -> tuple[int, str]:
 def _dump(document: dict[str, Any]) -> bytes:
     try:
         return orjson.dumps(document)
-    except TypeError:  # half of a surrogate pair, from a claim of a token
-        return json.dumps(document, separators=(",", ":")).encode()
+    except TypeError:  # half of a surrogate pair from a claim of a token, or a very large number
+        return json.dumps(_mend(document), separators=(",", ":")).encode()
+
+
+def _mend(value: Any) -> Any:
+    if isinstance(value, str):
+        return value.encode("utf-8", "replace").decode()
+    if isinstance(value, dict):
+        return {key: _mend(item) for key, item in value.items()}
+    return [_mend(item) for item in value] if isinstance(value, list | tuple) else value
