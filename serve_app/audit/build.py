@@ -18,7 +18,7 @@ from serve_app.core.call import Record
 from serve_app.core.redact import Redactor
 
 
-class Plan(Protocol):
+class LogPlan(Protocol):
     """What the log is made of, beside its own config."""
 
     @property
@@ -28,13 +28,13 @@ class Plan(Protocol):
     def replica(self) -> str: ...
 
 
-def needs(plan: Plan) -> object:
+def needs(plan: LogPlan) -> object:
     """The values that the log is made of."""
     prices = plan.runtime.prices
     return plan.runtime.audit, None if prices is None else prices.currency, plan.replica
 
 
-def build(plan: Plan) -> AuditLog:
+def build(plan: LogPlan) -> AuditLog:
     """The log of a Router.
 
     Raises:

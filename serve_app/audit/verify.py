@@ -19,7 +19,7 @@ FINDINGS_MAX = 100
 
 
 @dataclass(frozen=True, slots=True)
-class Finding:
+class LogFinding:
     """Something that no Router has done to its log. `line` is None where a whole file is meant."""
 
     path: Path
@@ -52,7 +52,7 @@ class ChainReport:
     deleted_to: int = 0
     unsealed: int = 0
     ended: bool = False
-    findings: list[Finding] = field(default_factory=list)
+    findings: list[LogFinding] = field(default_factory=list)
 
     @property
     def ok(self) -> bool:
@@ -292,10 +292,10 @@ class _ChainCheck:
 
     def _find_at(self, path: Path, line: int | None, what: str) -> None:
         if len(self._report.findings) < FINDINGS_MAX:
-            self._report.findings.append(Finding(path, line, what))
+            self._report.findings.append(LogFinding(path, line, what))
 
 
-def _without_copies(files: Sequence[LogFile], findings: list[Finding]) -> Iterator[LogFile]:
+def _without_copies(files: Sequence[LogFile], findings: list[LogFinding]) -> Iterator[LogFile]:
     """One file for each number: a Router may have been killed between compressing a file and
     deleting it, so two copies are no finding if they are the same."""
     last: LogFile | None = None
@@ -303,7 +303,7 @@ def _without_copies(files: Sequence[LogFile], findings: list[Finding]) -> Iterat
         if last is None or file.number != last.number:
             yield file
         elif not _same_lines(last, file):
-            findings.append(Finding(file.path, None, f"it differs from {last.path.name}"))
+            findings.append(LogFinding(file.path, None, f"it differs from {last.path.name}"))
         last = file
 
 

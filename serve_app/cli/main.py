@@ -159,6 +159,12 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.leases:leases",
             "Time a Router's own work per call, without Ray: leases, connections, load, sessions.",
         ),
+        LazyCommand(
+            "audit",
+            "serve_app.offline.bench.audit:audit",
+            "Time what the audit log costs a call, and how fast it is written, verified and"
+            " summed.",
+        ),
     )
 
 
