@@ -177,13 +177,20 @@ class ChainStore:
         end = self._read_end(files, state)
         self._tail = end.tail
         self._refile(end.seals)
-        if files and not files[-1].packed and end.holds_state and end.began_at is not None:
-            self._file, self._began_at = AppendedFile(files[-1].path), end.began_at
-        else:
-            self._begin_file(1 + max(end.tail.file, files[-1].number if files else 0))
+        self._continue(end, files[-1] if files else None)
         self._append([("start", self._describe_start(end, torn))])
         self.seal()
         self._tidy()
+
+    def _continue(self, end: _End, last: LogFile | None) -> None:
+        """Go on in the last file; in a new one, if that file is compressed or has no record."""
+        if not end.holds_state:
+            self._begin_file(1 + max(end.tail.file, last.number if last else 0))
+        elif last is None or last.packed or last.number != end.tail.file:
+            self._begin_file(1 + end.tail.file)
+        else:
+            self._file = AppendedFile(last.path)
+            self._began_at = math.inf if end.began_at is None else end.began_at
 
     def _describe_start(self, end: _End, torn: int) -> Fields:
         previous = {None: None, "end": "ended"}.get(end.kind, "killed")
@@ -286,9 +293,9 @@ class ChainStore:
             return
         rendered = [orjson.dumps(render_seal(seal)) for seal in self._unfiled]
         self._seals.append(b"\n".join([*rendered, b""]))
-        newest = rendered[-1]
+        replace_file(self._state_path, rendered[-1])
+        # Not before, so that both places get the seals again if the second one fails.
         self._unfiled.clear()
-        replace_file(self._state_path, newest)
 
     def _tidy(self) -> None:
         """Compress and delete closed files. Records can be written even if that fails."""

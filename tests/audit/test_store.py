@@ -147,6 +147,34 @@ def test_a_seal_that_was_not_filed_is_filed_later(place: Place) -> None:
     assert read_lines(seals)[: len(lines)] == lines
 
 
+@pytest.mark.parametrize("begun", [b"", b'{"seq":7,"kind":"fi'])
+def test_a_router_that_is_killed_at_a_rotation(place: Place, begun: bytes) -> None:
+    """A file that was made and has no record yet is begun again."""
+    place.write(3)
+    (place.directory / "node-1.000002.jsonl").write_bytes(begun)
+    place.write(3)
+    [report] = place.verify()
+    assert (report.findings, report.calls, report.files) == ([], 6, 2)
+    assert report.torn_bytes == len(begun)
+
+
+def test_a_state_directory_that_fails_for_a_while(place: Place) -> None:
+    """The seal comes to its third place later."""
+    store = make_store(place)
+    store.open()
+    [state] = place.keys.glob("*.seal")
+    state.with_name(f"{state.name}.unfinished").mkdir()
+    store.append([("call", LINE)])
+    with pytest.raises(IsADirectoryError):
+        store.seal()
+    before = state.read_bytes()
+    state.with_name(f"{state.name}.unfinished").rmdir()
+    store.seal()
+    assert state.read_bytes() != before
+    store.close()
+    assert place.findings() == []
+
+
 def test_rotation_by_age(place: Place) -> None:
     """An old file is closed at the next record; an idle Router makes no files."""
     clock = Clock()
