@@ -28,6 +28,7 @@ def loaded() -> set[str]:
         "serve_app.offline",
         "serve_app.cli",
         "serve_app.replica",
+        "serve_app.audit",
         "vllm",
         "torch",
         "transformers",
