@@ -145,7 +145,7 @@ class CallMetrics:
             self._count_tokens(self._draft_tokens, draft.tier, draft.usage)
 
     def _add_money(self, record: Record, tier: str) -> None:
-        if not record.cost:
+        if record.cost is None:
             return
         draft = record.draft
         of_draft = 0 if draft is None or not draft.discarded else draft.cost or 0
