@@ -178,11 +178,12 @@ def write_certificate(root: Path) -> Path:
 
 
 @contextmanager
-def fluent_bit(place: Place, port: int) -> Iterator[None]:
-    """The shipped config, with the paths and the port of the test."""
+def fluent_bit(place: Place, output: str, port: int) -> Iterator[None]:
+    """The shipped config, with the paths and the port of the test, and one of the two outputs."""
     text = PATH.read_text().replace(AUDIT, str(place.directory)).replace("9200", str(port))
     text = text.replace("/var/lib/fluent-bit", str(place.root))
     text = text.replace("/etc/fluent-bit", str(place.root))
+    text = text.replace("name: opensearch", f"name: {output}")
     config = place.root / "fluent-bit.yaml"
     config.write_text(text)
     environment = {
@@ -215,20 +216,21 @@ def read_hashes(place: Place) -> set[str]:
 
 
 @pytest.mark.skipif(shutil.which("fluent-bit") is None, reason="no fluent-bit is installed")
-def test_every_record_arrives_once(place: Place) -> None:
+@pytest.mark.parametrize("output", ["opensearch", "es"])
+def test_every_record_arrives_once(place: Place, output: str) -> None:
     """Though the server is out of order at first, and Fluent Bit is killed meanwhile."""
     log = place.open(content=["prompts"], fsync_s=0.05)
     log.start()
     for number in range(300):
         log.add(make_record(number))
     with index(place.root) as server:
-        with fluent_bit(place, server.server_port):
+        with fluent_bit(place, output, server.server_port):
             wait_until(lambda: server.refused)
         for number in range(300):
             log.add(make_record(number))
         log._writer.stop()
         server.works = True
-        with fluent_bit(place, server.server_port):
+        with fluent_bit(place, output, server.server_port):
             wait_until(lambda: server.records.keys() >= read_hashes(place))
     assert server.records.keys() == read_hashes(place)
     calls = [record for record in server.records.values() if record["kind"] == "call"]
