@@ -29,6 +29,9 @@ from serve_app.routing.scorer import Scorer
 from serve_app.steps import NO_STEPS, Steps
 from serve_app.way import Way
 
+CHOSEN_BY_OTHERS = frozenset({Reason.MODEL, Reason.HEADER, Reason.ONLY_TIER, Reason.NO_GENERATION})
+"""Why a call went to a tier that the Router did not choose: nothing is saved by routing then."""
+
 NO_LOADS: Mapping[str, TierLoad] = {}
 
 
@@ -57,6 +60,7 @@ class Pipeline:
         steps: Steps = NO_STEPS,
     ) -> None:
         self._configs = tuple(configs)
+        self._strongest = find_strongest(configs)
         self._tiers = tiers
         self.scorer = scorer
         self.runtime = runtime
@@ -171,7 +175,7 @@ class Pipeline:
                 begin() if steps.cache is None else steps.cache.answer(call, record, route, begin)
             )
             async with opened as answer:
-                yield answer
+                yield answer if steps.audit is None else steps.audit.watch(call, record, answer)
         finally:
             self._release(record.caller.tenant)
             if self._idle_work is not None:
@@ -203,6 +207,7 @@ class Pipeline:
         steps = self.steps
         if steps.prices is not None:
             record.cost = price_call(record, steps.prices)
+            record.strong_cost = price_strong(record, steps.prices, self._strongest)
         if record.reservation is not None:
             record.reservation.settle(record)
         if steps.audit is not None:
@@ -261,16 +266,21 @@ class Pipeline:
         return [name for name, tier in self._tiers.items() if tier.down]
 
 
+def find_strongest(configs: Sequence[TierConfig]) -> TierConfig | None:
+    """The strongest tier that generates text; None if there is none."""
+    generating = [tier for tier in configs if "generate" in tier.tasks]
+    return generating[-1] if generating else None
+
+
 def price_call(record: Record, prices: PricesConfig) -> int:
     """The cost of an ended call in nanos, the draft of a cascade included."""
-    if record.cache is not None and record.cache.free:
-        return 0
     decision, draft = record.decision, record.draft
-    if decision is None:
+    if decision is None or _is_free(record):
         return 0
     cost = prices.find(decision.tier, decision.model_id).cost(record.usage)
     if draft is not None and draft.discarded:
-        cost += prices.find(draft.tier, draft.model_id).cost(draft.usage)
+        draft.cost = prices.find(draft.tier, draft.model_id).cost(draft.usage)
+        cost += draft.cost
     return cost
 
 
@@ -283,3 +293,21 @@ def make_claim(call: Call, caller: Caller, fairness: FairnessConfig) -> Claim:
         estimate_tokens(call.prompt) + output,
         batch=caller.rights.priority is Priority.BATCH,
     )
+
+
+def price_strong(record: Record, prices: PricesConfig, strongest: TierConfig | None) -> int | None:
+    """The cost of a priced call if the strongest tier had answered it with the same tokens.
+
+    The cost is that of the call where the Router had no choice, and where an answer came from the
+    cache. None if the strongest tier has no price.
+    """
+    decision = record.decision
+    if decision is None or _is_free(record) or decision.reason in CHOSEN_BY_OTHERS:
+        return record.cost
+    if strongest is None or not prices.has(strongest.name, strongest.model_id):
+        return None
+    return prices.find(strongest.name, strongest.model_id).cost(record.usage)
+
+
+def _is_free(record: Record) -> bool:
+    return record.cache is not None and record.cache.free

@@ -20,6 +20,7 @@ from serve_app.autoscaling.ray_policies import WANTED_PREFIX
 from serve_app.config.app import AppConfig, check_runtime, complete_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.runtime import RuntimeConfig
+from serve_app.core.audit_state import AuditState
 from serve_app.deploy.status import ServeReadiness
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.tally import FeedbackTally
@@ -27,6 +28,7 @@ from serve_app.gateway.app import build_gateway
 from serve_app.leases.client import TierClient
 from serve_app.leases.opener import build_opener
 from serve_app.observe.access_log import AccessLog, serve_log_dir
+from serve_app.observe.audit import AuditMetrics
 from serve_app.observe.feedback import FeedbackMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
@@ -161,7 +163,14 @@ def build_flushers(pipeline: Pipeline, tally: FeedbackTally) -> list[Callable[[]
         DriftMetrics(pipeline.scores).flush,
         LoadMetrics(pipeline.loads).flush,
         FeedbackMetrics(tally.take).flush,
+        AuditMetrics(partial(read_audit, pipeline)).flush,
     ]
+
+
+def read_audit(pipeline: Pipeline) -> AuditState | None:
+    """The state of the audit log, None where there is none."""
+    audit = pipeline.steps.audit
+    return None if audit is None else audit.state()
 
 
 def read_leases(client: TierClient) -> tuple[int, int]:

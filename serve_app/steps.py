@@ -14,6 +14,7 @@ from serve_app.config.app import AppConfig
 from serve_app.config.prices import PricesConfig
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
+from serve_app.core.audit_state import AuditState
 from serve_app.core.call import Call, Record, Reservation, Route
 from serve_app.core.caller import Caller, Credentials
 from serve_app.core.limit_use import LimitUse
@@ -137,8 +138,16 @@ class Audit(Part, Protocol):
         """Raise AuditUnavailable if calls must not be taken because they could not be recorded."""
         ...
 
+    def watch(self, call: Call, record: Record, answer: Answer) -> Answer:
+        """The answer, of which `record.content` gets a copy if the config keeps texts."""
+        ...
+
     def add(self, record: Record) -> None:
         """Take the record of an ended call; must neither block nor raise."""
+        ...
+
+    def state(self) -> AuditState:
+        """What the log says about itself, for metrics."""
         ...
 
 

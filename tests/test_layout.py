@@ -38,6 +38,7 @@ def loaded() -> set[str]:
         # Steps that no config has asked for.
         "serve_app.limits",
         "redis",
+        "serve_app.audit",
         "vllm",
         "torch",
         "transformers",

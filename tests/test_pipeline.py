@@ -11,6 +11,7 @@ import pytest
 from serve_app.config.prices import PriceConfig, PricesConfig
 from serve_app.config.runtime import DeadlinesConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
+from serve_app.core.audit_state import AuditState
 from serve_app.core.call import CacheResult, Call, Endpoint, Prompt, Record, Route
 from serve_app.core.caller import Caller, Credentials
 from serve_app.core.errors import Forbidden, GatewayError, RateLimited
@@ -80,8 +81,14 @@ class SpyAudit(Part):
     def check(self) -> None:
         self.note("check")
 
+    def watch(self, call: Call, record: Record, answer: Answer) -> Answer:
+        return answer
+
     def add(self, record: Record) -> None:
         self.note("audit")
+
+    def state(self) -> AuditState:
+        return AuditState()
 
 
 def make_pipeline(steps: Steps) -> tuple[Pipeline, FakeTier]:

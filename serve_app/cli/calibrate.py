@@ -14,8 +14,13 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
+from serve_app.cli.check import read_or_exit
 from serve_app.cli.records import InvalidRecord, Samples, read_samples
+from serve_app.config.reader import ServeConfig
 from serve_app.config.runtime import RoutingConfig
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import Usage
+from serve_app.core.money import to_units
 from serve_app.routing.calibration import Calibration, Choice, Prices, Unattainable
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
@@ -77,6 +82,19 @@ def calibrate(
     strong_price: Annotated[
         float | None, typer.Option(min=0, help="Price of 1,000 calls to the strong tier.")
     ] = None,
+    config: Annotated[
+        Path | None,
+        typer.Option(
+            help="A Serve config file: take the prices of 1,000 calls from its `prices`, at the "
+            "mean tokens of the logged calls or at --prompt-tokens and --output-tokens."
+        ),
+    ] = None,
+    prompt_tokens: Annotated[
+        float | None, typer.Option(min=0, help="Tokens of a prompt, with --config.")
+    ] = None,
+    output_tokens: Annotated[
+        float | None, typer.Option(min=0, help="Tokens of an answer, with --config.")
+    ] = None,
     scorer: Annotated[
         ScorerName, typer.Option(help="`routing.scorer` of the Router to calibrate.")
     ] = ScorerName.LEARNED,
@@ -90,10 +108,19 @@ def calibrate(
 ) -> None:
     """Report cost and quality of each share of strong calls, and the user_config for a budget."""
     budget = Budget(strong_ratio, cost_max, quality_min)
-    prices = _parse_prices(budget, fast_price, strong_price)
+    if config is None:
+        prices = _parse_prices(budget, fast_price, strong_price)
+        _refuse_tokens(prompt_tokens, output_tokens)
+    elif fast_price is not None or strong_price is not None:
+        raise typer.BadParameter(
+            "give either a config or prices", param_hint="--config, --fast-price, --strong-price"
+        )
     try:
         routing = RoutingConfig(scorer=scorer.value, weights=weights and str(weights))
         samples = read_samples(files, build_scorer(routing))
+        if config is not None:
+            _check_budget(budget)
+            prices = _read_prices(config, samples, prompt_tokens, output_tokens)
         calibration = Calibration(samples.scored, prices)
         chosen = _choose(calibration, budget)
     except (InvalidRecord, Unattainable, WeightsRefused) as error:
@@ -120,11 +147,53 @@ def render_user_config(calibration: Calibration, budget: Budget, chosen: Choice)
     )
 
 
-def _parse_prices(budget: Budget, fast: float | None, strong: float | None) -> Prices | None:
+def _check_budget(budget: Budget) -> None:
     if budget.given > 1:
         raise typer.BadParameter(
             "give one budget", param_hint="--strong-ratio, --cost-max, --quality-min"
         )
+
+
+def _refuse_tokens(*tokens: float | None) -> None:
+    if any(count is not None for count in tokens):
+        raise typer.BadParameter(
+            "tokens count with the prices of a config only", param_hint="--config"
+        )
+
+
+def _read_prices(
+    path: Path, samples: Samples, prompt: float | None, output: float | None
+) -> Prices:
+    """The cost of 1,000 calls on the weakest and on the strongest tier of a config."""
+    config = read_or_exit(path)
+    prompt = samples.prompt_tokens if prompt is None else prompt
+    output = samples.output_tokens if output is None else output
+    if prompt is None or output is None:
+        raise typer.BadParameter(
+            "these files do not say how many tokens calls have",
+            param_hint="--prompt-tokens, --output-tokens",
+        )
+    usage = Usage(round(1000 * prompt), round(1000 * output))
+    fast, strong = (_price(config, tier, usage) for tier in _outer_tiers(config))
+    return Prices(fast, strong)
+
+
+def _outer_tiers(config: ServeConfig) -> tuple[TierConfig, TierConfig]:
+    generating = [tier for tier in config.app.tiers if "generate" in tier.tasks]
+    if len(generating) < 2:
+        raise typer.BadParameter("two tiers must generate text", param_hint="--config")
+    return generating[0], generating[-1]
+
+
+def _price(config: ServeConfig, tier: TierConfig, usage: Usage) -> float:
+    prices = config.runtime.prices
+    if prices is None or not prices.has(tier.name, tier.model_id):
+        raise typer.BadParameter(f"prices.tiers.{tier.name} is missing", param_hint="--config")
+    return to_units(prices.find(tier.name, tier.model_id).cost(usage))
+
+
+def _parse_prices(budget: Budget, fast: float | None, strong: float | None) -> Prices | None:
+    _check_budget(budget)
     if fast is not None and strong is not None:
         return Prices(fast, strong)
     if budget.cost_max is not None or fast is not None or strong is not None:

@@ -24,6 +24,9 @@ from serve_app.offline.planning.resolve import check_directory
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
 
+CACHED_TOKENS_KEY = "enable_prompt_tokens_details"
+"""The engine argument with which vLLM's usage says how much of a prompt was cached."""
+
 
 def check(
     config: Annotated[
@@ -35,11 +38,13 @@ def check(
     check_engines(config, serve_config)
     check_accelerator_types(config, serve_config)
     check_directories(config, serve_config)
-    for finding in (
+    found = (
         *find_long_queues(serve_config),
         *find_loose_models(serve_config),
         *find_open_doors(serve_config),
-    ):
+        *find_unseen_prices(serve_config),
+    )
+    for finding in found:
         typer.echo(str(finding), err=True)
     names = ", ".join(tier.name for tier in serve_config.app.tiers)
     typer.echo(f"{config}: valid; tiers: {names}")
@@ -116,6 +121,32 @@ def find_open_doors(config: ServeConfig) -> Iterator[Finding]:
         what += "address of a node seem to come from that node"
         mend = "add the addresses of the nodes and of load balancers"
         yield Finding("access.addresses.trusted_proxies", what, mend, fatal=False)
+
+
+def find_unseen_prices(config: ServeConfig) -> Iterator[Finding]:
+    """Find prices that never apply, and tiers without a price beside tiers that have one."""
+    prices = config.runtime.prices
+    if prices is None:
+        return
+    for tier in config.app.tiers:
+        own = [prices.tiers.get(tier.name), *(prices.models.get(name) for name in tier.model_ids)]
+        given = [price for price in own if price is not None]
+        if not given:
+            yield Finding(
+                f"prices.tiers.{tier.name}",
+                "the tier has no price, so its calls cost nothing",
+                "give it a price, or prices of 0",
+                fatal=False,
+            )
+        cached = any(price.cached_input is not None for price in given)
+        if cached and not tier.engine.get(CACHED_TOKENS_KEY):
+            yield Finding(
+                f"prices.tiers.{tier.name}.cached_input",
+                "the engine does not report cached tokens for chat, completions and messages, so "
+                "they cost the price of `input` there",
+                f"set `{CACHED_TOKENS_KEY}: true` in `tiers.{tier.name}.engine`",
+                fatal=False,
+            )
 
 
 def read_or_exit(path: Path) -> ServeConfig:

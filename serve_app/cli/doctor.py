@@ -13,7 +13,12 @@ import orjson
 import typer
 
 from serve_app import demo
-from serve_app.cli.check import check_accelerator_types, check_engines, read_or_exit
+from serve_app.cli.check import (
+    check_accelerator_types,
+    check_engines,
+    find_unseen_prices,
+    read_or_exit,
+)
 from serve_app.config.environment import ray_environment
 from serve_app.config.reader import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
@@ -99,6 +104,9 @@ def _look_here(config: ServeConfig) -> Iterator[CheckResult]:
     yield from check_engines_here(tiers, {**environment, **ray_environment()})
     for tier in tiers:
         yield from check_model_of(tier, demo.locate)
+    for unseen in find_unseen_prices(config):
+        why = "Amounts of money in limits, metrics and the audit log are not what the prices say."
+        yield CheckResult(Level.WARNING, unseen.where, unseen.what, why, unseen.mend)
 
 
 def _look_at_cluster(config: ServeConfig, address: str) -> Iterator[CheckResult]:

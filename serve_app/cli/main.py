@@ -182,6 +182,12 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.access:access",
             "Measure the CPU time that a call needs to show who asks, by API key and by token.",
         ),
+        LazyCommand(
+            "audit",
+            "serve_app.offline.bench.audit:audit",
+            "Time what the audit log costs a call, and how fast it is written, verified and"
+            " summed.",
+        ),
     )
 
 
@@ -217,6 +223,30 @@ class Keys(LazyGroup):
     )
 
 
+class AuditCommands(LazyGroup):
+    """The commands of `serve-app audit`."""
+
+    lazy = (
+        LazyCommand(
+            "keygen",
+            "serve_app.cli.audit:keygen",
+            "Make a key for the audit log: the file for `audit.key_file`, and the public key to"
+            " verify.",
+        ),
+        LazyCommand(
+            "verify",
+            "serve_app.cli.audit:verify",
+            "Find every record that was edited, dropped, inserted, moved or cut off, by file and"
+            " line.",
+        ),
+        LazyCommand(
+            "report",
+            "serve_app.cli.audit:report",
+            "Sum calls, errors, tokens, money and savings of an audit log.",
+        ),
+    )
+
+
 app = typer.Typer(
     cls=Commands,
     help="Self-hosted models behind one OpenAI-compatible address.",
@@ -231,6 +261,10 @@ app.add_typer(
 app.add_typer(
     typer.Typer(cls=Keys, help="API keys of a config.", no_args_is_help=True),
     name="keys",
+)
+app.add_typer(
+    typer.Typer(cls=AuditCommands, help="The audit log of calls.", no_args_is_help=True),
+    name="audit",
 )
 
 

@@ -33,11 +33,14 @@ class Samples:
     """The scored calls, and the numbers of lines and calls that were left out.
 
     `unlabelled` counts calls of a feedback log without a label, if other calls have labels.
+    `prompt_tokens` and `output_tokens` are means over the logged calls that have both counts.
     """
 
     scored: Sequence[ScoredCall]
     unscored: int
     unlabelled: int = 0
+    prompt_tokens: float | None = None
+    output_tokens: float | None = None
 
 
 def read_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
@@ -52,7 +55,7 @@ def read_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
     """
     samples: list[ScoredCall] = []
     unscored = 0
-    log = FeedbackLog()
+    log, tokens = FeedbackLog(), list[tuple[int, int]]()
     for path in chain.from_iterable(map(_find_files, paths)):
         for number, line in _lines(path):
             try:
@@ -68,12 +71,15 @@ def read_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
                 unscored += 1
             else:
                 samples.append(sample)
+                tokens += _tokens(document)
     logged = [_score(call, scorer) for call in log.join().calls]
     labelled = [sample for sample in logged if sample.small is not None]
     samples += labelled or logged
     if not samples:
         raise InvalidRecord(paths[0], None, "has no prompt and no scored call")
-    return Samples(samples, unscored, len(logged) - len(labelled) if labelled else 0)
+    unlabelled = len(logged) - len(labelled) if labelled else 0
+    means = (sum(counts) / len(counts) for counts in zip(*tokens, strict=True))
+    return Samples(samples, unscored, unlabelled, *means)
 
 
 def _find_files(path: Path) -> Sequence[Path]:
@@ -102,6 +108,13 @@ def _parse(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall | None:
     if document["score"] is None:
         return None
     return ScoredCall(_ratio(document, "score"), *_labels(document))
+
+
+def _tokens(document: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
+    """The tokens of a logged call, if its line has both counts."""
+    counts = document.get("prompt_tokens"), document.get("completion_tokens")
+    if isinstance(counts[0], int) and isinstance(counts[1], int):
+        yield counts[0], counts[1]
 
 
 def _score(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import difflib
+
 from pydantic import Field, model_validator
 
 from serve_app.config.access import check_access
@@ -118,9 +120,27 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
     if runtime.access is not None:
         check_access(runtime.access, tiers)
     check_limits(runtime.limits, [tier.name for tier in tiers], runtime.prices)
+    _check_prices(runtime, tiers)
     low, high = routing.never_below, routing.never_above
     if low and high and generating.index(low) > generating.index(high):
         raise ValueError(f"routing.never_below: '{low}' is stronger than never_above, '{high}'")
+
+
+def _check_prices(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:
+    """A price of a misspelt name would make calls free."""
+    if runtime.prices is None:
+        return
+    names = [tier.name for tier in tiers]
+    models = [model_id for tier in tiers for model_id in tier.model_ids]
+    for key, priced, known in (
+        ("prices.tiers", runtime.prices.tiers, names),
+        ("prices.models", runtime.prices.models, models),
+    ):
+        for name in priced:
+            if name not in known:
+                near = difflib.get_close_matches(name, known, n=1)
+                hint = f" (did you mean '{near[0]}'?)" if near else ""
+                raise ValueError(f"{key}: '{name}' is none of {', '.join(known)}{hint}")
 
 
 def _check_thinking(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:

@@ -57,11 +57,16 @@ def _rows(model: type[BaseModel], prefix: str) -> Iterator[str]:
 def _nested(annotation: Any) -> tuple[type[BaseModel] | None, str]:
     if isinstance(annotation, type) and issubclass(annotation, BaseModel):
         return annotation, ""
-    suffix = {tuple: "[]", list: "[]", dict: ".<name>"}.get(get_origin(annotation), "")
+    origin = get_origin(annotation)
+    suffix = "" if _is_union(origin) else ".NAME" if origin is dict else "[]"
     for item in get_args(annotation):
         if isinstance(item, type) and issubclass(item, BaseModel):
             return item, suffix
     return None, ""
+
+
+def _is_union(origin: Any) -> bool:
+    return origin is Union or str(origin) == "<class 'types.UnionType'>"
 
 
 def _type(field: FieldInfo) -> str:
@@ -84,7 +89,7 @@ def _type_name(annotation: Any) -> str:
         return annotation.__name__
     if str(origin) == "typing.Literal":
         return " | ".join(f"`{value}`" for value in args)
-    if origin is Union or str(origin) == "<class 'types.UnionType'>":
+    if _is_union(origin):
         return " or ".join(_type_name(arg) for arg in args)
     if origin is dict:
         return "map"

@@ -12,7 +12,7 @@ from serve_app.config.base import Config
 
 BuiltIn = Literal["email", "phone", "card", "iban", "secret"]
 BUILT_INS: tuple[str, ...] = get_args(BuiltIn)
-"""The patterns that `redact` may name; `feedback/redact.py` defines them."""
+"""The patterns that `redact` may name; `core/redact.py` defines them."""
 
 MIB = 1024 * 1024
 
@@ -89,10 +89,19 @@ class FeedbackConfig(Config):
     @field_validator("redact")
     @classmethod
     def _usable(cls, redact: tuple[str, ...]) -> tuple[str, ...]:
-        for pattern in redact:
-            if pattern not in BUILT_INS:
-                _check_pattern(pattern)
-        return redact
+        return check_patterns(redact)
+
+
+def check_patterns(patterns: tuple[str, ...]) -> tuple[str, ...]:
+    """The patterns of a `redact` key.
+
+    Raises:
+        ValueError: a pattern is not built in and not a regular expression that can be used.
+    """
+    for pattern in patterns:
+        if pattern not in BUILT_INS:
+            _check_pattern(pattern)
+    return patterns
 
 
 def _check_pattern(pattern: str) -> None:

@@ -50,8 +50,15 @@ class PricesConfig(Config):
 
     def find(self, tier: str, model_id: str) -> Price:
         """The price of a model's tokens on its tier."""
-        found = self.models.get(model_id) or self.tiers.get(tier)
+        found = self._find(tier, model_id)
         return FREE if found is None else found.price
+
+    def has(self, tier: str, model_id: str) -> bool:
+        """Whether a model has a price on its tier."""
+        return self._find(tier, model_id) is not None
+
+    def _find(self, tier: str, model_id: str) -> PriceConfig | None:
+        return self.models.get(model_id) or self.tiers.get(tier)
 
 
 def _nanos(price: float) -> int:

@@ -10,6 +10,7 @@ from enum import Enum, StrEnum
 from typing import Protocol
 
 from serve_app.core.caller import ANONYMOUS, Caller
+from serve_app.core.content import Content
 from serve_app.core.headers import Headers
 
 AUTO = "auto"
@@ -259,6 +260,8 @@ class Draft:
     min_probability: float | None = None
     usage: Usage = field(default_factory=Usage)
     model_id: str = ""
+    cost: int | None = None
+    """The cost of a discarded draft in nanos, which is a part of the call's cost."""
 
 
 class Outcome(StrEnum):
@@ -299,9 +302,10 @@ class Record:
 
     `arrived_at` is Unix time in seconds; the other times are seconds since then. `code` is the
     error code from `core/errors.py`, if any. `usage` belongs to the answer that the client got,
-    `draft` to the draft that a cascade began with. `reservation`, `cache` and `cost` are None
-    without limits, a cache and prices. `cost` is in nanos (`core/money.py`) and is known once the
-    call is settled.
+    `draft` to the draft that a cascade began with. `reservation`, `cache`, `cost` and
+    `content` are None without limits, a cache, prices and an audit log that keeps texts. `cost` is
+    in nanos (`core/money.py`) and is known once the call is settled. `strong_cost` is what the call
+    would have cost without routing; it equals `cost` where the Router had no choice.
     """
 
     request_id: str
@@ -320,6 +324,8 @@ class Record:
     reservation: Reservation | None = None
     cache: CacheResult | None = None
     cost: int | None = None
+    strong_cost: int | None = None
+    content: Content | None = None
     headers: Headers = field(default_factory=list)
     """Headers that steps add to the answer, whether it succeeds or fails."""
     settling: list[Future[None]] = field(default_factory=list)

@@ -13,13 +13,13 @@ from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Decision
 from serve_app.core.errors import FeedbackOff, TooManyCalls
+from serve_app.core.redact import REDACT_S_MAX, RedactionFailed, Redactor
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.idle import QUIET_S, IdleTiers
 from serve_app.feedback.label_maker import LabelMaker
 from serve_app.feedback.labeller import IdleLabeller
 from serve_app.feedback.lines import FeedbackReport, render_label, render_report
 from serve_app.feedback.prepare import prepare
-from serve_app.feedback.redact import REDACT_S_MAX, RedactionFailed, Redactor
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import choose_other, consents, find_pair, is_drawn
 from serve_app.feedback.store import FeedbackStore

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve_app.core.call import Draft, Record, Usage
+from serve_app.core.money import to_units
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
 SECONDS_PER_TOKEN = [
@@ -101,6 +102,17 @@ class CallMetrics:
         self._waiting = Gauge(
             "serve_app_calls_waiting", "Calls that wait for a place on a replica.", ("tier",)
         )
+        self._cost = Counter(
+            "serve_app_cost",
+            "Cost of calls by the tier that worked for them, in the currency of `prices`.",
+            ("tier",),
+        )
+        self._saved = Counter(
+            "serve_app_saved_cost",
+            "Cost that routing has saved against the strongest tier for every call.",
+        )
+        self._cost_nanos: Tally[str] = Tally()
+        self._saved_nanos = 0
         self._tally: Tally[tuple[Counter, Labels]] = Tally()
         self._observed: list[tuple[Histogram, float, Labels]] = []
 
@@ -121,6 +133,7 @@ class CallMetrics:
         self._add_tokens(record, tier)
         if record.draft is not None:
             self._add_draft(record.draft)
+        self._add_money(record, tier)
         labels = (record.endpoint.name.lower(), tier)
         self._observed.append((self._total, record.total_s, labels))
 
@@ -141,6 +154,17 @@ class CallMetrics:
         if draft.discarded:
             self._count_tokens(self._draft_tokens, draft.tier, draft.usage)
 
+    def _add_money(self, record: Record, tier: str) -> None:
+        if record.cost is None:
+            return
+        draft = record.draft
+        of_draft = 0 if draft is None or not draft.discarded else draft.cost or 0
+        self._cost_nanos[tier] += record.cost - of_draft
+        if draft is not None and of_draft:
+            self._cost_nanos[draft.tier] += of_draft
+        if record.strong_cost is not None:
+            self._saved_nanos += record.strong_cost - record.cost
+
     def _count_tokens(self, counter: Counter, tier: str, usage: Usage) -> None:
         if usage.prompt_tokens:
             self._tally[counter, (tier, "in")] += usage.prompt_tokens
@@ -158,10 +182,21 @@ class CallMetrics:
             counter.inc(value, _tags(counter, labels))
         for histogram, seconds, labels in observed:
             histogram.observe(seconds, _tags(histogram, labels))
+        self._flush_money()
         for tier, read in leases.items():
             open_leases, waiting = read()
             self._leases.set(open_leases, {"tier": tier})
             self._waiting.set(waiting, {"tier": tier})
+
+    def _flush_money(self) -> None:
+        costs, self._cost_nanos = self._cost_nanos, Tally()
+        for tier, nanos in costs.items():
+            if nanos:
+                self._cost.inc(to_units(nanos), {"tier": tier})
+        # A counter cannot fall: what discarded drafts have cost is taken off the next savings.
+        if self._saved_nanos > 0:
+            self._saved.inc(to_units(self._saved_nanos))
+            self._saved_nanos = 0
 
 
 def _tags(metric: Counter | Histogram, labels: Labels) -> dict[str, str]:

@@ -179,3 +179,56 @@ def test_a_feedback_log_is_calibrated_on(tmp_path: Path) -> None:
     assert result.exit_code == 0, result.output
     assert "18 calls" in result.output
     assert "2 calls of the feedback log have no label yet; left out." in result.output
+
+
+def config_with(tmp_path: Path, prices: object) -> str:
+    document = yaml.safe_load((Path(__file__).parents[2] / "configs/local.yaml").read_text())
+    [router] = document["applications"][0]["deployments"]
+    router["user_config"]["prices"] = prices
+    return write(tmp_path / "serve.yaml", yaml.safe_dump(document).encode())
+
+
+PRICES = {"tiers": {"fast": {"input": 1, "output": 2}, "strong": {"input": 10, "output": 20}}}
+
+
+def test_prices_of_the_config(tmp_path: Path) -> None:
+    """1,000 calls of the logged mean of tokens, or of the given tokens."""
+    config = config_with(tmp_path, PRICES)
+    lines = [logged(n / 10) | {"prompt_tokens": 100, "completion_tokens": 50} for n in range(10)]
+    path = write(tmp_path / "calls.jsonl", *lines)
+    choices = orjson.loads(run(path, "--config", config, "--json").stdout)["choices"]
+    assert choices[0]["cost"] == pytest.approx(1000 * (100 * 1 + 50 * 2) / 1e6)
+    assert choices[-1]["cost"] == pytest.approx(1000 * (100 * 10 + 50 * 20) / 1e6)
+    given = ("--prompt-tokens", "1", "--output-tokens", "0", "--cost-max", "0.005")
+    chosen = orjson.loads(run(path, "--config", config, "--json", *given).stdout)["chosen"]
+    assert chosen["cost"] <= 0.005
+
+
+@pytest.mark.parametrize(
+    ("prices", "options", "problem"),
+    [
+        (PRICES, [], "do not say how many tokens"),
+        (PRICES, ["--fast-price", "1"], "either a config or prices"),
+        (PRICES, ["--cost-max", "1", "--strong-ratio", "0.5"], "give one budget"),
+        ({"tiers": {"fast": {"input": 1, "output": 2}}}, [], "do not say how many tokens"),
+        (
+            {"tiers": {"fast": {"input": 1, "output": 2}}},
+            ["--prompt-tokens", "1", "--output-tokens", "1"],
+            "prices.tiers.strong is missing",
+        ),
+    ],
+)
+def test_what_the_config_cannot_say(
+    tmp_path: Path, prices: object, options: list[str], problem: str
+) -> None:
+    """Each is named, with what to give."""
+    path = write(tmp_path / "calls.jsonl", *LABELLED)
+    result = run(path, "--config", config_with(tmp_path, prices), *options)
+    assert result.exit_code == 2
+    assert problem in words(result.output)
+
+
+def test_tokens_need_a_config(tmp_path: Path) -> None:
+    """They mean nothing to a price of 1,000 calls."""
+    path = write(tmp_path / "calls.jsonl", *LABELLED)
+    assert "prices of a config only" in words(run(path, "--prompt-tokens", "5").output)

@@ -12,7 +12,7 @@ from pathlib import Path
 import pytest
 
 from serve_app.cli.lazy import LazyCommand
-from serve_app.cli.main import EXTRA_OF, Benchmarks, Commands, Keys, main
+from serve_app.cli.main import EXTRA_OF, AuditCommands, Benchmarks, Commands, Keys, main
 
 ROOT = Path(__file__).parents[2]
 SHOW = "import sys, atexit; atexit.register(lambda: print(*sorted(sys.modules), file=sys.stderr))"
@@ -28,7 +28,9 @@ def imported(*arguments: str) -> tuple[str, set[str]]:
 
 
 @pytest.mark.parametrize(
-    "command", [*Commands.lazy, *Benchmarks.lazy, *Keys.lazy], ids=lambda command: command.name
+    "command",
+    [*Commands.lazy, *Benchmarks.lazy, *AuditCommands.lazy, *Keys.lazy],
+    ids=lambda command: command.name,
 )
 def test_the_list_says_what_the_command_says(command: LazyCommand) -> None:
     """The help of the list is the first paragraph of the function's own."""

@@ -26,6 +26,7 @@ from serve_app.observe.recorder import CallRecorder
 from serve_app.pipeline import Pipeline
 from serve_app.router import build_flushers
 from serve_app.routing.choice import build_scorer
+from serve_app.steps import NO_STEPS, Steps
 from tests.cluster.exporters import SUFFIXES
 from tests.fakes import FakeAnswer, FakeReadiness
 from tests.routing.prompts import EASY_EN, HARD_EN
@@ -58,17 +59,19 @@ class LoadedTier:
         yield FakeAnswer(STREAM, content_type=b"text/event-stream")
 
 
-async def find_produced(config: Path, log: Path, monkeypatch: pytest.MonkeyPatch) -> set[str]:
+async def find_produced(
+    config: Path, log: Path, monkeypatch: pytest.MonkeyPatch, steps: Steps = NO_STEPS
+) -> set[str]:
     """Ray's names of the metrics that a Router of this config has set after some traffic."""
     names = _listen(monkeypatch)
     serve_config = read_serve_config(config)
     tiers = serve_config.app.tiers
     runtime = complete_runtime(serve_config.runtime, tiers)
     engines = {tier.name: LoadedTier(runtime) for tier in tiers}
-    pipeline = Pipeline(tiers, engines, build_scorer(runtime.routing), runtime)
+    pipeline = Pipeline(tiers, engines, build_scorer(runtime.routing), runtime, None, steps)
     leases = {name: lambda: (1, 0) for name in engines}
     flushers = build_flushers(pipeline, FeedbackTally())
-    recorder = CallRecorder(CallMetrics(), AccessLog(log), leases, flushers)
+    recorder = CallRecorder(CallMetrics(), AccessLog(log), leases, flushers, settle=pipeline.settle)
     app = build_gateway(tiers, pipeline, recorder, FakeReadiness())
     await _call(app, runtime.routing.strong_ratio_window + 1)
     await recorder.close()

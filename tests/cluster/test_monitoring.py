@@ -11,8 +11,13 @@ from typing import Any
 import pytest
 import yaml
 
+from serve_app.audit.build import build_log
+from serve_app.audit.seal import write_keys
+from serve_app.config.audit import AuditConfig
+from serve_app.config.prices import PriceConfig, PricesConfig
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
 from serve_app.core.call import Outcome
+from serve_app.steps import Steps
 from tests.cluster.exporters import (
     DCGM,
     OF_RAY_SERVE,
@@ -34,6 +39,8 @@ TRIALS = yaml.safe_load((MONITORING / "alerts.test.yaml").read_text())["tests"]
 
 NAME = re.compile(r"\b(?:ray_|DCGM_)\w+")
 SELECTED = re.compile(r"\b((?:ray_|DCGM_)\w+)\{([^}]*)\}")
+WITH_AUDIT = {"ray_serve_app_audit_failing", "ray_serve_app_audit_waiting"}
+"""Metrics of ours that need a key which no shipped config has."""
 OF_PROMETHEUS = {"job", "instance"}
 """Labels that a scrape adds."""
 
@@ -69,12 +76,30 @@ async def test_every_alert_can_come_under_the_shipped_configs(
     there = ours | set(find_of_vllm()) | set(find_of_ray_serve())
     for rule in RULES:
         asked = set(NAME.findall(rule["expr"]))
-        assert asked <= there, rule["alert"]
+        assert asked <= there | WITH_AUDIT, rule["alert"]
         assert asked or rule["expr"].startswith("up{")
     for panel in PANELS:
         asked = {name for target in panel["targets"] for name in NAME.findall(target["expr"])}
         if not asked & (there | set(DCGM)):
-            assert re.search(r"\brouting\.\w+", panel["description"]), panel["title"]
+            keys = r"\b(routing|prices|audit)\.\w+"
+            assert re.search(keys, panel["description"]), panel["title"]
+
+
+async def test_audit_and_prices_have_their_metrics(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Their panels and the alert find what they ask for where the config has both keys."""
+    write_keys(tmp_path / "audit.key")
+    config = AuditConfig(directory=str(tmp_path / "log"), key_file=str(tmp_path / "audit.key"))
+    prices = PricesConfig(
+        tiers={"fast": PriceConfig(input=1, output=2), "strong": PriceConfig(input=9, output=9)}
+    )
+    steps = Steps(audit=build_log(config, "EUR", "r1", "node"), prices=prices)
+    log = tmp_path / "access.jsonl"
+    ours = await find_produced(ROOT / "configs/local.yaml", log, monkeypatch, steps)
+    await steps.parts[0].close()
+    assert ours >= WITH_AUDIT
+    assert ours >= {"ray_serve_app_cost_total", "ray_serve_app_saved_cost_total"}
 
 
 def test_metrics_are_those_of_ray_serve() -> None:

@@ -9,7 +9,7 @@ from serve_app.config.app import check_runtime
 from serve_app.config.feedback import BUILT_INS, FeedbackConfig
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.feedback.redact import Redactor
+from serve_app.core.redact import Redactor
 
 
 def test_nothing_is_kept_by_default() -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from serve_app.core.call import Usage
@@ -28,23 +29,65 @@ def test_read_usage(body: bytes, prompt: int | None, completion: int | None) -> 
 @pytest.mark.parametrize(
     ("usage", "prompt", "cached"),
     [
-        (b'{"prompt_tokens":9,"prompt_tokens_details":{"cached_tokens":6}}', 9, 6),
-        (b'{"input_tokens":9,"input_tokens_details":{"cached_tokens":6}}', 9, 6),
-        (b'{"input_tokens":3,"output_tokens":1,"cache_read_input_tokens":6}', 9, 6),
         (
-            b'{"input_tokens":3,"cache_creation_input_tokens":2,"cache_read_input_tokens":6}',
-            11,
-            6,
+            {
+                "prompt_tokens": 20,
+                "total_tokens": 22,
+                "completion_tokens": 2,
+                "prompt_tokens_details": {"cached_tokens": 16, "created_cache_tokens": 4},
+            },
+            20,
+            16,
         ),
-        (b'{"prompt_tokens":9,"prompt_tokens_details":null}', 9, None),
+        ({"prompt_tokens": 20, "prompt_tokens_details": {"cached_tokens": 0}}, 20, 0),
+        ({"prompt_tokens": 20, "prompt_tokens_details": None}, 20, None),
+        (
+            {
+                "input_tokens": 20,
+                "input_tokens_details": {"cached_tokens": 16, "cached_tokens_per_turn": [16]},
+                "output_tokens": 2,
+            },
+            20,
+            16,
+        ),
+        ({"input_tokens": 4, "output_tokens": 2, "cache_read_input_tokens": 16}, 20, 16),
+        (
+            {
+                "input_tokens": 1,
+                "output_tokens": 2,
+                "cache_creation_input_tokens": 3,
+                "cache_read_input_tokens": 16,
+            },
+            20,
+            16,
+        ),
+        ({"input_tokens": 20, "output_tokens": 2, "cache_read_input_tokens": None}, 20, None),
     ],
 )
-def test_read_cached_tokens(usage: bytes, prompt: int, cached: int | None) -> None:
-    """Tokens of the prefix cache belong to the prompt, also where Anthropic's dialect counts them
-    apart."""
+def test_cached_tokens(usage: dict[str, object], prompt: int, cached: int | None) -> None:
+    """In every dialect, the prompt counts whole; the part that was cached is known apart."""
     found = Usage()
-    read_usage(b'{"usage":' + usage + b"}", found)
+    read_usage(orjson.dumps({"usage": usage, "id": "x"}), found)
     assert (found.prompt_tokens, found.cached_tokens) == (prompt, cached)
+
+
+@pytest.mark.parametrize("cached", [None, 5])
+def test_cached_tokens_as_vllm_writes_them(cached: int | None) -> None:
+    """The pinned engine's own models write the usage that is read here."""
+    engine = pytest.importorskip("vllm.entrypoints.serve.engine.protocol")
+    anthropic = pytest.importorskip("vllm.entrypoints.anthropic.serving")
+    details = engine.PromptTokenUsageInfo(cached_tokens=cached)
+    reported = engine.UsageInfo(
+        prompt_tokens=9,
+        completion_tokens=1,
+        total_tokens=10,
+        prompt_tokens_details=details if cached is not None else None,
+    )
+    translated = anthropic._build_anthropic_usage(reported)
+    for document in (reported, translated):
+        found = Usage()
+        read_usage(b'{"usage":' + document.model_dump_json().encode() + b"}", found)
+        assert (found.prompt_tokens, found.cached_tokens) == (9, cached)
 
 
 STREAM_ENDS = {

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import pytest
 import ray
+from ray.serve.metrics import Counter
 
 from serve_app.core import errors
 from serve_app.core.call import Decision, Draft, Endpoint, Outcome, Reason, Record, Usage
@@ -95,3 +96,28 @@ def test_a_flush_empties_the_buffers(metrics: CallMetrics) -> None:
     assert not metrics._tally
     assert not metrics._observed
     assert not ray.is_initialized()
+
+
+def test_money_by_tier_and_what_routing_saved(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A draft's cost belongs to its own tier, and losses by drafts are taken off later savings."""
+    told: list[tuple[str, float]] = []
+
+    def note(metric: Counter, value: float, tags: dict[str, str] | None = None) -> None:
+        told.append((" ".join([metric.info["name"], *(tags or {}).values()]), value))
+
+    metrics = CallMetrics()
+    monkeypatch.setattr(Counter, "inc", note)
+    draft = Draft("fast", discarded=True, usage=Usage(5, 2), cost=1_000_000_000)
+    costly = Record("r", Endpoint.CHAT, stream=False, draft=draft)
+    costly.decision = Decision("strong", "demo-strong", Reason.ESCALATED)
+    costly.cost, costly.strong_cost = 5_000_000_000, 4_000_000_000
+    cheap = Record("r", Endpoint.CHAT, stream=False)
+    cheap.decision = Decision("fast", "demo-fast", Reason.SIMPLE)
+    cheap.cost, cheap.strong_cost = 1_000_000_000, 4_000_000_000
+    metrics._add_money(costly, "strong")
+    metrics._flush_money()
+    assert told == [("serve_app_cost strong", 4.0), ("serve_app_cost fast", 1.0)]
+    told.clear()
+    metrics._add_money(cheap, "fast")
+    metrics._flush_money()
+    assert told == [("serve_app_cost fast", 1.0), ("serve_app_saved_cost", 2.0)]

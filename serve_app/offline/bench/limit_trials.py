@@ -23,6 +23,7 @@ from limits import RateLimitItemPerMinute
 from limits.aio.storage import RedisStorage
 from limits.aio.storage.redis.redispy import RedispyBridge
 from limits.aio.strategies import MovingWindowRateLimiter
+from redis.asyncio import Redis
 
 from serve_app.limits.limit import Charge, Counters, Limit, LimitAsk, Measure
 from serve_app.limits.owner_actor import RayOwnerPort, find_owner
@@ -137,7 +138,9 @@ async def over_peer(url: str) -> AsyncIterator[Call]:
     finally:
         bridge = storage.bridge
         assert isinstance(bridge, RedispyBridge)
-        await bridge.get_connection().aclose()
+        redis = bridge.get_connection()
+        assert isinstance(redis, Redis)
+        await redis.aclose()
 
 
 @asynccontextmanager

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.config.feedback import BUILT_INS
-from serve_app.feedback.redact import RedactionFailed, Redactor, passes_luhn
+from serve_app.core.redact import RedactionFailed, Redactor, passes_luhn
 from serve_app.offline.demo.testset import draw_testset
 from tests.routing.prompts import EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
 
