@@ -11,6 +11,7 @@ from serve_app.cli.lazy import LazyCommand, LazyGroup
 
 EXTRA_OF = {
     "PIL": "evaluate",
+    "cryptography": "access",
     "jsonschema": "evaluate",
     "sklearn": "learn",
     "threadpoolctl": "learn",
@@ -161,6 +162,23 @@ class Benchmarks(LazyGroup):
     )
 
 
+class Certificates(LazyGroup):
+    """The commands of `serve-app certs`."""
+
+    lazy = (
+        LazyCommand(
+            "dev",
+            "serve_app.cli.certs:dev",
+            "Make a local authority, and certificates for the service and for one client.",
+        ),
+        LazyCommand(
+            "show",
+            "serve_app.cli.certs:show",
+            "Show for whom certificates are, and until when.",
+        ),
+    )
+
+
 app = typer.Typer(
     cls=Commands,
     help="Self-hosted models behind one OpenAI-compatible address.",
@@ -171,6 +189,10 @@ app = typer.Typer(
 app.add_typer(
     typer.Typer(cls=Benchmarks, help="Benchmarks of this machine.", no_args_is_help=True),
     name="bench",
+)
+app.add_typer(
+    typer.Typer(cls=Certificates, help="Certificates for TLS.", no_args_is_help=True),
+    name="certs",
 )
 
 

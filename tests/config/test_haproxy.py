@@ -9,7 +9,7 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from contextlib import AsyncExitStack, asynccontextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -76,6 +76,7 @@ class Backend:
         self.left = asyncio.Event()
         self.asked: list[bytes] = []
         self.head = b""
+        self.raw_headers: dict[bytes, bytes] = {}
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -83,6 +84,8 @@ class Backend:
                 path = head.split()[1]
                 self.asked.append(path)
                 self.head = head.lower()
+                lines = (line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
+                self.raw_headers = {name.lower(): value for name, value in lines}
                 if length := re.search(rb"(?i)\ncontent-length: (\d+)", head):
                     await reader.readexactly(int(length[1]))
                 await self._answer(path, writer)
@@ -149,8 +152,10 @@ class Connection:
 
 
 @asynccontextmanager
-async def running(directory: Path, *, backend_port: int | None = None) -> AsyncIterator[Proxy]:
-    """HAProxy as Ray starts it, by what the environment says."""
+async def running(
+    directory: Path, *, backend_port: int | None = None, more: Mapping[str, str] | None = None
+) -> AsyncIterator[Proxy]:
+    """HAProxy as Ray starts it, by what the environment says; `more` adds to the environment."""
     backend = Backend()
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(await asyncio.start_server(backend, "127.0.0.1"))
@@ -166,7 +171,7 @@ async def running(directory: Path, *, backend_port: int | None = None) -> AsyncI
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", f'ulimit -n {FILES} && exec "$0" "$@"', environment[HAPROXY_PROGRAM]),
             *("-db", "-f", str(directory / "haproxy.cfg"), "-dR"),
-            env={**os.environ, **environment, **limits},
+            env={**os.environ, **environment, **limits, **(more or {})},
             stderr=stack.enter_context((directory / "stderr").open("wb")),
         )
         try:
