@@ -150,6 +150,11 @@ class Benchmarks(LazyGroup):
             " httpx.",
         ),
         LazyCommand(
+            "transport",
+            "serve_app.offline.bench.transport:transport",
+            "Compare TLS with plain HTTP between a Router's client and a replica's server.",
+        ),
+        LazyCommand(
             "gpu",
             "serve_app.offline.bench.gpu.command:gpu",
             "Compare plan and doctor with measurements of one GPU, and the service with bare vLLM.",
