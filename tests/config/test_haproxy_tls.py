@@ -168,6 +168,14 @@ async def test_tls_1_3_and_no_other(tmp_path: Path, pki: Pki) -> None:
         assert len(proxy.backend.asked) == asked
 
 
+async def test_a_handshake_that_does_not_come_is_not_waited_for(tmp_path: Path, pki: Pki) -> None:
+    """A connection that says nothing, or half a hello, ends with `timeout client`."""
+    async with serving(tmp_path, pki.environment()) as proxy:
+        for sent in (b"", b"\x16\x03\x01"):
+            connection = await proxy.connect(sent)
+            assert await asyncio.wait_for(connection.rest(), 10) == b""
+
+
 async def test_the_files_are_private(tmp_path: Path, pki: Pki) -> None:
     """No other user reads the key or the secret, or gives HAProxy commands."""
     async with serving(tmp_path, pki.asking()):

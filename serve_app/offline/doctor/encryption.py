@@ -17,6 +17,7 @@ from pydantic import BaseModel
 
 from serve_app.config.reader import ServeConfig
 from serve_app.config.tiers import DEMO_PREFIX
+from serve_app.config.tls import CERTIFICATE, HEADER_SECRET, KEY
 from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 
 PATH_KEYS = frozenset({"directory", "file", "path"})
@@ -30,6 +31,9 @@ ELSEWHERE = {
 DEPTH_MAX = 16
 """Of devices that lie on devices."""
 DEFAULT_CACHE = ".cache"
+HAPROXY_CONFIGURATION = "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC"
+HAPROXY_CONFIGURATION_DEFAULT = "/tmp/haproxy-serve/haproxy.cfg"
+"""The variable and the default of Ray; a test compares the default with Ray's."""
 
 
 class State(Enum):
@@ -203,6 +207,17 @@ def list_directories(
     temporary = environment.get("RAY_TMPDIR", "/tmp")
     yield Directory("Ray's logs and spilled objects", Path(temporary) / "ray", False)
     yield Directory("shared memory", Path("/dev/shm"), False)
+    yield from _list_tls(environment)
+
+
+def _list_tls(environment: Mapping[str, str]) -> Iterator[Directory]:
+    """The files of the public port's TLS, and the directory with HAProxy's copies of them."""
+    names = [name for name in (CERTIFICATE, KEY, HEADER_SECRET) if environment.get(name)]
+    for name in names:
+        yield Directory(name, Path(environment[name]), True)
+    if names:
+        configuration = environment.get(HAPROXY_CONFIGURATION, HAPROXY_CONFIGURATION_DEFAULT)
+        yield Directory("HAProxy's copies of keys", Path(configuration).parent, True)
 
 
 def find_paths(value: object, key: str) -> Iterator[tuple[str, Path]]:

@@ -6,8 +6,10 @@ from pathlib import Path
 
 import pytest
 from pydantic import BaseModel
+from ray.serve._private import constants
 
 from serve_app.config.reader import read_serve_config
+from serve_app.config.tls import CERTIFICATE, KEY
 from serve_app.offline.doctor.encryption import (
     Directory,
     Kernel,
@@ -200,6 +202,16 @@ def test_the_places_of_a_shipped_config() -> None:
     environment = {"RAY_TMPDIR": "/fast", "HF_HOME": "/hub", "VLLM_CACHE_ROOT": "/cache"}
     found = {entry.path for entry in list_directories(config, environment, Path("/home/ray"))}
     assert found == {Path("/fast/ray"), Path("/hub"), Path("/cache"), Path("/dev/shm")}
+
+
+def test_the_keys_of_tls_are_places_too() -> None:
+    """The operator's files, and HAProxy's copies where Ray puts its configuration."""
+    config = read_serve_config(CONFIGS / "local.yaml")
+    environment = {CERTIFICATE: "/tls/tls.crt", KEY: "/tls/tls.key"}
+    found = {entry.path: entry for entry in list_directories(config, environment, Path("/home"))}
+    copies = Path(constants.RAY_SERVE_HAPROXY_CONFIG_FILE_LOC).parent
+    assert found.keys() >= {Path("/tls/tls.crt"), Path("/tls/tls.key"), copies}
+    assert found[copies].private
 
 
 def test_this_machine_answers() -> None:
