@@ -10,7 +10,7 @@ import socket
 import sys
 import time
 from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import AsyncExitStack, asynccontextmanager
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -178,7 +178,8 @@ async def running(
             await wait_for(lambda: listens("127.0.0.1", int(config.http_options.port)))
             yield Proxy(config, process, backend)
         finally:
-            process.send_signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):  # A reload has ended it.
+                process.send_signal(signal.SIGKILL)
             await process.wait()
 
 

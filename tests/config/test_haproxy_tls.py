@@ -328,6 +328,31 @@ async def test_the_watcher_ends_with_its_haproxy(tmp_path: Path, pki: Pki) -> No
     await wait_for(lambda: not watcher.is_running())
 
 
+async def test_renewal_goes_on_after_rays_own_reload(tmp_path: Path, pki: Pki) -> None:
+    """Ray starts another HAProxy whenever Routers come and go: its watcher takes over."""
+    context = pki.context()
+    async with serving(tmp_path, pki.environment()) as proxy:
+        [first] = psutil.Process(proxy.process.pid).children()
+        configuration = str(tmp_path / "haproxy" / "haproxy.cfg")
+        environment = {**os.environ, **ray_environment(), **pki.environment()}
+        second = await asyncio.create_subprocess_exec(
+            ray_environment()[HAPROXY_PROGRAM],
+            *("-db", "-f", configuration, "-sf", str(proxy.process.pid)),
+            *("-x", proxy.config.socket_path),
+            env=environment,
+        )
+        try:
+            await asyncio.wait_for(proxy.process.wait(), 20)
+            await wait_for(lambda: not first.is_running())
+            renewed = pki.renew_server().certificate.serial_number
+            while await serial(proxy, context) != renewed:
+                await asyncio.sleep(0.05)
+            assert (await get(proxy, context)).text == "ok"
+        finally:
+            second.kill()
+            await second.wait()
+
+
 async def test_a_start_without_a_usable_certificate_says_why(tmp_path: Path, pki: Pki) -> None:
     """HAProxy is not started without TLS; one line names the file."""
     (pki.directory / "tls.key").write_text("")
