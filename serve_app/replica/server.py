@@ -83,7 +83,8 @@ class TierServer(LLMServer):
         app = LeasedApp(DraftApp(engine_app), self._leases, self._stats, refusal=self._refusal)
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address(), tls=self._tls)
         await self._http.wait_started()
-        logger.info("engine app open to lease holders on port %d", self._http.address[1])
+        how = "TLS" if self._tls else "plain HTTP"
+        logger.info("engine app open to lease holders on port %d, %s", self._http.address[1], how)
 
     def _check_place(self) -> None:
         size = int(self._llm_config.engine_kwargs.get("tensor_parallel_size") or 1)
