@@ -36,8 +36,7 @@ class CertificateRuleConfig(Config):
 class CertificatesConfig(Config):
     """Which callers the certificates of clients stand for; HAProxy has verified them (tls.md)."""
 
-    secret: SecretConfig | None = Field(
-        None,
+    secret: SecretConfig = Field(
         description="The secret of at least 32 bytes that HAProxy signs certificates with: that of "
         "`SERVE_APP_TLS_HEADER_SECRET`.",
     )

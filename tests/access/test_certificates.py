@@ -6,6 +6,7 @@ import base64
 import hmac
 import time
 from datetime import UTC, datetime, timedelta
+from typing import Any
 
 import pytest
 from cryptography.hazmat.primitives.serialization import Encoding
@@ -15,6 +16,7 @@ from hypothesis import strategies as st
 from serve_app.access.certificates import KEPT_MAX, CertificateReader
 from serve_app.access.identity import Identity
 from serve_app.config.certificates import CertificateRuleConfig, CertificatesConfig
+from serve_app.config.secret import SecretConfig
 from serve_app.core.errors import Unauthorized
 from serve_app.offline.certificates.authority import Purpose, Subject, issue, make_authority
 
@@ -22,6 +24,11 @@ SECRET = b"k" * 32
 AUTHORITY = make_authority("authority", 1)
 UNTIL = datetime.now(UTC) + timedelta(hours=1)
 NOW = time.time()
+
+
+def configure(**keys: Any) -> CertificatesConfig:
+    """A config whose secret the test hands over itself."""
+    return CertificatesConfig(secret=SecretConfig(file="/secret"), **keys)
 
 
 def encode(subject: Subject, until: datetime = UNTIL) -> bytes:
@@ -57,12 +64,12 @@ def rule(kind: str, matches: str, tenant: str, *roles: str) -> CertificateRuleCo
 @pytest.mark.parametrize(
     ("config", "tenant", "user", "roles"),
     [
-        (CertificatesConfig(tenant_default="bank"), "bank", "alice", ()),
-        (CertificatesConfig(tenant="email", user="uri"), "a@bank.example", ALICE.uris[0], ()),
-        (CertificatesConfig(tenant="dns", user=None), "a.bank.example", None, ()),
-        (CertificatesConfig(tenant="organisation", tenant_default="x"), "x", "alice", ()),
+        (configure(tenant_default="bank"), "bank", "alice", ()),
+        (configure(tenant="email", user="uri"), "a@bank.example", ALICE.uris[0], ()),
+        (configure(tenant="dns", user=None), "a.bank.example", None, ()),
+        (configure(tenant="organisation", tenant_default="x"), "x", "alice", ()),
         (
-            CertificatesConfig(
+            configure(
                 rules=(
                     rule("uri", "spiffe://bank/ri", "wrong"),
                     rule("organisation", "*", "wrong"),
@@ -75,7 +82,7 @@ def rule(kind: str, matches: str, tenant: str, *roles: str) -> CertificateRuleCo
             ("admin",),
         ),
         (
-            CertificatesConfig(rules=(rule("email", "a@bank.example", "t"),), roles_default=("r",)),
+            configure(rules=(rule("email", "a@bank.example", "t"),), roles_default=("r",)),
             "t",
             "alice",
             ("r",),
@@ -94,9 +101,9 @@ def test_a_certificate_names_its_caller(
 @pytest.mark.parametrize(
     "config",
     [
-        CertificatesConfig(rules=(rule("uri", "spiffe://other/*", "t"),)),
-        CertificatesConfig(tenant="organisation"),
-        CertificatesConfig(tenant="uri", tenant_default="x", user="organisational_unit"),
+        configure(rules=(rule("uri", "spiffe://other/*", "t"),)),
+        configure(tenant="organisation"),
+        configure(tenant="uri", tenant_default="x", user="organisational_unit"),
     ],
 )
 def test_a_certificate_of_nobody(config: CertificatesConfig) -> None:
@@ -131,7 +138,7 @@ def test_a_certificate_of_nobody(config: CertificatesConfig) -> None:
 def test_what_is_not_haproxys_or_not_valid_is_refused(header: bytes) -> None:
     """Unsigned, signed by another, signed at another time, unreadable, expired, or not a name."""
     with pytest.raises(Unauthorized):
-        read(CertificatesConfig(tenant_default="bank"), header)
+        read(configure(tenant_default="bank"), header)
 
 
 @given(st.integers(0, 10_000), st.integers(0, 7))
@@ -145,16 +152,14 @@ def test_no_changed_bit_is_taken(position: int, bit: int) -> None:
     if signed == true_signed and mac.lower() == true_mac.lower():
         return  # the case of a hexadecimal digit
     with pytest.raises(Unauthorized):
-        read(CertificatesConfig(tenant_default="bank"), bytes(header))
+        read(configure(tenant_default="bank"), bytes(header))
 
 
 def test_a_certificate_expires_on_a_connection_that_stays_open() -> None:
     """HAProxy looks at the date at the handshake only; the Router looks at each call."""
     moments = iter([NOW, UNTIL.timestamp() + 1])
     later = UNTIL.timestamp() + 1
-    reader = CertificateReader(
-        CertificatesConfig(tenant_default="bank"), SECRET, lambda: next(moments)
-    )
+    reader = CertificateReader(configure(tenant_default="bank"), SECRET, lambda: next(moments))
     assert reader.identify(render(ENCODED)).tenant == "bank"
     with pytest.raises(Unauthorized, match="not valid now"):
         reader.identify(render(ENCODED, at=later))
@@ -162,7 +167,7 @@ def test_a_certificate_expires_on_a_connection_that_stays_open() -> None:
 
 def test_a_reader_remembers_a_bounded_number() -> None:
     """A client with many certificates cannot fill the memory."""
-    reader = CertificateReader(CertificatesConfig(tenant_default="bank"), SECRET, lambda: NOW)
+    reader = CertificateReader(configure(tenant_default="bank"), SECRET, lambda: NOW)
     for number in range(3):
         reader.identify(render(encode(Subject(f"c{number}"))))
     assert len(reader._kept) == 3 < KEPT_MAX
@@ -171,6 +176,6 @@ def test_a_reader_remembers_a_bounded_number() -> None:
 def test_a_short_secret_and_a_config_of_nobody_are_refused() -> None:
     """Both would let anyone in, or no one."""
     with pytest.raises(ValueError, match="less than 32 bytes"):
-        CertificateReader(CertificatesConfig(tenant_default="x"), b"short")
+        CertificateReader(configure(tenant_default="x"), b"short")
     with pytest.raises(ValueError, match="set rules, tenant or tenant_default"):
-        CertificatesConfig()
+        configure()

@@ -22,6 +22,7 @@ from serve_app.access.certificates import CertificateReader
 from serve_app.cli.tls_files import TlsFiles, TlsFileUnusable
 from serve_app.config.certificates import CertificatesConfig
 from serve_app.config.environment import HAPROXY_PROGRAM, ray_environment
+from serve_app.config.secret import SecretConfig
 from serve_app.config.tls import (
     CERTIFICATE,
     CHECK_S,
@@ -221,7 +222,9 @@ async def test_a_router_learns_whose_certificate_it_is(tmp_path: Path, pki: Pki)
         # The test's Router writes heads in lower case, so the value comes from a second look.
         assert line.startswith(CERTIFICATE_HEADER + b": 1")
         value = proxy.backend.raw_headers[CERTIFICATE_HEADER]
-        config = CertificatesConfig(tenant_default="bank", user="uri")
+        config = CertificatesConfig(
+            secret=SecretConfig(file="/s"), tenant_default="bank", user="uri"
+        )
         identity = CertificateReader(config, SECRET.encode()).identify(value)
         assert (identity.tenant, identity.user) == ("bank", "spiffe://bank/alice")
         await get(proxy, pki.context(), {name: "forged", name.upper(): "forged"})
@@ -318,6 +321,19 @@ async def test_a_new_authority_counts_without_a_restart(tmp_path: Path, pki: Pki
         await wait_for(lambda: b"renewed haproxy.cfg.client-ca.pem" in stderr.read_bytes())
         for client in ("alice", "bob"):
             assert (await get(proxy, pki.context(client))).text == "ok"
+
+
+async def test_a_file_that_haproxy_cannot_take_is_told(tmp_path: Path, pki: Pki) -> None:
+    """A command has at most `tune.bufsize`; the log says so, and clients are asked as before."""
+    pki.client("alice")
+    async with serving(tmp_path, pki.asking()) as proxy:
+        many = [make_authority(f"authority {number}", 1) for number in range(60)]
+        with (pki.directory / "ca.new").open("wb") as file:
+            file.writelines(pair.certificate_pem() for pair in [pki.authority, *many])
+        (pki.directory / "ca.new").replace(pki.directory / "ca.pem")
+        stderr = tmp_path / "haproxy" / "stderr"
+        await wait_for(lambda: b"change tune.bufsize" in stderr.read_bytes())
+        assert (await get(proxy, pki.context("alice"))).text == "ok"
 
 
 async def test_the_watcher_ends_with_its_haproxy(tmp_path: Path, pki: Pki) -> None:
