@@ -2,17 +2,30 @@
 
 from __future__ import annotations
 
-from pydantic import Field, model_validator
+from pathlib import PurePosixPath
+from typing import Annotated
+
+from pydantic import AfterValidator, Field, model_validator
 
 from serve_app.config.base import Config
+
+
+def _check_absolute(path: str) -> str:
+    if not PurePosixPath(path).is_absolute():
+        raise ValueError(
+            "a Router's working directory is a session directory of Ray; write an absolute path"
+        )
+    return path
+
+
+AbsolutePath = Annotated[str, AfterValidator(_check_absolute)]
 
 
 class SecretConfig(Config):
     """A file or an environment variable that holds a secret."""
 
-    file: str | None = Field(
+    file: AbsolutePath | None = Field(
         None,
-        min_length=1,
         description="File that holds the secret; line ends at its end do not count.",
     )
     variable: str | None = Field(
