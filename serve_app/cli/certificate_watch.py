@@ -115,4 +115,4 @@ def _find_owner(admin: AdminSocket) -> int | None:
 
 
 if __name__ == "__main__":
-    watch(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3]))
+    watch(int(sys.argv[1]), sys.argv[2], Path(sys.argv[3], sys.argv[4]))

@@ -64,10 +64,14 @@ def write_amended(written: Path, limits: HAProxyLimits, tls: TlsSettings | None)
 
 
 def _watch_certificates(written: Path, environment: dict[str, str]) -> None:
-    """Start the watcher, a child of this process and so of HAProxy."""
+    """Start the watcher, a child of this process and so of HAProxy.
+
+    Ray counts a process with the configuration's whole path among its arguments as HAProxy.
+    """
     command = [sys.executable, "-P", "-m", "serve_app.cli.certificate_watch", str(os.getpid())]
     admin = find_admin_socket(_read_locked(written))
-    subprocess.Popen([*command, admin, str(written)], env=environment, stdin=subprocess.DEVNULL)
+    command += [admin, str(written.parent), written.name]
+    subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
 
 
 def _read_locked(written: Path) -> str:

@@ -12,7 +12,7 @@ import os
 import ssl
 import sys
 from collections.abc import Iterator
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from pathlib import Path
 
 from serve_app.config.tls import SECRET_BYTES_MIN, TlsListener, TlsSettings
@@ -77,10 +77,11 @@ class TlsFiles:
 
     tls: TlsSettings
     configuration: Path
-    copies: tuple[TlsCopy, ...] = field(init=False)
 
-    def __post_init__(self) -> None:
-        object.__setattr__(self, "copies", tuple(self._list()))
+    @property
+    def copies(self) -> tuple[TlsCopy, ...]:
+        """The copies, the certificate first."""
+        return tuple(self._list())
 
     def _list(self) -> Iterator[TlsCopy]:
         tls = self.tls

@@ -341,6 +341,8 @@ async def test_the_watcher_ends_with_its_haproxy(tmp_path: Path, pki: Pki) -> No
     async with serving(tmp_path, pki.environment()) as proxy:
         [watcher] = psutil.Process(proxy.process.pid).children()
         assert "serve_app.cli.certificate_watch" in watcher.cmdline()
+        # Ray would count it as an HAProxy.
+        assert str(tmp_path / "haproxy" / "haproxy.cfg") not in watcher.cmdline()
     await wait_for(lambda: not watcher.is_running())
 
 
