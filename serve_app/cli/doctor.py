@@ -17,6 +17,7 @@ from serve_app.cli.check import check_accelerator_types, check_engines, read_or_
 from serve_app.config.environment import ray_environment
 from serve_app.config.reader import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
+from serve_app.config.tls import select_tls
 from serve_app.offline.doctor.encryption import check_encryption, list_directories
 from serve_app.offline.doctor.engines import check_engines_here, find_engine_errors
 from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
@@ -130,7 +131,8 @@ def _check_cluster(config: ServeConfig) -> Iterator[CheckResult]:
     from serve_app.deploy.plan import deployment_name, plan_need
 
     gpu = any(tier.accelerator == "gpu" for tier in config.app.tiers)
-    wanted = ray_environment()
+    # A node on which TLS is forgotten would serve its public port in plain text.
+    wanted = {**ray_environment(), **select_tls(process_environment())}
     probe = partial(find_engine_errors, config.app.tiers)
     facts = gather_facts(list(PINS["gpu" if gpu else "cpu"]), list(wanted), probe)
     for node in facts:

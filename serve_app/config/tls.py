@@ -61,7 +61,7 @@ def read_tls(environment: Mapping[str, str]) -> TlsSettings | None:
     Raises:
         ValueError: a variable is unknown, or one is set without another that it needs.
     """
-    given = {name: value for name, value in environment.items() if name.startswith(PREFIX)}
+    given = select_tls(environment)
     for name in given:
         if name not in NAMES:
             raise ValueError(f"{name} is none of {', '.join(NAMES)}")
@@ -77,6 +77,11 @@ def read_tls(environment: Mapping[str, str]) -> TlsSettings | None:
         _read_path(given, HEADER_SECRET),
         _read_seconds(given.get(CHECK_S, "10")),
     )
+
+
+def select_tls(environment: Mapping[str, str]) -> dict[str, str]:
+    """The variables of an environment that are about TLS, misspelt ones included."""
+    return {name: value for name, value in environment.items() if name.startswith(PREFIX)}
 
 
 NEEDS = {
