@@ -137,10 +137,14 @@ async def serving(tmp_path: Path, environment: Mapping[str, str]) -> AsyncIterat
 
 
 async def get(
-    proxy: Proxy, context: ssl.SSLContext, headers: dict[str, str] | None = None
+    proxy: Proxy,
+    context: ssl.SSLContext,
+    headers: dict[str, str] | None = None,
+    *,
+    path: str = "/v1",
 ) -> httpx.Response:
     async with httpx.AsyncClient(verify=context, timeout=5, trust_env=False) as client:
-        return await client.get(f"https://127.0.0.1:{proxy.port}/v1", headers=headers)
+        return await client.get(f"https://127.0.0.1:{proxy.port}{path}", headers=headers)
 
 
 async def serial(proxy: Proxy, context: ssl.SSLContext) -> int:
@@ -241,7 +245,7 @@ async def test_without_tls_the_header_is_removed_too(tmp_path: Path) -> None:
 
 
 async def test_a_renewal_under_load_loses_no_call(tmp_path: Path, pki: Pki) -> None:
-    """Calls go on, on new connections and on an old one, while the certificate is replaced."""
+    """Calls go on, on new connections and on old ones, and so does a stream that has begun."""
     context = pki.context()
     async with serving(tmp_path, pki.environment()) as proxy:
         before = await serial(proxy, context)
@@ -249,12 +253,15 @@ async def test_a_renewal_under_load_loses_no_call(tmp_path: Path, pki: Pki) -> N
         load = asyncio.gather(
             *(ask_until(proxy, context, done, keep=keep) for keep in (True, True, False, False))
         )
+        stream = asyncio.create_task(get(proxy, context, path="/stream"))
+        await wait_for(lambda: b"/stream" in proxy.backend.asked)
         renewed = pki.renew_server().certificate.serial_number
         while await serial(proxy, context) != renewed:
             assert not load.done()
             await asyncio.sleep(0.05)
         done.set()
         counts = await asyncio.wait_for(load, 30)
+        assert (await stream).text == "abok"
         assert before != renewed
         assert min(counts) > 0
         assert psutil.pid_exists(proxy.process.pid)
