@@ -11,11 +11,18 @@ import typer
 
 from serve_app import demo
 from serve_app.config.engine_arguments import check_accelerator_type, check_engine_arguments
-from serve_app.config.reader import ConfigError, ServeConfig, read_serve_config
+from serve_app.config.reader import (
+    ConfigError,
+    ServeConfig,
+    process_environment,
+    read_serve_config,
+)
+from serve_app.config.serve_file import ServeFile
 from serve_app.config.tiers import DEMO_PREFIX
 from serve_app.demo import CheckpointMissing
 from serve_app.model_files.finding import Finding
 from serve_app.offline.checkpoints.checkout import check_revision
+from serve_app.offline.doctor.tls import find_missing_tls
 from serve_app.offline.planning.checks import check_name
 from serve_app.offline.planning.plan import Options, make_plan
 from serve_app.offline.planning.planning_errors import PlanningFailed
@@ -42,6 +49,7 @@ def check(
         *find_long_queues(serve_config),
         *find_loose_models(serve_config),
         *find_open_doors(serve_config),
+        *find_plain_ports(serve_config),
         *find_unseen_prices(serve_config),
     )
     for finding in found:
@@ -147,6 +155,14 @@ def find_unseen_prices(config: ServeConfig) -> Iterator[Finding]:
                 f"set `{CACHED_TOKENS_KEY}: true` in `tiers.{tier.name}.engine`",
                 fatal=False,
             )
+
+
+def find_plain_ports(config: ServeConfig) -> Iterator[Finding]:
+    """Find a public port that prompts and keys pass in plain text."""
+    http = ServeFile.model_validate(config.document).http_options
+    missing = find_missing_tls(http, http.other_keys, process_environment())
+    if missing is not None:
+        yield missing
 
 
 def read_or_exit(path: Path) -> ServeConfig:

@@ -22,6 +22,8 @@ from serve_app.cli.check import (
 from serve_app.config.environment import ray_environment
 from serve_app.config.reader import ROUTER_NAME, ServeConfig, process_environment
 from serve_app.config.serve_file import ServeFile
+from serve_app.config.tls import select_tls
+from serve_app.offline.doctor.encryption import check_encryption, list_directories
 from serve_app.offline.doctor.engines import check_engines_here, find_engine_errors
 from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 from serve_app.offline.doctor.machine import (
@@ -35,6 +37,7 @@ from serve_app.offline.doctor.machine import (
     list_ports,
 )
 from serve_app.offline.doctor.models import check_model_of
+from serve_app.offline.doctor.tls import check_tls
 
 CLOCK_S_MAX = 1.0
 """Tokens and certificates have times, and operators compare the logs of several nodes."""
@@ -101,6 +104,8 @@ def _look_here(config: ServeConfig) -> Iterator[CheckResult]:
     yield check_token(environment, Path.home())
     http = ServeFile.model_validate(config.document).http_options
     yield from check_ports(list_ports(http.port, environment), http.host)
+    yield from check_tls(http, environment)
+    yield from check_encryption(list_directories(config, environment, Path.home()))
     yield from check_engines_here(tiers, {**environment, **ray_environment()})
     for tier in tiers:
         yield from check_model_of(tier, demo.locate)
@@ -134,7 +139,8 @@ def _check_cluster(config: ServeConfig) -> Iterator[CheckResult]:
     from serve_app.deploy.plan import deployment_name, plan_need
 
     gpu = any(tier.accelerator == "gpu" for tier in config.app.tiers)
-    wanted = ray_environment()
+    # A node on which TLS is forgotten would serve its public port in plain text.
+    wanted = {**ray_environment(), **select_tls(process_environment())}
     probe = partial(find_engine_errors, config.app.tiers)
     facts = gather_facts(list(PINS["gpu" if gpu else "cpu"]), list(wanted), probe)
     for node in facts:

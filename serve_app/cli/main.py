@@ -153,6 +153,11 @@ class Benchmarks(LazyGroup):
             " httpx.",
         ),
         LazyCommand(
+            "transport",
+            "serve_app.offline.bench.transport:transport",
+            "Compare TLS with plain HTTP between a Router's client and a replica's server.",
+        ),
+        LazyCommand(
             "gpu",
             "serve_app.offline.bench.gpu.command:gpu",
             "Compare plan and doctor with measurements of one GPU, and the service with bare vLLM.",
@@ -247,6 +252,23 @@ class AuditCommands(LazyGroup):
     )
 
 
+class Certificates(LazyGroup):
+    """The commands of `serve-app certs`."""
+
+    lazy = (
+        LazyCommand(
+            "dev",
+            "serve_app.cli.certs:dev",
+            "Make a local authority, and certificates for the service and for one client.",
+        ),
+        LazyCommand(
+            "show",
+            "serve_app.cli.certs:show",
+            "Show for whom certificates are, and until when.",
+        ),
+    )
+
+
 app = typer.Typer(
     cls=Commands,
     help="Self-hosted models behind one OpenAI-compatible address.",
@@ -265,6 +287,10 @@ app.add_typer(
 app.add_typer(
     typer.Typer(cls=AuditCommands, help="The audit log of calls.", no_args_is_help=True),
     name="audit",
+)
+app.add_typer(
+    typer.Typer(cls=Certificates, help="Certificates for TLS.", no_args_is_help=True),
+    name="certs",
 )
 
 

@@ -6,6 +6,7 @@ import contextlib
 import json
 import shutil
 import signal
+import ssl
 import subprocess
 import sys
 import time
@@ -13,7 +14,7 @@ import urllib.request
 from collections.abc import Iterator
 from pathlib import Path
 from types import FrameType
-from typing import Annotated, NamedTuple
+from typing import Annotated, Any, NamedTuple
 
 import typer
 import yaml
@@ -22,6 +23,7 @@ from serve_app.cli import processes
 from serve_app.cli.check import read_or_exit
 from serve_app.config.environment import local_environment, ray_environment, socket_dir
 from serve_app.config.reader import ServeConfig, process_environment, run_dir
+from serve_app.config.tls import CERTIFICATE, TlsSettings, read_tls
 
 GRACE_S = 20.0
 POLL_S = 0.5
@@ -63,14 +65,16 @@ def up(
     if running:
         typer.echo(f"A service runs already (process {running[0].pid}); `serve-app down` ends it.")
         raise typer.Exit(1)
+    tls = _read_tls(haproxy=haproxy)
+    base_url = serve_config.base_url if tls is None else _secure(serve_config.base_url)
     processes.adopt_orphans()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
     code = 0
     try:
         with _service(serve_config, directory, haproxy=haproxy) as service:
-            _wait_ready(serve_config.base_url, service, wait_s)
-            typer.echo(_banner(serve_config.base_url))
+            _wait_ready(base_url, service, wait_s, tls)
+            typer.echo(_banner(base_url))
             code = service.child.wait()
     except Stopped:
         typer.echo("Stopping.")
@@ -78,6 +82,22 @@ def up(
         typer.echo(f"The service did not start: {error}", err=True)
         code = 1
     raise typer.Exit(code)
+
+
+def _read_tls(*, haproxy: bool) -> TlsSettings | None:
+    """The TLS of the public port; a wrong variable is one clear message and exit code 1."""
+    try:
+        tls = read_tls(process_environment())
+        if tls is not None and not haproxy:
+            raise ValueError(f"{CERTIFICATE} is set, and only HAProxy serves TLS")
+    except ValueError as error:
+        typer.echo(str(error), err=True)
+        raise typer.Exit(1) from None
+    return tls
+
+
+def _secure(base_url: str) -> str:
+    return base_url.replace("http://", "https://", 1)
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
@@ -136,29 +156,42 @@ def _tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _wait_ready(base_url: str, service: _Running, wait_s: float) -> None:
+def _wait_ready(base_url: str, service: _Running, wait_s: float, tls: TlsSettings | None) -> None:
+    asks_clients = tls is not None and tls.client_ca and tls.client_verify == "required"
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         if (code := service.child.poll()) is not None:
             raise ChildProcessError(f"`serve run` ended with code {code}; see above")
-        if _is_ready(base_url):
+        applications = _list_applications(service.auth_token)
+        if _is_running(applications) if asks_clients else _is_ready(base_url):
             return
-        if (why := _deploy_failure(service.auth_token)) is not None:
+        if (why := _find_failure(applications)) is not None:
             raise ChildProcessError(why)
         time.sleep(POLL_S)
     raise TimeoutError(f"not ready after {wait_s:g} s; see `RAY_AUTH_MODE=token serve status`")
 
 
-def _deploy_failure(auth_token: str) -> str | None:
-    """Why Serve gave up on the application, or None; `serve run` itself would wait on."""
+def _list_applications(auth_token: str) -> dict[str, Any]:
+    """What Serve says of its applications, by their names; nothing before it can be asked."""
     request = urllib.request.Request(
         f"{DASHBOARD}/api/serve/applications/", headers={"Authorization": f"Bearer {auth_token}"}
     )
     try:
         with urllib.request.urlopen(request, timeout=5) as response:
-            applications = json.load(response)["applications"]
+            applications: dict[str, Any] = json.load(response)["applications"]
     except OSError:
-        return None  # The dashboard starts after the cluster, and may be off.
+        return {}  # The dashboard starts after the cluster, and may be off.
+    return applications
+
+
+def _is_running(applications: dict[str, Any]) -> bool:
+    """Whether Serve has started everything. The port answers nobody without a certificate."""
+    found = [application["status"] == "RUNNING" for application in applications.values()]
+    return bool(found) and all(found)
+
+
+def _find_failure(applications: dict[str, Any]) -> str | None:
+    """Why Serve gave up on the application, or None; `serve run` itself would wait on."""
     for application in applications.values():
         if application["status"] == "DEPLOY_FAILED":
             failed = [
@@ -171,8 +204,10 @@ def _deploy_failure(auth_token: str) -> str | None:
 
 
 def _is_ready(base_url: str) -> bool:
+    # Whether the service is ready says no secret, so any certificate will do here.
+    context = ssl._create_unverified_context() if base_url.startswith("https:") else None
     try:
-        with urllib.request.urlopen(f"{base_url}/ready", timeout=5) as response:
+        with urllib.request.urlopen(f"{base_url}/ready", timeout=5, context=context) as response:
             return bool(response.status == 200)
     except OSError:
         return False

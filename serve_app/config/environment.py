@@ -13,6 +13,7 @@ RUN_MARKER = "SERVE_APP_RUN_DIR"
 """The variable in every process that `serve-app up` starts, by which `down` finds all of them."""
 
 
+HAPROXY_ON = "RAY_SERVE_ENABLE_HA_PROXY"
 HAPROXY_PROGRAM = "RAY_SERVE_HAPROXY_BINARY_PATH"
 PYTHON = "SERVE_APP_PYTHON"
 PATHS = frozenset((HAPROXY_PROGRAM, PYTHON))
@@ -45,7 +46,7 @@ def ray_environment(
       compile CUDA on nodes without a compiler for it (docs/decisions/0011).
     """
     return {
-        "RAY_SERVE_ENABLE_HA_PROXY": "1" if haproxy else "0",
+        HAPROXY_ON: "1" if haproxy else "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
         "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",

@@ -15,6 +15,9 @@ from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
+from serve_app.config.tls import TlsListener
+from serve_app.core.headers import CERTIFICATE_HEADER
+
 FILES_SPARE = 512
 """Files that HAProxy needs besides the files for connections."""
 FILES_PER_CONNECTION = 2.5
@@ -22,6 +25,7 @@ FILES_PER_CONNECTION = 2.5
 RESERVED = 64
 """Connections that the public port leaves for metrics and statistics."""
 MAXCONN = r"(?m)^    maxconn (\d+)$"
+ADMIN_SOCKET = r"(?m)^    stats socket (\S+) mode 666 (level admin .*)$"
 
 
 class TemplateChanged(Exception):
@@ -125,15 +129,17 @@ ERRORS = (
 NOT_FOUND = ProxyError(404, "invalid_request_error", "unknown_url", "Unknown request URL.")
 
 
-def amend(text: str, limits: HAProxyLimits, files_max: int) -> str:
+def amend(text: str, limits: HAProxyLimits, files_max: int, tls: TlsListener | None = None) -> str:
     """Amend Ray's configuration with this service's limits and errors, for `files_max` open files.
+
+    `tls` None: the public port speaks plain HTTP.
 
     Raises:
         TemplateChanged: a line to amend does not occur exactly once.
     """
     possible = int((files_max - FILES_SPARE) / FILES_PER_CONNECTION)
     connections_max = min(_read_maxconn(text), max(RESERVED * 2, possible))
-    for pattern, lines in _amendments(limits, connections_max):
+    for pattern, lines in _amendments(limits, connections_max, tls):
         text, found = re.subn(pattern, lines, text)
         if found != 1:
             raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
@@ -147,8 +153,23 @@ def _read_maxconn(text: str) -> int:
     return int(found[1])
 
 
-def _amendments(limits: HAProxyLimits, connections_max: int) -> Iterator[tuple[str, str]]:
+def find_admin_socket(text: str) -> str:
+    """The path of the socket that controls HAProxy, in Ray's configuration."""
+    found = re.search(ADMIN_SOCKET, text)
+    if found is None:
+        raise TemplateChanged("no admin socket")
+    return found[1]
+
+
+def _amendments(
+    limits: HAProxyLimits, connections_max: int, tls: TlsListener | None
+) -> Iterator[tuple[str, str]]:
     """Patterns of Ray's lines, and their replacements."""
+    # The socket's commands replace certificates and servers; Ray opens it to every user.
+    yield (
+        ADMIN_SOCKET,
+        "\n".join((r"    stats socket \1 mode 600 \2", *(tls.globals() if tls else ()))),
+    )
     yield MAXCONN, f"    maxconn {connections_max}"
     yield (
         r"(?m)^defaults\n    mode http$",
@@ -159,7 +180,7 @@ def _amendments(limits: HAProxyLimits, connections_max: int) -> Iterator[tuple[s
     yield r"(?m)^  bind \*:(\d+)$", r"  bind 127.0.0.1:\1"
     yield (
         r"(?m)^(frontend http_frontend\n    bind \S+)$",
-        "\\1\n" + _literal(*_public(limits, connections_max)),
+        "\\1" + _literal(tls.bind() if tls else "", *_public(limits, connections_max, tls)),
     )
     yield (
         r"(?m)^    http-request return .* if routes$",
@@ -184,7 +205,7 @@ def _defaults(limits: HAProxyLimits) -> Iterator[str]:
     yield from (f"    http-error {error.render()}" for error in ERRORS)
 
 
-def _public(limits: HAProxyLimits, connections_max: int) -> Iterator[str]:
+def _public(limits: HAProxyLimits, connections_max: int, tls: TlsListener | None) -> Iterator[str]:
     yield f"    maxconn {connections_max - RESERVED}"
     yield "    stick-table type ipv6 size 100k expire 1m store conn_cur"
     unlimited = ""
@@ -206,5 +227,9 @@ def _public(limits: HAProxyLimits, connections_max: int) -> Iterator[str]:
     yield "    option forwardfor"
     # No endpoint offers another protocol, and a server may ignore the request to upgrade.
     yield "    http-request del-header upgrade"
+    # Only this proxy says which certificate a client has.
+    yield f"    http-request del-header {CERTIFICATE_HEADER.decode()}"
+    if tls is not None:
+        yield from tls.requests()
     # No Router gets the request before its body is complete or fills HAProxy's buffer.
     yield f"    http-request wait-for-body time {limits.body_s}s if METH_POST"

@@ -358,6 +358,12 @@ class TierConfig(Config):
         description="Time that a replica which is being removed has to finish its streams. At "
         "least `deadlines.total_s`.",
     )
+    tls: bool = Field(
+        False,
+        description="Prompts and answers pass between Routers and replicas by TLS 1.3. Each "
+        "replica makes its own certificate, and a lease carries its digest: no authority and no "
+        "file are needed ([tls.md](tls.md#between-routers-and-engines)). Needs the extra `access`.",
+    )
     health_check_period_s: float = Field(
         10.0, gt=0, le=HOUR_S, description="Interval of Ray's health checks of a replica."
     )

@@ -49,6 +49,6 @@ def build_tier(
     return build_llm_deployment(
         config,
         name_prefix=DEPLOYMENT_PREFIX,
-        bind_kwargs={"sha256sums": tier.sha256sums},
+        bind_kwargs={"sha256sums": tier.sha256sums, "tls": tier.tls},
         deployment_cls=deployment_cls(tier),
     )

@@ -11,11 +11,14 @@ from __future__ import annotations
 import contextlib
 import logging
 import uuid
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 
 from starlette.middleware import Middleware
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+from serve_app.config.environment import HAPROXY_ON
+from serve_app.config.reader import process_environment
+from serve_app.config.tls import CERTIFICATE, read_tls
 from serve_app.core.call import Endpoint
 from serve_app.core.errors import GatewayError, InternalError, InvalidField, RouteNotFound
 from serve_app.core.headers import REQUEST_ID_HEADER, SESSION_HEADER, Headers
@@ -45,8 +48,19 @@ def build_edge() -> list[Middleware]:
 
     Serve calls this function in each process that takes HTTP requests, before the server starts.
     """
+    check_tls(process_environment())
     use_own_protocol()
     return [Middleware(Edge)]
+
+
+def check_tls(environment: Mapping[str, str]) -> None:
+    """Start no server without TLS where the operator asks for TLS.
+
+    Raises:
+        ValueError: TLS is configured, but HAProxy, which serves it, is off.
+    """
+    if read_tls(environment) is not None and environment.get(HAPROXY_ON) != "1":
+        raise ValueError(f"{CERTIFICATE} is set, but not {HAPROXY_ON}=1: only HAProxy serves TLS")
 
 
 class Edge:

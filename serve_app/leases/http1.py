@@ -14,8 +14,10 @@ from __future__ import annotations
 
 import asyncio
 import math
+import ssl
 from collections import OrderedDict
 from collections.abc import Callable
+from hashlib import sha256
 from typing import cast
 
 import httptools
@@ -29,7 +31,8 @@ BUFFER_BYTES_MAX = 1 << 20
 IDLE_S_MAX = 30.0
 """Idle connections older than this are not reused; the engine's server keeps them longer."""
 
-Address = tuple[str, int]
+Address = tuple[str, int] | tuple[str, int, bytes]
+"""Host and port, and for a server that speaks TLS the SHA-256 of its certificate (DER)."""
 
 
 class ConnectionBroken(Exception):
@@ -348,18 +351,27 @@ class Connection(asyncio.Protocol):
         self._message_complete = True
 
 
+def has_certificate(transport: asyncio.BaseTransport, digest: bytes) -> bool:
+    """Whether the peer has proved that it owns the certificate with this SHA-256."""
+    tls: ssl.SSLObject = transport.get_extra_info("ssl_object")
+    certificate = tls.getpeercert(binary_form=True)
+    return certificate is not None and sha256(certificate).digest() == digest
+
+
 class ConnectionPool:
     """Idle keep-alive connections by address; the newest is used first, so that old ones expire."""
 
     def __init__(self, connect_s: float = 3.0) -> None:
         self._connect_s = connect_s
         self._idle: dict[Address, OrderedDict[Connection, None]] = {}
+        self._tls: ssl.SSLContext | None = None
 
     async def take(self, address: Address, until: float = math.inf) -> Connection:
         """An open connection to `address`, by the time `until` of the event loop's clock.
 
         Raises:
-            ConnectionBroken: no server listens there, or the connection takes too long.
+            ConnectionBroken: no server listens there, the connection takes too long, or the server
+                has another certificate than the address says.
         """
         connection = self._take_idle(address)
         return await self._connect(address, until) if connection is None else connection
@@ -379,12 +391,28 @@ class ConnectionPool:
 
     async def _connect(self, address: Address, until: float) -> Connection:
         loop = asyncio.get_running_loop()
+        host, port, *pin = address
+        context = self._context() if pin else None
         try:
             async with asyncio.timeout_at(min(until, loop.time() + self._connect_s)):
-                _, connection = await loop.create_connection(lambda: Connection(loop), *address)
+                transport, connection = await loop.create_connection(
+                    lambda: Connection(loop), host, port, ssl=context
+                )
         except (OSError, TimeoutError):
             raise ConnectionBroken(begun=False) from None
+        if pin and not has_certificate(transport, pin[0]):
+            connection.close()
+            raise ConnectionBroken(begun=False)
         return connection
+
+    def _context(self) -> ssl.SSLContext:
+        """Of TLS without authorities: the digest in the address says whom to trust."""
+        if self._tls is None:
+            self._tls = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+            self._tls.minimum_version = ssl.TLSVersion.TLSv1_3
+            self._tls.check_hostname = False
+            self._tls.verify_mode = ssl.CERT_NONE
+        return self._tls
 
     def give(self, address: Address, connection: Connection) -> bool:
         """Take a connection whose exchange has ended; True if it can be used again."""

@@ -65,7 +65,7 @@ class RayLeases:
         # With stream=True the handle returns a generator, which its types do not express.
         stream = cast("DeploymentResponseGenerator[Address]", method.remote(lease_id, secret))
         try:
-            host, port = await anext(stream)
+            address = await anext(stream)
         except BackPressureError:
             raise TierOverloaded(retry_after_s=5) from None
         except Exception as error:
@@ -75,7 +75,7 @@ class RayLeases:
         listener = asyncio.create_task(_listen(stream))
         self._listening.add(listener)
         listener.add_done_callback(self._listening.discard)
-        return RayGrant(lease_id, (host, port), LeaseSigner(lease_id, secret))
+        return RayGrant(lease_id, address, LeaseSigner(lease_id, secret))
 
 
 async def _listen(stream: DeploymentResponseGenerator[Address]) -> None:

@@ -6,6 +6,7 @@ import asyncio
 import contextlib
 import logging
 import socket
+import ssl
 import time
 from collections.abc import Callable
 
@@ -204,14 +205,28 @@ async def warm_up(app: ASGIApp, model: str) -> None:
     logger.info("warm-up answered with %d after %.1f s", response.status_code, duration_s)
 
 
+def _make_certificate() -> tuple[ssl.SSLContext, bytes]:
+    # Imported here, because cryptography is of the extra `access`, and few configs need it.
+    from serve_app.replica.own_certificate import OwnCertificate
+
+    own = OwnCertificate()
+    return own.context, own.digest
+
+
 class EngineHTTPServer:
     """The HTTP server of one engine app, on a free port of the node's own address."""
 
-    def __init__(self, app: ASGIApp, host: str) -> None:
+    def __init__(self, app: ASGIApp, host: str, *, tls: bool = False) -> None:
+        """`tls`: with a certificate of its own, whose digest is part of the address."""
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.bind((host, 0))
-        self.address: Address = (host, self._socket.getsockname()[1])
+        port: int = self._socket.getsockname()[1]
+        self.address: Address = (host, port)
+        context = None
+        if tls:
+            context, digest = _make_certificate()
+            self.address = (host, port, digest)
         config = uvicorn.Config(
             app,
             loop="none",
@@ -229,6 +244,8 @@ class EngineHTTPServer:
             # moment in which a Router sends on it.
             timeout_keep_alive=int(4 * IDLE_S_MAX),
         )
+        config.load()
+        config.ssl = context  # uvicorn would read the certificate from files.
         self._server = uvicorn.Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
 

@@ -47,11 +47,17 @@ class TierServer(LLMServer):
     _sha256sums: str | dict[str, str] | None = None
     _stats: EngineStats | None = None
     _is_draining: Callable[[], bool] = staticmethod(bool)
+    _tls = False
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
-        self, llm_config: LLMConfig, *, sha256sums: str | dict[str, str] | None = None
+        self,
+        llm_config: LLMConfig,
+        *,
+        sha256sums: str | dict[str, str] | None = None,
+        tls: bool = False,
     ) -> None:
         self._sha256sums = sha256sums
+        self._tls = tls
         await super().__init__(llm_config)
 
     async def start(self) -> None:
@@ -75,9 +81,10 @@ class TierServer(LLMServer):
         self._stats = watch_engine(self._engine_client)
         self._is_draining = find_draining()
         app = LeasedApp(DraftApp(engine_app), self._leases, self._stats, refusal=self._refusal)
-        self._http = EngineHTTPServer(app, ray.util.get_node_ip_address())
+        self._http = EngineHTTPServer(app, ray.util.get_node_ip_address(), tls=self._tls)
         await self._http.wait_started()
-        logger.info("engine app open to lease holders on port %d", self._http.address[1])
+        how = "TLS" if self._tls else "plain HTTP"
+        logger.info("engine app open to lease holders on port %d, %s", self._http.address[1], how)
 
     async def _start_engine(self) -> None:
         # Ray's own method then reports its use, although the report is off: each replica would wait

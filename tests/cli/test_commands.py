@@ -11,6 +11,7 @@ from typer.testing import CliRunner
 from serve_app.cli.main import app
 from serve_app.config.docs import render_config_docs
 from serve_app.config.environment import ray_environment
+from serve_app.config.tls import CERTIFICATE
 
 CONFIGS = Path(__file__).parents[2] / "configs"
 VALID = (CONFIGS / "prod.yaml").read_text()
@@ -19,7 +20,7 @@ VALID = (CONFIGS / "prod.yaml").read_text()
 @pytest.fixture
 def cli() -> CliRunner:
     """Runs commands in this process."""
-    return CliRunner()
+    return CliRunner(env={CERTIFICATE: "/etc/serve-app/tls.pem"})
 
 
 @pytest.mark.parametrize("name", ["local", "prod"])
@@ -146,6 +147,13 @@ def test_check_warns_of_a_queue_that_cannot_be_served(cli: CliRunner, tmp_path: 
     assert "mend: max_queued_calls: " in result.stderr
     shipped = cli.invoke(app, ["check", str(CONFIGS / "prod.yaml")])
     assert "warning" not in shipped.stderr
+
+
+def test_check_warns_of_a_public_port_without_tls(cli: CliRunner) -> None:
+    """Whoever ends TLS elsewhere may ignore it: the config is valid."""
+    result = cli.invoke(app, ["check", str(CONFIGS / "prod.yaml")], env={CERTIFICATE: None})
+    assert result.exit_code == 0
+    assert "warning: http_options.host: 0.0.0.0 is public" in result.stderr
 
 
 def test_check_refuses_a_missing_file(cli: CliRunner, tmp_path: Path) -> None:

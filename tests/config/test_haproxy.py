@@ -9,8 +9,8 @@ import signal
 import socket
 import sys
 import time
-from collections.abc import AsyncIterator, Callable
-from contextlib import AsyncExitStack, asynccontextmanager
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import AsyncExitStack, asynccontextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -77,6 +77,7 @@ class Backend:
         self.left = asyncio.Event()
         self.asked: list[bytes] = []
         self.head = b""
+        self.raw_headers: dict[bytes, bytes] = {}
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         try:
@@ -85,6 +86,8 @@ class Backend:
                 self.asked.append(path)
                 if path != b"/-/healthz":  # HAProxy's own checks
                     self.head = head.lower()
+                    lines = (line.split(b": ", 1) for line in head.split(b"\r\n")[1:] if line)
+                    self.raw_headers = {name.lower(): value for name, value in lines}
                 if length := re.search(rb"(?i)\ncontent-length: (\d+)", head):
                     await reader.readexactly(int(length[1]))
                 await self._answer(path, writer)
@@ -152,9 +155,9 @@ class Connection:
 
 @asynccontextmanager
 async def running(
-    directory: Path, *, backend_port: int | None = None, **more: str
+    directory: Path, *, backend_port: int | None = None, more: Mapping[str, str] | None = None
 ) -> AsyncIterator[Proxy]:
-    """HAProxy as Ray starts it, by what the environment says."""
+    """HAProxy as Ray starts it, by what the environment says; `more` adds to the environment."""
     backend = Backend()
     async with AsyncExitStack() as stack:
         server = await stack.enter_async_context(await asyncio.start_server(backend, "127.0.0.1"))
@@ -166,19 +169,19 @@ async def running(
             UNLIMITED_ADDRESSES: "127.0.0.1",
             HEAD_S: "2",
             BODY_S: "1",
-            **more,
         }
         process = await asyncio.create_subprocess_exec(
             *("sh", "-c", f'ulimit -n {FILES} && exec "$0" "$@"', environment[HAPROXY_PROGRAM]),
             *("-db", "-f", str(directory / "haproxy.cfg"), "-dR"),
-            env={**os.environ, **environment, **limits},
+            env={**os.environ, **environment, **limits, **(more or {})},
             stderr=stack.enter_context((directory / "stderr").open("wb")),
         )
         try:
             await wait_for(lambda: listens("127.0.0.1", int(config.http_options.port)))
             yield Proxy(config, process, backend)
         finally:
-            process.send_signal(signal.SIGKILL)
+            with suppress(ProcessLookupError):  # A reload has ended it.
+                process.send_signal(signal.SIGKILL)
             await process.wait()
 
 
@@ -308,7 +311,7 @@ async def test_the_proxy_protocol_is_read_from_balancers_only(
 ) -> None:
     """A client that writes the header itself gets a 400, whatever address it names."""
     source = OTHER_ADDRESS if trusted else "127.0.0.3"
-    async with running(tmp_path, **{PROXY_PROTOCOL_FROM: OTHER_ADDRESS}) as proxy:
+    async with running(tmp_path, more={PROXY_PROTOCOL_FROM: OTHER_ADDRESS}) as proxy:
         begin = b"PROXY TCP4 203.0.113.9 127.0.0.1 1234 8000\r\n"
         request = begin + b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n"
         connection = await proxy.connect(request, source=source)
@@ -323,7 +326,7 @@ async def test_the_proxy_protocol_is_read_from_balancers_only(
 
 async def test_the_proxy_protocol_gives_the_clients_address(tmp_path: Path) -> None:
     """The Router gets it, and HAProxy counts the connections of the client by it."""
-    async with running(tmp_path, **{PROXY_PROTOCOL_FROM: OTHER_ADDRESS}) as proxy:
+    async with running(tmp_path, more={PROXY_PROTOCOL_FROM: OTHER_ADDRESS}) as proxy:
         begin = b"PROXY TCP4 203.0.113.9 127.0.0.1 1234 8000\r\n"
         request = begin + b"GET /health HTTP/1.1\r\nhost: h\r\n\r\n"
         connection = await proxy.connect(request)

@@ -43,7 +43,9 @@ async def proxy(tmp_path: Path) -> AsyncIterator[Proxy]:
     async with AsyncExitStack() as stack:
         port = await stack.enter_async_context(serving(app, EdgeProtocol))
         environment = {PROXY_PROTOCOL_FROM: "127.0.0.5"}
-        yield await stack.enter_async_context(running(tmp_path, backend_port=port, **environment))
+        yield await stack.enter_async_context(
+            running(tmp_path, backend_port=port, more=environment)
+        )
 
 
 @pytest.mark.parametrize(

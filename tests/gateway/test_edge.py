@@ -10,7 +10,8 @@ from starlette.requests import Request
 from starlette.responses import JSONResponse, Response
 from starlette.types import Receive, Scope, Send
 
-from serve_app.gateway.edge import Edge, build_edge
+from serve_app.config.tls import CERTIFICATE
+from serve_app.gateway.edge import Edge, build_edge, check_tls
 from serve_app.gateway.request_headers import REQUEST_ID
 
 MESSAGES = "/v1/messages"
@@ -193,3 +194,24 @@ def test_serve_is_given_the_edge() -> None:
     http_util = pytest.importorskip("ray.serve._private.http_util")
     (middleware,) = http_util.validate_http_proxy_callback_return(build_edge())
     assert middleware.cls is Edge
+
+
+@pytest.mark.parametrize(
+    ("environment", "starts"),
+    [
+        ({}, True),
+        ({"RAY_SERVE_ENABLE_HA_PROXY": "0"}, True),
+        ({CERTIFICATE: "/c", "RAY_SERVE_ENABLE_HA_PROXY": "1"}, True),
+        ({CERTIFICATE: "/c", "RAY_SERVE_ENABLE_HA_PROXY": "0"}, False),
+        ({CERTIFICATE: "/c"}, False),
+    ],
+)
+def test_no_port_is_opened_without_the_tls_that_is_asked_for(
+    environment: dict[str, str], starts: bool
+) -> None:
+    """HAProxy alone serves TLS; without it the port would take prompts in plain text."""
+    if starts:
+        check_tls(environment)
+        return
+    with pytest.raises(ValueError, match="only HAProxy serves TLS"):
+        check_tls(environment)

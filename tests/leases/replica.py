@@ -32,7 +32,7 @@ class Stats:
 class Replica:
     """One replica: an engine that answers when it is allowed to, behind its door."""
 
-    def __init__(self) -> None:
+    def __init__(self, *, tls: bool = False) -> None:
         self.leases = LeaseTable()
         self.stats = EngineStats()
         self.released = asyncio.Event()
@@ -42,7 +42,7 @@ class Replica:
         self.refusal: Refusal | None = None
         self.asked: list[str] = []
         door = LeasedApp(self, self.leases, self.stats, refusal=lambda: self.refusal)
-        self._server = EngineHTTPServer(door, "127.0.0.1")
+        self._server = EngineHTTPServer(door, "127.0.0.1", tls=tls)
         self._holding: set[asyncio.Task[None]] = set()
 
     async def __call__(self, scope: dict[str, Any], receive: Receive, send: Send) -> None:

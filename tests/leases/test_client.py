@@ -22,6 +22,7 @@ from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.http1 import BUFFER_BYTES_MAX
 from serve_app.leases.lease import Lease
 from serve_app.leases.load import EngineLoad
+from serve_app.replica.own_certificate import OwnCertificate
 from tests.fakes import FakeGrant, FakeOpener
 from tests.leases.clock import Clock
 
@@ -35,6 +36,16 @@ DEADLINES = DeadlinesConfig(lease_s=1, first_byte_s=1, gap_s=1, total_s=5)
 
 def start(deadlines: DeadlinesConfig = DEADLINES) -> Deadlines:
     return deadlines.start(asyncio.get_running_loop().time())
+
+
+TLS = False
+"""Whether the engines of this file speak TLS."""
+
+
+@pytest.fixture(params=["plain", "tls"], autouse=True)
+def _transport(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test runs with both."""
+    monkeypatch.setattr(request.module, "TLS", request.param == "tls")
 
 
 class EngineStub:
@@ -70,8 +81,11 @@ class EngineStub:
 
 @asynccontextmanager
 async def running(stub: EngineStub) -> AsyncIterator[tuple[TierClient, FakeOpener]]:
-    server = await asyncio.start_server(stub.serve, "127.0.0.1", 0)
-    opener = FakeOpener(server.sockets[0].getsockname()[:2])
+    own = OwnCertificate() if TLS else None
+    context = own.context if own else None
+    server = await asyncio.start_server(stub.serve, "127.0.0.1", 0, ssl=context)
+    address = server.sockets[0].getsockname()[:2]
+    opener = FakeOpener((*address, own.digest) if own else address)
     client = TierClient("fast", opener, LeaseConfig())
     try:
         yield client, opener

@@ -29,7 +29,7 @@ PROMPTS = ["Hello", "What is the capital of France?", "1 2 3 4", "你好", "def 
 def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
     """configs/local-tp2.yaml, with the strong model twice at TP 1, and a tier that embeds.
 
-    At TP 1 it has an adapter, at TP 2 it speculates.
+    At TP 1 it has an adapter and speaks TLS, at TP 2 it speculates.
     """
     document = yaml.safe_load((ROOT / "configs" / "local-tp2.yaml").read_text())
     args = document["applications"][0]["args"]
@@ -42,6 +42,7 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "engine": {**strong["engine"], "tensor_parallel_size": 1},
         "replicas": {"min": 2, "max": 2, "target_ongoing_calls": 32},
         "replica_choice": "session",
+        "tls": True,
         "adapters": {"adapted": str(write_adapter(tmp_path_factory.mktemp("adapter")))},
     }
     speculative = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}

@@ -95,12 +95,14 @@ class SimulatedReplica:
     A second port answers without leases: the engine itself, which the service is compared with.
     """
 
-    async def __init__(self, options: SimulationOptions) -> None:  # type: ignore[misc]  # Ray Serve awaits it
+    async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
+        self, options: SimulationOptions, *, tls: bool = False
+    ) -> None:
         self._counts = Counts()
         self._leases = LeaseTable()
         engine = SimulatedEngine(options.pace_s, self._counts)
         leased = LeasedApp(DraftApp(engine), self._leases)
-        self._http = EngineHTTPServer(leased, ray.util.get_node_ip_address())
+        self._http = EngineHTTPServer(leased, ray.util.get_node_ip_address(), tls=tls)
         self._direct = EngineHTTPServer(engine, LOOPBACK)
         await self._http.wait_started()
         await self._direct.wait_started()
@@ -123,7 +125,7 @@ def build_simulated(tier: TierConfig) -> Application:
     """A tier as a node of the composition graph, with the Serve options that a real one has."""
     options = SimulationOptions(**tier.engine)  # type: ignore[arg-type]  # `as_engine` made it
     planned = {**plan_deployment(tier), "name": deployment_name(tier)}
-    return serve.deployment(**planned)(SimulatedReplica).bind(options)
+    return serve.deployment(**planned)(SimulatedReplica).bind(options, tls=tier.tls)
 
 
 async def _read(receive: Receive) -> bytes:

@@ -12,6 +12,7 @@ from pathlib import Path
 import psutil
 
 from serve_app.config.environment import HAPROXY_PROGRAM, PATHS, PYTHON
+from serve_app.config.tls import CERTIFICATE
 from serve_app.offline.doctor.finding import CheckResult, Level, note, ok
 
 GIB = 1024**3
@@ -215,6 +216,7 @@ WHY: Mapping[str, str] = {
         "Small replicas would spread over all nodes, and leave no room for a replica that needs "
         "many GPUs."
     ),
+    CERTIFICATE: "The public port of the node would speak plain HTTP.",
     "VLLM_USE_FLASHINFER_SAMPLER": (
         "Engines would compile CUDA when they start, and die on nodes without nvcc."
     ),

@@ -12,6 +12,7 @@ import pytest
 
 from serve_app.config.engine_arguments import read_engine_arguments
 from serve_app.config.environment import ray_environment
+from serve_app.config.tls import CERTIFICATE
 from serve_app.offline.doctor.finding import CheckResult, Level
 from serve_app.offline.doctor.machine import (
     PINS,
@@ -90,7 +91,7 @@ def test_the_environment_is_compared() -> None:
     assert levels(found) == ["warning", "warning"]
     assert "RAY_SERVE_ENABLE_HA_PROXY is '0', but should be '1'" in found[0].what
     assert "DO_NOT_TRACK is not set" in found[1].what
-    assert WHY.keys() == wanted.keys()
+    assert WHY.keys() == {*wanted, CERTIFICATE}
 
 
 def test_paths_may_be_others_on_other_machines() -> None:

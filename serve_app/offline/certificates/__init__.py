@@ -1,0 +1,1 @@
+"""`serve-app certs`: certificates for tests and first steps, and a look at any certificate."""
