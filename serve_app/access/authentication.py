@@ -11,12 +11,14 @@ from serve_app.access.authenticator import Authenticator
 from serve_app.access.digest import PEPPER_BYTES_MIN, Pepper
 from serve_app.access.key_ring import KeyRing
 from serve_app.access.store import KeyStore, KeyStoreUnavailable
+from serve_app.config.certificates import CertificatesConfig
 from serve_app.config.jwt import IssuerConfig, JwtConfig
 from serve_app.config.keys import KeysConfig, KeysRedisConfig
-from serve_app.config.reader import ConfigError, load_secret
+from serve_app.config.reader import ConfigError, read_secret
 
 if TYPE_CHECKING:
-    # Imported below, and only if a config asks for tokens.
+    # Imported below, and only if a config asks for them.
+    from serve_app.access.certificates import CertificateReader
     from serve_app.access.jwks import TokenKeys
     from serve_app.access.jwt_tokens import TokenVerifier
 
@@ -25,7 +27,11 @@ SECRET_BYTES_MIN = 32
 CREATE_HINT = "; `serve-app keys create CONFIG ...` makes the store and the first key"
 
 
-def build_authenticator(keys: KeysConfig | None, jwt: JwtConfig | None) -> Authenticator:
+def build_authenticator(
+    keys: KeysConfig | None,
+    jwt: JwtConfig | None,
+    certificates: CertificatesConfig | None = None,
+) -> Authenticator:
     """The part that finds who asks. It reads all keys once.
 
     Raises:
@@ -34,22 +40,23 @@ def build_authenticator(keys: KeysConfig | None, jwt: JwtConfig | None) -> Authe
     return Authenticator(
         None if keys is None else build_key_ring(keys),
         None if jwt is None else build_token_verifier(jwt),
+        None if certificates is None else build_certificate_reader(certificates),
     )
 
 
 def build_key_ring(config: KeysConfig) -> KeyRing:
     """The keys of a store. Raises ValueError if the store or the pepper cannot be used."""
-    store, pepper = open_store(config), load_pepper(config)
+    store, pepper = open_store(config), read_pepper(config)
     try:
         return KeyRing(store, pepper, config)
     except KeyStoreUnavailable as error:
         raise ValueError(f"{KEYS}: {error}{CREATE_HINT}") from None
 
 
-def load_pepper(config: KeysConfig) -> Pepper:
+def read_pepper(config: KeysConfig) -> Pepper:
     """The pepper. Raises ValueError if it cannot be used."""
     with _named(f"{KEYS}.pepper"):
-        return Pepper(load_secret(config.pepper, PEPPER_BYTES_MIN))
+        return Pepper(read_secret(config.pepper, PEPPER_BYTES_MIN))
 
 
 def open_store(config: KeysConfig) -> KeyStore:
@@ -73,20 +80,28 @@ def build_token_verifier(config: JwtConfig) -> TokenVerifier:
         return TokenVerifier(config, issuers)
 
 
+def build_certificate_reader(config: CertificatesConfig) -> CertificateReader:
+    """What reads certificates. Raises ValueError if the secret cannot be used."""
+    with _named("access.certificates.secret"):
+        from serve_app.access.certificates import CertificateReader
+
+        return CertificateReader(config, read_secret(config.secret, SECRET_BYTES_MIN))
+
+
 def _build_token_keys(number: int, issuer: IssuerConfig, config: JwtConfig) -> TokenKeys:
     from serve_app.access.jwks import JwksKeys, SharedSecret
 
     where = f"access.jwt.issuers.{number}"
     if issuer.secret is not None:
         with _named(f"{where}.secret"):
-            return SharedSecret(load_secret(issuer.secret, SECRET_BYTES_MIN))
+            return SharedSecret(read_secret(issuer.secret, SECRET_BYTES_MIN))
     with _named(f"{where}.ca_file: {issuer.ca_file}"):
         return JwksKeys(issuer, config)
 
 
 def _open_redis(config: KeysRedisConfig, wait_s: float) -> KeyStore:
     with _named(f"{KEYS}.redis.password"):
-        password = None if config.password is None else load_secret(config.password).decode()
+        password = None if config.password is None else read_secret(config.password).decode()
     with _named(f"{KEYS}.redis"):
         from serve_app.access.redis_store import RedisKeyStore
 

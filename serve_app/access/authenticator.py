@@ -13,7 +13,8 @@ from serve_app.core.caller import Credentials
 from serve_app.core.errors import Unauthorized
 
 if TYPE_CHECKING:
-    # Its packages are there only where a config asks for tokens.
+    # Their packages are there only where a config asks for them.
+    from serve_app.access.certificates import CertificateReader
     from serve_app.access.jwt_tokens import TokenVerifier
 
 PROOF_BYTES_MAX = 65_536
@@ -23,11 +24,21 @@ _VALUE = re.compile(rb" *([!-~]+) *")
 
 
 class Authenticator:
-    """Takes API keys and tokens, in `Authorization: Bearer` and in `x-api-key`."""
+    """Takes API keys and tokens, in `Authorization: Bearer` and in `x-api-key`.
 
-    def __init__(self, keys: KeyRing | None, tokens: TokenVerifier | None) -> None:
+    A client's certificate counts where a request brings neither: a key or token says more exactly
+    who asks than the certificate of a proxy or a machine.
+    """
+
+    def __init__(
+        self,
+        keys: KeyRing | None,
+        tokens: TokenVerifier | None,
+        certificates: CertificateReader | None = None,
+    ) -> None:
         self._keys = keys
         self._tokens = tokens
+        self._certificates = certificates
 
     def start(self) -> None:
         """Begin to keep keys up to date, in the running event loop. May be called twice."""
@@ -50,12 +61,15 @@ class Authenticator:
         return [] if self._keys is None else await self._keys.describe_keys()
 
     async def identify(self, credentials: Credentials) -> Identity:
-        """Who asks. The client's certificate is not looked at.
+        """Who asks.
 
         Raises:
             Unauthorized: the credentials are missing, malformed, unknown or no longer valid.
             AccessUnavailable: keys or tokens cannot be checked at the moment.
         """
+        certificate = credentials.certificate
+        if self._certificates is not None and certificate and not credentials.has_proof:
+            return self._certificates.identify(certificate)
         proof = read_proof(credentials)
         if proof.startswith(PREFIX):
             if self._keys is not None:

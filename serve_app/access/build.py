@@ -20,4 +20,5 @@ def build(plan: Plan) -> AccessControl:
     """
     config = plan.runtime.access
     assert config is not None, "only a config with `access` asks for the step"
-    return AccessControl(config, plan.app.tiers, build_authenticator(config.keys, config.jwt))
+    identifier = build_authenticator(config.keys, config.jwt, config.certificates)
+    return AccessControl(config, plan.app.tiers, identifier)

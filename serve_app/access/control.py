@@ -62,6 +62,7 @@ class AccessControl:
     ) -> None:
         self._identifier = identifier
         self._anonymous = config.anonymous
+        self._certificates = config.certificates is not None
         self._default_roles = config.default_roles
         self._addresses = Addresses(config.addresses)
         self._rights = build_rights(config.roles, tiers)
@@ -94,7 +95,7 @@ class AccessControl:
         )
 
     async def _identify(self, credentials: Credentials) -> Identity:
-        proved = credentials.authorization is not None or credentials.api_key is not None
+        proved = credentials.has_proof or (self._certificates and credentials.certificate)
         if self._anonymous is not None and not proved:
             return Identity(self._anonymous.tenant, roles=self._anonymous.roles)
         return await self._identifier.identify(credentials)

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-from serve_app.access.authentication import load_pepper, open_store
+from serve_app.access.authentication import open_store, read_pepper
 from serve_app.access.digest import Pepper
 from serve_app.access.key_ring import OTHER_PEPPER
 from serve_app.access.keys import ApiKey, create_key
@@ -103,7 +103,7 @@ def open_key_admin(config: KeysConfig) -> Iterator[KeyAdmin]:
     Raises:
         ValueError: names the key of the config that cannot be used.
     """
-    store, pepper = open_store(config), load_pepper(config)
+    store, pepper = open_store(config), read_pepper(config)
     try:
         yield KeyAdmin(store, pepper)
     finally:

@@ -70,14 +70,14 @@ def build_log(config: AuditConfig, currency: str | None, replica: str, host: str
 
 def _build_store(config: AuditConfig, replica: str, host: str) -> Store:
     try:
-        from serve_app.audit.seal import BadKey, load_signer
+        from serve_app.audit.seal import BadKey, read_signer
         from serve_app.audit.store import ChainStore, StoreOptions
     except ModuleNotFoundError as missing:
         raise ValueError(
             f"audit: {missing.name} is not installed; pip install 'serve-app[access]' brings it"
         ) from None
     try:
-        signer = load_signer(Path(config.key_file))
+        signer = read_signer(Path(config.key_file))
     except BadKey as error:
         raise ValueError(f"audit.key_file: {error}") from None
     options = StoreOptions(

@@ -98,7 +98,7 @@ def render_seal(seal: Seal) -> Mapping[str, Any]:
     return asdict(seal)
 
 
-def load_signer(path: Path) -> Signer:
+def read_signer(path: Path) -> Signer:
     """The signer of a key file.
 
     Raises:
@@ -112,7 +112,7 @@ def load_signer(path: Path) -> Signer:
     return Signer(key)
 
 
-def load_checker(paths: list[Path]) -> SealChecker:
+def read_checker(paths: list[Path]) -> SealChecker:
     """The checker of seals that were signed with any of these keys, private or public.
 
     Raises:

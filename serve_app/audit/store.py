@@ -173,7 +173,7 @@ class ChainStore:
         self._seals.cut_torn_line()
         files = find_logs(directory).get(self.chain, [])
         torn = _repair(files)
-        state = self._load_state()
+        state = self._read_state()
         end = self._read_end(files, state)
         self._tail = end.tail
         self._refile(end.seals)
@@ -220,7 +220,7 @@ class ChainStore:
         known = orjson.loads(last)["seq"] if last else 0
         self._unfiled = [seal for seal in sealed if seal.seq > known]
 
-    def _load_state(self) -> Seal | None:
+    def _read_state(self) -> Seal | None:
         try:
             return Seal(**orjson.loads(self._state_path.read_bytes()))
         except FileNotFoundError:

@@ -6,10 +6,10 @@ from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 
 from serve_app.cache.complete import is_lasting, is_whole
-from serve_app.cache.entry import Entry, Replay
+from serve_app.cache.entry import Replay, StoredAnswer
 from serve_app.cache.flight import Flight
 from serve_app.cache.key import KeyMaker
-from serve_app.cache.store import Store
+from serve_app.cache.store import AnswerStore
 from serve_app.config.cache import CacheConfig
 from serve_app.core.call import CacheResult, CacheUse, Call, Endpoint, Record, Route
 from serve_app.core.errors import GatewayError
@@ -21,7 +21,7 @@ from serve_app.steps import Open
 class ResponseCache:
     """Stored answers, and the calls in flight that others may share."""
 
-    def __init__(self, config: CacheConfig, keys: KeyMaker, store: Store) -> None:
+    def __init__(self, config: CacheConfig, keys: KeyMaker, store: AnswerStore) -> None:
         self._config = config
         self._keys = keys
         self._store = store
@@ -107,7 +107,7 @@ class ResponseCache:
         if decision is None or not is_lasting(decision):
             return
         if is_whole(endpoint, content_type, flight.chunks):
-            self._store.put(key, Entry(decision, content_type, flight.chunks))
+            self._store.put(key, StoredAnswer(decision, content_type, flight.chunks))
 
 
 def is_cacheable(call: Call) -> bool:

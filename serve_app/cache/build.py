@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from serve_app.cache.answers import ResponseCache
 from serve_app.cache.key import KeyMaker
-from serve_app.cache.store import MemoryStore, Store
+from serve_app.cache.store import AnswerStore, MemoryStore
 from serve_app.config.cache import CacheConfig
 from serve_app.steps import Plan
 
@@ -26,7 +26,7 @@ def build(plan: Plan) -> ResponseCache:
     return ResponseCache(config, keys, build_store(config))
 
 
-def build_store(config: CacheConfig) -> Store:
+def build_store(config: CacheConfig) -> AnswerStore:
     """The store of the answers.
 
     Raises:

@@ -18,7 +18,7 @@ OVERHEAD_BYTES = 512
 
 
 @dataclass(frozen=True, slots=True)
-class Entry:
+class StoredAnswer:
     """An answer as the engine sent it, in the same chunks."""
 
     decision: Decision
@@ -36,7 +36,7 @@ class Replay:
 
     status = 200
 
-    def __init__(self, entry: Entry) -> None:
+    def __init__(self, entry: StoredAnswer) -> None:
         self.headers: Headers = [(b"content-type", entry.content_type)]
         self._chunks = iter(entry.chunks)
 
@@ -45,7 +45,7 @@ class Replay:
         return next(self._chunks, b"")
 
 
-def dump_entry(entry: Entry) -> bytes:
+def dump_entry(entry: StoredAnswer) -> bytes:
     """The entry as bytes: the length of its head, its head as JSON, its chunks."""
     decision = entry.decision
     head = orjson.dumps(
@@ -63,7 +63,7 @@ def dump_entry(entry: Entry) -> bytes:
     return b"".join([len(head).to_bytes(LENGTH_BYTES, "big"), head, *entry.chunks])
 
 
-def parse_entry(data: bytes) -> Entry | None:
+def parse_entry(data: bytes) -> StoredAnswer | None:
     """The entry from its bytes, None if they are not an entry of this version."""
     try:
         start = LENGTH_BYTES + int.from_bytes(data[:LENGTH_BYTES], "big")
@@ -74,7 +74,7 @@ def parse_entry(data: bytes) -> Entry | None:
             head["tier"], head["model"], Reason(head["reason"]), head["score"], head["threshold"]
         )
         content_type = head["content_type"].encode("latin-1")
-        return Entry(decision, content_type, _cut(data, start, head["lengths"]))
+        return StoredAnswer(decision, content_type, _cut(data, start, head["lengths"]))
     except (ValueError, KeyError, TypeError, AttributeError):
         return None
 

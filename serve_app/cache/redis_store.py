@@ -15,7 +15,7 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
-from serve_app.cache.entry import Entry, dump_entry, parse_entry
+from serve_app.cache.entry import StoredAnswer, dump_entry, parse_entry
 from serve_app.config.cache import RedisCacheConfig
 
 logger = logging.getLogger("ray.serve")
@@ -39,7 +39,7 @@ class RedisStore:
         self._writes: set[asyncio.Task[None]] = set()
         self._redis = connect(config)
 
-    async def get(self, key: bytes) -> Entry | None:
+    async def get(self, key: bytes) -> StoredAnswer | None:
         """The answer, None where there is none or the Redis did not answer in time."""
         if asyncio.get_running_loop().time() < self._paused_until:
             return None
@@ -51,7 +51,7 @@ class RedisStore:
             return None
         return parse_entry(data) if isinstance(data, bytes) else None
 
-    def put(self, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: StoredAnswer) -> None:
         """Write an answer in the background."""
         loop = asyncio.get_running_loop()
         if len(self._writes) < WRITES_MAX and loop.time() >= self._paused_until:

@@ -6,17 +6,17 @@ from typing import Protocol
 
 from cachetools import TTLCache
 
-from serve_app.cache.entry import Entry
+from serve_app.cache.entry import StoredAnswer
 
 
-class Store(Protocol):
+class AnswerStore(Protocol):
     """Keeps answers by their keys; forgets them after a time, and where it lacks memory."""
 
-    async def get(self, key: bytes) -> Entry | None:
+    async def get(self, key: bytes) -> StoredAnswer | None:
         """The answer, None where there is none or the store cannot be asked."""
         ...
 
-    def put(self, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: StoredAnswer) -> None:
         """Keep an answer; must neither block nor raise."""
         ...
 
@@ -32,13 +32,13 @@ class MemoryStore:
     """
 
     def __init__(self, bytes_max: int, ttl_s: float) -> None:
-        self._entries: TTLCache[bytes, Entry] = TTLCache(bytes_max, ttl_s, getsizeof=_size)
+        self._entries: TTLCache[bytes, StoredAnswer] = TTLCache(bytes_max, ttl_s, getsizeof=_size)
 
-    async def get(self, key: bytes) -> Entry | None:
+    async def get(self, key: bytes) -> StoredAnswer | None:
         """The answer, None where there is none."""
         return self._entries.get(key)
 
-    def put(self, key: bytes, entry: Entry) -> None:
+    def put(self, key: bytes, entry: StoredAnswer) -> None:
         """Keep an answer that is not longer than the whole store."""
         if entry.size <= self._entries.maxsize:
             self._entries[key] = entry
@@ -48,5 +48,5 @@ class MemoryStore:
         self._entries.clear()
 
 
-def _size(entry: Entry) -> int:
+def _size(entry: StoredAnswer) -> int:
     return entry.size

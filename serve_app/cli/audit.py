@@ -17,8 +17,16 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from serve_app.audit.report import Group, Period, Row, read_calls, render_row, sum_calls, total
-from serve_app.audit.seal import BadKey, load_checker, write_keys
+from serve_app.audit.audit_report import (
+    Group,
+    Period,
+    Row,
+    read_calls,
+    render_row,
+    sum_calls,
+    total,
+)
+from serve_app.audit.seal import BadKey, read_checker, write_keys
 from serve_app.audit.verify import ChainReport, verify_directory
 from serve_app.core.money import to_units
 
@@ -66,7 +74,7 @@ def verify(
     Exit code 0: the log is as it was written. 1: it is not. 2: it could not be checked.
     """
     try:
-        checker = load_checker(keys)
+        checker = read_checker(keys)
         where = _find_state(keys[0].parent) if state is None else state
         reports = verify_directory(directory, where, checker)
     except BadKey as error:

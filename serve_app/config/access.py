@@ -10,6 +10,7 @@ from typing import Annotated
 from pydantic import BeforeValidator, Field, PlainSerializer, model_validator
 
 from serve_app.config.base import Config
+from serve_app.config.certificates import CertificatesConfig
 from serve_app.config.jwt import TENANT_PATTERN, JwtConfig
 from serve_app.config.keys import KeysConfig
 from serve_app.config.tiers import NAME_PATTERN, TierConfig
@@ -129,6 +130,11 @@ class AccessConfig(Config):
 
     keys: KeysConfig | None = Field(None, description="API keys. None: no key is valid.")
     jwt: JwtConfig | None = Field(None, description="JSON Web Tokens. None: no token is valid.")
+    certificates: CertificatesConfig | None = Field(
+        None,
+        description="Client certificates, for requests without a key and a token. None: a "
+        "certificate says nothing of the caller.",
+    )
     roles: dict[RoleName, RoleConfig] = Field(
         default_factory=_default_roles,
         description="What each role may do; keys and tokens name roles. A caller with several "
@@ -144,7 +150,8 @@ class AccessConfig(Config):
     )
     anonymous: AnonymousConfig | None = Field(
         None,
-        description="The caller of requests without a key or a token. None: they get 401.",
+        description="The caller of requests without a key, a token or a certificate. None: they "
+        "get 401.",
     )
     addresses: AddressesConfig = Field(default_factory=AddressesConfig)
 
@@ -157,11 +164,17 @@ class AccessConfig(Config):
 
     @model_validator(mode="after")
     def _usable(self) -> AccessConfig:
-        if self.keys is None and self.jwt is None and self.anonymous is None:
-            raise ValueError("set keys, jwt or anonymous; otherwise nobody could call")
+        if not (self.keys or self.jwt or self.certificates or self.anonymous):
+            raise ValueError(
+                "set keys, jwt, certificates or anonymous; otherwise nobody could call"
+            )
         named = {"default_roles": self.given_default_roles or ()}
         if self.anonymous is not None:
             named["anonymous.roles"] = self.anonymous.roles
+        if self.certificates is not None:
+            named["certificates.roles_default"] = self.certificates.roles_default
+            for number, rule in enumerate(self.certificates.rules):
+                named[f"certificates.rules.{number}.roles"] = rule.roles or ()
         for key, roles in named.items():
             _check_names(key, roles, self.roles, "roles")
         return self

@@ -199,7 +199,7 @@ def process_environment() -> dict[str, str]:
     return dict(os.environ)
 
 
-def load_secret(config: SecretConfig, bytes_min: int = 1) -> bytes:
+def read_secret(config: SecretConfig, bytes_min: int = 1) -> bytes:
     """Read a secret; line ends at its end do not count.
 
     Raises:

@@ -30,6 +30,11 @@ class Credentials:
     forwarded_for: bytes | None = None
     certificate: bytes | None = None
 
+    @property
+    def has_proof(self) -> bool:
+        """Whether the request brings a key or a token."""
+        return self.authorization is not None or self.api_key is not None
+
 
 @dataclass(frozen=True, slots=True)
 class Rights:

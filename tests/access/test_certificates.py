@@ -6,6 +6,7 @@ import base64
 import hmac
 import time
 from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -13,12 +14,20 @@ from cryptography.hazmat.primitives.serialization import Encoding
 from hypothesis import given
 from hypothesis import strategies as st
 
+from serve_app.access.build import build
 from serve_app.access.certificates import KEPT_MAX, CertificateReader
+from serve_app.access.control import AccessControl
 from serve_app.access.identity import Identity
+from serve_app.config.access import AccessConfig
+from serve_app.config.app import AppConfig
 from serve_app.config.certificates import CertificateRuleConfig, CertificatesConfig
+from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.secret import SecretConfig
+from serve_app.config.tiers import TierConfig
+from serve_app.core.caller import Credentials
 from serve_app.core.errors import Unauthorized
 from serve_app.offline.certificates.authority import Purpose, Subject, issue, make_authority
+from serve_app.steps import Plan
 
 SECRET = b"k" * 32
 AUTHORITY = make_authority("authority", 1)
@@ -179,3 +188,46 @@ def test_a_short_secret_and_a_config_of_nobody_are_refused() -> None:
         CertificateReader(configure(tenant_default="x"), b"short")
     with pytest.raises(ValueError, match="set rules, tenant or tenant_default"):
         configure()
+
+
+@pytest.fixture
+def control(tmp_path: Path) -> AccessControl:
+    """Access by certificates, and for strangers a tenant of their own."""
+    (tmp_path / "secret").write_bytes(SECRET)
+    access = {
+        "certificates": {
+            "secret": {"file": str(tmp_path / "secret")},
+            "tenant_default": "bank",
+            "roles_default": ["user"],
+        },
+        "anonymous": {"tenant": "guests", "roles": ["user"]},
+    }
+    tiers = (TierConfig(name="fast", model_id="demo-fast"),)
+    runtime = RuntimeConfig.model_validate({"access": access})
+    return build(Plan(AppConfig(tiers=tiers), runtime, "r1"))
+
+
+async def test_the_config_lets_certificates_in(control: AccessControl) -> None:
+    """A caller with a certificate is somebody; a wrong certificate does not make it a stranger."""
+    header = render(ENCODED, at=time.time())
+    caller = await control.authenticate(Credentials(peer="127.0.0.1", certificate=header))
+    assert (caller.tenant, caller.user, caller.roles) == ("bank", "alice", ("user",))
+    assert (await control.authenticate(Credentials(peer="127.0.0.1"))).tenant == "guests"
+    forged = render(ENCODED, at=time.time(), secret=b"x" * 32)
+    with pytest.raises(Unauthorized):
+        await control.authenticate(Credentials(peer="127.0.0.1", certificate=forged))
+
+
+async def test_a_key_counts_before_a_certificate(control: AccessControl) -> None:
+    """A wrong key is refused, although the certificate of its machine is right."""
+    header = render(ENCODED, at=time.time())
+    wrong = Credentials(api_key=b"sk-other", peer="127.0.0.1", certificate=header)
+    with pytest.raises(Unauthorized):
+        await control.authenticate(wrong)
+
+
+def test_a_role_of_certificates_that_does_not_exist_is_named() -> None:
+    """The config names a role that it does not define."""
+    certificates = configure(tenant_default="bank", roles_default=("usr",))
+    with pytest.raises(ValueError, match=r"certificates\.roles_default.*'usr'.*user"):
+        AccessConfig(certificates=certificates)

@@ -12,7 +12,7 @@ import pytest
 
 from serve_app.audit.build import build_log
 from serve_app.audit.log import AuditLog
-from serve_app.audit.seal import load_checker, write_keys
+from serve_app.audit.seal import read_checker, write_keys
 from serve_app.audit.verify import ChainReport, verify_directory
 from serve_app.config.audit import AuditConfig
 from serve_app.core.call import Decision, Endpoint, Reason, Record, Usage
@@ -51,7 +51,7 @@ class Place:
         log._writer.stop()
 
     def verify(self, *, with_state: bool = True) -> list[ChainReport]:
-        checker = load_checker([self.keys / "audit.key.pub"])
+        checker = read_checker([self.keys / "audit.key.pub"])
         return verify_directory(self.directory, self.keys if with_state else None, checker)
 
     def findings(self, *, with_state: bool = True) -> list[str]:

@@ -10,7 +10,7 @@ from pathlib import Path
 import orjson
 import pytest
 
-from serve_app.audit.seal import load_signer
+from serve_app.audit.seal import read_signer
 from serve_app.audit.store import ChainStore, StoreOptions
 from serve_app.config.tiers import DAY_S
 from tests.audit.conftest import SMALL_FILE, Place, read_lines, write_lines
@@ -55,7 +55,7 @@ def make_store(place: Place, clock: Clock | None = None, **changes: object) -> C
         "replica": "r1",
     }
     options = StoreOptions(**{**fields, **changes})  # type: ignore[arg-type]
-    return ChainStore(options, load_signer(place.keys / "audit.key"), clock or Clock())
+    return ChainStore(options, read_signer(place.keys / "audit.key"), clock or Clock())
 
 
 def starts(place: Place) -> list[dict[str, object]]:

@@ -13,7 +13,7 @@ from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
 from serve_app.audit.chain import link, origin, split_line
-from serve_app.audit.seal import Signer, load_checker, load_signer, write_keys
+from serve_app.audit.seal import Signer, read_checker, read_signer, write_keys
 from serve_app.audit.verify import verify_directory
 from tests.audit.conftest import SMALL_FILE, Place, read_lines, write_lines
 
@@ -140,10 +140,10 @@ def test_a_log_that_is_gone(written: Place, tmp_path: Path) -> None:
 def test_a_foreign_key(written: Place, tmp_path: Path) -> None:
     """A whole log that was forged with another key does not pass for ours."""
     write_keys(tmp_path / "other.key")
-    checker = load_checker([tmp_path / "other.key"])
+    checker = read_checker([tmp_path / "other.key"])
     [report] = verify_directory(written.directory, None, checker)
     assert any("another key" in finding.what for finding in report.findings)
-    both = load_checker([tmp_path / "other.key.pub", written.keys / "audit.key"])
+    both = read_checker([tmp_path / "other.key.pub", written.keys / "audit.key"])
     assert verify_directory(written.directory, None, both)[0].ok
 
 
@@ -175,7 +175,7 @@ def test_findings_name_the_line(
 def test_a_seal_moved_to_another_chain(written: Place, tmp_path: Path) -> None:
     """A signature is for one chain, file, number and hash."""
     place = written.copy(tmp_path / "copy")
-    signer: Signer = load_signer(place.keys / "audit.key")
+    signer: Signer = read_signer(place.keys / "audit.key")
     seal = signer.sign("node-2", 1, 5, origin("node-2"), 1.0)
     [path] = place.directory.glob("*.seals")
     path.write_bytes(path.read_bytes() + orjson.dumps(seal) + b"\n")

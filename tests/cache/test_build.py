@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.cache.build import build, needs
-from serve_app.cache.entry import Entry, dump_entry, parse_entry
+from serve_app.cache.entry import StoredAnswer, dump_entry, parse_entry
 from serve_app.cache.key import KeyMaker
 from serve_app.cache.store import MemoryStore
 from serve_app.config.app import AppConfig
@@ -86,19 +86,21 @@ def test_a_cascade_has_keys_of_its_own() -> None:
 async def test_memory_is_bounded_in_bytes() -> None:
     """The answers that were not used for longest go, and never more than the bound stays."""
     store = MemoryStore(bytes_max=10_000, ttl_s=60)
-    entries = {bytes([n]): Entry(DECISION, b"x", (bytes(2000),)) for n in range(10)}
+    entries = {bytes([n]): StoredAnswer(DECISION, b"x", (bytes(2000),)) for n in range(10)}
     for key, entry in entries.items():
         store.put(key, entry)
         await store.get(b"\0")
     kept = [key for key in entries if await store.get(key) is not None]
     assert b"\0" in kept
     assert sum(entries[key].size for key in kept) <= 10_000
-    store.put(b"long", Entry(DECISION, b"x", (bytes(20_000),)))
+    store.put(b"long", StoredAnswer(DECISION, b"x", (bytes(20_000),)))
     assert await store.get(b"long") is None
 
 
 def test_an_entry_survives_its_form() -> None:
     """What goes to a store comes back."""
-    entry = Entry(Decision("strong", "模型", Reason.COMPLEX, 0.5, None), b"a/b", (b"x", b"", b"y"))
+    entry = StoredAnswer(
+        Decision("strong", "模型", Reason.COMPLEX, 0.5, None), b"a/b", (b"x", b"", b"y")
+    )
     parsed = parse_entry(dump_entry(entry))
     assert parsed == entry

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 from redis.asyncio import Redis
 
-from serve_app.cache.entry import Entry, dump_entry
+from serve_app.cache.entry import StoredAnswer, dump_entry
 from serve_app.cache.redis_store import PREFIX, RedisStore
 from serve_app.config.cache import RedisCacheConfig
 from serve_app.core.call import Decision, Reason
@@ -16,7 +16,7 @@ from tests.redis_server import redis_url, run_redis
 
 __all__ = ["redis_url"]
 
-ENTRY = Entry(
+ENTRY = StoredAnswer(
     Decision("fast", "demo-fast", Reason.SIMPLE, 0.25, 0.5),
     b"text/event-stream",
     (b"data: {}\n\n", b"", "data: é\n\n".encode()),
@@ -28,7 +28,7 @@ def make_store(url: str, **config: object) -> RedisStore:
     return RedisStore(RedisCacheConfig.model_validate({"url": url, **config}), ttl_s=60)
 
 
-async def stored(store: RedisStore, key: bytes) -> Entry:
+async def stored(store: RedisStore, key: bytes) -> StoredAnswer:
     """The entry, once the write in the background has come through."""
     async with asyncio.timeout(10):
         while (entry := await store.get(key)) is None:

@@ -38,7 +38,7 @@ def explain(access: dict[str, Any]) -> str:
 @pytest.mark.parametrize(
     ("access", "said"),
     [
-        ({}, "set keys, jwt or anonymous"),
+        ({}, "set keys, jwt, certificates or anonymous"),
         ({**ANONYMOUS, "rolls": {}}, "did you mean 'roles'?"),
         (
             {**ANONYMOUS, "roles": {"user": {"teirs": ["fast"]}}},

@@ -14,10 +14,10 @@ import orjson
 import typer
 from rich.console import Console
 
+from serve_app.audit.audit_report import Group, Period, read_calls, sum_calls
 from serve_app.audit.build import build_log
 from serve_app.audit.log import AuditLog
-from serve_app.audit.report import Group, Period, read_calls, sum_calls
-from serve_app.audit.seal import load_checker, write_keys
+from serve_app.audit.seal import read_checker, write_keys
 from serve_app.audit.verify import verify_directory
 from serve_app.config.audit import AuditConfig
 from serve_app.core.call import Decision, Endpoint, Reason, Record, Usage
@@ -141,7 +141,7 @@ def _make_content() -> Content:
 
 def _time_reading(place: Path, directory: Path) -> tuple[float, float]:
     """Seconds of the verification and of the sums of a log."""
-    checker = load_checker([place / "audit.key"])
+    checker = read_checker([place / "audit.key"])
     return (
         _time(lambda: verify_directory(directory, place, checker)),
         _time(lambda: sum_calls(read_calls(directory), [Group.TENANT], Period())),

@@ -8,8 +8,8 @@ from typing import Any
 import httpx
 import pytest
 
-from serve_app.audit.report import read_calls
-from serve_app.audit.seal import load_checker, write_keys
+from serve_app.audit.audit_report import read_calls
+from serve_app.audit.seal import read_checker, write_keys
 from serve_app.audit.verify import ChainReport, verify_directory
 from tests.serve.service import Service, wait_for
 
@@ -34,7 +34,7 @@ def ask_all(service: Service) -> None:
 
 
 def verify(root: Path) -> ChainReport:
-    checker = load_checker([root / "keys/audit.key.pub"])
+    checker = read_checker([root / "keys/audit.key.pub"])
     [report] = verify_directory(root / "log", root / "keys", checker)
     return report
 
