@@ -164,7 +164,7 @@ async def test_other_calls_pass_by_unless_they_ask_for_the_cache(
 
 async def test_no_store_neither_keeps_nor_gives(service: Service) -> None:
     """`cache-control: no-store` keeps a prompt out of the cache."""
-    headers = {"cache-control": "max-age=0, No-AnswerStore"}
+    headers = {"cache-control": "max-age=0, No-Store"}
     assert result(await service.ask(headers=headers)) == "bypass"
     assert result(await service.ask()) == "miss"
     assert result(await service.ask(headers=headers)) == "bypass"
