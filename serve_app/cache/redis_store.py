@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from pathlib import Path
+from typing import Any
 
 from redis.asyncio import BlockingConnectionPool, Redis
 from redis.asyncio.retry import Retry
@@ -16,7 +16,8 @@ from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
 from serve_app.cache.entry import StoredAnswer, dump_entry, parse_entry
-from serve_app.config.cache import RedisCacheConfig
+from serve_app.config.cache import CacheRedisConfig
+from serve_app.config.reader import ConfigError, read_redis_options
 
 logger = logging.getLogger("ray.serve")
 
@@ -30,8 +31,8 @@ WRITE_S = 5.0
 class RedisStore:
     """Answers under keys with a time to live."""
 
-    def __init__(self, config: RedisCacheConfig, ttl_s: float) -> None:
-        """Raises ValueError if the password's file cannot be read."""
+    def __init__(self, config: CacheRedisConfig, ttl_s: float) -> None:
+        """Raises ValueError if the password cannot be read."""
         self._ttl_ms = max(1, int(ttl_s * 1000))
         self._deadline_s = config.deadline_ms / 1000
         self._pause_s = config.pause_s
@@ -81,22 +82,16 @@ class RedisStore:
         self._paused_until = now + self._pause_s
 
 
-def connect(config: RedisCacheConfig) -> Redis:
+def connect(config: CacheRedisConfig) -> Redis:
     """The client; it connects at its first use.
 
     Raises:
-        ValueError: a file of the config cannot be read.
+        ValueError: the password cannot be read.
     """
-    options: dict[str, object] = {}
-    if config.username is not None:
-        options["username"] = config.username
-    if config.password_file is not None:
-        try:
-            options["password"] = Path(config.password_file).read_text().strip()
-        except (OSError, UnicodeDecodeError) as error:
-            raise ValueError(f"cache.redis.password_file: {error}") from None
-    if config.ca_file is not None:
-        options["ssl_ca_certs"] = config.ca_file
+    try:
+        options: dict[str, Any] = {**read_redis_options(config)}
+    except ConfigError as error:
+        raise ValueError(f"cache.redis.password: {error}") from None
     pool = BlockingConnectionPool.from_url(
         config.url,
         max_connections=CONNECTIONS_MAX,

@@ -7,31 +7,15 @@ from typing import Literal
 from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
+from serve_app.config.redis import RedisConfig
 from serve_app.config.tiers import DAY_S
 
 MIB = 1024 * 1024
 
 
-class RedisCacheConfig(Config):
+class CacheRedisConfig(RedisConfig):
     """A Redis that all Routers share."""
 
-    url: str = Field(
-        pattern=r"^rediss?://[^@\s]+$",
-        description="Address of the Redis: `redis://host:port/number`, or `rediss://` for TLS. It "
-        "holds no user and no password, because this config is no secret.",
-    )
-    username: str | None = Field(None, min_length=1, description="User of the Redis.")
-    password_file: str | None = Field(
-        None,
-        min_length=1,
-        description="File on every Router's node that holds the password of the Redis.",
-    )
-    ca_file: str | None = Field(
-        None,
-        min_length=1,
-        description="File with the certificates that may sign the Redis' certificate, for "
-        "`rediss://`. None: the system's certificates.",
-    )
     deadline_ms: int = Field(
         50,
         ge=1,
@@ -74,7 +58,7 @@ class CacheConfig(Config):
         description="Let a call that repeats a call in flight take that call's answer as it is "
         "generated.",
     )
-    redis: RedisCacheConfig | None = Field(
+    redis: CacheRedisConfig | None = Field(
         None, description="The Redis, required with `store: redis`."
     )
 

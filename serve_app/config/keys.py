@@ -2,49 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
-from urllib.parse import urlsplit
+from typing import Literal
 
-from pydantic import AfterValidator, Field, model_validator
+from pydantic import Field, model_validator
 
 from serve_app.config.base import Config
+from serve_app.config.redis import RedisConfig
 from serve_app.config.secret import AbsolutePath, SecretConfig
 from serve_app.config.tiers import DAY_S, HOUR_S
 
 
-def _check_no_password(url: str) -> str:
-    if urlsplit(url).password is not None:
-        raise ValueError("a password does not belong in a config; write password: {file: ...}")
-    return url
-
-
-RedisUrl = Annotated[str, Field(pattern=r"^(rediss?|unix)://"), AfterValidator(_check_no_password)]
-
-
-class KeysRedisConfig(Config):
+class KeysRedisConfig(RedisConfig):
     """A Redis that holds the API keys of all Routers."""
 
-    url: RedisUrl = Field(
-        description="Address of the Redis: `redis://host:port/0`, with TLS `rediss://...`, by a "
-        "socket `unix:///path`. A user name may stand in it, a password may not."
-    )
-    password: SecretConfig | None = Field(None, description="The password. None: there is none.")
-    ca_file: AbsolutePath | None = Field(
-        None,
-        description="Certificates that may sign the certificate of a `rediss` address. None: those "
-        "of the system.",
-    )
     prefix: str = Field(
         "serve-app:keys",
         pattern=r"^[A-Za-z0-9:_{}.-]{1,64}$",
         description="Beginning of the names of the three Redis keys that hold the API keys.",
     )
-
-    @model_validator(mode="after")
-    def _consistent(self) -> KeysRedisConfig:
-        if self.ca_file is not None and not self.url.startswith("rediss:"):
-            raise ValueError("ca_file goes with an address that begins with rediss://")
-        return self
 
 
 class KeysConfig(Config):

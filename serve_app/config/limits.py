@@ -4,12 +4,12 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Annotated, Literal
-from urllib.parse import urlsplit
 
 from pydantic import Field, field_validator, model_validator
 
 from serve_app.config.base import Config
 from serve_app.config.prices import PricesConfig
+from serve_app.config.redis import RedisConfig
 from serve_app.config.tiers import DAY_S, NAME_PATTERN
 
 BODY_BYTES_UNKNOWN = 8 * 1024 * 1024
@@ -99,30 +99,10 @@ class LimitRuleConfig(LimitAmountsConfig):
 class LimitStoreConfig(Config):
     """Where the counters are kept that all Routers share."""
 
-    redis: str | None = Field(
+    redis: RedisConfig | None = Field(
         None,
-        description="Address of a Redis, `redis://host:6379/0` or `rediss://...` for TLS, without "
-        "a password. None: one process in the Ray cluster owns the counters (`directory`).",
-    )
-    redis_user: str | None = Field(
-        None, min_length=1, description="User of the Redis (ACL). None: Redis' default user."
-    )
-    redis_password_file: str | None = Field(
-        None,
-        min_length=1,
-        description="File with the password of the Redis, on each Router's node. None: no "
-        "password, or `redis_password_env`.",
-    )
-    redis_password_env: str | None = Field(
-        None,
-        min_length=1,
-        description="Environment variable of the Routers with the password of the Redis.",
-    )
-    redis_ca_file: str | None = Field(
-        None,
-        min_length=1,
-        description="File with the certificates of the authorities that may have signed the "
-        "Redis' certificate (`rediss://`). None: the authorities of the system.",
+        description="The Redis with the counters. None: one process in the Ray cluster owns the "
+        "counters (`directory`).",
     )
     directory: str | None = Field(
         None,
@@ -137,25 +117,6 @@ class LimitStoreConfig(Config):
         description="Time that a call waits for the counters; after that `on_failure` decides.",
     )
 
-    @field_validator("redis")
-    @classmethod
-    def _address(cls, redis: str | None) -> str | None:
-        if redis is None:
-            return None
-        try:
-            parts = urlsplit(redis)
-            usable = parts.scheme in ("redis", "rediss") and parts.hostname and parts.port != 0
-        except ValueError:
-            usable = False
-        # The value is not repeated here, because it may hold a password.
-        if not usable:
-            raise ValueError("write redis://HOST:PORT/NUMBER or rediss://HOST:PORT/NUMBER")
-        if "@" in parts.netloc:
-            raise ValueError(
-                "holds a user or a password; move them to `redis_user` and `redis_password_file`"
-            )
-        return redis
-
     @field_validator("directory")
     @classmethod
     def _absolute(cls, directory: str | None) -> str | None:
@@ -169,8 +130,6 @@ class LimitStoreConfig(Config):
             raise ValueError(
                 "set either `redis`, or `directory` for counters without Redis, and not both"
             )
-        if self.redis_password_file and self.redis_password_env:
-            raise ValueError("set `redis_password_file` or `redis_password_env`, not both")
         return self
 
 
@@ -234,7 +193,7 @@ class LimitsConfig(Config):
     def _stored(self) -> LimitsConfig:
         if self.rules and self.store is None:
             raise ValueError(
-                "rules: the counters need a place; set `limits.store: {redis: ...}` or "
+                "rules: the counters need a place; set `limits.store: {redis: {url: ...}}` or "
                 "`limits.store: {directory: ...}`"
             )
         places = [(rule.per, rule.tier) for rule in self.rules]

@@ -22,6 +22,7 @@ from serve_app.config.joint import (
     check_groups,
     check_joint,
 )
+from serve_app.config.redis import RedisConfig
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.secret import SecretConfig
 from serve_app.config.serve_file import (
@@ -218,6 +219,20 @@ def read_secret(config: SecretConfig, bytes_min: int = 1) -> bytes:
     if len(secret) < bytes_min:
         raise ConfigError(f"{where}: has {len(secret)} bytes; at least {bytes_min} are needed")
     return secret
+
+
+def read_redis_options(config: RedisConfig) -> dict[str, str]:
+    """What the Redis client needs beside the address.
+
+    Raises:
+        ConfigError: the password cannot be read.
+    """
+    options = {}
+    if config.password is not None:
+        options["password"] = read_secret(config.password).decode("utf-8", "surrogateescape")
+    if config.ca_file is not None:
+        options["ssl_ca_certs"] = config.ca_file
+    return options
 
 
 def run_dir() -> Path:

@@ -2,12 +2,11 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Protocol
 
 from serve_app.config.app import AppConfig
 from serve_app.config.limits import LimitStoreConfig
-from serve_app.config.reader import process_environment
+from serve_app.config.reader import ConfigError
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.limits.estimate import Estimator
 from serve_app.limits.limit import Counters
@@ -82,13 +81,10 @@ def _build_redis(store: LimitStoreConfig, plan: RouterPlan) -> Counters:
             "pip install 'serve-app[redis]' brings it"
         ) from None
     assert store.redis is not None, "only a store in Redis comes here"
-    redis = connect(
-        store.redis,
-        user=store.redis_user,
-        password=read_password(store),
-        ca_file=store.redis_ca_file,
-        deadline_s=store.deadline_s,
-    )
+    try:
+        redis = connect(store.redis, store.deadline_s)
+    except ConfigError as error:
+        raise ValueError(f"limits.store.redis.password: {error}") from None
     return RedisCounters(
         redis,
         deadline_s=store.deadline_s,
@@ -105,33 +101,3 @@ def _build_owned(store: LimitStoreConfig, plan: RouterPlan) -> Counters:
     place_ms = int(plan.runtime.limits.reservation_s * SECOND_MS)
     port = RayOwnerPort(store.directory, place_ms)
     return SlicedCounters(port, plan.replica, deadline_s=store.deadline_s)
-
-
-def read_password(store: LimitStoreConfig) -> str | None:
-    """The password of the Redis from its file or variable, None if the config names neither.
-
-    Raises:
-        ValueError: the file cannot be read or the variable is not set; the password is not shown.
-    """
-    if store.redis_password_env is not None:
-        password = process_environment().get(store.redis_password_env)
-        if not password:
-            raise ValueError(
-                f"limits.store.redis_password_env: the variable '{store.redis_password_env}' is "
-                "not set in the environment of this Router (`router.env`)"
-            )
-        return password
-    if store.redis_password_file is None:
-        return None
-    try:
-        password = Path(store.redis_password_file).read_text(encoding="utf-8").strip()
-    except (OSError, UnicodeDecodeError) as error:
-        raise ValueError(
-            f"limits.store.redis_password_file: '{store.redis_password_file}' cannot be read "
-            f"({type(error).__name__})"
-        ) from None
-    if not password:
-        raise ValueError(
-            f"limits.store.redis_password_file: '{store.redis_password_file}' is empty"
-        )
-    return password

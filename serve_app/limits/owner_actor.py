@@ -89,7 +89,14 @@ class RayOwnerPort:
 
 
 def find_owner(directory: str, place_ms: int) -> Any:
-    """The actor that owns the counters in a directory; it is started if there is none."""
+    """The actor that owns the counters in a directory; it is started if there is none.
+
+    Raises:
+        ValueError: this process belongs to no Ray cluster.
+    """
+    if not ray.is_initialized():
+        # Ray would start a cluster for this process, or join any cluster of this machine.
+        raise ValueError("this process belongs to no Ray cluster")
     name = "limits-" + hashlib.sha256(directory.encode()).hexdigest()[:16]
     return (
         ray.remote(LimitsOwner)

@@ -16,6 +16,8 @@ from redis.asyncio.retry import Retry
 from redis.backoff import NoBackoff
 from redis.exceptions import RedisError
 
+from serve_app.config.reader import read_redis_options
+from serve_app.config.redis import RedisConfig
 from serve_app.limits.limit import (
     Charge,
     CountersUnreachable,
@@ -256,21 +258,21 @@ class RedisCounters:
         return int(self._clock() * SECOND_MS)
 
 
-def connect(
-    url: str, *, user: str | None, password: str | None, ca_file: str | None, deadline_s: float
-) -> Redis:
-    """A client that connects when it is first used, and never repeats a command by itself."""
-    tls: dict[str, Any] = {"ssl_ca_certs": ca_file} if ca_file else {}
+def connect(config: RedisConfig, deadline_s: float) -> Redis:
+    """A client that connects when it is first used, and never repeats a command by itself.
+
+    Raises:
+        ConfigError: the password cannot be read.
+    """
+    options: dict[str, Any] = {**read_redis_options(config)}
     pool = BlockingConnectionPool.from_url(
-        url,
-        username=user,
-        password=password,
+        config.url,
         max_connections=CONNECTIONS_MAX,
         timeout=COMMAND_S,
         socket_timeout=max(COMMAND_S, deadline_s),
         socket_connect_timeout=max(COMMAND_S, deadline_s),
         retry=Retry(NoBackoff(), 0),
-        **tls,
+        **options,
     )
     return Redis.from_pool(pool)
 

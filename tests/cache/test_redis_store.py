@@ -10,7 +10,7 @@ from redis.asyncio import Redis
 
 from serve_app.cache.entry import StoredAnswer, dump_entry
 from serve_app.cache.redis_store import PREFIX, RedisStore
-from serve_app.config.cache import RedisCacheConfig
+from serve_app.config.cache import CacheRedisConfig
 from serve_app.core.call import Decision, Reason
 from tests.redis_server import redis_url, run_redis
 
@@ -25,7 +25,7 @@ KEY = bytes(range(24))
 
 
 def make_store(url: str, **config: object) -> RedisStore:
-    return RedisStore(RedisCacheConfig.model_validate({"url": url, **config}), ttl_s=60)
+    return RedisStore(CacheRedisConfig.model_validate({"url": url, **config}), ttl_s=60)
 
 
 async def stored(store: RedisStore, key: bytes) -> StoredAnswer:
@@ -114,7 +114,7 @@ async def test_a_password_comes_from_a_file(tmp_path: Path) -> None:
     secret = tmp_path / "password"
     secret.write_text("opensesame\n")
     with run_redis(tmp_path, "--save", "", "--requirepass", "opensesame") as url:
-        store = make_store(url, password_file=str(secret), deadline_ms=5000)
+        store = make_store(url, password={"file": str(secret)}, deadline_ms=5000)
         store.put(KEY, ENTRY)
         assert await stored(store, KEY) == ENTRY
         await store.close()
@@ -122,11 +122,11 @@ async def test_a_password_comes_from_a_file(tmp_path: Path) -> None:
 
 def test_a_password_file_that_is_missing_is_named() -> None:
     """The Router says which key to mend, and does not start."""
-    with pytest.raises(ValueError, match=r"cache\.redis\.password_file"):
-        make_store("redis://127.0.0.1:1", password_file="/nowhere")
+    with pytest.raises(ValueError, match=r"cache\.redis\.password"):
+        make_store("redis://127.0.0.1:1", password={"file": "/nowhere"})
 
 
 def test_an_address_with_a_password_is_refused() -> None:
     """It would be readable in the dashboard, which shows the config."""
     with pytest.raises(ValueError, match="url"):
-        RedisCacheConfig(url="redis://:secret@host:1/0")
+        CacheRedisConfig(url="redis://:secret@host:1/0")

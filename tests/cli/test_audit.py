@@ -51,7 +51,7 @@ def log(tmp_path: Path) -> Path:
     records += [make_record("acme", None, "strong", 0), make_record("beta", "k2", "fast", 2)]
     failed = make_record("beta", "k2", "strong", 2)
     failed.outcome = Outcome.SERVER_ERROR
-    failed.draft = Draft("fast", "demo-fast", discarded=True, usage=Usage(5, 2), cost=1)
+    failed.draft = Draft("fast", model_id="demo-fast", discarded=True, usage=Usage(5, 2), cost=1)
     hit = make_record("beta", "k2", "fast", 2)
     hit.cache, hit.cost, hit.strong_cost = CacheResult.HIT, 0, 0
     for record in (*records, failed, hit):

@@ -2,20 +2,17 @@
 
 from __future__ import annotations
 
-from pathlib import Path
-
 import pytest
 from pydantic import ValidationError
 
 from serve_app.config.app import check_runtime
 from serve_app.config.explain import explain_validation
-from serve_app.config.limits import LimitRuleConfig, LimitStoreConfig
+from serve_app.config.limits import LimitRuleConfig
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.limits.build import read_password
 
 RULE = {"per": "tenant", "requests_per_min": 1}
-STORE = {"redis": "redis://127.0.0.1:6390/0"}
+STORE = {"redis": {"url": "redis://127.0.0.1:6390/0"}}
 TIERS = (TierConfig(name="fast", model_id="m"),)
 
 
@@ -34,12 +31,8 @@ TIERS = (TierConfig(name="fast", model_id="m"),)
         ({"store": {}}, "set either `redis`, or `directory`"),
         ({"store": {**STORE, "directory": "/x"}}, "set either `redis`, or `directory`"),
         ({"store": {"directory": "x"}}, "'x' is relative"),
-        ({"store": {"redis": "http://x"}}, "write redis://HOST:PORT/NUMBER"),
-        ({"store": {"redis": "redis://x:99999999"}}, "write redis://HOST:PORT/NUMBER"),
-        (
-            {"store": {**STORE, "redis_password_file": "/x", "redis_password_env": "X"}},
-            "not both",
-        ),
+        ({"store": {"redis": {"url": "http://x"}}}, "limits.store.redis.url"),
+        ({"store": {"redis": {"url": "redis://x:99999999"}}}, "write redis://HOST:PORT/NUMBER"),
     ],
 )
 def test_a_wrong_key_is_named(limits: dict[str, object], said: str) -> None:
@@ -51,11 +44,11 @@ def test_a_wrong_key_is_named(limits: dict[str, object], said: str) -> None:
 
 def test_a_password_in_the_address_is_refused_and_not_shown() -> None:
     """A config is read by more people than a password file."""
-    limits = {"store": {"redis": "redis://user:hunter2@redis:6379/0"}}
+    limits = {"store": {"redis": {"url": "redis://user:hunter2@redis:6379/0"}}}
     with pytest.raises(ValidationError) as error:
         RuntimeConfig.model_validate({"limits": limits})
     said = explain_validation(error.value)
-    assert "redis_password_file" in said
+    assert "write password: {file: ...}" in said
     assert "hunter2" not in said
 
 
@@ -89,24 +82,3 @@ def test_an_override_replaces_single_limits() -> None:
     assert rule.amounts_of("a") == {"requests_per_min": 1, "tokens_per_day": 5}
     assert rule.amounts_of("b") == {"tokens_per_day": 9}
     assert rule.amounts_of("c") == {"requests_per_min": 1, "tokens_per_day": 9}
-
-
-def test_the_password_comes_from_a_file_or_a_variable(
-    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    """And an error names the file or the variable, not what it holds."""
-    file = tmp_path / "password"
-    from_file = LimitStoreConfig.model_validate({**STORE, "redis_password_file": str(file)})
-    with pytest.raises(ValueError, match="cannot be read"):
-        read_password(from_file)
-    file.write_text("\n")
-    with pytest.raises(ValueError, match="is empty"):
-        read_password(from_file)
-    file.write_text("secret\n")
-    assert read_password(from_file) == "secret"
-    from_env = LimitStoreConfig.model_validate({**STORE, "redis_password_env": "LIMITS_REDIS"})
-    with pytest.raises(ValueError, match="'LIMITS_REDIS' is not set"):
-        read_password(from_env)
-    monkeypatch.setenv("LIMITS_REDIS", "secret")
-    assert read_password(from_env) == "secret"
-    assert read_password(LimitStoreConfig.model_validate(STORE)) is None

@@ -146,7 +146,7 @@ async def test_what_all_strong_would_have_cost(gateway: Gateway) -> None:
     for record in (plain, named, hit, escalated):
         record.usage = Usage(10, 1)
     hit.cache = CacheResult.HIT
-    escalated.draft = Draft("fast", "demo-fast", discarded=True, usage=Usage(10, 8))
+    escalated.draft = Draft("fast", model_id="demo-fast", discarded=True, usage=Usage(10, 8))
     for record in gateway.recorder.records:
         gateway.pipeline.settle(record)
     assert [(r.cost, r.strong_cost) for r in gateway.recorder.records] == [

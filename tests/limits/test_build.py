@@ -31,7 +31,7 @@ def plan_of(store: dict[str, Any], **more: Any) -> Plan:
 
 async def test_the_configured_limiter_counts_in_redis(redis_url: str) -> None:
     """Whole: from the YAML's keys to the counters and back."""
-    plan = plan_of({"redis": redis_url, "deadline_s": 10}, deadlines={"total_s": 60})
+    plan = plan_of({"redis": {"url": redis_url}, "deadline_s": 10}, deadlines={"total_s": 60})
     steps = StepsOwner(plan)
     assert isinstance(steps.steps.limiter, CallerLimiter)
     steps.start()
@@ -60,9 +60,9 @@ def test_a_router_without_rules_has_no_limiter() -> None:
 def test_a_limiter_stays_while_its_config_stays() -> None:
     """Also where another key of the same section changes."""
     redis_url = "redis://127.0.0.1:1/0"
-    plan = plan_of({"redis": redis_url})
-    same = plan_of({"redis": redis_url}, limits={"calls_max": 7}, leases={"reuse_s": 0.5})
-    other = plan_of({"redis": redis_url}, limits={"on_failure": "open"})
+    plan = plan_of({"redis": {"url": redis_url}})
+    same = plan_of({"redis": {"url": redis_url}}, limits={"calls_max": 7}, leases={"reuse_s": 0.5})
+    other = plan_of({"redis": {"url": redis_url}}, limits={"on_failure": "open"})
     assert needs(same) == needs(plan)
     assert needs(other) != needs(plan)
 
@@ -77,4 +77,4 @@ def test_a_missing_client_is_one_line(monkeypatch: pytest.MonkeyPatch) -> None:
     """The Router does not start, and says what brings the client."""
     monkeypatch.setitem(sys.modules, "serve_app.limits.redis_counters", None)
     with pytest.raises(ValueError, match=r"limits\.store\.redis: .* 'serve-app\[redis\]'"):
-        build(plan_of({"redis": "redis://127.0.0.1:1/0"}))
+        build(plan_of({"redis": {"url": "redis://127.0.0.1:1/0"}}))

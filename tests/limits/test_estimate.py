@@ -86,14 +86,14 @@ def test_an_answer_is_charged_as_its_engine_counted_it() -> None:
 def test_a_discarded_draft_is_charged_beside_the_answer() -> None:
     """To its own tier, at its own price; a released draft is the answer."""
     record = record_of(7, 5, decision=STRONG)
-    record.draft = Draft("fast", "demo-fast", discarded=True, usage=Usage(7, 16))
+    record.draft = Draft("fast", discarded=True, usage=Usage(7, 16), model_id="demo-fast")
     assert count(record) == (12 + 23, 70_000 + 100_000 + 7000 + 32_000)
     uses = estimator().count(record, estimator().estimate(call_of(), CASCADE))
     assert uses.amount(Measure.TOKENS, "fast") == 23
     assert uses.amount(Measure.TOKENS, "strong") == 12
     assert uses.amount(Measure.REQUESTS, "fast") == 1
     released = record_of(7, 5, decision=FAST)
-    released.draft = Draft("fast", "demo-fast", usage=Usage(7, 16))
+    released.draft = Draft("fast", model_id="demo-fast", usage=Usage(7, 16))
     assert count(released) == (12, 17_000)
 
 

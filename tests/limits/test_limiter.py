@@ -160,7 +160,7 @@ async def test_limits_of_a_tier_count_only_its_calls() -> None:
     assert await used(limiter) == [10, 0, 0, 10]
     held = await limiter.reserve(call_of(), record_of(), CASCADE)
     record = record_of(8, 4, decision=STRONG)
-    record.draft = Draft("fast", "demo-fast", discarded=True, usage=Usage(8, 16))
+    record.draft = Draft("fast", model_id="demo-fast", discarded=True, usage=Usage(8, 16))
     held.settle(record)
     assert await used(limiter) == [10 + 12 + 24, 1, 12_000_000, 10 + 24]
     with pytest.raises(RateLimited, match="1 requests per minute for this tenant on tier strong"):

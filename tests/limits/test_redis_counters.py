@@ -16,6 +16,7 @@ from hypothesis import Phase, given, settings
 from hypothesis import strategies as st
 from redis.asyncio import Redis
 
+from serve_app.config.redis import RedisConfig
 from serve_app.limits.ledger import Ledger
 from serve_app.limits.limit import CountersUnreachable, Limit, LimitAsk, Measure
 from serve_app.limits.redis_counters import RedisCounters, connect
@@ -36,7 +37,7 @@ async def counters_of(
     deadline_s: float = PATIENT_S,
     place_s: float = 60,
 ) -> AsyncIterator[RedisCounters]:
-    redis = connect(url, user=None, password=None, ca_file=None, deadline_s=deadline_s)
+    redis = connect(RedisConfig(url=url), deadline_s)
     counters = RedisCounters(redis, deadline_s=deadline_s, marker_s=600, place_s=place_s)
     counters.start()
     try:

@@ -107,7 +107,7 @@ def test_a_line_is_flat_and_closed(record: Record, expected: dict[str, object]) 
 
 def test_a_draft_has_keys_of_its_own() -> None:
     """What a cascade began with is told beside its answer, and is enough to fit its map to."""
-    draft = Draft("fast", "demo-fast", True, 0.1234567, 0.5, 0.25, Usage(7, 16))
+    draft = Draft("fast", True, 0.1234567, 0.5, 0.25, Usage(7, 16))
     line = render_line(replace(ANSWERED, draft=draft))
     assert set(line) == KEYS | DRAFT_KEYS
     assert (line["completion_tokens"], line["draft_completion_tokens"]) == (12, 16)

@@ -25,6 +25,7 @@ from limits.aio.storage.redis.redispy import RedispyBridge
 from limits.aio.strategies import MovingWindowRateLimiter
 from redis.asyncio import Redis
 
+from serve_app.config.redis import RedisConfig
 from serve_app.limits.limit import Charge, Counters, Limit, LimitAsk, Measure
 from serve_app.limits.owner_actor import RayOwnerPort, find_owner
 from serve_app.limits.redis_counters import RedisCounters, connect
@@ -96,7 +97,7 @@ async def over_redis(url: str) -> AsyncIterator[Call]:
     """Our counters in Redis, as two Routers use them."""
     routers = [
         RedisCounters(
-            connect(url, user=None, password=None, ca_file=None, deadline_s=DEADLINE_S),
+            connect(RedisConfig(url=url), DEADLINE_S),
             deadline_s=DEADLINE_S,
             marker_s=600,
             place_s=PLACE_S,
