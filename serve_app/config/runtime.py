@@ -177,6 +177,14 @@ class DeadlinesConfig(Config):
         le=HOUR_S,
         description="Total time that a call may wait for a free place on a replica; then 503.",
     )
+    first_token_s: float | None = Field(
+        None,
+        gt=0,
+        le=HOUR_S,
+        description="Time until the first token. A call that would miss it by the estimate of the "
+        "tier goes to another tier, if it may, or is rejected at once with 503 and `Retry-After`. "
+        "The header `x-deadline-ms` can shorten it for one call. None: calls wait.",
+    )
     first_byte_s: float = Field(
         120.0,
         gt=0,
@@ -206,6 +214,7 @@ class DeadlinesConfig(Config):
             first_byte_s=self.first_byte_s,
             gap_s=self.gap_s,
             total_s=self.total_s,
+            first_token_s=self.first_token_s,
         )
 
 

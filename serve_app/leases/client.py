@@ -23,6 +23,7 @@ from serve_app.core.errors import (
 )
 from serve_app.core.headers import Headers
 from serve_app.core.load import TierLoad
+from serve_app.leases.admission import Admission
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
 from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
 from serve_app.leases.http1 import (
@@ -206,6 +207,7 @@ class TierClient:
             session_s=leases.session_s,
             asks_by_session=asks_by_session,
         )
+        self._admission = Admission(self._leases)
         self._connections = ConnectionPool()
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -272,29 +274,29 @@ class TierClient:
         nothing is tried again. The status of the answer is a 2xx or a 4xx.
 
         Raises:
+            WouldBeLate: the first token would come after its deadline.
             TierOverloaded: no place came free in time, or the engines' own queues are full.
             TierUnavailable: no replica could be reached.
             UpstreamFailed: engines answered that they had failed.
             DeadlineExceeded: no answer began in time.
         """
-        timed = self.watches_load
-        if timed:
+        self._admission.check(request.claim, deadlines)
+        if self.watches_load:
             self._first_tokens.begin(request, asyncio.get_running_loop().time())
         try:
             attempt, exchange = await self._begin(request, deadlines)
             # The place may serve another call before this block ends.
             charged = attempt.lease.charged
-            counts = timed and exchange.status < 400
-            if timed and not counts:
-                self._first_tokens.forget(request)
+            counts = exchange.status < 400
+            if not counts:
+                self._forget_first(request)
             try:
                 yield Upstream(exchange, partial(self._note_first, request) if counts else None)
             finally:
                 attempt.cut()
                 self._correct(charged, request.usage)
         finally:
-            if timed:
-                self._first_tokens.forget(request)
+            self._forget_first(request)
 
     def _correct(self, charged: Claim | None, usage: Usage | None) -> None:
         """Charge a call that had to wait for what it has cost, if its engine said so."""
@@ -303,7 +305,13 @@ class TierClient:
         self._leases.correct(charged, (usage.prompt_tokens or 0) + usage.completion_tokens)
 
     def _note_first(self, request: UpstreamRequest) -> None:
-        self._first_tokens.end(request, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._first_tokens.end(request, now)
+        self._admission.firsts.end(request, now)
+
+    def _forget_first(self, request: UpstreamRequest) -> None:
+        self._first_tokens.forget(request)
+        self._admission.firsts.forget(request)
 
     async def _begin(
         self, request: UpstreamRequest, deadlines: Deadlines
@@ -327,6 +335,8 @@ class TierClient:
         raise self._give_up(list(failed.values()))
 
     def _watch(self, request: UpstreamRequest) -> None:
+        if request.opens_with_token:
+            self._admission.firsts.begin(request, asyncio.get_running_loop().time())
         if self.watches_load:
             self._poll_soon()
             if not request.opens_with_token:
@@ -385,12 +395,16 @@ class TierClient:
     async def _acquire(self, request: UpstreamRequest, deadlines: Deadlines) -> Lease:
         clock = asyncio.get_running_loop().time
         began_at = clock()
+        place_at = deadlines.place_at(began_at, stream=request.stream)
+        in_time_at = self._admission.place_at(deadlines)
         try:
-            async with asyncio.timeout_at(deadlines.place_at(began_at, stream=request.stream)):
+            async with asyncio.timeout_at(min(place_at, in_time_at)):
                 return await self._leases.acquire(
                     request.session, patience_s=request.patience_s, claim=request.claim
                 )
         except TimeoutError:
+            if in_time_at < place_at:
+                raise self._admission.missed(request.claim) from None
             raise deadlines.no_place(clock(), stream=request.stream) from None
         except TierUnavailable:
             self._doubt()
