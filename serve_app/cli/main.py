@@ -168,6 +168,11 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.fairness:fairness",
             "Flood one tier with the calls of one tenant, and time the first tokens of the others.",
         ),
+        LazyCommand(
+            "overload",
+            "serve_app.offline.bench.overload:overload",
+            "Send a tier ten times the calls that it can answer; count those that begin in time.",
+        ),
     )
 
 
