@@ -92,7 +92,9 @@ def overload(
     grid = measure(Tier(replicas, places), deadline_s, seconds, seed)
     print_report(build_console(), machine, [grid])
     if log is not None:
-        append_section(log, render_section(machine, "serve-app bench overload", [grid]))
+        command = f"serve-app bench overload --replicas={replicas} --places={places}"
+        command += f" --deadline-s={deadline_s:g} --seconds={seconds:g} --seed={seed}"
+        append_section(log, render_section(machine, command, [grid]))
 
 
 def measure(
@@ -264,13 +266,13 @@ def _cells(
     end_s = BEFORE_S + seconds
     flood = [fate for fate in fates if BEFORE_S <= fate.arrived_s < end_s]
     good = sum(in_time(fate, deadline_s) for fate in flood)
-    accepted = [fate for fate in fates if fate.first_s is not None]
+    accepted = [fate for fate in flood if fate.first_s is not None]
     rejected = [fate for fate in flood if fate.rejected_s is not None]
     waits = [1000 * (fate.rejected_s or 0.0) for fate in rejected]
     cpu = [1000 * fate.cpu_s for fate in rejected if not fate.rejected_s]
     return (
         f"{ratio(good / seconds, peak_per_s):.3f}",
-        f"{ratio(sum(in_time(fate, deadline_s) for fate in accepted), len(accepted)):.4f}",
+        f"{ratio(good, len(accepted)):.4f}",
         _render_recovery(find_recovery(fates, end_s, deadline_s)),
         f"{ratio(len(rejected), len(flood)):.3f}",
         f"{percentile(waits, 0.99):.0f}" if waits else "-",
