@@ -244,6 +244,26 @@ class LeaseConfig(Config):
     )
 
 
+class RetriesConfig(Config):
+    """How many calls a Router may send a second time, to another replica of the tier."""
+
+    ratio_max: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Part of a retry that each call adds to the budget. A call whose replica has "
+        "failed is sent to another replica only if a retry is left.",
+    )
+    spare: int = Field(
+        100,
+        ge=0,
+        le=65536,
+        description="The most retries that the budget holds, and holds at first. A replica that "
+        "dies fails all calls that wait there for their first byte at once, so it should not be "
+        "less than `max_ongoing_calls`.",
+    )
+
+
 class RuntimeConfig(Config):
     """The whole `user_config` of the Router."""
 
@@ -252,6 +272,7 @@ class RuntimeConfig(Config):
     bodies: BodiesConfig = Field(default_factory=BodiesConfig)
     deadlines: DeadlinesConfig = Field(default_factory=DeadlinesConfig)
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
+    retries: RetriesConfig = Field(default_factory=RetriesConfig)
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
     fairness: FairnessConfig | None = Field(
         None,

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from typing import Protocol
 
 import orjson
@@ -182,7 +182,11 @@ class Pages:
         return _json(b'{"status":"ok"}')
 
     async def ready(self, request: Request) -> Response:
-        tiers = await self._readiness.tiers()
+        loads = self._pipeline.loads()
+        tiers = [
+            replace(tier, breaker=loads[tier.name].breaker) if tier.name in loads else tier
+            for tier in await self._readiness.tiers()
+        ]
         ready = all(tier.ready for tier in tiers)
         body = {"ready": ready, "tiers": [asdict(tier) for tier in tiers]}
         return _json(orjson.dumps(body), status=200 if ready else 503)

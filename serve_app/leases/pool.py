@@ -146,6 +146,7 @@ class LeasePool:
         lease.calls += 1
         lease.used_since = now
         self._in_use.add(lease)
+        self.penalties.begin(lease.address, now)
         self._fullness.note(self.waiting, self.in_use, now)
         self._in_use_at[lease.address] += 1
         return lease
