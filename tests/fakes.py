@@ -51,7 +51,7 @@ class FakeTier:
     def __init__(self, answer: FakeAnswer | GatewayError | None = None) -> None:
         self.answer = answer or FakeAnswer([b"{}"])
         self.requests: list[UpstreamRequest] = []
-        self.deadlines: list[Deadlines] = []
+        self.given_deadlines: list[Deadlines] = []
         self.open_exchanges = 0
         self.state = TierLoad()
 
@@ -67,7 +67,7 @@ class FakeTier:
         self, request: UpstreamRequest, deadlines: Deadlines
     ) -> AsyncIterator[FakeAnswer]:
         self.requests.append(request)
-        self.deadlines.append(deadlines)
+        self.given_deadlines.append(deadlines)
         if isinstance(self.answer, GatewayError):
             raise self.answer
         self.open_exchanges += 1

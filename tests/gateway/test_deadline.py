@@ -37,7 +37,7 @@ async def test_a_client_can_shorten_the_deadline_and_not_lengthen_it(
         {"deadlines": {"first_token_s": configured_s}}
     )
     assert (await ask(gateway, value)).status_code == 200
-    (deadlines,) = gateway.fast.deadlines
+    (deadlines,) = gateway.fast.given_deadlines
     if expected_s is None:
         assert deadlines.first_token_at is None
     else:
