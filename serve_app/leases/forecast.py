@@ -114,7 +114,9 @@ class FirstTokenQueue:
         self._pending.pop(call, None)
 
     def mean_s(self) -> float:
-        """The mean time to the first token of a call that gets its place now."""
+        """The mean time to the first token of a call that gets its place now; 0 without a queue."""
+        if not self._pending:
+            return 0.0
         return (len(self._pending) + 1) * self._per_call.mean_s
 
     def longest_s(self, now: float, deadline_s: float) -> float:

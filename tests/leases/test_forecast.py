@@ -93,8 +93,8 @@ def test_a_queue_before_the_engine_is_foreseen() -> None:
 
 def test_without_calls_ahead_nothing_is_foreseen() -> None:
     """So a slow engine is tried again as soon as it has no call of this Router."""
-    queue, now = backlog(SAMPLES_MIN)
-    assert queue.longest_s(now + 100, 2.0) == 0.0
+    queue, now = backlog(SAMPLES_MIN, apart_s=60.0)
+    assert queue.longest_s(now + 100, 2.0) == queue.mean_s() == 0.0
 
 
 def test_one_long_prompt_is_no_queue() -> None:
