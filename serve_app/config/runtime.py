@@ -183,7 +183,8 @@ class DeadlinesConfig(Config):
         le=HOUR_S,
         description="Time until the first token. A call that would miss it by the estimate of the "
         "tier goes to another tier, if it may, or is rejected at once with 503 and `Retry-After`. "
-        "The header `x-deadline-ms` can shorten it for one call. None: calls wait.",
+        "The header `x-deadline-ms` can shorten it for one call. With autoscaling, use the joint "
+        "policy, which alone sees rejected calls. None: calls wait.",
     )
     first_byte_s: float = Field(
         120.0,
