@@ -86,7 +86,7 @@ def overload(
         Path | None, typer.Option(help="Log file to which a section is appended.")
     ] = None,
 ) -> None:
-    """Send ten times the calls that a tier can answer, and count the answers that begin in time."""
+    """Send a tier ten times the calls that it can answer; count those that begin in time."""
     check_outputs(log)
     machine = describe_machine()
     grid = measure(Tier(replicas, places), deadline_s, seconds, seed)
