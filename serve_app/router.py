@@ -27,12 +27,13 @@ from serve_app.feedback.tally import FeedbackTally
 from serve_app.gateway.app import build_gateway
 from serve_app.leases.client import TierClient
 from serve_app.leases.opener import build_opener
+from serve_app.leases.retries import RetryBudget
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.audit import AuditMetrics
 from serve_app.observe.feedback import FeedbackMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
-from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics
+from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics, RetryMetrics
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
@@ -50,12 +51,14 @@ class Router:
         context = serve.get_replica_context()
         self._config = config
         self._serves = False
+        self._retries = RetryBudget(runtime.retries)
         self._clients = {
             tier.name: TierClient(
                 tier.name,
                 build_opener(handles[tier.name]),
                 runtime.leases,
                 asks_by_session=tier.replica_choice == "session",
+                retries=self._retries,
             )
             for tier in config.tiers
         }
@@ -78,7 +81,7 @@ class Router:
             CallMetrics(),
             AccessLog(log_path),
             {name: partial(read_leases, client) for name, client in self._clients.items()},
-            build_flushers(self._pipeline, self._feedback.tally),
+            build_flushers(self._pipeline, self._feedback.tally, self._retries),
             settle=self._pipeline.settle,
         )
 
@@ -141,6 +144,7 @@ class Router:
         logger.error("user_config refused, the old config stays:\n%s", why)
 
     def _configure_clients(self, runtime: RuntimeConfig) -> None:
+        self._retries.configure(runtime.retries)
         for client in self._clients.values():
             client.configure(
                 runtime.leases, watches_load=runtime.watches_load, fairness=runtime.fairness
@@ -156,12 +160,15 @@ class Router:
             await self._steps.close()
 
 
-def build_flushers(pipeline: Pipeline, tally: FeedbackTally) -> list[Callable[[], None]]:
+def build_flushers(
+    pipeline: Pipeline, tally: FeedbackTally, retries: RetryBudget
+) -> list[Callable[[], None]]:
     """The parts that report about once a second, apart from the calls."""
     return [
         ControlMetrics(pipeline.control_state).flush,
         DriftMetrics(pipeline.scores).flush,
         LoadMetrics(pipeline.loads).flush,
+        RetryMetrics(lambda: retries.left).flush,
         FeedbackMetrics(tally.take).flush,
         AuditMetrics(partial(read_audit, pipeline)).flush,
     ]

@@ -53,6 +53,7 @@ class FakeTier:
     def __init__(self, answer: FakeAnswer | GatewayError | None = None) -> None:
         self.answer = answer or FakeAnswer([b"{}"])
         self.requests: list[UpstreamRequest] = []
+        self.given_deadlines: list[Deadlines] = []
         self.open_exchanges = 0
         self.state = TierLoad()
 
@@ -68,6 +69,7 @@ class FakeTier:
         self, request: UpstreamRequest, deadlines: Deadlines
     ) -> AsyncIterator[FakeAnswer]:
         self.requests.append(request)
+        self.given_deadlines.append(deadlines)
         if isinstance(self.answer, GatewayError):
             raise self.answer
         self.open_exchanges += 1

@@ -69,6 +69,7 @@ REQUEST_HEADERS = (
     "x-route-never-above",
     "x-route-policy",
     "x-session-id",
+    "x-deadline-ms",
     "x-feedback-consent",
 )
 ERRORS: Mapping[int, str] = {

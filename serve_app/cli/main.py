@@ -183,6 +183,11 @@ class Benchmarks(LazyGroup):
             "Flood one tier with the calls of one tenant, and time the first tokens of the others.",
         ),
         LazyCommand(
+            "overload",
+            "serve_app.offline.bench.overload:overload",
+            "Send a tier ten times the calls that it can answer; count those that begin in time.",
+        ),
+        LazyCommand(
             "access",
             "serve_app.offline.bench.access:access",
             "Measure the CPU time that a call needs to show who asks, by API key and by token.",

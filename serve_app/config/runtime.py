@@ -177,6 +177,15 @@ class DeadlinesConfig(Config):
         le=HOUR_S,
         description="Total time that a call may wait for a free place on a replica; then 503.",
     )
+    first_token_s: float | None = Field(
+        None,
+        gt=0,
+        le=HOUR_S,
+        description="Time until the first token. A call that would miss it by the estimate of the "
+        "tier goes to another tier, if it may, or is rejected at once with 503 and `Retry-After`. "
+        "The header `x-deadline-ms` can shorten it for one call. With autoscaling, use the joint "
+        "policy, which alone sees rejected calls. None: calls wait.",
+    )
     first_byte_s: float = Field(
         120.0,
         gt=0,
@@ -206,6 +215,7 @@ class DeadlinesConfig(Config):
             first_byte_s=self.first_byte_s,
             gap_s=self.gap_s,
             total_s=self.total_s,
+            first_token_s=self.first_token_s,
         )
 
 
@@ -235,6 +245,26 @@ class LeaseConfig(Config):
     )
 
 
+class RetriesConfig(Config):
+    """How many calls a Router may send a second time, to another replica of the tier."""
+
+    ratio_max: float = Field(
+        0.2,
+        ge=0,
+        le=1,
+        description="Part of a retry that each call adds to the budget. A call whose replica has "
+        "failed is sent to another replica only if a retry is left.",
+    )
+    spare: int = Field(
+        100,
+        ge=0,
+        le=65536,
+        description="The most retries that the budget holds, and holds at first. A replica that "
+        "dies fails all calls that wait there for their first byte at once, so it should not be "
+        "less than `max_ongoing_calls`.",
+    )
+
+
 class RuntimeConfig(Config):
     """The whole `user_config` of the Router."""
 
@@ -243,6 +273,7 @@ class RuntimeConfig(Config):
     bodies: BodiesConfig = Field(default_factory=BodiesConfig)
     deadlines: DeadlinesConfig = Field(default_factory=DeadlinesConfig)
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
+    retries: RetriesConfig = Field(default_factory=RetriesConfig)
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
     fairness: FairnessConfig | None = Field(
         None,

@@ -12,6 +12,7 @@ from typing import Protocol
 from serve_app.core.caller import ANONYMOUS, Caller
 from serve_app.core.content import Content
 from serve_app.core.headers import Headers
+from serve_app.core.load import BreakerState
 
 AUTO = "auto"
 """The model name with which a client leaves the choice of the tier to the router."""
@@ -346,3 +347,5 @@ class TierState:
     replicas: int
     status: str
     message: str | None = None
+    breaker: BreakerState = BreakerState.CLOSED
+    """As the Router that answers sees it."""

@@ -16,7 +16,16 @@ class Deadlines:
     waited.
     """
 
-    __slots__ = ("_first_byte_at", "_place_left_s", "first_byte_s", "gap_s", "total_at", "total_s")
+    __slots__ = (
+        "_arrived_at",
+        "_first_byte_at",
+        "_place_left_s",
+        "first_byte_s",
+        "first_token_at",
+        "gap_s",
+        "total_at",
+        "total_s",
+    )
 
     def __init__(
         self,
@@ -26,13 +35,23 @@ class Deadlines:
         first_byte_s: float,
         gap_s: float,
         total_s: float,
+        first_token_s: float | None = None,
     ) -> None:
+        self._arrived_at = arrived_at
         self._place_left_s = place_s
+        self.first_token_at = None if first_token_s is None else arrived_at + first_token_s
+        """The time by which the answer must begin, as far as that can be foreseen; None: no limit.
+        """
         self._first_byte_at = arrived_at + first_byte_s
         self.first_byte_s = first_byte_s
         self.gap_s = gap_s
         self.total_s = total_s
         self.total_at = arrived_at + total_s
+
+    def ask_first_token(self, seconds: float) -> None:
+        """Take the client's own deadline, which cannot be later than the config's."""
+        allowed_at = self._first_byte_at if self.first_token_at is None else self.first_token_at
+        self.first_token_at = min(allowed_at, self._arrived_at + seconds)
 
     def head_at(self, *, stream: bool) -> float:
         """The time by which the answer's head must have come.

@@ -24,6 +24,7 @@
     │   ├── TooManyCalls      429  this router holds as many calls as it may
     │   ├── RateLimited       429  a limit of the caller is reached
     │   ├── TierOverloaded    503  every replica is full and so is the queue
+    │   │   └── WouldBeLate   503  the answer could not begin within its deadline
     │   ├── TierUnavailable   503  the tier has no replica that could answer
     │   ├── AccessUnavailable 503  nobody can say who asks
     │   ├── LimitsUnavailable 503  nobody can say what the caller has used
@@ -384,6 +385,19 @@ class TierOverloaded(Overloaded):
     @property
     def message(self) -> str:
         return "The model is overloaded. Try again shortly."
+
+
+class WouldBeLate(TierOverloaded):
+    """The answer could not begin within the deadline of its first token."""
+
+    code = "deadline_unreachable"
+
+    @property
+    def message(self) -> str:
+        return (
+            "The model is overloaded: the answer could not begin in time. "
+            f"Try again in {self.retry_after_s} s."
+        )
 
 
 class TierUnavailable(Overloaded):

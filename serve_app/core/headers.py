@@ -13,6 +13,9 @@ NEVER_BELOW_HEADER = b"x-route-never-below"
 NEVER_ABOVE_HEADER = b"x-route-never-above"
 POLICY_HEADER = b"x-route-policy"
 SESSION_HEADER = b"x-session-id"
+DEADLINE_HEADER = b"x-deadline-ms"
+"""Milliseconds within which the answer must begin; it can only shorten the deadline of the config.
+"""
 CONSENT_HEADER = b"x-feedback-consent"
 
 # The headers that show who asks.

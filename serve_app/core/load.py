@@ -3,6 +3,16 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from enum import StrEnum
+
+
+class BreakerState(StrEnum):
+    """The state of a circuit breaker (`leases/breaker.py`); a closed set, so that it can label
+    metrics."""
+
+    CLOSED = "closed"
+    OPEN = "open"
+    HALF_OPEN = "half_open"
 
 
 @dataclass(frozen=True, slots=True)
@@ -14,6 +24,8 @@ class TierLoad:
     first token. `replicas` counts the replicas whose engines have reported their load within the
     last seconds. `running` and `queued` are the sums of the calls that these engines reported, and
     `kv_free_ratio` is the mean of the free parts of their KV caches. None: no engine has reported.
+    `breaker` is the state of the tier's circuit breaker, `avoided` counts the replicas whose own
+    breakers are not closed.
     """
 
     down: bool = False
@@ -24,3 +36,5 @@ class TierLoad:
     running: int | None = None
     queued: int | None = None
     kv_free_ratio: float | None = None
+    breaker: BreakerState = BreakerState.CLOSED
+    avoided: int = 0

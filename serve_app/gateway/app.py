@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import time
 from collections.abc import Collection, Mapping, Sequence
-from dataclasses import asdict
+from dataclasses import asdict, replace
 
 import orjson
 from starlette.applications import Starlette
@@ -198,7 +198,11 @@ class Pages:
         return _json(b'{"status":"ok"}')
 
     async def ready(self, request: Request) -> Response:
-        tiers = await self._readiness.tiers()
+        loads = self._pipeline.loads()
+        tiers = [
+            replace(tier, breaker=loads[tier.name].breaker) if tier.name in loads else tier
+            for tier in await self._readiness.tiers()
+        ]
         ready = all(tier.ready for tier in tiers)
         names = await self._shown_tiers(request)
         body = {"ready": ready, "tiers": [asdict(tier) for tier in tiers if tier.name in names]}

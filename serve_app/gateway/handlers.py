@@ -216,6 +216,8 @@ class CallHandler:
         """
         headers.check_media_type()
         consent = headers.consent
+        if headers.deadline_s is not None:
+            deadlines.ask_first_token(headers.deadline_s)
         cached = self._pipeline.steps.cache is not None
         cache_use = read_cache_use(scope) if cached else CacheUse.DEFAULT
         bytes_max = self._pipeline.runtime.limits.body_bytes_max

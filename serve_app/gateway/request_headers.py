@@ -12,6 +12,7 @@ from serve_app.core.call import NO_LIMITS, TierLimits
 from serve_app.core.errors import InvalidField, UnsupportedMediaType
 from serve_app.core.headers import (
     CONSENT_HEADER,
+    DEADLINE_HEADER,
     NEVER_ABOVE_HEADER,
     NEVER_BELOW_HEADER,
     POLICY_HEADER,
@@ -21,6 +22,7 @@ from serve_app.core.headers import (
 )
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
+DEADLINE_MS = re.compile(rb"[1-9][0-9]{0,7}")
 CONSENTS = {b"yes": True, b"no": False}
 SESSION_ID = re.compile(rb"[!-~]{1,256}")
 LENGTH_DIGITS_MAX = 20
@@ -32,6 +34,7 @@ CONTROLS = frozenset(
         NEVER_ABOVE_HEADER,
         POLICY_HEADER,
         SESSION_HEADER,
+        DEADLINE_HEADER,
         CONSENT_HEADER,
     )
 )
@@ -47,6 +50,7 @@ class RequestHeaders:
 
     __slots__ = (
         "_consent",
+        "_deadline_ms",
         "_never_above",
         "_never_below",
         "_session_id",
@@ -66,6 +70,7 @@ class RequestHeaders:
         self._never_below: str | None = None
         self._never_above: str | None = None
         self._session_id: bytes | None = None
+        self._deadline_ms: bytes | None = None
         self._consent: bytes | None = None
         self.policy: str | None = None
         for name, value in reversed(scope["headers"]):
@@ -87,6 +92,8 @@ class RequestHeaders:
                 self._session_id = value
             elif name == POLICY_HEADER:
                 self.policy = value.decode("latin-1").strip()
+            elif name == DEADLINE_HEADER:
+                self._deadline_ms = value.strip()
             elif name == CONSENT_HEADER:
                 self._consent = value.strip().lower()
         self.request_id = self.request_id or uuid.uuid4().hex
@@ -110,6 +117,19 @@ class RequestHeaders:
         if not SESSION_ID.fullmatch(self._session_id):
             raise InvalidField(SESSION_HEADER.decode(), "1 to 256 visible ASCII characters")
         return hashlib.blake2b(self._session_id, digest_size=16).hexdigest()
+
+    @property
+    def deadline_s(self) -> float | None:
+        """The client's deadline of the first token; None where the client sets none.
+
+        Raises:
+            InvalidField: the header is no whole number of milliseconds.
+        """
+        if self._deadline_ms is None:
+            return None
+        if not DEADLINE_MS.fullmatch(self._deadline_ms):
+            raise InvalidField(DEADLINE_HEADER.decode(), "a whole number from 1 to 99999999")
+        return int(self._deadline_ms) / 1000
 
     @property
     def consent(self) -> bool | None:

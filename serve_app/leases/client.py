@@ -22,8 +22,10 @@ from serve_app.core.errors import (
     UpstreamFailed,
 )
 from serve_app.core.headers import Headers
-from serve_app.core.load import TierLoad
+from serve_app.core.load import BreakerState, TierLoad
+from serve_app.leases.admission import Admission
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
+from serve_app.leases.breaker import TierBreaker
 from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
 from serve_app.leases.http1 import (
     Address,
@@ -37,6 +39,7 @@ from serve_app.leases.lease import Lease, Opener
 from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_engine_load
 from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, FairOrder, WaitingOrder
 from serve_app.leases.pool import LeasePool
+from serve_app.leases.retries import RetryBudget
 from serve_app.leases.waiting import Waiter
 
 LEASE_HEADER = b"x-lease-id"
@@ -70,16 +73,25 @@ class Verdict(Enum):
 
     BEGUN = 1
     REFUSED = 2
+    """The replica did not begin the call and did no work for it."""
     FAILED = 3
+    LOST = 4
+    """The replica or its engine is gone."""
 
 
 class Upstream:
     """An engine's answer: its head is known, its body is read piece by piece."""
 
-    __slots__ = ("_exchange", "_note_first", "headers", "status")
+    __slots__ = ("_exchange", "_note_broken", "_note_first", "headers", "status")
 
-    def __init__(self, exchange: Exchange, note_first: Callable[[], None] | None = None) -> None:
+    def __init__(
+        self,
+        exchange: Exchange,
+        note_first: Callable[[], None] | None,
+        note_broken: Callable[[], None],
+    ) -> None:
         self._exchange = exchange
+        self._note_broken = note_broken
         self._note_first = note_first
         self.status = exchange.status
         self.headers: Headers = exchange.headers
@@ -96,6 +108,7 @@ class Upstream:
         except ExchangeTimeout as error:
             raise DeadlineExceeded(error.limit, error.seconds) from None
         except ConnectionBroken:
+            self._note_broken()
             raise UpstreamFailed from None
         if self._note_first is not None:
             self._note_first()
@@ -184,11 +197,20 @@ class TierClient:
     """The replicas of one tier."""
 
     def __init__(
-        self, name: str, opener: Opener, leases: LeaseConfig, *, asks_by_session: bool = False
+        self,
+        name: str,
+        opener: Opener,
+        leases: LeaseConfig,
+        *,
+        asks_by_session: bool = False,
+        retries: RetryBudget | None = None,
     ) -> None:
+        """`retries` is shared by the tiers of a Router; None: the tier has a budget of its own."""
         self.name = name
-        self.down = False
+        self._unreachable = False
         """No replica could be reached; a probe finds out when a replica can be reached again."""
+        self._breaker = TierBreaker()
+        self._retries = retries or RetryBudget()
         self.watches_load = False
         """Whether the Router measures waits and asks replicas for their load."""
         self._first_tokens = FirstTokens()
@@ -206,8 +228,15 @@ class TierClient:
             session_s=leases.session_s,
             asks_by_session=asks_by_session,
         )
+        self._admission = Admission(self._leases)
         self._connections = ConnectionPool()
         self._ending: set[asyncio.Task[None]] = set()
+
+    @property
+    def down(self) -> bool:
+        """Whether no replica could be reached, or too many calls failed on the engines."""
+        now = asyncio.get_running_loop().time()
+        return self._unreachable or self._breaker.breaker.avoided(now)
 
     @property
     def open_leases(self) -> int:
@@ -236,7 +265,12 @@ class TierClient:
             running=engines.running if told else None,
             queued=engines.queued if told else None,
             kv_free_ratio=engines.kv_free_ratio,
+            breaker=self._state(now),
+            avoided=self._leases.penalties.count(now),
         )
+
+    def _state(self, now: float) -> BreakerState:
+        return BreakerState.OPEN if self._unreachable else self._breaker.breaker.state(now)
 
     def configure(
         self,
@@ -272,29 +306,35 @@ class TierClient:
         nothing is tried again. The status of the answer is a 2xx or a 4xx.
 
         Raises:
+            WouldBeLate: the first token would come after its deadline.
             TierOverloaded: no place came free in time, or the engines' own queues are full.
             TierUnavailable: no replica could be reached.
             UpstreamFailed: engines answered that they had failed.
             DeadlineExceeded: no answer began in time.
         """
-        timed = self.watches_load
-        if timed:
+        self._admission.check(request.claim, deadlines)
+        self._retries.note_call()
+        self._breaker.breaker.begin(asyncio.get_running_loop().time())
+        if self.watches_load:
             self._first_tokens.begin(request, asyncio.get_running_loop().time())
         try:
             attempt, exchange = await self._begin(request, deadlines)
             # The place may serve another call before this block ends.
             charged = attempt.lease.charged
-            counts = timed and exchange.status < 400
-            if timed and not counts:
-                self._first_tokens.forget(request)
+            counts = exchange.status < 400
+            if not counts:
+                self._forget_first(request)
             try:
-                yield Upstream(exchange, partial(self._note_first, request) if counts else None)
+                yield Upstream(
+                    exchange,
+                    partial(self._note_first, request) if counts else None,
+                    partial(self._note_fault, attempt.lease.address),
+                )
             finally:
                 attempt.cut()
                 self._correct(charged, request.usage)
         finally:
-            if timed:
-                self._first_tokens.forget(request)
+            self._forget_first(request)
 
     def _correct(self, charged: Claim | None, usage: Usage | None) -> None:
         """Charge a call that had to wait for what it has cost, if its engine said so."""
@@ -303,36 +343,49 @@ class TierClient:
         self._leases.correct(charged, (usage.prompt_tokens or 0) + usage.completion_tokens)
 
     def _note_first(self, request: UpstreamRequest) -> None:
-        self._first_tokens.end(request, asyncio.get_running_loop().time())
+        now = asyncio.get_running_loop().time()
+        self._first_tokens.end(request, now)
+        self._admission.firsts.end(request, now)
+
+    def _forget_first(self, request: UpstreamRequest) -> None:
+        self._first_tokens.forget(request)
+        self._admission.firsts.forget(request)
 
     async def _begin(
         self, request: UpstreamRequest, deadlines: Deadlines
     ) -> tuple[Attempt, Exchange]:
         failed: dict[Address, int] = {}
+        verdict = Verdict.REFUSED
         for _ in range(ATTEMPTS_MAX):
             lease = await self._acquire(request, deadlines)
             attempt = Attempt(self._leases, self._connections, lease, request)
-            if lease.address in failed:
+            if lease.address in failed or not self._may_send(verdict):
                 attempt.decline()
                 break
             self._watch(request)
-            exchange = await self._try(attempt, deadlines)
+            verdict, exchange = await self._try(attempt, deadlines)
             if exchange is None:
                 continue
-            if not is_failure(exchange.status):
+            if verdict is Verdict.BEGUN:
                 return attempt, exchange
             failed[lease.address] = exchange.status
             if len(failed) == FAILURES_MAX:
                 break
         raise self._give_up(list(failed.values()))
 
+    def _may_send(self, last: Verdict) -> bool:
+        """Whether a call may be sent after that verdict about its last attempt."""
+        return last is Verdict.REFUSED or self._retries.spend()
+
     def _watch(self, request: UpstreamRequest) -> None:
+        if request.opens_with_token:
+            self._admission.firsts.begin(request, asyncio.get_running_loop().time())
         if self.watches_load:
             self._poll_soon()
             if not request.opens_with_token:
                 self._first_tokens.forget(request)
 
-    async def _try(self, attempt: Attempt, deadlines: Deadlines) -> Exchange | None:
+    async def _try(self, attempt: Attempt, deadlines: Deadlines) -> tuple[Verdict, Exchange | None]:
         """The exchange with the answer's head; None if the replica has not begun the call."""
         address = attempt.lease.address
         try:
@@ -340,7 +393,7 @@ class TierClient:
         except ConnectionBroken:
             attempt.drop()
             self._leases.lose(address)
-            return None
+            return Verdict.LOST, None
         except ExchangeTimeout as error:
             attempt.cut()
             raise DeadlineExceeded(error.limit, error.seconds) from None
@@ -350,25 +403,39 @@ class TierClient:
         verdict = self._judge(exchange, address)
         if verdict is not Verdict.BEGUN:
             attempt.drop()
-        return None if verdict is Verdict.REFUSED else exchange
+        return verdict, None if verdict in (Verdict.REFUSED, Verdict.LOST) else exchange
 
     def _judge(self, exchange: Exchange, address: Address) -> Verdict:
         if self.watches_load:
             self._note_load(address, exchange)
         if is_failure(exchange.status):
-            self._leases.avoid(address)
+            self._note_fault(address)
             return Verdict.FAILED
         reason = find_refusal(exchange)
         if reason is None:
-            self.down = False
-            self._leases.penalties.clear(address)
+            self._note_answer(address, exchange.status)
             return Verdict.BEGUN
+        if reason == Refusal.ENGINE.value:
+            self._note_fault(address)
+            return Verdict.LOST
         if reason == Refusal.LEASE.value:
             # The replica may have ended all of its leases at once.
             self._leases.drop_idle(address)
         else:
             self._leases.avoid(address)
         return Verdict.REFUSED
+
+    def _note_fault(self, address: Address) -> None:
+        """An engine has failed at a call."""
+        self._leases.avoid(address)
+        self._breaker.note(asyncio.get_running_loop().time(), failed=True)
+
+    def _note_answer(self, address: Address, status: int) -> None:
+        """A replica can be reached. An answer of 4xx says nothing about the engine's health."""
+        self._unreachable = False
+        if status < 400:
+            self._leases.penalties.clear(address)
+            self._breaker.note(asyncio.get_running_loop().time(), failed=False)
 
     def _give_up(self, statuses: list[int]) -> GatewayError:
         """The error of a call that no replica has begun to answer."""
@@ -385,12 +452,16 @@ class TierClient:
     async def _acquire(self, request: UpstreamRequest, deadlines: Deadlines) -> Lease:
         clock = asyncio.get_running_loop().time
         began_at = clock()
+        place_at = deadlines.place_at(began_at, stream=request.stream)
+        in_time_at = self._admission.place_at(deadlines)
         try:
-            async with asyncio.timeout_at(deadlines.place_at(began_at, stream=request.stream)):
+            async with asyncio.timeout_at(min(place_at, in_time_at)):
                 return await self._leases.acquire(
                     request.session, patience_s=request.patience_s, claim=request.claim
                 )
         except TimeoutError:
+            if in_time_at < place_at:
+                raise self._admission.missed(request.claim) from None
             raise deadlines.no_place(clock(), stream=request.stream) from None
         except TierUnavailable:
             self._doubt()
@@ -400,7 +471,7 @@ class TierClient:
 
     def _mark_down(self) -> None:
         """Mark the tier as down until the probe or another call reaches a replica."""
-        self.down = True
+        self._unreachable = True
         if self._probe is None:
             loop = asyncio.get_running_loop()
             self._probe = loop.create_task(self._probe_until_up(), context=Context())
@@ -408,10 +479,10 @@ class TierClient:
     async def _probe_until_up(self) -> None:
         try:
             reached = await self._reach()
-            while self.down and not reached:
+            while self._unreachable and not reached:
                 await asyncio.sleep(PROBE_S)
                 reached = await self._reach()
-            self.down = False
+            self._unreachable = False
         finally:
             self._probe = None
 

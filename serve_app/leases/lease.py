@@ -52,12 +52,14 @@ class Closer(Protocol):
 class Lease:
     """One place on one replica, used by one call at a time."""
 
-    __slots__ = ("_grant", "calls", "charged", "granted_at", "idle_since", "on_ended")
+    __slots__ = ("_grant", "calls", "charged", "granted_at", "idle_since", "on_ended", "used_since")
 
     def __init__(self, grant: Grant, now: float) -> None:
         self._grant = grant
         self.granted_at = now
         self.idle_since = now
+        self.used_since = now
+        """When the call that uses the place got it."""
         self.calls = 0
         """Calls that have used the place."""
         self.charged: Claim | None = None

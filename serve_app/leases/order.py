@@ -13,6 +13,7 @@ the credit each of these calls would wait for a call of the tenant that floods.
 
 from __future__ import annotations
 
+import math
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -71,6 +72,10 @@ class WaitingOrder(Protocol[W]):
         """The call that fails if the tier refuses to let so many calls wait."""
         ...
 
+    def ahead(self, claim: Claim) -> int:
+        """About how many of the waiting calls would come before a new call."""
+        ...
+
     def correct(self, claim: Claim, tokens: int) -> None:
         """A call that was served has cost so many tokens."""
         ...
@@ -108,6 +113,10 @@ class ArrivalOrder(WaitingOrder[W]):
         """The newest call itself."""
         return newest
 
+    def ahead(self, claim: Claim) -> int:
+        """All calls that wait."""
+        return len(self._waiters)
+
     def correct(self, claim: Claim, tokens: int) -> None:
         """Tokens do not count."""
 
@@ -127,6 +136,12 @@ class _Line(OrderedDict[W, float]):
     def backlog(self, weight: float) -> float:
         """The virtual time at which the whole line would have been served."""
         return self.start + self.tokens / weight
+
+    def served_by(self, virtual: float) -> int:
+        """About how many of the calls are served by that virtual time."""
+        weight = next(iter(self)).claim.weight
+        part = (virtual - self.start) * weight / max(self.tokens, 1)
+        return math.ceil(len(self) * min(max(part, 0.0), 1.0))
 
 
 class FairOrder(WaitingOrder[W]):
@@ -192,6 +207,18 @@ class FairOrder(WaitingOrder[W]):
             return newest
         line = max(lines.values(), key=lambda line: line.backlog(next(iter(line)).claim.weight))
         return next(reversed(line))
+
+    def ahead(self, claim: Claim) -> int:
+        """The calls of its tenant, and those of other tenants whose turn would come first."""
+        lines = self._batch if claim.batch else self._interactive
+        line = lines.get(claim.tenant)
+        if line is None:
+            turn = max(self._earliest, self._finish.get(claim.tenant, 0.0))
+        else:
+            turn = line.backlog(claim.weight)
+        others = sum(other.served_by(turn) for other in lines.values() if other is not line)
+        first = sum(map(len, self._interactive.values())) if claim.batch else 0
+        return first + others + (0 if line is None else len(line))
 
     def correct(self, claim: Claim, tokens: int) -> None:
         """A call has cost so many tokens, and not those of its claim."""

@@ -2,42 +2,42 @@
 
 from __future__ import annotations
 
+from serve_app.core.load import BreakerState
+from serve_app.leases.breaker import Breaker
 from serve_app.leases.http1 import Address
-
-PENALTY_S = 1.0
-"""How long a replica is avoided after a failure; doubles with each further failure.
-"""
-PENALTY_S_MAX = 8.0
 
 
 class Penalties:
-    """The failures of one tier's replicas, as one Router has seen them.
-
-    A penalty never refuses a call. Otherwise a client whose requests make engines fail would take
-    the tier away from all other clients.
-    """
+    """The breakers of one tier's replicas, as one Router sees them; closed ones are not kept."""
 
     def __init__(self) -> None:
-        self._until: dict[Address, tuple[float, float]] = {}
+        self._breakers: dict[Address, Breaker] = {}
 
     def note(self, address: Address, now: float) -> None:
         """The replica has failed a call."""
-        until, length_s = self._until.get(address, (now, PENALTY_S / 2))
-        if now < until:
-            return  # The calls that are already there fail together; their failures count once.
-        length_s = min(2 * length_s, PENALTY_S_MAX)
-        self._until[address] = (now + length_s, length_s)
+        self._breakers.setdefault(address, Breaker()).trip(now)
+
+    def begin(self, address: Address, now: float) -> None:
+        """A call goes to the replica."""
+        if self._breakers and (breaker := self._breakers.get(address)) is not None:
+            breaker.begin(now)
 
     def clear(self, address: Address) -> None:
         """The replica has answered."""
-        self._until.pop(address, None)
+        if self._breakers:
+            self._breakers.pop(address, None)
 
     def active(self, address: Address, now: float) -> bool:
         """Whether the replica is to be avoided now; forgets old failures."""
-        found = self._until.get(address)
-        if found is None:
+        breaker = self._breakers.get(address)
+        if breaker is None:
             return False
-        until, length_s = found
-        if now >= until + PENALTY_S_MAX + length_s:
-            del self._until[address]
-        return now < until
+        if breaker.state(now) is BreakerState.CLOSED:
+            del self._breakers[address]
+        return breaker.avoided(now)
+
+    def count(self, now: float) -> int:
+        """The replicas whose breakers are not closed; forgets old failures."""
+        for address in list(self._breakers):
+            self.active(address, now)
+        return len(self._breakers)

@@ -14,6 +14,7 @@ from collections import Counter, OrderedDict
 from contextvars import Context
 
 from serve_app.core.errors import GatewayError, InternalError, TierUnavailable
+from serve_app.leases.forecast import Fullness, TimePerCall
 from serve_app.leases.http1 import Address
 from serve_app.leases.lease import Closer, IdleLeases, Lease, Opener
 from serve_app.leases.order import NO_CLAIM, Claim, WaitingOrder
@@ -56,6 +57,8 @@ class LeasePool:
         self.age_max_s = age_max_s
         self.sessions = SessionMap(session_s)
         self.penalties = Penalties()
+        self._holds = TimePerCall()
+        self._fullness = Fullness()
         self._asks_by_session = asks_by_session
         self._opener = opener
         self._closer = closer
@@ -88,6 +91,13 @@ class LeasePool:
     def waiting(self) -> int:
         """Calls that wait for a place."""
         return len(self._waiting)
+
+    def expected_wait_s(self, claim: Claim) -> float:
+        """The time within which a call that arrives now has a place; 0 if nothing is known."""
+        now = asyncio.get_running_loop().time()
+        if self._idle or not self.waiting or not self.in_use or not self._fullness.full(now):
+            return 0.0
+        return self._holds.longest_s(self._waiting.ahead(claim) + 1) / self.in_use
 
     def serving(self, now: float) -> bool:
         """Whether a call is using a place on a replica that has not just failed."""
@@ -132,8 +142,12 @@ class LeasePool:
         return self._use(lease)
 
     def _use(self, lease: Lease) -> Lease:
+        now = asyncio.get_running_loop().time()
         lease.calls += 1
+        lease.used_since = now
         self._in_use.add(lease)
+        self.penalties.begin(lease.address, now)
+        self._fullness.note(self.waiting, self.in_use, now)
         self._in_use_at[lease.address] += 1
         return lease
 
@@ -151,6 +165,7 @@ class LeasePool:
         if self._in_use_at[lease.address] <= 0:
             del self._in_use_at[lease.address]
         now = asyncio.get_running_loop().time()
+        self._holds.note(now - lease.used_since, 1)
         if reusable and self._may_go_on(lease, now):
             lease.idle_since = now
             self._offer(lease)
@@ -187,6 +202,7 @@ class LeasePool:
         self, session: str | None, patience_s: float | None, claim: Claim
     ) -> Lease:
         loop = asyncio.get_running_loop()
+        self._fullness.note(self.waiting, self.in_use, loop.time())
         waiter = Waiter(session, loop=loop, claim=claim)
         if patience_s is not None:
             waiter.timer = loop.call_later(patience_s, self._lose_patience, waiter, patience_s)

@@ -25,8 +25,10 @@ class Answer(Protocol):
 class Tier(Protocol):
     """The replicas of one model, which answer calls."""
 
-    down: bool
-    """Whether no replica can be reached."""
+    @property
+    def down(self) -> bool:
+        """Whether calls go to other tiers, if they may."""
+        ...
 
     def load(self) -> TierLoad:
         """The known load of the tier at this moment, without a request to any replica."""

@@ -75,6 +75,10 @@ class WaitingCalls:
         """The call that gets the next place."""
         return self._order.first
 
+    def ahead(self, claim: Claim) -> int:
+        """About how many of the waiting calls would come before a new call."""
+        return self._order.ahead(claim)
+
     def use_order(self, order: WaitingOrder[Waiter]) -> None:
         """Use this order from now on, also for the calls that wait already."""
         for waiter in self._order.drain():

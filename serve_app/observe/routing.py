@@ -9,9 +9,16 @@ from typing import Protocol
 
 from ray.serve.metrics import Gauge
 
-from serve_app.core.load import TierLoad
+from serve_app.core.load import BreakerState, TierLoad
 
 logger = logging.getLogger("ray.serve")
+
+
+NEWS = {
+    BreakerState.OPEN: "is down",
+    BreakerState.HALF_OPEN: "is tried again",
+    BreakerState.CLOSED: "is back",
+}
 
 
 class HeldShare(Protocol):
@@ -83,14 +90,25 @@ class DriftMetrics:
 
 
 class LoadMetrics:
-    """Reads the load of the tiers about once a second, and logs which tiers go down and come up."""
+    """Reads the load of the tiers about once a second, and logs each change of a breaker."""
 
     def __init__(self, read: Callable[[], Mapping[str, TierLoad]]) -> None:
         self._read = read
-        self._were_down: set[str] = set()
+        self._states: dict[str, BreakerState] = {}
+        self._avoided_before: dict[str, int] = {}
+        self._breaker = Gauge(
+            "serve_app_tier_breaker",
+            "1 for the state of a tier's circuit breaker, 0 for its other states.",
+            ("tier", "state"),  # type: ignore[arg-type]  # Ray says: a tuple of one
+        )
+        self._avoided = Gauge(
+            "serve_app_replicas_avoided",
+            "Replicas of a tier whose own circuit breakers are not closed.",
+            ("tier",),
+        )
         self._down = Gauge(
             "serve_app_tier_down",
-            "1 while no replica of a tier can be reached, so that other tiers get its calls.",
+            "1 until a tier whose replicas cannot be reached or whose engines fail answers again.",
             ("tier",),
         )
         self._first_token = Gauge(
@@ -108,10 +126,39 @@ class LoadMetrics:
         """Hand the load to Ray."""
         for name, load in self._read().items():
             tags = {"tier": name}
-            self._down.set(int(load.down), tags)
+            # A breaker that is tried again every few seconds must not end an alert.
+            self._down.set(int(load.down or load.breaker is not BreakerState.CLOSED), tags)
             self._first_token.set(load.first_token_s or 0.0, tags)
             # Ray drops a NaN series at once, but a series that is not set only two exports later.
             self._kv_free.set(math.nan if load.kv_free_ratio is None else load.kv_free_ratio, tags)
-            if load.down != (name in self._were_down):
-                self._were_down ^= {name}
-                logger.warning("tier %s %s", name, "is down" if load.down else "is back")
+            self._flush_breakers(name, load)
+
+    def _flush_breakers(self, name: str, load: TierLoad) -> None:
+        for state in BreakerState:
+            self._breaker.set(int(state is load.breaker), {"tier": name, "state": state.value})
+        self._avoided.set(load.avoided, {"tier": name})
+        if load.breaker is not self._states.get(name, BreakerState.CLOSED):
+            logger.warning("tier %s %s", name, NEWS[load.breaker])
+        if load.avoided != self._avoided_before.get(name, 0):
+            logger.warning("tier %s: replicas with an open breaker: %d", name, load.avoided)
+        self._states[name], self._avoided_before[name] = load.breaker, load.avoided
+
+
+class RetryMetrics:
+    """Reads the retry budget about once a second, and logs when it is spent and filled again."""
+
+    def __init__(self, read: Callable[[], float]) -> None:
+        self._read = read
+        self._was_spent = False
+        self._left = Gauge(
+            "serve_app_retries_left", "Calls that a Router may send to a second replica at once."
+        )
+
+    def flush(self) -> None:
+        """Hand the budget to Ray."""
+        left = self._read()
+        self._left.set(left)
+        spent = left < 1
+        if spent != self._was_spent:
+            self._was_spent = spent
+            logger.warning("the retry budget %s", "is spent" if spent else "has retries again")

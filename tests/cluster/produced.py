@@ -20,6 +20,7 @@ from serve_app.core.load import TierLoad
 from serve_app.feedback.tally import FeedbackTally
 from serve_app.gateway.app import build_gateway
 from serve_app.leases.client import UpstreamRequest
+from serve_app.leases.retries import RetryBudget
 from serve_app.observe.access_log import AccessLog
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
@@ -70,7 +71,7 @@ async def find_produced(
     engines = {tier.name: LoadedTier(runtime) for tier in tiers}
     pipeline = Pipeline(tiers, engines, build_scorer(runtime.routing), runtime, None, steps)
     leases = {name: lambda: (1, 0) for name in engines}
-    flushers = build_flushers(pipeline, FeedbackTally())
+    flushers = build_flushers(pipeline, FeedbackTally(), RetryBudget())
     recorder = CallRecorder(CallMetrics(), AccessLog(log), leases, flushers, settle=pipeline.settle)
     app = build_gateway(tiers, pipeline, recorder, FakeReadiness())
     await _call(app, runtime.routing.strong_ratio_window + 1)

@@ -78,7 +78,9 @@ def limits(path: Path) -> Iterator[tuple[str, float]]:
     yield "router.replicas.max", router.replicas.max
     for section in (config.runtime.limits, config.runtime.deadlines, config.runtime.leases):
         for key, value in section:
-            if key != "given_body_bytes_max" and isinstance(value, int | float):
+            # first_token_s bounds nothing by itself: without it, first_byte_s holds.
+            bounded = key not in ("given_body_bytes_max", "first_token_s")
+            if bounded and isinstance(value, int | float):
                 yield key, value
 
 

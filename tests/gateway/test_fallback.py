@@ -12,6 +12,7 @@ from serve_app.core.errors import (
     TierOverloaded,
     TierUnavailable,
     UpstreamFailed,
+    WouldBeLate,
 )
 from serve_app.core.load import TierLoad
 from tests.fakes import FakeAnswer
@@ -29,7 +30,9 @@ async def ask(gateway: Gateway, headers: dict[str, str], **body: object) -> http
     return await gateway.client.post("/v1/chat/completions", json=document, headers=headers)
 
 
-@pytest.mark.parametrize("error", [TierUnavailable(1), TierOverloaded(5), UpstreamFailed()])
+@pytest.mark.parametrize(
+    "error", [TierUnavailable(1), TierOverloaded(5), WouldBeLate(3), UpstreamFailed()]
+)
 async def test_another_tier_answers_for_one_that_takes_no_call(
     gateway: Gateway, error: GatewayError
 ) -> None:

@@ -20,6 +20,7 @@ from serve_app.core.errors import (
     TierUnavailable,
     UpstreamFailed,
 )
+from serve_app.core.load import BreakerState, TierLoad
 from serve_app.gateway.feedback import read_page_body
 from serve_app.gateway.request_headers import RequestHeaders
 from tests.fakes import FakeAnswer
@@ -402,6 +403,15 @@ async def test_health_and_readiness(gateway: Gateway) -> None:
     response = await gateway.client.get("/ready")
     assert response.status_code == 503
     assert response.json()["tiers"][0]["ready"] is False
+
+
+async def test_ready_shows_the_circuit_breaker_of_each_tier(gateway: Gateway) -> None:
+    """The state only; a tier whose replicas run is ready in every state."""
+    for state in BreakerState:
+        gateway.fast.state = TierLoad(breaker=state)
+        response = await gateway.client.get("/ready")
+        assert response.status_code == 200
+        assert response.json()["tiers"][0]["breaker"] == state.value
     assert (await gateway.client.get("/health")).status_code == 200
 
 

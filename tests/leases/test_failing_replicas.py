@@ -11,10 +11,11 @@ import pytest
 
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
 from serve_app.core.errors import GatewayError, TierOverloaded, TierUnavailable, UpstreamFailed
+from serve_app.leases.breaker import OPEN_S, OPEN_S_MAX
 from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.http1 import Address
 from serve_app.leases.lease import Grant
-from serve_app.leases.penalties import PENALTY_S, PENALTY_S_MAX, Penalties
+from serve_app.leases.penalties import Penalties
 from tests.fakes import FakeGrant
 from tests.leases.replica import Replica, Replicas, running
 
@@ -134,7 +135,7 @@ async def test_a_replica_that_recovers_gets_calls_again() -> None:
         await ask_often(client, clients=2, calls=5)
         bad.status = 200
         before = len(bad.asked)
-        async with asyncio.timeout(3 * PENALTY_S):
+        async with asyncio.timeout(3 * OPEN_S):
             while len(bad.asked) < before + 5:
                 await ask_often(client, clients=4, calls=1)
                 await asyncio.sleep(0.01)
@@ -253,15 +254,15 @@ def test_penalties_grow_and_end() -> None:
     penalties = Penalties()
     penalties.note(A, 0.0)
     penalties.note(A, 0.1)
-    assert penalties.active(A, 0.9 * PENALTY_S)
-    assert not penalties.active(A, PENALTY_S)
-    penalties.note(A, PENALTY_S)
-    assert penalties.active(A, 2.9 * PENALTY_S)
-    assert not penalties.active(A, 3 * PENALTY_S)
-    now = 3 * PENALTY_S
+    assert penalties.active(A, 0.9 * OPEN_S)
+    assert not penalties.active(A, OPEN_S)
+    penalties.note(A, OPEN_S)
+    assert penalties.active(A, 2.9 * OPEN_S)
+    assert not penalties.active(A, 3 * OPEN_S)
+    now = 3 * OPEN_S
     for _ in range(10):
         penalties.note(A, now)
-        now += PENALTY_S_MAX
+        now += OPEN_S_MAX
     assert not penalties.active(A, now)
     penalties.note(A, now)
     penalties.clear(A)
@@ -273,15 +274,4 @@ def test_old_failures_are_forgotten() -> None:
     penalties = Penalties()
     penalties.note(A, 0.0)
     assert not penalties.active(A, 100.0)
-    assert not penalties._until
-
-
-def test_a_penalty_doubles_for_a_while_after_its_end() -> None:
-    """A replica that fails again within the longest penalty and its last one has not recovered."""
-    penalties = Penalties()
-    penalties.note(A, 0.0)
-    remembered_until = PENALTY_S + PENALTY_S_MAX + PENALTY_S
-    assert not penalties.active(A, remembered_until - 0.01)
-    assert penalties._until
-    assert not penalties.active(A, remembered_until)
-    assert not penalties._until
+    assert not penalties._breakers

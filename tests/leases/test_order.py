@@ -150,6 +150,18 @@ def test_the_victim_is_the_newest_call_of_the_longest_line() -> None:
     assert order.victim(quiet) is night
 
 
+def test_a_new_call_knows_how_many_come_before_it() -> None:
+    """A quiet tenant's call is not behind the calls of a flood, and a batch call is behind all."""
+    order = make_order()
+    for _ in range(50):
+        order.add(Call("flood", 100))
+    order.add(Call("quiet", 100))
+    assert order.ahead(Call("flood", 100).claim) >= 50
+    assert order.ahead(Call("quiet", 100).claim) <= 2
+    assert order.ahead(Call("new", 100).claim) == 0
+    assert order.ahead(Call("new", 100, batch=True).claim) == 51
+
+
 def test_a_change_of_the_order_keeps_the_calls() -> None:
     """A new config takes the waiting calls over in the order of their arrival."""
     clock = Clock()

@@ -9,8 +9,8 @@ import pytest
 import ray
 from ray.serve.metrics import Gauge
 
-from serve_app.core.load import TierLoad
-from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics
+from serve_app.core.load import BreakerState, TierLoad
+from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics, RetryMetrics
 
 CONTROL = {"serve_app_routing_threshold", "serve_app_routing_strong_ratio"}
 
@@ -61,12 +61,36 @@ def test_a_tier_that_goes_down_is_told_once(caplog: pytest.LogCaptureFixture) ->
     """And once more when it is back; a tier that is up from the start is no news."""
     loads = {"fast": TierLoad(kv_free_ratio=0.5), "strong": TierLoad()}
     metrics = LoadMetrics(lambda: loads)
-    for down in (False, True, True, False, False):
-        loads["strong"] = TierLoad(down=down)
+    closed, opened, half_open = BreakerState.CLOSED, BreakerState.OPEN, BreakerState.HALF_OPEN
+    for state in (closed, opened, opened, half_open, half_open, closed, closed):
+        loads["strong"] = TierLoad(breaker=state)
         metrics.flush()
     messages = [record.getMessage() for record in caplog.records]
-    assert messages == ["tier strong is down", "tier strong is back"]
+    assert messages == ["tier strong is down", "tier strong is tried again", "tier strong is back"]
     assert not ray.is_initialized()
+
+
+def test_a_spent_retry_budget_is_told_once(caplog: pytest.LogCaptureFixture) -> None:
+    """And once more when there are retries again."""
+    left = [100.0]
+    metrics = RetryMetrics(lambda: left[0])
+    for now in (100.0, 0.4, 0.2, 3.0, 90.0):
+        left[0] = now
+        metrics.flush()
+    messages = [record.getMessage() for record in caplog.records]
+    assert messages == ["the retry budget is spent", "the retry budget has retries again"]
+
+
+def test_avoided_replicas_are_told_when_their_number_changes(
+    caplog: pytest.LogCaptureFixture,
+) -> None:
+    """One line a change, without an address."""
+    loads = {"strong": TierLoad()}
+    metrics = LoadMetrics(lambda: loads)
+    for avoided in (0, 2, 2, 0):
+        loads["strong"] = TierLoad(avoided=avoided)
+        metrics.flush()
+    assert [record.getMessage()[-1] for record in caplog.records] == ["2", "0"]
 
 
 def test_a_fixed_threshold_has_no_metrics(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -82,6 +82,7 @@ def _compare(tier_name: str, shape_name: str, seed: int) -> Compared:
     shape = next(shape for shape in all_shapes() if shape.name == shape_name)
     case = build_case(tier, shape, seed)
     runs = {name: case.run(setting) for name, setting in TUNED[tier.name].items()}
+    runs["llm, deadline"] = case.run(TUNED[tier.name]["llm"], admits=True)
     runs |= {"perfect reaction": case.reaction, "oracle": case.oracle}
     return Compared(tier.name, case.trace, runs)
 

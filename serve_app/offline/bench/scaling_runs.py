@@ -181,10 +181,17 @@ class Run:
 
 
 def run_one(
-    tier: SimTier, trace: Trace, controller: Controller, news: News, initial: int, seed: int
+    tier: SimTier,
+    trace: Trace,
+    controller: Controller,
+    news: News,
+    initial: int,
+    seed: int,
+    *,
+    admits: bool = False,
 ) -> Run:
-    """A trace through a tier."""
-    cluster = Cluster([tier], controller, news, [initial], seed=seed)
+    """A trace through a tier; `admits`: late calls are rejected when they arrive."""
+    cluster = Cluster([tier], controller, news, [initial], admits=admits, seed=seed)
     calls = cluster.run([trace])[0]
     state = cluster.states[0]
     outcome = sum_up(state, calls, trace.length_s, tier.first_token_target_s)
@@ -219,10 +226,12 @@ class Case:
     reaction: Run
     initial: int
 
-    def run(self, setting: Setting) -> Run:
+    def run(self, setting: Setting, *, admits: bool = False) -> Run:
         """What a policy makes of it."""
         controller, news = setting.build(self.tier)
-        return run_one(self.tier, self.trace, controller, news, self.initial, self.seed)
+        return run_one(
+            self.tier, self.trace, controller, news, self.initial, self.seed, admits=admits
+        )
 
 
 def build_case(tier: SimTier, shape: Shape, seed: int) -> Case:
@@ -301,7 +310,16 @@ TUNED: Mapping[str, Mapping[str, Setting]] = {
 }
 """What tuning has found, but that on the 72B a `busy_ratio` of 1.0 weighs a little less."""
 
-SPILLS = ("Ray", "Ray, spill", "llm", "llm, spill", "joint, spill", "oracle")
+SPILLS = (
+    "Ray",
+    "Ray, spill",
+    "llm",
+    "llm, spill",
+    "llm, spill, deadline",
+    "joint, spill",
+    "joint, spill, deadline",
+    "oracle",
+)
 
 
 @dataclass(frozen=True, slots=True)
@@ -331,12 +349,20 @@ def run_joint(seed: int, name: str) -> JointRun:
     """What one of `SPILLS` makes of both tiers' traces."""
     drawn = draw_joint(seed)
     tiers, traces = [item[0] for item in drawn], [item[2] for item in drawn]
-    policy, _, spills = name.partition(", ")
+    policy, *rules = name.split(", ")
     if policy == "oracle":
         oracles = [find_oracle(*item, seed)[1].outcome for item in drawn]
         return JointRun(*oracles)
     controller, news = _build_joint(policy, tiers)
-    cluster = Cluster(tiers, controller, news, [1, 1], spill={1: 0} if spills else None, seed=seed)
+    cluster = Cluster(
+        tiers,
+        controller,
+        news,
+        [1, 1],
+        spill={1: 0} if "spill" in rules else None,
+        admits="deadline" in rules,
+        seed=seed,
+    )
     calls = cluster.run(traces)
     outcomes = [
         sum_up(state, sent, trace.length_s, state.tier.first_token_target_s)

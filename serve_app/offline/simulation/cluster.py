@@ -14,6 +14,7 @@ from dataclasses import dataclass, field
 from itertools import count
 from typing import Protocol
 
+from serve_app.offline.simulation.admission import SimAdmission
 from serve_app.offline.simulation.engine import NEVER, EngineTiming, SimCall, SimEngine
 from serve_app.offline.simulation.trace import Trace
 
@@ -120,6 +121,7 @@ class SimulatedTier:
 
     tier: SimTier
     target: int
+    admission: SimAdmission | None = None
     starting: list[SimReplica] = field(default_factory=list)
     ready: list[SimReplica] = field(default_factory=list)
     gone: list[SimReplica] = field(default_factory=list)
@@ -137,6 +139,11 @@ class SimulatedTier:
         """All replicas, including ended ones."""
         return [*self.gone, *self.ready, *self.starting]
 
+    @property
+    def in_use(self) -> int:
+        """Places that calls use on the replicas that take calls."""
+        return sum(replica.engine.calls for replica in self.ready)
+
 
 class Cluster:
     """Run one trace per tier through the tiers."""
@@ -149,11 +156,14 @@ class Cluster:
         initial: Sequence[int],
         *,
         spill: Mapping[int, int] | None = None,
+        admits: bool = False,
         seed: int = 0,
     ) -> None:
-        """`spill`: the tier to which a call without a place on its tier goes."""
+        """`spill`: the tier to which a call without a place on its tier goes. `admits`: a tier
+        takes only the calls that can begin within its target; the others spill or are rejected."""
         self.states = [
-            SimulatedTier(tier, target) for tier, target in zip(tiers, initial, strict=True)
+            SimulatedTier(tier, target, SimAdmission(tier.first_token_target_s) if admits else None)
+            for tier, target in zip(tiers, initial, strict=True)
         ]
         self._controller = controller
         self._news = news
@@ -212,6 +222,9 @@ class Cluster:
 
     def _arrive(self, index: int, call: SimCall, now_s: float) -> None:
         self.states[index].wanted += 1
+        if self.states[index].admission is not None:
+            self._admit(index, call, now_s)
+            return
         if self._place(index, call, now_s):
             return
         other = self._spill.get(index)
@@ -223,6 +236,18 @@ class Cluster:
         state = self.states[index]
         if len(state.queue) < state.tier.max_queued_calls:
             state.queue.append(call)
+
+    def _admit(self, index: int, call: SimCall, now_s: float) -> None:
+        """Give a call to the first of its tiers on which it can begin in time."""
+        other = self._spill.get(index)
+        for chosen in (index,) if other is None else (index, other):
+            state = self.states[chosen]
+            assert state.admission is not None, "all tiers have one, or none"
+            if state.admission.admits(call, now_s, len(state.queue), state.in_use):
+                call.spilled = chosen != index
+                if not self._place(chosen, call, now_s):
+                    state.queue.append(call)
+                return
 
     def _place(self, index: int, call: SimCall, now_s: float) -> bool:
         """Place a call on the less loaded of two replicas, as Ray does; if both are full, on any
@@ -243,6 +268,8 @@ class Cluster:
             if chosen.engine.calls >= size:
                 return False
         chosen.engine.add(call, now_s)
+        if state.admission is not None:
+            state.admission.placed(call, now_s, len(state.queue), state.in_use)
         self._expect(index, chosen)
         return True
 
@@ -254,7 +281,11 @@ class Cluster:
             heapq.heappush(self._heap, item)
 
     def _run_replica(self, index: int, replica: SimReplica, now_s: float) -> None:
+        prefilled = next(iter(replica.engine.prefilling), None)
         ended = replica.engine.run(now_s)
+        admission = self.states[index].admission
+        if admission is not None:
+            _note_progress(admission, prefilled, ended, now_s)
         if replica.draining:
             if replica.engine.calls == 0:
                 replica.gone_s = now_s
@@ -266,7 +297,9 @@ class Cluster:
         state = self.states[index]
         queue, patience_s = state.queue, state.tier.patience_s
         while queue:
-            gave_up = now_s - queue[0].arrived_s > patience_s
+            gave_up = now_s - queue[0].arrived_s > patience_s or (
+                state.admission is not None and state.admission.gives_up(queue[0], now_s)
+            )
             if not gave_up and not self._place(index, queue[0], now_s):
                 return
             queue.popleft()
@@ -332,8 +365,9 @@ class Cluster:
         if now_s - self._recorded_s >= news.record_s - 1e-9:
             self._recorded_s = now_s
             for state in self.states:
-                ongoing = sum(replica.engine.calls for replica in state.ready)
-                state.recorded.append(MetricSample(now_s, ongoing, len(state.queue), state.wanted))
+                state.recorded.append(
+                    MetricSample(now_s, state.in_use, len(state.queue), state.wanted)
+                )
                 while state.recorded[0].at_s < now_s - news.look_back_s:
                     state.recorded.popleft()
                 state.recorded_engines = {
@@ -344,6 +378,15 @@ class Cluster:
             for state in self.states:
                 state.told = tuple(state.recorded)
                 state.told_engines = state.recorded_engines
+
+
+def _note_progress(
+    admission: SimAdmission, prefilled: SimCall | None, ended: Sequence[SimCall], now_s: float
+) -> None:
+    if prefilled is not None and prefilled.first_token_s < NEVER:
+        admission.began(prefilled, now_s)
+    for call in ended:
+        admission.ended(call, now_s)
 
 
 def _look(engine: SimEngine, now_s: float) -> EngineSample:

@@ -99,6 +99,14 @@ def test_spilled_calls_are_answered_while_the_strong_tier_starts() -> None:
     assert joint.gpu_hours < 1.1 * alone.gpu_hours
 
 
+def test_a_deadline_halves_the_missed_calls_where_calls_spill() -> None:
+    """Calls that would be late go to the other tier at once, so neither tier works in vain."""
+    waiting, rejecting = run_joint(1, "joint, spill"), run_joint(1, "joint, spill, deadline")
+    assert rejecting.strong.missed <= 0.5 * waiting.strong.missed
+    assert rejecting.fast.missed <= waiting.fast.missed
+    assert rejecting.gpu_hours < 1.1 * waiting.gpu_hours
+
+
 def test_a_picture_of_every_run(tmp_path: Path) -> None:
     """A small PNG."""
     shape = Shape("short", 600.0, 1.0, np.ones_like, *DOCUMENTS)

@@ -1,0 +1,52 @@
+"""Rejects the calls that could not begin within the deadline of their first token.
+
+A call is rejected when it arrives, if the forecast says that its first token would come too late.
+A call that waits for a place is rejected once too little time is left for its first token, because
+an answer that comes too late is work that another call needs. Where a call may go to another tier,
+the pipeline sends the rejected call there.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import math
+
+from serve_app.core.deadlines import Deadlines
+from serve_app.core.errors import WouldBeLate
+from serve_app.leases.forecast import FirstTokenQueue
+from serve_app.leases.order import Claim
+from serve_app.leases.pool import LeasePool
+
+
+class Admission:
+    """Whether the calls of one Router can begin in time on one tier."""
+
+    def __init__(self, leases: LeasePool) -> None:
+        self._leases = leases
+        self.firsts = FirstTokenQueue()
+        """The calls that have a place, until their first tokens."""
+
+    def check(self, claim: Claim, deadlines: Deadlines) -> None:
+        """Raise WouldBeLate if a call that arrives now would begin too late."""
+        if deadlines.first_token_at is None:
+            return
+        now = asyncio.get_running_loop().time()
+        left_s = deadlines.first_token_at - now
+        late_s = self._expected_s(claim, now, left_s) - left_s
+        if late_s > 0:
+            raise WouldBeLate(retry_after_s=math.ceil(late_s))
+
+    def _expected_s(self, claim: Claim, now: float, deadline_s: float) -> float:
+        place_s = self._leases.expected_wait_s(claim)
+        return place_s + self.firsts.longest_s(now, deadline_s)
+
+    def place_at(self, deadlines: Deadlines) -> float:
+        """The time until which a call may wait for a place and still begin in time."""
+        if deadlines.first_token_at is None:
+            return math.inf
+        return deadlines.first_token_at - self.firsts.mean_s()
+
+    def missed(self, claim: Claim) -> WouldBeLate:
+        """The error of a call that has waited for a place until `place_at`."""
+        now = asyncio.get_running_loop().time()
+        return WouldBeLate(retry_after_s=max(1, math.ceil(self._expected_s(claim, now, 0.0))))
