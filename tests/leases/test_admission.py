@@ -31,7 +31,14 @@ def build_pool() -> LeasePool:
     def forget(lease: Lease) -> None:
         """No replica is to be informed."""
 
-    return LeasePool(FakeOpener(permits=PLACES), forget, reuse_s=3600, age_max_s=3600)
+    return LeasePool(
+        FakeOpener(permits=PLACES),
+        forget,
+        reuse_s=3600,
+        age_max_s=3600,
+        session_s=0,
+        asks_by_session=False,
+    )
 
 
 async def fill(pool: LeasePool, calls: int) -> None:
