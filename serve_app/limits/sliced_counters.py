@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -42,6 +42,9 @@ ATTEMPTS = 3
 
 class OwnerPort(Protocol):
     """The way to the owner of the counters.
+
+    The messages of a Router arrive in the order in which it sent them, or not at all: a message
+    that says which places it holds must not arrive after a later question for places.
 
     Every method raises CountersUnreachable if the owner does not answer.
     """
@@ -106,6 +109,7 @@ class SlicedCounters:
         # The first message finds the owner, or starts it, before there are calls.
         self._heard_at = -math.inf
         self._asking: set[asyncio.Task[SliceVerdict | None]] = set()
+        self._orders: set[SliceOrder] = set()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -184,7 +188,7 @@ class SlicedCounters:
         """Tell the owner what was spent and what is given back.
 
         Raises:
-            CountersUnreachable: the owner did not answer. The same message is sent next time.
+            CountersUnreachable: the owner did not answer. The same changes are sent next time.
         """
         now = self._now()
         self._purse.expire(now)
@@ -200,8 +204,17 @@ class SlicedCounters:
         try:
             async with asyncio.timeout(SEND_S):
                 await self._port.change(self._router, note)
-        except TimeoutError:
-            raise CountersUnreachable("no answer in time") from None
+        except BaseException as error:
+            self._forget_places(note)
+            if isinstance(error, TimeoutError):
+                raise CountersUnreachable("no answer in time") from None
+            raise
+
+    def _forget_places(self, note: Note) -> None:
+        """Send the changes again, but not the places: the Router may get more places before."""
+        if note.places is not None:
+            self._unsent = replace(note, places=None)
+            self._unsure = True
 
     def _write_note(self) -> Note | None:
         """The next message, None if there is nothing to say."""
@@ -217,8 +230,9 @@ class SlicedCounters:
         return Note(self._number, changes, places)
 
     def _places(self) -> dict[str, int]:
-        """The places that this Router holds, with a call and without."""
-        held = [*self._purse.held(), *(part for parts in self._calls.values() for part in parts)]
+        """The places that this Router holds: with a call, for a call that still waits, and free."""
+        taken = [*self._calls.values(), *(order.held for order in self._orders)]
+        held = [*self._purse.held(), *(part for parts in taken for part in parts)]
         places: dict[str, int] = {}
         for part in held:
             if part.limit.window is LimitWindow.NOW:
@@ -285,6 +299,7 @@ class SlicedCounters:
         task = asyncio.create_task(self._fill(order))
         self._asking.add(task)
         task.add_done_callback(self._forget)
+        self._orders.add(order)
         try:
             # A question goes on without its call, because its slices must come into the purse.
             answer = await asyncio.shield(task)
@@ -292,6 +307,8 @@ class SlicedCounters:
             order.abandoned = True
             self._put_back(order.held)
             raise
+        finally:
+            self._orders.discard(order)
         return None if answer is None else answer.verdict
 
     def _ask_ahead(self, asks: Sequence[LimitAsk]) -> None:
