@@ -104,7 +104,7 @@ class SlicedCounters:
         self._ahead: set[str] = set()
         """The limits for which a question is under way that no call waits for."""
         self._unsure = False
-        """Whether the owner may have handed out places that this Router has not got."""
+        """Whether the owner may have counted other places than this Router holds."""
         self._refusals: dict[str, KnownRefusal] = {}
         # The first message finds the owner, or starts it, before there are calls.
         self._heard_at = -math.inf
@@ -205,16 +205,12 @@ class SlicedCounters:
             async with asyncio.timeout(SEND_S):
                 await self._port.change(self._router, note)
         except BaseException as error:
-            self._forget_places(note)
+            # The Router may get more places before the message is sent again, and the owner may
+            # have freed the places of a Router that it could not hear.
+            self._unsent, self._unsure = replace(note, places=None), True
             if isinstance(error, TimeoutError):
                 raise CountersUnreachable("no answer in time") from None
             raise
-
-    def _forget_places(self, note: Note) -> None:
-        """Send the changes again, but not the places: the Router may get more places before."""
-        if note.places is not None:
-            self._unsent = replace(note, places=None)
-            self._unsure = True
 
     def _write_note(self) -> Note | None:
         """The next message, None if there is nothing to say."""
