@@ -175,12 +175,14 @@ class Owner:
         self._journal.write(entries, {router: peer})
 
     def _correct_places(self, peer: Peer, places: Mapping[str, int]) -> list[Entry]:
-        """A place whose answer was lost is held by nobody."""
+        """A place whose answer was lost is held by nobody; a Router that was not heard for long
+        still holds places that the owner has freed."""
+        counted = {key for key, slots in self._ledger.slots.items() if peer.number in slots}
         entries = []
-        for key, slots in self._ledger.slots.items():
-            if peer.number in slots:
-                slots[peer.number] = places.get(key, 0)
-                entries.append(Entry(key, peer.number, slots[peer.number], FOREVER))
+        for key in counted | places.keys():
+            slots = self._ledger.slots.setdefault(key, {})
+            slots[peer.number] = places.get(key, 0)
+            entries.append(Entry(key, peer.number, slots[peer.number], FOREVER))
         return entries
 
     def standings(self, limits: Sequence[Limit], now: int) -> tuple[Standing, ...]:

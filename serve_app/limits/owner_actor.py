@@ -11,7 +11,7 @@ import asyncio
 import hashlib
 import logging
 import time
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -52,10 +52,16 @@ class LimitsOwner:
 class RayOwnerPort:
     """A Router's way to the actor, which is made by the first Router that looks for it."""
 
-    def __init__(self, directory: str, place_ms: int) -> None:
+    def __init__(
+        self, directory: str, place_ms: int, find: Callable[[str, int], Any] | None = None
+    ) -> None:
         self._directory = directory
         self._place_ms = place_ms
+        self._find_actor = find_owner if find is None else find
         self._finding: asyncio.Task[Any] | None = None
+        # A message must not overtake another that still waits for the actor. The lock is fair, and
+        # Ray keeps the order of the calls of one process to an actor without threads.
+        self._sending = asyncio.Lock()
 
     async def take(self, router: str, asks: Sequence[SliceAsk]) -> SliceVerdict:
         """Slices for every ask, or none."""
@@ -72,20 +78,27 @@ class RayOwnerPort:
         return standings
 
     async def _ask(self, method: str, *arguments: object) -> Any:
-        if self._finding is None:
-            self._finding = asyncio.create_task(
-                asyncio.to_thread(find_owner, self._directory, self._place_ms)
-            )
-        finding = self._finding
+        finding: asyncio.Task[Any] | None = None
         try:
-            actor = await asyncio.shield(finding)
-            return await getattr(actor, method).remote(*arguments)
+            async with self._sending:
+                finding = self._find()
+                actor = await asyncio.shield(finding)
+                answer = getattr(actor, method).remote(*arguments)
+            return await answer
         except (RayError, ValueError, OSError) as error:
             if self._finding is finding:
                 self._finding = None
             # Ray's message is a traceback with addresses: only the log may hold it.
             logger.debug("the owner of the limits does not answer", exc_info=error)
             raise CountersUnreachable(type(error).__name__) from None
+
+    def _find(self) -> asyncio.Task[Any]:
+        """The search for the actor, which all messages share until one of them fails."""
+        if self._finding is None:
+            self._finding = asyncio.create_task(
+                asyncio.to_thread(self._find_actor, self._directory, self._place_ms)
+            )
+        return self._finding
 
 
 def find_owner(directory: str, place_ms: int) -> Any:

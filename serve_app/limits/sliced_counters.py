@@ -13,7 +13,7 @@ import secrets
 import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Protocol
 from weakref import WeakValueDictionary
 
@@ -42,6 +42,9 @@ ATTEMPTS = 3
 
 class OwnerPort(Protocol):
     """The way to the owner of the counters.
+
+    The messages of a Router arrive in the order in which it sent them, or not at all: a message
+    that says which places it holds must not arrive after a later question for places.
 
     Every method raises CountersUnreachable if the owner does not answer.
     """
@@ -101,11 +104,12 @@ class SlicedCounters:
         self._ahead: set[str] = set()
         """The limits for which a question is under way that no call waits for."""
         self._unsure = False
-        """Whether the owner may have handed out places that this Router has not got."""
+        """Whether the owner may have counted other places than this Router holds."""
         self._refusals: dict[str, KnownRefusal] = {}
         # The first message finds the owner, or starts it, before there are calls.
         self._heard_at = -math.inf
         self._asking: set[asyncio.Task[SliceVerdict | None]] = set()
+        self._orders: set[SliceOrder] = set()
         self._task: asyncio.Task[None] | None = None
 
     def start(self) -> None:
@@ -184,7 +188,7 @@ class SlicedCounters:
         """Tell the owner what was spent and what is given back.
 
         Raises:
-            CountersUnreachable: the owner did not answer. The same message is sent next time.
+            CountersUnreachable: the owner did not answer. The same changes are sent next time.
         """
         now = self._now()
         self._purse.expire(now)
@@ -200,8 +204,13 @@ class SlicedCounters:
         try:
             async with asyncio.timeout(SEND_S):
                 await self._port.change(self._router, note)
-        except TimeoutError:
-            raise CountersUnreachable("no answer in time") from None
+        except BaseException as error:
+            # The Router may get more places before the message is sent again, and the owner may
+            # have freed the places of a Router that it could not hear.
+            self._unsent, self._unsure = replace(note, places=None), True
+            if isinstance(error, TimeoutError):
+                raise CountersUnreachable("no answer in time") from None
+            raise
 
     def _write_note(self) -> Note | None:
         """The next message, None if there is nothing to say."""
@@ -217,8 +226,9 @@ class SlicedCounters:
         return Note(self._number, changes, places)
 
     def _places(self) -> dict[str, int]:
-        """The places that this Router holds, with a call and without."""
-        held = [*self._purse.held(), *(part for parts in self._calls.values() for part in parts)]
+        """The places that this Router holds: with a call, for a call that still waits, and free."""
+        taken = [*self._calls.values(), *(order.held for order in self._orders)]
+        held = [*self._purse.held(), *(part for parts in taken for part in parts)]
         places: dict[str, int] = {}
         for part in held:
             if part.limit.window is LimitWindow.NOW:
@@ -285,6 +295,7 @@ class SlicedCounters:
         task = asyncio.create_task(self._fill(order))
         self._asking.add(task)
         task.add_done_callback(self._forget)
+        self._orders.add(order)
         try:
             # A question goes on without its call, because its slices must come into the purse.
             answer = await asyncio.shield(task)
@@ -292,6 +303,8 @@ class SlicedCounters:
             order.abandoned = True
             self._put_back(order.held)
             raise
+        finally:
+            self._orders.discard(order)
         return None if answer is None else answer.verdict
 
     def _ask_ahead(self, asks: Sequence[LimitAsk]) -> None:
