@@ -13,6 +13,7 @@ from serve_app import demo
 from serve_app.cli.main import app
 from serve_app.config.reader import read_serve_config
 from serve_app.config.tiers import TierConfig
+from serve_app.config.tls import CERTIFICATE
 from serve_app.model_files.files import list_files
 from serve_app.model_files.integrity import check_sums
 from tests.offline.checkpoints.test_checkout import COMMIT, OTHER, write_cache, write_download
@@ -127,5 +128,7 @@ def test_a_model_that_may_move_is_warned_of(config: Path) -> None:
     assert "warning: tiers.fast.engine.revision: 'Qwen/Qwen3-8B' is fetched" in result.stderr
     assert "tiers.strong.engine.revision" not in result.stderr
     for name in ("prod", "prod-qwen3"):
-        shipped = CliRunner().invoke(app, ["check", str(CONFIGS / f"{name}.yaml")])
+        shipped = CliRunner(env={CERTIFICATE: "/tls.pem"}).invoke(
+            app, ["check", str(CONFIGS / f"{name}.yaml")]
+        )
         assert "warning" not in shipped.stderr

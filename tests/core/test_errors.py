@@ -39,6 +39,7 @@ ARGUMENTS: dict[type[GatewayError], tuple[object, ...]] = {
     errors.AuditUnavailable: (1,),
     errors.TierOverloaded: (2,),
     errors.TierUnavailable: (5,),
+    errors.WouldBeLate: (2,),
     errors.DeadlineExceeded: ("first_byte_s", 120.0),
     errors.InternalError: (),
     errors.UpstreamFailed: (),

@@ -58,9 +58,11 @@ class EngineStub:
         self.ended: list[bytes] = []
         self.lost = asyncio.Event()
         self.farewell = b""
+        self.writers: list[asyncio.StreamWriter] = []
 
     async def serve(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self.connections += 1
+        self.writers.append(writer)
         try:
             while True:
                 head = await reader.readuntil(b"\r\n\r\n")
@@ -92,6 +94,10 @@ async def running(stub: EngineStub) -> AsyncIterator[tuple[TierClient, FakeOpene
     finally:
         client.close()
         server.close()
+        for writer in stub.writers:
+            writer.transport.abort()
+        for _ in range(10):  # Both sides learn that their connections are lost.
+            await asyncio.sleep(0)
 
 
 async def read_all(client: TierClient, deadlines: DeadlinesConfig = DEADLINES) -> bytes:
@@ -634,7 +640,7 @@ async def test_an_answer_reports_the_load_of_its_engine() -> None:
 
     async with running(EngineStub(report)) as (client, _):
         client.configure(LeaseConfig(), watches_load=True)
-        client.down = True
+        client._unreachable = True
         async with client.exchange(REQUEST, start()):
             assert not client.down
             assert (client.load().running, client.load().queued) == (3, 1)

@@ -405,8 +405,10 @@ class Listener:
         loop = asyncio.get_running_loop()
         monkeypatch.setattr(loop, "create_connection", self._connect)
 
-    async def _connect(self, factory: object, *address: object) -> tuple[FakeTransport, Connection]:
-        assert address == A
+    async def _connect(
+        self, factory: object, *address: object, ssl: object = None
+    ) -> tuple[FakeTransport, Connection]:
+        assert (address, ssl) == (A, None)
         if self.error is not None:
             raise self.error
         if self.pending:

@@ -201,7 +201,8 @@ def test_the_places_of_a_shipped_config() -> None:
     config = read_serve_config(CONFIGS / "prod.yaml")
     environment = {"RAY_TMPDIR": "/fast", "HF_HOME": "/hub", "VLLM_CACHE_ROOT": "/cache"}
     found = {entry.path for entry in list_directories(config, environment, Path("/home/ray"))}
-    assert found == {Path("/fast/ray"), Path("/hub"), Path("/cache"), Path("/dev/shm")}
+    secrets = {Path("/etc/serve-app/secrets") / name for name in ("pepper", "redis-password")}
+    assert found == {Path("/fast/ray"), Path("/hub"), Path("/cache"), Path("/dev/shm"), *secrets}
 
 
 def test_the_keys_of_tls_are_places_too() -> None:
