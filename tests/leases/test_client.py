@@ -93,6 +93,9 @@ async def running(stub: EngineStub) -> AsyncIterator[tuple[TierClient, FakeOpene
         yield client, opener
     finally:
         client.close()
+        for ending in client._ending:
+            ending.cancel()
+        await asyncio.gather(*client._ending, return_exceptions=True)
         server.close()
         for writer in stub.writers:
             writer.transport.abort()
