@@ -63,8 +63,9 @@ def test_the_lock_is_complete(registry: None, tmp_path: Path, python: str, platf
     constraints = tmp_path / "constraints.txt"
     locked = pins.read_lock(pins.ROOT, "gpu")
     constraints.write_text(pins.render_lock(locked))
+    extras = [f"--extra={extra}" for extra in ("gpu", *pins.SERVING_EXTRAS)]
     result = uv(
-        *("pip", "compile", pins.pyproject(pins.ROOT), "--extra", "gpu", "--no-annotate"),
+        *("pip", "compile", pins.pyproject(pins.ROOT), *extras, "--no-annotate"),
         *("--python-version", python, "--python-platform", platform),
         *("--only-binary", ":all:", "--constraints", constraints),
     )
