@@ -41,6 +41,7 @@ def make_config(root: Path) -> dict[str, Any]:
             "rules": [{"per": "tenant", "requests_per_min": REQUESTS}],
             "store": {"directory": str(root / "limits"), "deadline_s": 10},
         },
+        "deadlines": {"total_s": 600},
         "fairness": {"weights": {"acme": 2}},
         "cache": {"store": "memory"},
         "audit": {

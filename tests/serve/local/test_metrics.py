@@ -14,11 +14,16 @@ pytestmark = pytest.mark.serve
 
 NOT_HERE = {
     *DCGM,
+    "ray_serve_app_audit_failing",  # with audit
+    "ray_serve_app_audit_missed_total",  # with audit
+    "ray_serve_app_audit_waiting",  # with audit
+    "ray_serve_app_cost_total",  # with prices
     "ray_serve_app_draft_tokens_total",  # with a cascade
     "ray_serve_app_kv_free_ratio",  # with routing.load
     "ray_serve_app_routing_drift",  # after 500 calls
     "ray_serve_app_routing_strong_ratio",  # with routing.strong_ratio_target
     "ray_serve_app_routing_threshold",  # with routing.strong_ratio_target
+    "ray_serve_app_saved_cost_total",  # with prices
     "ray_vllm_num_preemptions_total",  # once an engine has preempted a call
     "ray_vllm_prefix_cache_hits_total",  # once a prompt was in the cache
 }
