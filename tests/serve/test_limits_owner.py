@@ -25,7 +25,8 @@ DAILY = limit_of(200_000, LimitWindow.DAY)
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A Ray of this process alone."""
-    ray.init(num_cpus=1, include_dashboard=False, namespace="serve", log_to_driver=False)
+    ray.shutdown()  # Earlier tests may have left this process connected to their cluster.
+    ray.init("local", num_cpus=1, include_dashboard=False, namespace="serve", log_to_driver=False)
     yield
     ray.shutdown()
 
