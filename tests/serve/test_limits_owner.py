@@ -22,11 +22,23 @@ PATIENT_S = 60.0
 DAILY = limit_of(200_000, LimitWindow.DAY)
 
 
+def start_ray(attempts: int) -> None:
+    """A local Ray; its node may time out while the last cluster of this machine still ends."""
+    for left in reversed(range(attempts)):
+        ray.shutdown()  # Earlier tests may have left this process connected to their cluster.
+        try:
+            ray.init("local", num_cpus=1, include_dashboard=False, namespace="serve")
+        except Exception:
+            if not left:
+                raise
+        else:
+            return
+
+
 @pytest.fixture(scope="module")
 def cluster() -> Iterator[None]:
     """A Ray of this process alone."""
-    ray.shutdown()  # Earlier tests may have left this process connected to their cluster.
-    ray.init("local", num_cpus=1, include_dashboard=False, namespace="serve", log_to_driver=False)
+    start_ray(attempts=3)
     yield
     ray.shutdown()
 
