@@ -4,9 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 
-BYTES_PER_CHAR = 64
-"""A streamed token comes in an event of some 250 bytes, for a character or several."""
-BYTES_BESIDE = 16 * 1024
+from serve_app.core.held_body import HeldBody
 
 
 class Content:
@@ -16,9 +14,7 @@ class Content:
     longer than its bound is dropped; the bound 0 keeps no answers.
     """
 
-    __slots__ = (
-        "_bytes_max", "_chunks", "_size", "answer_chars_max", "prompt", "prompt_too_long",
-    )  # fmt: skip
+    __slots__ = ("_answer", "answer_chars_max", "prompt", "prompt_too_long")
 
     def __init__(
         self,
@@ -30,24 +26,17 @@ class Content:
         self.prompt = prompt
         self.prompt_too_long = prompt_too_long
         self.answer_chars_max = answer_chars_max
-        self._bytes_max = BYTES_PER_CHAR * answer_chars_max + BYTES_BESIDE
-        self._chunks: list[bytes] = []
-        self._size = 0
+        self._answer = HeldBody(answer_chars_max)
 
     @property
     def held_bytes(self) -> int:
         """The memory that the texts take, roughly."""
-        kept = self._size if self._size <= self._bytes_max else 0
-        return kept + sum(len(text) for _, text in self.prompt or ())
+        return self._answer.held_bytes + sum(len(text) for _, text in self.prompt or ())
 
     def add(self, chunk: bytes) -> None:
         """The next piece of the answer's body."""
-        self._size += len(chunk)
-        if self._size <= self._bytes_max:
-            self._chunks.append(chunk)
-        else:
-            self._chunks.clear()
+        self._answer.add(chunk)
 
     def body(self) -> bytes | None:
         """The body as far as it came; None where it was too long."""
-        return b"".join(self._chunks) if self._size <= self._bytes_max else None
+        return self._answer.body()

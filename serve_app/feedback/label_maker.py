@@ -7,9 +7,9 @@ from collections.abc import Mapping
 
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.core.call import Endpoint
+from serve_app.core.held_body import BYTES_BESIDE, BYTES_PER_CHAR
 from serve_app.feedback.answer_text import answer_text
 from serve_app.feedback.ask import AnswerTooLong, LabelRefused, ask
-from serve_app.feedback.capture import BYTES_BESIDE, BYTES_PER_CHAR
 from serve_app.feedback.compare import same
 from serve_app.feedback.judge import parse_verdict, render_question
 from serve_app.feedback.sample import Label, Sample

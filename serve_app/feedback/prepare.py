@@ -5,9 +5,10 @@ from __future__ import annotations
 from dataclasses import dataclass
 
 from serve_app.config.feedback import FeedbackConfig
+from serve_app.core.held_body import BYTES_BESIDE, BYTES_PER_CHAR
 from serve_app.core.redact import RedactionFailed, Redactor
 from serve_app.feedback.answer_text import answer_text
-from serve_app.feedback.capture import BYTES_BESIDE, BYTES_PER_CHAR, Capture
+from serve_app.feedback.capture import Capture
 from serve_app.feedback.lines import render_call
 from serve_app.feedback.sample import Sample
 from serve_app.feedback.sampling import TierPair
