@@ -190,6 +190,26 @@ class FloorConfig(Config):
         return name
 
 
+class EngineWatchConfig(Config):
+    """When a replica takes its engine for stuck, although the engine's processes live."""
+
+    stuck_s: float | None = Field(
+        60.0,
+        ge=1,
+        le=HOUR_S,
+        description="An engine that makes no step and answers no ping of its replica for this long "
+        "is killed, and its replica is replaced. Longer than the longest step of a slow but "
+        "working engine, for example the reading of a long prompt on a CPU. None: never.",
+    )
+    idle_probe_s: float | None = Field(
+        60.0,
+        ge=1,
+        le=HOUR_S,
+        description="An engine without calls for this long generates one token, to show that it "
+        "can. None: never.",
+    )
+
+
 class TierReplicasConfig(ReplicasConfig):
     """How many replicas a tier has; its replicas take minutes to start."""
 
@@ -364,8 +384,17 @@ class TierConfig(Config):
         "replica makes its own certificate, and a lease carries its digest: no authority and no "
         "file are needed ([tls.md](tls.md#between-routers-and-engines)). Needs the extra `access`.",
     )
+    engine_watch: EngineWatchConfig = Field(
+        default_factory=EngineWatchConfig,
+        description="How a replica watches its engine "
+        "([guarantees.md](guarantees.md#engines-that-die-or-hang)).",
+    )
     health_check_period_s: float = Field(
-        10.0, gt=0, le=HOUR_S, description="Interval of Ray's health checks of a replica."
+        10.0,
+        gt=0,
+        le=HOUR_S,
+        description="Interval of Ray's health checks of a replica. A check waits at the replica "
+        "for up to 1.5 times as long, so that Ray learns at once of an engine that fails.",
     )
     health_check_timeout_s: float = Field(
         30.0,

@@ -9,6 +9,7 @@ import socket
 import ssl
 import time
 from collections.abc import Callable
+from typing import Any
 
 import httpx
 import uvicorn
@@ -196,13 +197,28 @@ async def warm_up(app: ASGIApp, model: str) -> None:
 
     A model that cannot chat answers with an error, which does no harm.
     """
-    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
     body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]}
     started = time.monotonic()
-    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
-        response = await client.post("/v1/chat/completions", json=body, timeout=None)
+    status = await _post(app, Endpoint.CHAT, body)
     duration_s = time.monotonic() - started
-    logger.info("warm-up answered with %d after %.1f s", response.status_code, duration_s)
+    logger.info("warm-up answered with %d after %.1f s", status, duration_s)
+
+
+async def probe(app: ASGIApp, model: str, endpoint: Endpoint) -> None:
+    """Let the engine compute one token, or one embedding, as for a call of a client."""
+    said = {"input": "Hello"} if endpoint is Endpoint.EMBEDDINGS else {"prompt": "Hello"}
+    limits = {} if endpoint is Endpoint.EMBEDDINGS else {"max_tokens": 1}
+    status = await _post(app, endpoint, {"model": model, **said, **limits})
+    if status != 200:
+        logger.warning("an idle engine answered its probe with %d", status)
+
+
+async def _post(app: ASGIApp, endpoint: Endpoint, body: dict[str, Any]) -> int:
+    """The status with which the engine's app answers a call of the replica itself."""
+    transport = httpx.ASGITransport(app, raise_app_exceptions=False)
+    async with httpx.AsyncClient(transport=transport, base_url="http://engine") as client:
+        response = await client.post(endpoint.value, json=body, timeout=None)
+    return response.status_code
 
 
 def _make_certificate() -> tuple[ssl.SSLContext, bytes]:
@@ -249,6 +265,11 @@ class EngineHTTPServer:
         self._server = uvicorn.Server(config)
         self._task = asyncio.create_task(self._server.serve(sockets=[self._socket]))
 
+    @property
+    def running(self) -> bool:
+        """Whether the server serves, or is about to."""
+        return not self._task.done()
+
     async def wait_started(self) -> None:
         """Return when the port is open.
 
@@ -261,7 +282,7 @@ class EngineHTTPServer:
 
     def check(self) -> None:
         """Raise RuntimeError if the server no longer runs."""
-        if self._task.done():
+        if not self.running:
             raise RuntimeError("the engine's HTTP server has stopped")
 
     async def close(self) -> None:

@@ -42,6 +42,10 @@ class EngineStats:
     """
 
     def __init__(self) -> None:
+        self.steps = 0
+        """The steps that have been seen."""
+        self.probing = False
+        """Whether an idle engine is being probed, which is no call: it must not scale a tier."""
         self._newest: dict[int, SchedulerStats] = {}
         self._first_tokens = 0
         self._first_token_waits_s = 0.0
@@ -57,6 +61,9 @@ class EngineStats:
         engine_idx: int = 0,
     ) -> None:
         """A step of the engine has ended."""
+        self.steps += 1
+        if self.probing:
+            return
         if scheduler_stats is not None:
             self._newest[engine_idx] = scheduler_stats
         if iteration_stats is not None:

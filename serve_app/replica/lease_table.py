@@ -39,6 +39,13 @@ class HeldLease:
         if not self._ended.done():
             self._ended.set_result(None)
 
+    def hasten(self, expiry_s: float) -> None:
+        """Let the lease expire sooner, from now or from the end of its exchanges."""
+        self._expiry_s = expiry_s
+        if self.exchanges == 0 and not self._ended.done():
+            self._timer.cancel()
+            self._timer = self._loop.call_later(expiry_s, self.end)
+
     def begin_exchange(self, meter: Meter | None = None) -> None:
         """Note the begin of an HTTP exchange under this lease; `meter` counts its tokens."""
         self.exchanges += 1
@@ -87,6 +94,12 @@ class LeaseTable:
     def exchanges(self) -> int:
         """HTTP exchanges in progress, under all live leases."""
         return sum(lease.exchanges for lease in self._leases.values())
+
+    def hasten(self, expiry_s: float) -> None:
+        """Let all leases, later ones too, expire sooner."""
+        self._expiry_s = expiry_s
+        for lease in self._leases.values():
+            lease.hasten(expiry_s)
 
     @contextmanager
     def open(self, lease_id: str, secret: bytes) -> Iterator[HeldLease]:

@@ -58,3 +58,19 @@ async def test_a_router_can_end_a_lease() -> None:
         async with asyncio.timeout(1):
             await lease.wait_ended()
         lease.end_exchange()
+
+
+async def test_the_leases_of_a_replica_that_is_given_up_end_soon() -> None:
+    """Those that are held, with their last exchange, and those that are opened later."""
+    table = LeaseTable(60)
+    with table.open("idle", SECRET) as idle, table.open("busy", SECRET) as busy:
+        busy.begin_exchange()
+        table.hasten(0.02)
+        with table.open("late", SECRET) as late:
+            async with asyncio.timeout(1):
+                await idle.wait_ended()
+                await late.wait_ended()
+        assert table.find("busy") is busy
+        busy.end_exchange()
+        async with asyncio.timeout(1):
+            await busy.wait_ended()

@@ -1,0 +1,93 @@
+"""vLLM's engine as the watch of its replica sees it, and the end of its processes."""
+
+from __future__ import annotations
+
+import multiprocessing
+import os
+import threading
+from collections.abc import Awaitable, Callable
+from contextlib import suppress
+from typing import Any
+
+import psutil
+
+from serve_app.replica.engine_stats import EngineStats
+from serve_app.replica.liveness import EngineFault
+from serve_app.replica.state import is_dead
+
+
+class VLLMSigns:
+    """The signs of life of the engine behind a client of vLLM."""
+
+    def __init__(
+        self,
+        client: Any,
+        stats: EngineStats | None,
+        serves: Callable[[], bool],
+        probe: Callable[[], Awaitable[None]],
+    ) -> None:
+        """`serves` says whether the engine's HTTP server runs; `probe` computes one token."""
+        self._client, self._stats = client, stats
+        self._serves, self._probe = serves, probe
+
+    def fault(self) -> EngineFault | None:
+        """Whether vLLM has noticed its engine's death, or the HTTP server has ended."""
+        if is_dead(self._client):
+            return EngineFault.DEAD
+        return None if self._serves() else EngineFault.CLOSED
+
+    def steps(self) -> int:
+        """The steps that vLLM's statistics have told of."""
+        return 0 if self._stats is None else self._stats.steps
+
+    def busy(self) -> bool:
+        """Whether vLLM holds requests that have not ended."""
+        return bool(self._client.output_processor.has_unfinished_requests())
+
+    async def ping(self) -> bool:
+        """Ask the engine's loop, which answers between two steps, whether it is paused."""
+        return bool(await self._client.is_paused())
+
+    async def probe(self) -> None:
+        """Compute one token, which the numbers for autoscaling do not count."""
+        if self._stats is not None:
+            self._stats.probing = True
+        try:
+            await self._probe()
+        finally:
+            if self._stats is not None:
+                self._stats.probing = False
+
+
+def can_be_pinged(client: object) -> bool:
+    """Whether the client has what the watch reads besides the engine's death."""
+    return hasattr(client, "is_paused") and hasattr(client, "output_processor")
+
+
+def kill_engine() -> None:
+    """Kill the engine's processes, stopped ones too: vLLM starts them as this process's children.
+
+    vLLM then ends all answers with an error, as for any dead engine.
+    """
+    for child in multiprocessing.active_children():
+        with suppress(psutil.Error):
+            process = psutil.Process(child.pid)
+            for each in (*process.children(recursive=True), process):
+                _kill(each)
+
+
+def _kill(process: psutil.Process) -> None:
+    with suppress(psutil.Error):
+        process.kill()
+
+
+def exit_later(delay_s: float) -> None:
+    """End this process and its engine after a while, whatever its event loop does then."""
+    timer = threading.Timer(delay_s, _exit)
+    timer.daemon = True
+    timer.start()
+
+
+def _exit() -> None:
+    kill_engine()
+    os._exit(1)
