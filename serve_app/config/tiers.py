@@ -202,7 +202,7 @@ class EngineWatchConfig(Config):
         "working engine, for example the reading of a long prompt on a CPU. None: never.",
     )
     idle_probe_s: float | None = Field(
-        60.0,
+        300.0,
         ge=1,
         le=HOUR_S,
         description="An engine without calls for this long generates one token, to show that it "

@@ -8,13 +8,14 @@ from dataclasses import dataclass
 from typing import Any
 
 import httpx
+import orjson
 import pytest
 
 from serve_app.core.call import Endpoint, Usage
 from serve_app.leases.answers import Refusal, parse_usage, render_usage
 from serve_app.leases.signature import LeaseSigner
 from serve_app.replica.asgi import Message, Receive, Scope, Send
-from serve_app.replica.engine_http import EngineHTTPServer, LeasedApp, warm_up
+from serve_app.replica.engine_http import EngineHTTPServer, LeasedApp, probe, warm_up
 from serve_app.replica.engine_stats import EngineStats
 from serve_app.replica.lease_table import LeaseTable
 from serve_app.replica.meter import METER, Meter
@@ -349,6 +350,18 @@ async def test_the_first_call_is_made_before_any_client() -> None:
     await warm_up(Engine(fails=True), "org/model")
 
 
+async def test_an_idle_engine_is_asked_for_one_token_or_one_embedding() -> None:
+    """A refusal or an error of the engine's app does no harm."""
+    engine = Engine()
+    await probe(engine, "org/model", Endpoint.COMPLETIONS)
+    await probe(engine, "org/model", Endpoint.EMBEDDINGS)
+    assert [orjson.loads(body) for body in engine.bodies] == [
+        {"model": "org/model", "prompt": "Hello", "max_tokens": 1},
+        {"model": "org/model", "input": "Hello"},
+    ]
+    await probe(Engine(fails=True), "org/model", Endpoint.COMPLETIONS)
+
+
 async def test_the_server_answers_on_a_free_port_until_it_is_closed() -> None:
     """A replica's port is open while it serves, and its death is noticed."""
     server = EngineHTTPServer(Engine(), "127.0.0.1")
@@ -357,7 +370,9 @@ async def test_the_server_answers_on_a_free_port_until_it_is_closed() -> None:
     async with httpx.AsyncClient() as http:
         assert (await http.get(f"http://{host}:{port}/")).text == "hello"
     server.check()
+    assert server.running
     await server.close()
+    assert not server.running
     with pytest.raises(RuntimeError):
         server.check()
     with pytest.raises(ConnectionRefusedError):

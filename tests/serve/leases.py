@@ -49,3 +49,8 @@ def leased(deployment: str) -> Iterator[HeldLease]:
     finally:
         # Its threads would go on after this cluster, and start another one to report to.
         handle.shutdown()
+
+
+def refused(lease: HeldLease) -> str | None:
+    """Why the door of the replica rejects the lease, None if it does not."""
+    return lease.post("/serve-app/load").headers.get("x-lease-refused")

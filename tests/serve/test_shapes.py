@@ -17,6 +17,7 @@ from safetensors.numpy import save_file
 from serve_app import demo
 from serve_app.model_files.integrity import make_sums
 from tests.serve.conftest import run_dir
+from tests.serve.leases import leased, refused
 from tests.serve.service import ROOT, Service, running_service, settled, wait_for
 
 pytestmark = pytest.mark.serve
@@ -168,6 +169,26 @@ def test_a_conversation_keeps_its_replica(service: Service) -> None:
     assert first == later
     assert all(len(served) == 1 for served in first)
     assert len(set.union(*first)) == 2
+
+
+def test_a_killed_worker_ends_its_engine(service: Service) -> None:
+    """The door of the replica says so within two seconds, and another replica answers."""
+    (replica,) = service.replica_processes("tier-strong")
+    worker = next(
+        each
+        for each in replica.children(recursive=True)
+        if "VLLM::Worker" in " ".join(each.cmdline())
+    )
+    with leased("tier-strong") as lease:
+        assert lease.post("/serve-app/load").status_code == 200
+        worker.kill()
+        wait_for(lambda: refused(lease) == "engine", timeout_s=2, what="the door says it is dead")
+    wait_for(lambda: not replica.is_running(), timeout_s=10, what="the replica is gone")
+    wait_for(
+        lambda: service.chat(model="strong").status_code == 200,
+        timeout_s=180,
+        what="another replica answers",
+    )
 
 
 def test_a_killed_replica_takes_its_workers_along(service: Service) -> None:
