@@ -266,6 +266,15 @@ def test_the_processes_of_an_engine_are_killed() -> None:
     assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
 
 
+def test_a_replica_that_is_given_up_ends_itself_in_the_end() -> None:
+    """Also while its event loop is blocked."""
+    code = (
+        "import time; from serve_app.replica.vllm_engine import exit_later; "
+        "exit_later(0.1); time.sleep(60)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode == 1
+
+
 def run_engine(sender: multiprocessing.connection.Connection) -> None:
     """An engine with a worker, which both wait."""
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
