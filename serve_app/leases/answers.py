@@ -17,7 +17,7 @@ class Refusal(Enum):
     LEASE = b"1"
     """The replica does not know the lease, or the request is not signed with its secret."""
     ENGINE = b"engine"
-    """The engine behind the door is dead; Serve will replace the replica."""
+    """The engine behind the door is dead or hangs; Serve will replace the replica."""
     DRAINING = b"draining"
     """Serve drains the replica: exchanges that have begun continue, and no new exchange begins."""
 

@@ -40,6 +40,11 @@ class EngineFault(Enum):
 class WatchedEngine(Protocol):
     """The parts of an engine that the watch reads."""
 
+    @property
+    def can_be_pinged(self) -> bool:
+        """Whether more than `fault` can be asked."""
+        ...
+
     def fault(self) -> EngineFault | None:
         """The fault that the engine's client knows by itself; costs microseconds."""
         ...
@@ -95,7 +100,9 @@ class EngineWatch:
     def __init__(
         self, engine: WatchedEngine, plan: WatchPlan, report: Callable[[EngineFault], None]
     ) -> None:
-        self._engine, self._plan, self._report = engine, plan, report
+        self._engine, self._report = engine, report
+        self._stuck_s = plan.stuck_s if engine.can_be_pinged else None
+        self._idle_probe_s = plan.idle_probe_s if engine.can_be_pinged else None
         self._answers = 0
         self._paused = False
         self._life: Pulse | None = None
@@ -130,7 +137,7 @@ class EngineWatch:
             self._report(fault)
 
     def _find_stuck(self, now: float) -> EngineFault | None:
-        stuck_s = self._plan.stuck_s
+        stuck_s = self._stuck_s
         if stuck_s is None:
             return None
         steps = self._engine.steps()
@@ -160,7 +167,7 @@ class EngineWatch:
         self._ping = None
 
     def _send_probe(self, now: float) -> None:
-        idle_s = self._plan.idle_probe_s
+        idle_s = self._idle_probe_s
         if idle_s is None or self._probe is not None:
             return
         self._work = self._work or Pulse(now, 0)
@@ -176,40 +183,3 @@ class EngineWatch:
         except Exception as error:  # noqa: BLE001  # of any layer; `fault` finds dead engines
             logger.warning("the probe of an idle engine failed: %s", type(error).__name__)
         self._probe = self._probed = None
-
-
-class HeldChecks:
-    """Lets one of Ray's health checks at a time wait for a fault.
-
-    Serve's controller asks every `health_check_period_s`, but it looks for the answer to a check
-    that it has sent several times a second. So a check that waits for the fault tells the
-    controller of it at once, and costs the controller no further message.
-    """
-
-    def __init__(self, hold_s: float) -> None:
-        self._hold_s = hold_s
-        self._released = asyncio.Event()
-        self._began = self._held = False
-
-    def release(self) -> None:
-        """Let the check that waits, and all others, return at once."""
-        self._released.set()
-
-    async def wait(self) -> None:
-        """Return after `hold_s`, or as soon as there is a fault.
-
-        The first check belongs to the start of the replica. A check that comes while another one
-        waits is of a controller that has been restarted and takes its replicas over. Both return at
-        once.
-        """
-        first, self._began = not self._began, True
-        if first or self._held:
-            return
-        self._held = True
-        try:
-            async with asyncio.timeout(self._hold_s):
-                await self._released.wait()
-        except TimeoutError:
-            return
-        finally:
-            self._held = False

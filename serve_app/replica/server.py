@@ -6,7 +6,6 @@ import asyncio
 import logging
 import time
 from collections.abc import AsyncIterator, Callable
-from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -25,22 +24,14 @@ from serve_app.replica.draft_gate import DraftApp
 from serve_app.replica.engine_http import EngineHTTPServer, LeasedApp, probe, warm_up
 from serve_app.replica.engine_stats import EngineStats, watch_engine
 from serve_app.replica.engine_watch import watch_drafts, watch_tokens
+from serve_app.replica.health import ReplicaHealth
 from serve_app.replica.lease_table import LeaseTable
-from serve_app.replica.liveness import EngineFault, EngineWatch, HeldChecks, WatchPlan
+from serve_app.replica.liveness import WatchPlan
 from serve_app.replica.place import count_torn_groups, own_workers_by_node
 from serve_app.replica.state import find_draining, is_dead
-from serve_app.replica.vllm_engine import VLLMSigns, can_be_pinged, exit_later, kill_engine
+from serve_app.replica.vllm_engine import VLLMSigns
 
 logger = logging.getLogger("ray.serve")
-
-
-LEASE_LEFT_S = 0.5
-"""How long leases live on a replica that is given up: until then Ray counts their places as taken,
-and sends fewer calls there than to replicas that work."""
-
-EXIT_S = 10.0
-"""How long Ray may take to end a replica that is given up, before the replica ends itself: a drain
-would wait for answers that never end, and a controller that is down ends nothing."""
 
 
 class TensorGroupTorn(Exception):
@@ -60,8 +51,6 @@ class TierServer(LLMServer):
     _http: EngineHTTPServer | None = None
     _sha256sums: str | dict[str, str] | None = None
     _stats: EngineStats | None = None
-    _watch: EngineWatch | None = None
-    _watching: asyncio.Task[None] | None = None
     _is_draining: Callable[[], bool] = staticmethod(bool)
     _tls = False
 
@@ -76,7 +65,7 @@ class TierServer(LLMServer):
         self._sha256sums = sha256sums
         self._tls = tls
         self._plan = watch
-        self._checks = HeldChecks(watch.hold_s)
+        self._health = ReplicaHealth(watch)
         await super().__init__(llm_config)
 
     async def start(self) -> None:
@@ -107,25 +96,15 @@ class TierServer(LLMServer):
         self._start_watch(engine_app)
 
     def _start_watch(self, engine_app: ASGIApp) -> None:
-        assert self._http is not None, "start() has just made it"
-        client, model = self._engine_client, self._llm_config.model_id
-        send_probe = partial(probe, engine_app, model, self._plan.probes)
-        http = self._http
-        engine = VLLMSigns(client, self._stats, lambda: http.running, send_probe)
-        plan = self._plan
-        if not can_be_pinged(client):
-            plan = replace(plan, stuck_s=None, idle_probe_s=None)
-        self._watch = EngineWatch(engine, plan, self._give_up)
-        self._watching = asyncio.create_task(self._watch.run())
-
-    def _give_up(self, fault: EngineFault) -> None:
-        """The replica cannot go on: end its leases and its answers, and let Ray replace it."""
-        logger.error("%s: Ray replaces this replica", fault.value)
-        self._leases.hasten(LEASE_LEFT_S)
-        if fault is EngineFault.STUCK:
-            kill_engine()
-        self._checks.release()
-        exit_later(EXIT_S)
+        http, model = self._http, self._llm_config.model_id
+        assert http is not None, "start() has just made it"
+        signs = VLLMSigns(
+            self._engine_client,
+            self._stats,
+            lambda: http.running,
+            partial(probe, engine_app, model, self._plan.probes),
+        )
+        self._health.start(signs, self._leases)
 
     async def _start_engine(self) -> None:
         # Ray's own method then reports its use, although the report is off: each replica would wait
@@ -164,7 +143,7 @@ class TierServer(LLMServer):
 
     def _refusal(self) -> Refusal | None:
         """Why no exchange can begin now: costs microseconds, because every exchange calls it."""
-        if is_dead(self._engine_client) or (self._watch is not None and self._watch.fault):
+        if is_dead(self._engine_client) or self._health.failed:
             return Refusal.ENGINE
         return Refusal.DRAINING if self._is_draining() else None
 
@@ -194,7 +173,7 @@ class TierServer(LLMServer):
                 a row, but a dead engine does not recover.
             Exception: the replica must be replaced if the error lasts.
         """
-        await self._checks.wait()
+        await self._health.wait()
         if self._refusal() is Refusal.ENGINE:
             raise RayActorError(error_msg="the engine of this replica is dead")
         await super().check_health()
@@ -202,11 +181,7 @@ class TierServer(LLMServer):
             self._http.check()
 
     async def __del__(self) -> None:
-        self._checks.release()
-        if self._watching is not None:
-            self._watching.cancel()
-        if self._watch is not None:
-            self._watch.close()
+        self._health.close()
         if self._http is not None:
             await self._http.close()
         client = self._engine_client

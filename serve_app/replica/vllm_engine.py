@@ -30,6 +30,11 @@ class VLLMSigns:
         self._client, self._stats = client, stats
         self._serves, self._probe = serves, probe
 
+    @property
+    def can_be_pinged(self) -> bool:
+        """Whether the client has what `ping` and `busy` need."""
+        return hasattr(self._client, "is_paused") and hasattr(self._client, "output_processor")
+
     def fault(self) -> EngineFault | None:
         """Whether vLLM has noticed its engine's death, or the HTTP server has ended."""
         if is_dead(self._client):
@@ -57,11 +62,6 @@ class VLLMSigns:
         finally:
             if self._stats is not None:
                 self._stats.probing = False
-
-
-def can_be_pinged(client: object) -> bool:
-    """Whether the client has what the watch reads besides the engine's death."""
-    return hasattr(client, "is_paused") and hasattr(client, "output_processor")
 
 
 def kill_engine() -> None:

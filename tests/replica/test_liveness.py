@@ -3,58 +3,16 @@
 from __future__ import annotations
 
 import asyncio
-import multiprocessing
-import os
-import signal
-import subprocess
-import sys
-import time
 from dataclasses import replace
 
-import psutil
 import pytest
 
 from serve_app.core.call import Endpoint
-from serve_app.replica.liveness import TICK_S, EngineFault, EngineWatch, HeldChecks, WatchPlan
-from serve_app.replica.vllm_engine import kill_engine
+from serve_app.replica.liveness import TICK_S, EngineFault, EngineWatch, WatchPlan
+from tests.replica.fake_engine import FakeEngine
 
 STUCK_S, IDLE_S = 8.0, 30.0
 PLAN = WatchPlan(STUCK_S, IDLE_S, hold_s=1.0, probes=Endpoint.COMPLETIONS)
-
-
-class FakeEngine:
-    """An engine that does what a test tells it to do."""
-
-    def __init__(self) -> None:
-        self.known: EngineFault | None = None
-        self.made = 0
-        self.has_requests = False
-        self.loop_turns = True
-        self.paused = False
-        self.probes = 0
-        self.token = asyncio.Event()
-        self.error: Exception | None = None
-
-    def fault(self) -> EngineFault | None:
-        return self.known
-
-    def steps(self) -> int:
-        return self.made
-
-    def busy(self) -> bool:
-        return self.has_requests
-
-    async def ping(self) -> bool:
-        if self.error is not None:
-            raise self.error
-        if not self.loop_turns:
-            await asyncio.Future()
-        return self.paused
-
-    async def probe(self) -> None:
-        self.probes += 1
-        await self.token.wait()
-        self.made += 1
 
 
 class Watched:
@@ -218,6 +176,16 @@ async def test_the_watch_can_be_switched_off() -> None:
     assert watched.reported == [EngineFault.DEAD]
 
 
+async def test_an_engine_that_cannot_be_pinged_is_not_taken_for_stuck() -> None:
+    """Its death is all that can be known."""
+    engine = FakeEngine()
+    engine.can_be_pinged = engine.loop_turns = False
+    watch = EngineWatch(engine, PLAN, pytest.fail)
+    for tick in range(round(4 * IDLE_S / TICK_S)):
+        watch.look(tick * TICK_S)
+    assert engine.probes == 0
+
+
 async def test_the_watch_ends_with_a_fault() -> None:
     """Its task looks by itself, and stops when it has reported."""
     watched = Watched()
@@ -225,58 +193,3 @@ async def test_the_watch_ends_with_a_fault() -> None:
     async with asyncio.timeout(5):
         await watched.watch.run()
     assert watched.reported == [EngineFault.DEAD]
-
-
-async def test_a_check_of_rays_waits_for_a_fault() -> None:
-    """The first belongs to the start of the replica; the next waits, and all later ones do not."""
-    checks = HeldChecks(60)
-    async with asyncio.timeout(5):
-        await checks.wait()
-        held = asyncio.create_task(checks.wait())
-        await asyncio.sleep(0)
-        # Of a controller that was restarted.
-        await checks.wait()
-        assert not held.done()
-        checks.release()
-        await held
-        await checks.wait()
-
-
-async def test_a_check_of_rays_is_answered_in_time() -> None:
-    """Without a fault too."""
-    checks = HeldChecks(0.01)
-    async with asyncio.timeout(5):
-        await checks.wait()
-        await checks.wait()
-        await checks.wait()
-
-
-def test_the_processes_of_an_engine_are_killed() -> None:
-    """Those of its workers too, and those that were stopped."""
-    context = multiprocessing.get_context("spawn")
-    receiver, sender = context.Pipe(duplex=False)
-    engine = context.Process(target=run_engine, args=(sender,))
-    engine.start()
-    worker = psutil.Process(receiver.recv())
-    os.kill(engine.pid or 0, signal.SIGSTOP)
-    kill_engine()
-    engine.join(10)
-    assert engine.exitcode == -signal.SIGKILL
-    psutil.wait_procs([worker], timeout=10)
-    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
-
-
-def test_a_replica_that_is_given_up_ends_itself_in_the_end() -> None:
-    """Also while its event loop is blocked."""
-    code = (
-        "import time; from serve_app.replica.vllm_engine import exit_later; "
-        "exit_later(0.1); time.sleep(60)"
-    )
-    assert subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode == 1
-
-
-def run_engine(sender: multiprocessing.connection.Connection) -> None:
-    """An engine with a worker, which both wait."""
-    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
-    sender.send(worker.pid)
-    time.sleep(60)

@@ -3,10 +3,17 @@
 from __future__ import annotations
 
 import inspect
+import multiprocessing
+import os
+import signal
+import subprocess
+import sys
+import time
 from pathlib import Path
 from types import SimpleNamespace
 from typing import Any
 
+import psutil
 import pytest
 import vllm
 from ray.serve._private.deployment_state import DeploymentState
@@ -15,7 +22,7 @@ from vllm.v1.engine.output_processor import OutputProcessor
 
 from serve_app.replica.engine_stats import EngineStats
 from serve_app.replica.liveness import EngineFault
-from serve_app.replica.vllm_engine import VLLMSigns, can_be_pinged
+from serve_app.replica.vllm_engine import VLLMSigns, kill_engine
 
 
 class FakeClient:
@@ -95,11 +102,10 @@ async def test_a_probe_is_no_call() -> None:
     await Made(None).signs.probe()
 
 
-def test_only_an_engine_of_vllm_is_taken_for_stuck() -> None:
-    """Without its interfaces nothing but its death is watched."""
-    assert can_be_pinged(FakeClient())
-    assert not can_be_pinged(SimpleNamespace(errored=False))
-    assert not can_be_pinged(None)
+def test_only_a_client_of_vllm_can_be_pinged() -> None:
+    """Of another engine nothing but its death is watched."""
+    assert Made().signs.can_be_pinged
+    assert not VLLMSigns(SimpleNamespace(), None, bool, Made().signs.probe).can_be_pinged
 
 
 @pytest.mark.parametrize(
@@ -121,3 +127,34 @@ def test_the_pinned_vllm_tells_of_steps_without_tokens() -> None:
     """The chunks of a long prompt are signs of life. Importing the scheduler would warn."""
     scheduler = Path(vllm.__file__).parent / "v1" / "core" / "sched" / "scheduler.py"
     assert "engine_core_outputs[0] = eco = EngineCoreOutputs()" in scheduler.read_text()
+
+
+def test_the_processes_of_an_engine_are_killed() -> None:
+    """Those of its workers too, and those that were stopped."""
+    context = multiprocessing.get_context("spawn")
+    receiver, sender = context.Pipe(duplex=False)
+    engine = context.Process(target=run_engine, args=(sender,))
+    engine.start()
+    worker = psutil.Process(receiver.recv())
+    os.kill(engine.pid or 0, signal.SIGSTOP)
+    kill_engine()
+    engine.join(10)
+    assert engine.exitcode == -signal.SIGKILL
+    psutil.wait_procs([worker], timeout=10)
+    assert not worker.is_running() or worker.status() == psutil.STATUS_ZOMBIE
+
+
+def test_a_replica_that_is_given_up_ends_itself_in_the_end() -> None:
+    """Also while its event loop is blocked."""
+    code = (
+        "import time; from serve_app.replica.vllm_engine import exit_later; "
+        "exit_later(0.1); time.sleep(60)"
+    )
+    assert subprocess.run([sys.executable, "-c", code], timeout=50, check=False).returncode == 1
+
+
+def run_engine(sender: multiprocessing.connection.Connection) -> None:
+    """An engine with a worker, which both wait."""
+    worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
+    sender.send(worker.pid)
+    time.sleep(60)
