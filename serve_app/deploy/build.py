@@ -14,22 +14,12 @@ from serve_app.deploy.plan import plan_llm_config
 from serve_app.replica.liveness import WatchPlan
 from serve_app.replica.server import DataParallelTierServer, TierServer
 
-HELD_PER_PERIOD = 1.5
-"""Longer than the longest period of Ray's (10 % above the config's): the next check then follows as
-soon as one has returned, and one is always waiting."""
-
 
 def plan_watch(tier: TierConfig) -> WatchPlan:
     """How a replica of the tier watches its engine."""
-    hold_s = HELD_PER_PERIOD * tier.health_check_period_s
     watch = tier.engine_watch
-    return WatchPlan(
-        watch.stuck_s,
-        watch.idle_probe_s,
-        # A check that is not answered in time counts as failed.
-        hold_s=min(hold_s, tier.health_check_timeout_s / 2),
-        probes=Endpoint.COMPLETIONS if "generate" in tier.tasks else Endpoint.EMBEDDINGS,
-    )
+    probes = Endpoint.COMPLETIONS if "generate" in tier.tasks else Endpoint.EMBEDDINGS
+    return WatchPlan(watch.stuck_s, watch.idle_probe_s, probes)
 
 
 def choose_server(tier: TierConfig) -> type[TierServer]:

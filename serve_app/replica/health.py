@@ -21,6 +21,16 @@ EXIT_S = 10.0
 would wait for answers that never end, and a controller that is down ends nothing."""
 
 
+HELD_PER_PERIOD = 1.5
+"""Longer than the longest period of Ray's (10 % above the config's): the next check then follows as
+soon as one has returned, and one is always waiting."""
+
+
+def choose_hold_s(period_s: float, timeout_s: float) -> float:
+    """How long a check of Ray may wait; a check that is not answered in time counts as failed."""
+    return min(HELD_PER_PERIOD * period_s, timeout_s / 2)
+
+
 class ReplicaHealth:
     """Watches the engine of one replica; at a fault it ends what the replica holds."""
 
@@ -32,7 +42,7 @@ class ReplicaHealth:
         exit_soon: Callable[[float], None] = exit_later,
     ) -> None:
         self._plan, self._kill, self._exit_soon = plan, kill, exit_soon
-        self._checks = HeldChecks(plan.hold_s)
+        self._checks = HeldChecks()
         self._watch: EngineWatch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._leases: LeaseTable | None = None
@@ -56,9 +66,9 @@ class ReplicaHealth:
         """Whether there was a fault, so that the replica will be replaced."""
         return self._watch is not None and self._watch.fault is not None
 
-    async def wait(self) -> None:
-        """Let a health check of Ray wait for a fault, for a while."""
-        await self._checks.wait()
+    async def wait(self, hold_s: float) -> None:
+        """Let a health check of Ray wait for a fault, for up to `hold_s`."""
+        await self._checks.wait(hold_s)
 
     def _give_up(self, fault: EngineFault) -> None:
         logger.error("%s: Ray replaces this replica", fault.value)
@@ -78,8 +88,7 @@ class HeldChecks:
     controller of it at once, and costs the controller no further message.
     """
 
-    def __init__(self, hold_s: float) -> None:
-        self._hold_s = hold_s
+    def __init__(self) -> None:
         self._released = asyncio.Event()
         self._began = self._held = False
 
@@ -87,7 +96,7 @@ class HeldChecks:
         """Let the check that waits, and all others, return at once."""
         self._released.set()
 
-    async def wait(self) -> None:
+    async def wait(self, hold_s: float) -> None:
         """Return after `hold_s`, or as soon as there is a fault.
 
         The first check belongs to the start of the replica. A check that comes while another one
@@ -99,7 +108,7 @@ class HeldChecks:
             return
         self._held = True
         try:
-            async with asyncio.timeout(self._hold_s):
+            async with asyncio.timeout(hold_s):
                 await self._released.wait()
         except TimeoutError:
             return

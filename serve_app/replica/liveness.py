@@ -68,14 +68,10 @@ class WatchedEngine(Protocol):
 
 @dataclass(frozen=True, slots=True)
 class WatchPlan:
-    """How long an engine may be silent, and how long Ray's health checks wait for a fault.
-
-    None: the engine is not taken for stuck, or not probed.
-    """
+    """How long an engine may be silent or idle; None: it is not taken for stuck, or not probed."""
 
     stuck_s: float | None
     idle_probe_s: float | None
-    hold_s: float
     probes: Endpoint
 
 

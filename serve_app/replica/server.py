@@ -24,11 +24,11 @@ from serve_app.replica.draft_gate import DraftApp
 from serve_app.replica.engine_http import EngineHTTPServer, LeasedApp, probe, warm_up
 from serve_app.replica.engine_stats import EngineStats, watch_engine
 from serve_app.replica.engine_watch import watch_drafts, watch_tokens
-from serve_app.replica.health import ReplicaHealth
+from serve_app.replica.health import ReplicaHealth, choose_hold_s
 from serve_app.replica.lease_table import LeaseTable
 from serve_app.replica.liveness import WatchPlan
 from serve_app.replica.place import count_torn_groups, own_workers_by_node
-from serve_app.replica.state import find_draining, is_dead
+from serve_app.replica.state import find_draining, is_dead, read_check_times
 from serve_app.replica.vllm_engine import VLLMSigns
 
 logger = logging.getLogger("ray.serve")
@@ -173,7 +173,7 @@ class TierServer(LLMServer):
                 a row, but a dead engine does not recover.
             Exception: the replica must be replaced if the error lasts.
         """
-        await self._health.wait()
+        await self._health.wait(choose_hold_s(*read_check_times()))
         if self._refusal() is Refusal.ENGINE:
             raise RayActorError(error_msg="the engine of this replica is dead")
         await super().check_health()

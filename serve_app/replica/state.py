@@ -1,4 +1,5 @@
-"""The replica's knowledge of its engine's death and of a drain, from vLLM and Ray."""
+"""The replica's knowledge of its engine's death, of a drain and of its deployment's settings, from
+vLLM and Ray."""
 
 from __future__ import annotations
 
@@ -7,6 +8,7 @@ from collections.abc import Callable
 from typing import Any
 
 import ray._private.worker
+import ray.serve.context
 
 logger = logging.getLogger("ray.serve")
 
@@ -34,3 +36,14 @@ def find_draining() -> Callable[[], bool]:
         )
         return bool
     return lambda: bool(replica._shutting_down)
+
+
+def read_check_times() -> tuple[float, float]:
+    """Period and timeout of Ray's health checks of this replica; zeros if they are unknown.
+
+    The Serve config file may override the tier's config, also while the replica runs.
+    """
+    context = ray.serve.context._get_internal_replica_context()
+    config = getattr(context, "_deployment_config", None)
+    period_s = getattr(config, "health_check_period_s", 0.0)
+    return period_s, getattr(config, "health_check_timeout_s", 0.0)

@@ -7,12 +7,13 @@ import asyncio
 import pytest
 
 from serve_app.core.call import Endpoint
-from serve_app.replica.health import EXIT_S, HeldChecks, ReplicaHealth
+from serve_app.replica.health import EXIT_S, HeldChecks, ReplicaHealth, choose_hold_s
 from serve_app.replica.lease_table import LeaseTable
 from serve_app.replica.liveness import EngineFault, WatchPlan
 from tests.replica.fake_engine import FakeEngine
 
-PLAN = WatchPlan(60.0, None, hold_s=60.0, probes=Endpoint.COMPLETIONS)
+PLAN = WatchPlan(60.0, None, Endpoint.COMPLETIONS)
+HOLD_S = 60.0
 
 
 class Replica:
@@ -36,8 +37,8 @@ async def test_a_fault_ends_leases_and_the_check_of_rays_that_waits(fault: Engin
     replica.health.start(replica.engine, replica.leases)
     with replica.leases.open("a", b"secret") as lease:
         async with asyncio.timeout(5):
-            await replica.health.wait()
-            held = asyncio.create_task(replica.health.wait())
+            await replica.health.wait(HOLD_S)
+            held = asyncio.create_task(replica.health.wait(HOLD_S))
             replica.engine.known = fault
             await held
             assert replica.health.failed
@@ -51,8 +52,8 @@ async def test_a_replica_that_ends_looks_no_more() -> None:
     """Its engine and its HTTP server end with it, which is no fault."""
     replica = Replica()
     replica.health.start(replica.engine, replica.leases)
-    await replica.health.wait()
-    held = asyncio.create_task(replica.health.wait())
+    await replica.health.wait(HOLD_S)
+    held = asyncio.create_task(replica.health.wait(HOLD_S))
     await asyncio.sleep(0)
     replica.health.close()
     replica.engine.known = EngineFault.CLOSED
@@ -71,23 +72,30 @@ async def test_a_replica_that_never_started_can_be_closed() -> None:
 
 async def test_a_check_of_rays_waits_for_a_fault() -> None:
     """The first belongs to the start of the replica; the next waits, and all later ones do not."""
-    checks = HeldChecks(60)
+    checks = HeldChecks()
     async with asyncio.timeout(5):
-        await checks.wait()
-        held = asyncio.create_task(checks.wait())
+        await checks.wait(HOLD_S)
+        held = asyncio.create_task(checks.wait(HOLD_S))
         await asyncio.sleep(0)
         # Of a controller that was restarted.
-        await checks.wait()
+        await checks.wait(HOLD_S)
         assert not held.done()
         checks.release()
         await held
-        await checks.wait()
+        await checks.wait(HOLD_S)
 
 
 async def test_a_check_of_rays_is_answered_in_time() -> None:
     """Without a fault too."""
-    checks = HeldChecks(0.01)
+    checks = HeldChecks()
     async with asyncio.timeout(5):
-        await checks.wait()
-        await checks.wait()
-        await checks.wait()
+        await checks.wait(0.01)
+        await checks.wait(0.01)
+        await checks.wait(0.01)
+
+
+def test_one_of_rays_checks_is_always_waiting() -> None:
+    """Ray's period varies by a tenth, and a check that waits for too long counts as failed."""
+    assert choose_hold_s(period_s=10, timeout_s=30) > 1.1 * 10
+    assert choose_hold_s(period_s=10, timeout_s=12) == 6
+    assert choose_hold_s(0, 0) == 0

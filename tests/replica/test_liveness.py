@@ -12,7 +12,7 @@ from serve_app.replica.liveness import TICK_S, EngineFault, EngineWatch, WatchPl
 from tests.replica.fake_engine import FakeEngine
 
 STUCK_S, IDLE_S = 8.0, 30.0
-PLAN = WatchPlan(STUCK_S, IDLE_S, hold_s=1.0, probes=Endpoint.COMPLETIONS)
+PLAN = WatchPlan(STUCK_S, IDLE_S, Endpoint.COMPLETIONS)
 
 
 class Watched:

@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 import inspect
+from dataclasses import fields
 from types import SimpleNamespace
 
 import pytest
 import ray
+from ray.serve._private.config import DeploymentConfig
 from ray.serve._private.replica import Replica, ReplicaActor
+from ray.serve.context import ReplicaContext
 from vllm.v1.engine.async_llm import AsyncLLM
 
-from serve_app.replica.state import find_draining, is_dead
+from serve_app.replica.state import find_draining, is_dead, read_check_times
 
 
 def test_an_engine_is_dead_when_vllm_says_so() -> None:
@@ -33,3 +36,13 @@ def test_where_ray_tells_nothing_no_drain_is_seen(caplog: pytest.LogCaptureFixtu
     assert not find_draining()()
     assert "does not report whether it drains" in caplog.text
     assert not ray.is_initialized()
+
+
+def test_rays_health_checks_are_known_where_a_replica_runs() -> None:
+    """Private names of the pinned version; outside a replica no check is held."""
+    assert read_check_times() == (0.0, 0.0)
+    assert "_deployment_config" in {field.name for field in fields(ReplicaContext)}
+    config = DeploymentConfig(health_check_period_s=7, health_check_timeout_s=21)
+    assert (config.health_check_period_s, config.health_check_timeout_s) == (7, 21)
+    set_context = inspect.getsource(Replica._set_internal_replica_context)
+    assert "_deployment_config=self._deployment_config" in set_context
