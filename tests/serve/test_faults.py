@@ -30,7 +30,8 @@ pytestmark = pytest.mark.serve
 
 STUCK_S = 10.0
 SEEN_S = 2.0
-"""Within this time a dead engine is seen at its door, and by Ray's controller."""
+"""Within this time a dead engine is seen at its door, and by Serve's controller: a busy machine gets
+twice the time, because the controller has to run on it, too."""
 
 HARD = [{"role": "user", "content": HARD_EN[0]}]
 
@@ -121,7 +122,7 @@ def test_a_dead_engine_is_seen_within_two_seconds(service: Service) -> None:
         wait_for(
             lambda: refused(lease) == "engine", timeout_s=SEEN_S, what="the door says it is dead"
         )
-        wait_for(lambda: is_replaced("strong"), timeout_s=SEEN_S, what="a replica starts")
+        wait_for(lambda: is_replaced("strong"), timeout_s=2 * SEEN_S, what="a replica starts")
         assert any('"error"' in line for line in lines)
     wait_for(lambda: not replica.is_running(), timeout_s=10, what="the replica is gone")
 
@@ -172,12 +173,13 @@ def test_an_engine_that_hangs_is_killed_and_its_replica_is_replaced(service: Ser
         engine.resume()
         assert waiting.result(30).status_code == 200
     assert service.replica_processes("tier-fast") == [replica]
-    with long_stream(service, "fast") as response, stopped(engine):
+    with long_stream(service, "fast") as response:
         lines = response.iter_lines()
         next(lines)
-        wait_for(lambda: is_replaced("fast"), timeout_s=STUCK_S + 5, what="a replica starts")
-        assert any('"error"' in line for line in lines)
-        wait_for(lambda: not engine.is_running(), timeout_s=10, what="the engine is gone")
+        with stopped(engine):
+            wait_for(lambda: is_replaced("fast"), timeout_s=STUCK_S + 10, what="a replica starts")
+            assert any('"error"' in line for line in lines)
+            wait_for(lambda: not engine.is_running(), timeout_s=10, what="the engine is gone")
 
 
 def test_a_draining_replica_says_so(service: Service) -> None:
