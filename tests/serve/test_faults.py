@@ -30,8 +30,8 @@ pytestmark = pytest.mark.serve
 
 STUCK_S = 10.0
 SEEN_S = 2.0
-"""Within this time a dead engine is seen at its door, and by Serve's controller: a busy machine gets
-twice the time, because the controller has to run on it, too."""
+"""Within this time a dead engine is seen at its door, and by Serve's controller; the controller gets
+twice the time, because a busy machine delays it."""
 
 HARD = [{"role": "user", "content": HARD_EN[0]}]
 
