@@ -30,7 +30,7 @@ pytestmark = pytest.mark.serve
 
 STUCK_S = 10.0
 SEEN_S = 2.0
-"""Within this time a dead engine is seen at its door, and by Serve's controller; the controller gets
+"""Within this time a dead engine is seen at its door and by Serve's controller. The controller gets
 twice the time, because a busy machine delays it."""
 
 HARD = [{"role": "user", "content": HARD_EN[0]}]
