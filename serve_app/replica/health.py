@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import Callable
 
+from serve_app.replica.blocked_loop import LoopWatch
 from serve_app.replica.lease_table import LeaseTable
 from serve_app.replica.liveness import EngineFault, EngineWatch, WatchedEngine, WatchPlan
 from serve_app.replica.vllm_engine import exit_later, kill_engine
@@ -46,20 +47,34 @@ class ReplicaHealth:
         self._watch: EngineWatch | None = None
         self._watching: asyncio.Task[None] | None = None
         self._leases: LeaseTable | None = None
+        self._loop: LoopWatch | None = None
 
     def start(self, engine: WatchedEngine, leases: LeaseTable) -> None:
         """Begin to watch the engine, whose places the leases hold."""
         self._leases = leases
         self._watch = EngineWatch(engine, self._plan, self._give_up)
         self._watching = asyncio.create_task(self._watch.run())
+        self._watching.add_done_callback(self._stop_loop_watch)
+        if self._plan.stuck_s is not None:
+            watch = self._watch
+            self._loop = LoopWatch(lambda: watch.looks, self._plan.stuck_s, self._end_now)
 
     def close(self) -> None:
         """Stop watching: the replica ends."""
         self._checks.release()
+        if self._loop is not None:
+            self._loop.close()
         if self._watching is not None:
             self._watching.cancel()
         if self._watch is not None:
             self._watch.close()
+
+    def _stop_loop_watch(self, watching: asyncio.Task[None]) -> None:
+        """The watch has ended, so its looks no longer show that the loop turns."""
+        if self._loop is not None:
+            self._loop.close()
+        if not watching.cancelled() and (error := watching.exception()) is not None:
+            logger.error("the engine is no longer watched", exc_info=error)
 
     @property
     def failed(self) -> bool:
@@ -69,6 +84,11 @@ class ReplicaHealth:
     async def wait(self, hold_s: float) -> None:
         """Let a health check of Ray wait for a fault, for up to `hold_s`."""
         await self._checks.wait(hold_s)
+
+    def _end_now(self) -> None:
+        """The event loop is blocked: nothing can be told, and Ray notices the end at once."""
+        logger.error("the replica's event loop is blocked: the replica ends")
+        self._exit_soon(0.0)
 
     def _give_up(self, fault: EngineFault) -> None:
         logger.error("%s: Ray replaces this replica", fault.value)

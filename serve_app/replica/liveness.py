@@ -78,13 +78,13 @@ class WatchPlan:
 class Pulse:
     """Counts for how long a counter has stood still."""
 
-    def __init__(self, now: float, count: int) -> None:
-        self._now, self._count = now, count
+    def __init__(self, now: float, count: int, counted_s_max: float = COUNTED_S_MAX) -> None:
+        self._now, self._count, self._counted_s_max = now, count, counted_s_max
         self.still_s = 0.0
 
     def note(self, now: float, count: int) -> float:
         """Look at the counter: the seconds for which it has stood still."""
-        passed_s, self._now = min(now - self._now, COUNTED_S_MAX), now
+        passed_s, self._now = min(now - self._now, self._counted_s_max), now
         self.still_s = self.still_s + passed_s if count == self._count else 0.0
         self._count = count
         return self.still_s
@@ -106,6 +106,8 @@ class EngineWatch:
         self._probed: Pulse | None = None
         self._ping: asyncio.Task[None] | None = None
         self._probe: asyncio.Task[None] | None = None
+        self.looks = 0
+        """How often the watch has looked."""
         self.fault: EngineFault | None = None
         """The fault that has been reported."""
 
@@ -124,6 +126,7 @@ class EngineWatch:
 
     def look(self, now: float) -> None:
         """Look once."""
+        self.looks += 1
         fault = self._engine.fault() or self._find_stuck(now)
         if fault is None:
             self._send_probe(now)

@@ -21,11 +21,14 @@ class FakeEngine:
         self.probes = 0
         self.token = asyncio.Event()
         self.error: Exception | None = None
+        self.steps_error: Exception | None = None
 
     def fault(self) -> EngineFault | None:
         return self.known
 
     def steps(self) -> int:
+        if self.steps_error is not None:
+            raise self.steps_error
         return self.made
 
     def busy(self) -> bool:

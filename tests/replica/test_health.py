@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import threading
 
 import pytest
 
@@ -46,6 +47,37 @@ async def test_a_fault_ends_leases_and_the_check_of_rays_that_waits(fault: Engin
     assert replica.killed == (fault is EngineFault.STUCK)
     assert replica.exits_in == [EXIT_S]
     replica.health.close()
+
+
+async def test_a_replica_whose_event_loop_is_blocked_ends_at_once() -> None:
+    """Its engine is well, but no call gets through."""
+    exited = threading.Event()
+    plan = WatchPlan(0.5, None, Endpoint.COMPLETIONS)
+    health = ReplicaHealth(plan, exit_soon=lambda _: exited.set())
+    health.start(FakeEngine(), LeaseTable())
+    await asyncio.sleep(0)
+    assert exited.wait(20), "the thread looks, although this blocks the loop"
+    health.close()
+
+
+async def test_a_watch_that_fails_harms_no_replica(caplog: pytest.LogCaptureFixture) -> None:
+    """For example with another version of vLLM: it is logged, and the replica goes on."""
+    engine, exits_in = FakeEngine(), list[float]()
+    health = ReplicaHealth(WatchPlan(0.1, None, Endpoint.COMPLETIONS), exit_soon=exits_in.append)
+    engine.steps_error = AttributeError("scheduler")
+    health.start(engine, LeaseTable())
+    async with asyncio.timeout(5):
+        while "no longer watched" not in caplog.text:
+            await asyncio.sleep(0)
+    await asyncio.to_thread(join_loop_watches)
+    assert not health.failed
+    assert exits_in == []
+
+
+def join_loop_watches() -> None:
+    for thread in threading.enumerate():
+        if thread.name == "loop-watch":
+            thread.join(20)
 
 
 async def test_a_replica_that_ends_looks_no_more() -> None:
