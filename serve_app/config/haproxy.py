@@ -25,6 +25,11 @@ FILES_PER_CONNECTION = 2.5
 RESERVED = 64
 """Connections that the public port leaves for metrics and statistics."""
 MAXCONN = r"(?m)^    maxconn (\d+)$"
+RETRIES = r"(?m)^    retries \d+$"
+RETRIES_MAX = 3
+"""HAProxy's default."""
+ROUTER = r"(?m)^    server \S+ \S+ check(?!.* backup$)"
+BACKEND = r"(?m)^(backend \S+\n)((?:(?:    .*)?\n)*)"
 ADMIN_SOCKET = r"(?m)^    stats socket (\S+) mode 666 (level admin .*)$"
 
 
@@ -129,21 +134,36 @@ ERRORS = (
 NOT_FOUND = ProxyError(404, "invalid_request_error", "unknown_url", "Unknown request URL.")
 
 
-def amend(text: str, limits: HAProxyLimits, files_max: int, tls: TlsListener | None = None) -> str:
+def amend(
+    text: str,
+    limits: HAProxyLimits,
+    files_max: int,
+    tls: TlsListener | None = None,
+    *,
+    admin_socket: str | None = None,
+) -> str:
     """Amend Ray's configuration with this service's limits and errors, for `files_max` open files.
 
-    `tls` None: the public port speaks plain HTTP.
+    `tls` None: the public port speaks plain HTTP. `admin_socket` None: HAProxy is controlled at the
+    path that Ray chose.
 
     Raises:
         TemplateChanged: a line to amend does not occur exactly once.
     """
     possible = int((files_max - FILES_SPARE) / FILES_PER_CONNECTION)
     connections_max = min(_read_maxconn(text), max(RESERVED * 2, possible))
-    for pattern, lines in _amendments(limits, connections_max, tls):
+    for pattern, lines in _amendments(limits, connections_max, tls, admin_socket):
         text, found = re.subn(pattern, lines, text)
         if found != 1:
             raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
-    return text
+    return text if re.search(RETRIES, text) else re.sub(BACKEND, _limit_retries, text)
+
+
+def _limit_retries(backend: re.Match[str]) -> str:
+    """A backend with one retry for each further Router; more would each wait for a second."""
+    routers = len(re.findall(ROUTER, backend[2]))
+    retries = f"    retries {min(RETRIES_MAX, routers - 1)}\n" if routers else ""
+    return f"{backend[1]}{retries}{backend[2]}"
 
 
 def _read_maxconn(text: str) -> int:
@@ -162,13 +182,14 @@ def find_admin_socket(text: str) -> str:
 
 
 def _amendments(
-    limits: HAProxyLimits, connections_max: int, tls: TlsListener | None
+    limits: HAProxyLimits, connections_max: int, tls: TlsListener | None, admin_socket: str | None
 ) -> Iterator[tuple[str, str]]:
     """Patterns of Ray's lines, and their replacements."""
     # The socket's commands replace certificates and servers; Ray opens it to every user.
+    path = r"\1" if admin_socket is None else _literal(admin_socket)
     yield (
         ADMIN_SOCKET,
-        "\n".join((r"    stats socket \1 mode 600 \2", *(tls.globals() if tls else ()))),
+        "\n".join((rf"    stats socket {path} mode 600 \2", *(tls.globals() if tls else ()))),
     )
     yield MAXCONN, f"    maxconn {connections_max}"
     yield (
