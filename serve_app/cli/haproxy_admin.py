@@ -5,15 +5,16 @@ from __future__ import annotations
 import os
 import re
 import socket
-import struct
 import threading
 import time
+from contextlib import suppress
 from pathlib import Path
 from socketserver import StreamRequestHandler, ThreadingUnixStreamServer
 
 ANSWER_S = 10.0
-RETRY_S = 3.0
-"""How long a question of Ray waits for a new HAProxy; Ray itself gives up after 5 s."""
+RETRY_S = 10.0
+"""How long a question of Ray waits for a new HAProxy. Ray takes every answer, an empty one too, for
+a sign of health, and gives up after 5 s without one."""
 POLL_S = 0.02
 _PID = re.compile(r"(?m)^Pid: (\d+)$")
 
@@ -37,6 +38,8 @@ class AdminSocket:
             parts = []
             while part := connection.recv(65_536):
                 parts.append(part)
+        if not parts:
+            raise ConnectionResetError("HAProxy ended before it answered")
         return b"".join(parts).decode("utf-8", "replace")
 
     def find_owner(self) -> int | None:
@@ -71,14 +74,9 @@ class _Handler(StreamRequestHandler):
     timeout = ANSWER_S
 
     def handle(self) -> None:
-        try:
+        with suppress(OSError):
             command = self.rfile.readline(65_536).decode("utf-8", "replace").strip()
-            answer = self.server.answer(command)
-            self.wfile.write(answer.encode())
-        except OSError:
-            # A reset: Ray takes every answer, an empty one too, for a sign of health.
-            linger = struct.pack("ii", 1, 0)
-            self.request.setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+            self.wfile.write(self.server.answer(command).encode())
 
 
 class AdminRelay(ThreadingUnixStreamServer):

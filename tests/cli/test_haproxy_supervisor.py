@@ -340,6 +340,27 @@ async def test_without_a_router_the_answer_comes_at_once(door: Door) -> None:
     assert all(b'"code":"service_unavailable"' in answer for answer in answers)
 
 
+async def test_ray_learns_of_a_haproxy_that_stays_away(door: Door) -> None:
+    """Ray's check fails then, so Ray does what it does without a supervisor."""
+    [amended] = Path(door.api.config_file_path).parent.glob("*.amended")
+    text = amended.read_text()
+    amended.write_text("nonsense")
+    door.haproxy.kill()
+    assert not await door.api.is_running()
+    amended.write_text(text)
+    await wait_for(lambda: listens("127.0.0.1", door.port))
+    assert await door.api.is_running()
+
+
+async def test_clients_are_served_until_ray_has_replaced_it(door: Door) -> None:
+    """When the process that Ray knows was killed, Ray alone is told."""
+    door.holder.kill()
+    await door.api._proc.wait() if door.api._proc else None
+    await asyncio.sleep(0.2)
+    assert not await door.api.is_running()
+    assert await door.ask() == "200"
+
+
 async def test_ray_stops_it(door: Door) -> None:
     """A soft stop lets the open stream end, and everything else ends at once."""
     stream = door.stream(SHORT_S)
