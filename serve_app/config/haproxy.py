@@ -25,10 +25,10 @@ FILES_PER_CONNECTION = 2.5
 RESERVED = 64
 """Connections that the public port leaves for metrics and statistics."""
 MAXCONN = r"(?m)^    maxconn (\d+)$"
-RETRIES = r"(?m)^    retries \d+$"
 RETRIES_MAX = 3
 """HAProxy's default."""
-ROUTER = r"(?m)^    server \S+ \S+ check(?!.* backup$)"
+SERVER = r"(?m)^    server \S+ \S+ check"
+ROUTER = r"(?m)^    server (\S+) \S+ check(?!.* backup$)"
 BACKEND = r"(?m)^(backend \S+\n)((?:(?:    .*)?\n)*)"
 ADMIN_SOCKET = r"(?m)^    stats socket (\S+) mode 666 (level admin .*)$"
 
@@ -115,6 +115,13 @@ class ProxyError:
         return f"status {self.status} content-type application/json string '{self.body}'{after}"
 
 
+UNAVAILABLE = ProxyError(
+    503,
+    "overloaded_error",
+    "service_unavailable",
+    "The service is not available at the moment. Try again shortly.",
+    retry_after_s=5,
+)
 ERRORS = (
     ProxyError(400, "invalid_request_error", "bad_request", "The request is not valid HTTP."),
     ProxyError(408, "invalid_request_error", "request_timeout", "The request came too slowly."),
@@ -122,13 +129,7 @@ ERRORS = (
     ProxyError(
         502, "server_error", "upstream_failed", "The router broke off before it had answered."
     ),
-    ProxyError(
-        503,
-        "overloaded_error",
-        "service_unavailable",
-        "The service is not available at the moment. Try again shortly.",
-        retry_after_s=5,
-    ),
+    UNAVAILABLE,
     ProxyError(504, "timeout_error", "deadline_exceeded", "The router did not answer in time."),
 )
 NOT_FOUND = ProxyError(404, "invalid_request_error", "unknown_url", "Unknown request URL.")
@@ -156,14 +157,25 @@ def amend(
         text, found = re.subn(pattern, lines, text)
         if found != 1:
             raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
-    return text if re.search(RETRIES, text) else re.sub(BACKEND, _limit_retries, text)
+    return re.sub(BACKEND, _amend_backend, text)
 
 
-def _limit_retries(backend: re.Match[str]) -> str:
-    """A backend with one retry for each further Router; more would each wait for a second."""
-    routers = len(re.findall(ROUTER, backend[2]))
-    retries = f"    retries {min(RETRIES_MAX, routers - 1)}\n" if routers else ""
-    return f"{backend[1]}{retries}{backend[2]}"
+def _amend_backend(backend: re.Match[str]) -> str:
+    """A backend that lets no call wait for a Router.
+
+    A retry at the same Router would wait for a second, so there is one retry for each further
+    Router. Ray's fallback, a proxy on the head, would hold calls until a Router runs, without a
+    limit. The fallback stays a server, so that Ray's health check counts it.
+    """
+    head, lines = backend.groups()
+    routers = re.findall(ROUTER, lines)
+    if not re.search(SERVER, lines):
+        return backend[0]
+    name = head.split()[1]
+    down = "".join(f" !{{ srv_is_up({name}/{router}) }}" for router in routers)
+    refused = f"    http-request return {UNAVAILABLE.render()}{' if' if down else ''}{down}\n"
+    retries = max(0, min(RETRIES_MAX, len(routers) - 1))
+    return f"{head}    retries {retries}\n{refused}{lines}"
 
 
 def _read_maxconn(text: str) -> int:

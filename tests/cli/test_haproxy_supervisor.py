@@ -340,6 +340,24 @@ async def test_without_a_router_the_answer_comes_at_once(door: Door) -> None:
     assert all(b'"code":"service_unavailable"' in answer for answer in answers)
 
 
+@pytest.mark.parametrize("listed", [True, False])
+async def test_no_call_is_held_until_a_router_runs(door: Door, *, listed: bool) -> None:
+    """Ray's fallback would hold it without a limit; for Ray's health check it stands in."""
+    ports = [free_port()] if listed else []
+    backend = build_backends(*ports)["llm"]
+    fallback = door.server.sockets[0].getsockname()[1]
+    backend.fallback_server = ServerConfig("fallback", "127.0.0.1", fallback)
+    door.api.set_backend_configs({"llm": backend})
+    await door.api.reload()
+    assert (await door.read("/v1/models")).startswith(b"HTTP/1.1 503 ")
+    assert (await door.read("/-/healthz")).startswith(b"HTTP/1.1 200 ")
+    if listed:
+        while b",DOWN," not in (await door.api._send_socket_command("show stat")).encode():
+            await asyncio.sleep(0.05)
+        # The fallback is the only server that is up.
+        assert (await door.read("/v1/models")).startswith(b"HTTP/1.1 503 ")
+
+
 async def test_ray_learns_of_a_haproxy_that_stays_away(door: Door) -> None:
     """Ray's check fails then, so Ray does what it does without a supervisor."""
     [amended] = Path(door.api.config_file_path).parent.glob("*.amended")
