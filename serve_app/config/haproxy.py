@@ -27,6 +27,7 @@ RESERVED = 64
 MAXCONN = r"(?m)^    maxconn (\d+)$"
 RETRIES_MAX = 3
 """HAProxy's default."""
+APPLICATION = r"(?m)^    use_backend "
 SERVER = r"(?m)^    server \S+ \S+ check"
 ROUTER = r"(?m)^    server (\S+) \S+ check(?!.* backup$)"
 BACKEND = r"(?m)^(backend \S+\n)((?:(?:    .*)?\n)*)"
@@ -153,7 +154,9 @@ def amend(
     """
     possible = int((files_max - FILES_SPARE) / FILES_PER_CONNECTION)
     connections_max = min(_read_maxconn(text), max(RESERVED * 2, possible))
-    for pattern, lines in _amendments(limits, connections_max, tls, admin_socket):
+    # Ray starts HAProxy before it knows the application.
+    elsewhere = NOT_FOUND if re.search(APPLICATION, text) else UNAVAILABLE
+    for pattern, lines in _amendments(limits, connections_max, elsewhere, tls, admin_socket):
         text, found = re.subn(pattern, lines, text)
         if found != 1:
             raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
@@ -194,7 +197,11 @@ def find_admin_socket(text: str) -> str:
 
 
 def _amendments(
-    limits: HAProxyLimits, connections_max: int, tls: TlsListener | None, admin_socket: str | None
+    limits: HAProxyLimits,
+    connections_max: int,
+    elsewhere: ProxyError,
+    tls: TlsListener | None,
+    admin_socket: str | None,
 ) -> Iterator[tuple[str, str]]:
     """Patterns of Ray's lines, and their replacements."""
     # The socket's commands replace certificates and servers; Ray opens it to every user.
@@ -221,7 +228,7 @@ def _amendments(
     )
     yield (
         r"(?m)^(backend default_backend\n)    http-request return status 404 .*$",
-        r"\1" + _literal(f"    http-request return {NOT_FOUND.render()}"),
+        r"\1" + _literal(f"    http-request return {elsewhere.render()}"),
     )
 
 

@@ -25,7 +25,7 @@ from tests.config.test_haproxy import free_port, listens, wait_for
 BACK_S = 2.0
 """The promise of docs/guarantees.md."""
 STREAM_S = float(os.environ.get("SERVE_APP_STREAM_S", "6"))
-"""How long the stream over three reloads lasts; `make faults` sets ten minutes."""
+"""How long the stream over three reloads lasts: with 600 in the environment ten minutes."""
 SHORT_S = 2.0
 PAUSE_S = 0.05
 LAST_CHUNK = b"0\r\n\r\n"
@@ -356,6 +356,13 @@ async def test_no_call_is_held_until_a_router_runs(door: Door, *, listed: bool) 
             await asyncio.sleep(0.05)
         # The fallback is the only server that is up.
         assert (await door.read("/v1/models")).startswith(b"HTTP/1.1 503 ")
+
+
+async def test_a_call_before_the_application_is_known(door: Door) -> None:
+    """Ray starts HAProxy without the application, so a client shall come again."""
+    door.api.set_backend_configs({})
+    await door.api.reload()
+    assert (await door.read("/v1/models")).startswith(b"HTTP/1.1 503 ")
 
 
 async def test_ray_learns_of_a_haproxy_that_stays_away(door: Door) -> None:
