@@ -139,6 +139,7 @@ class Supervisor:
         self._running: Watched | None = None
         self._left: list[Watched] = []
         self._is_stopping = False
+        self._has_served = False
         self._holder = Watched(generation.holder)
         self._actor = Watched(read_parent(generation.holder))
 
@@ -223,13 +224,21 @@ class Supervisor:
                 self._running.close()
             self._running = Watched(self._haproxy.pid)
             if self._is_ready(self._haproxy.pid):
+                self._has_served = True
                 break
-            if self._holder.has_ended:
+            self._running.kill()
+            self._haproxy.wait()
+            if self._is_given_up:
                 raise HAProxyNotStarted(None)
         else:
             raise HAProxyNotStarted(self._code)
         if self._is_stopping:
             self.stop_softly()
+
+    @property
+    def _is_given_up(self) -> bool:
+        """Whether nobody needs this HAProxy: Ray has ended, or has not waited for its start."""
+        return self._actor.has_ended or (self._holder.has_ended and not self._has_served)
 
     def _take_over(self) -> Iterator[str]:
         """The arguments by which HAProxy replaces the HAProxies that answer now."""
@@ -239,8 +248,9 @@ class Supervisor:
                 found[pid] = generation
         for pid, generation in found.items():
             if generation == self._generation:
-                # The HAProxy of a supervisor that was killed.
-                self._left.append(Watched(pid))
+                # The HAProxy of a supervisor that was killed; it may just have died too.
+                with suppress(ProcessLookupError):
+                    self._left.append(Watched(pid))
         if found:
             yield from ("-sf", *map(str, found), "-x", str(next(iter(found.values())).socket))
 
@@ -250,7 +260,7 @@ class Supervisor:
             yield replace(self._generation, holder=holder)
 
     def _is_ready(self, pid: int) -> bool:
-        while self._code is None and not self._holder.has_ended:
+        while self._code is None and not self._is_given_up:
             if self._generation.admin.find_owner() == pid:
                 return True
             time.sleep(POLL_S)

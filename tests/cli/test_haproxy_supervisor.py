@@ -199,13 +199,15 @@ class Poll:
         return [at for at, said in self.outcomes if said != "200"]
 
 
-async def test_a_killed_haproxy_is_back_at_once(door: Door) -> None:
+@pytest.mark.parametrize("supervisor_too", [False, True])
+async def test_a_killed_haproxy_is_back_at_once(door: Door, *, supervisor_too: bool) -> None:
     """New connections are refused for less than two seconds, and Ray notices nothing."""
-    killed = door.haproxy
+    killed, supervisor = door.haproxy, door.supervisor
     async with Poll(door) as poll:
+        if supervisor_too:
+            supervisor.kill()
         killed.kill()
         back_s = await asyncio.wait_for(poll.wait_back(), 20)
-    print(f"back after {back_s:.2f} s, {len(poll.failed)} calls failed")
     assert back_s < BACK_S
     assert door.haproxy.pid != killed.pid
     assert await door.api.is_running()
@@ -379,11 +381,18 @@ async def test_ray_learns_of_a_haproxy_that_stays_away(door: Door) -> None:
 
 async def test_clients_are_served_until_ray_has_replaced_it(door: Door) -> None:
     """When the process that Ray knows was killed, Ray alone is told."""
+    below = door.holder.children(recursive=True)
     door.holder.kill()
     await door.api._proc.wait() if door.api._proc else None
     await asyncio.sleep(0.2)
     assert not await door.api.is_running()
     assert await door.ask() == "200"
+    [killed] = [each for each in below if is_haproxy(each)]
+    killed.kill()
+    await wait_for(lambda: not killed.is_running())
+    await wait_for(lambda: listens("127.0.0.1", door.port))
+    [supervisor] = [each for each in below if each.is_running()]
+    await wait_for(lambda: len(supervisor.children()) == 1)
 
 
 async def test_ray_stops_it(door: Door) -> None:
