@@ -151,6 +151,8 @@ def build_api(directory: Path, port: int, backend_port: int) -> HAProxyApi:
         stats_port=free_port(),
         has_received_routes=True,
         has_received_servers=True,
+        # Ray has read its environment by now, and would cut streams after two minutes.
+        hard_stop_after_s=int(ray_environment()["RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S"]),
     )
     return HAProxyApi(config, build_backends(backend_port), str(directory / "haproxy.cfg"))
 
