@@ -110,10 +110,10 @@ def test_without_a_router_every_call_is_answered(local: Service) -> None:
                 timeout_s=120,
                 what="a new Router answers",
             )
-    refused = [answer for answer in poll.answers if answer.status_code != 200]
-    assert {answer.status_code for answer in refused} == {503}
+    # A call that the dying Router had taken has no answer, or a 502.
+    assert {answer.status_code for answer in poll.answers} - {502} == {200, 503}
+    assert poll.shut_s < 1
+    refused = [answer for answer in poll.answers if answer.status_code == 503]
     assert all(answer.json()["error"]["code"] == "service_unavailable" for answer in refused)
     assert all(answer.headers["retry-after"] == "5" for answer in refused)
-    # A call that the dying Router had taken has no answer.
-    assert poll.shut_s < 1
-    assert max(answer.elapsed.total_seconds() for answer in refused) < 1
+    assert max(answer.elapsed.total_seconds() for answer in refused) < BACK_S
