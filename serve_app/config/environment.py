@@ -37,6 +37,8 @@ def ray_environment(
       that waits for its answer.
     - A proxy has 30 s to start instead of 5 s. On a busy node Serve would kill the proxy, and
       `serve run` would end with it.
+    - Serve looks at its proxies every second instead of every ten. It replaces a proxy whose own
+      process was killed after three failures, and the port of the node is closed until then.
     - Ray starts a program of this package as HAProxy. The program amends Ray's configuration
       (`config/haproxy.py`). The callback puts this service's edge before Serve's HTTP layers.
     - Usage statistics are off, because no data may leave the site.
@@ -53,6 +55,7 @@ def ray_environment(
         "RAY_SERVE_HAPROXY_MAXCONN": "20000",
         "RAY_SERVE_HAPROXY_TIMEOUT_CLIENT_S": "300",
         "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": "30",
+        "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": "1",
         HAPROXY_PROGRAM: str(package / "cli" / "haproxy.sh"),
         PYTHON: str(python),
         "RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH": "serve_app.gateway.edge:build_edge",

@@ -25,6 +25,12 @@ FILES_PER_CONNECTION = 2.5
 RESERVED = 64
 """Connections that the public port leaves for metrics and statistics."""
 MAXCONN = r"(?m)^    maxconn (\d+)$"
+RETRIES_MAX = 3
+"""HAProxy's default."""
+APPLICATION = r"(?m)^    use_backend "
+SERVER = r"(?m)^    server \S+ \S+ check"
+ROUTER = r"(?m)^    server (\S+) \S+ check(?!.* backup$)"
+BACKEND = r"(?m)^(backend \S+\n)((?:(?:    .*)?\n)*)"
 ADMIN_SOCKET = r"(?m)^    stats socket (\S+) mode 666 (level admin .*)$"
 
 
@@ -110,6 +116,13 @@ class ProxyError:
         return f"status {self.status} content-type application/json string '{self.body}'{after}"
 
 
+UNAVAILABLE = ProxyError(
+    503,
+    "overloaded_error",
+    "service_unavailable",
+    "The service is not available at the moment. Try again shortly.",
+    retry_after_s=5,
+)
 ERRORS = (
     ProxyError(400, "invalid_request_error", "bad_request", "The request is not valid HTTP."),
     ProxyError(408, "invalid_request_error", "request_timeout", "The request came too slowly."),
@@ -117,33 +130,55 @@ ERRORS = (
     ProxyError(
         502, "server_error", "upstream_failed", "The router broke off before it had answered."
     ),
-    ProxyError(
-        503,
-        "overloaded_error",
-        "service_unavailable",
-        "The service is not available at the moment. Try again shortly.",
-        retry_after_s=5,
-    ),
+    UNAVAILABLE,
     ProxyError(504, "timeout_error", "deadline_exceeded", "The router did not answer in time."),
 )
 NOT_FOUND = ProxyError(404, "invalid_request_error", "unknown_url", "Unknown request URL.")
 
 
-def amend(text: str, limits: HAProxyLimits, files_max: int, tls: TlsListener | None = None) -> str:
+def amend(
+    text: str,
+    limits: HAProxyLimits,
+    files_max: int,
+    tls: TlsListener | None = None,
+    *,
+    admin_socket: str | None = None,
+) -> str:
     """Amend Ray's configuration with this service's limits and errors, for `files_max` open files.
 
-    `tls` None: the public port speaks plain HTTP.
+    `tls` None: the public port speaks plain HTTP. `admin_socket` None: HAProxy is controlled at the
+    path that Ray chose.
 
     Raises:
         TemplateChanged: a line to amend does not occur exactly once.
     """
     possible = int((files_max - FILES_SPARE) / FILES_PER_CONNECTION)
     connections_max = min(_read_maxconn(text), max(RESERVED * 2, possible))
-    for pattern, lines in _amendments(limits, connections_max, tls):
+    # Ray starts HAProxy before it knows the application.
+    elsewhere = NOT_FOUND if re.search(APPLICATION, text) else UNAVAILABLE
+    for pattern, lines in _amendments(limits, connections_max, elsewhere, tls, admin_socket):
         text, found = re.subn(pattern, lines, text)
         if found != 1:
             raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
-    return text
+    return re.sub(BACKEND, _amend_backend, text)
+
+
+def _amend_backend(backend: re.Match[str]) -> str:
+    """A backend that lets no call wait for a Router.
+
+    A retry at the same Router would wait for a second, so there is one retry for each further
+    Router. Ray's fallback, a proxy on the head, would hold calls until a Router runs, without a
+    limit. The fallback stays a server, so that Ray's health check counts it.
+    """
+    head, lines = backend.groups()
+    routers = re.findall(ROUTER, lines)
+    if not re.search(SERVER, lines):
+        return backend[0]
+    name = head.split()[1]
+    down = "".join(f" !{{ srv_is_up({name}/{router}) }}" for router in routers)
+    refused = f"    http-request return {UNAVAILABLE.render()}{' if' if down else ''}{down}\n"
+    retries = max(0, min(RETRIES_MAX, len(routers) - 1))
+    return f"{head}    retries {retries}\n{refused}{lines}"
 
 
 def _read_maxconn(text: str) -> int:
@@ -162,13 +197,18 @@ def find_admin_socket(text: str) -> str:
 
 
 def _amendments(
-    limits: HAProxyLimits, connections_max: int, tls: TlsListener | None
+    limits: HAProxyLimits,
+    connections_max: int,
+    elsewhere: ProxyError,
+    tls: TlsListener | None,
+    admin_socket: str | None,
 ) -> Iterator[tuple[str, str]]:
     """Patterns of Ray's lines, and their replacements."""
     # The socket's commands replace certificates and servers; Ray opens it to every user.
+    path = r"\1" if admin_socket is None else _literal(admin_socket)
     yield (
         ADMIN_SOCKET,
-        "\n".join((r"    stats socket \1 mode 600 \2", *(tls.globals() if tls else ()))),
+        "\n".join((rf"    stats socket {path} mode 600 \2", *(tls.globals() if tls else ()))),
     )
     yield MAXCONN, f"    maxconn {connections_max}"
     yield (
@@ -188,7 +228,7 @@ def _amendments(
     )
     yield (
         r"(?m)^(backend default_backend\n)    http-request return status 404 .*$",
-        r"\1" + _literal(f"    http-request return {NOT_FOUND.render()}"),
+        r"\1" + _literal(f"    http-request return {elsewhere.render()}"),
     )
 
 

@@ -5,7 +5,6 @@ from __future__ import annotations
 import asyncio
 import os
 import re
-import signal
 import socket
 import sys
 import time
@@ -178,11 +177,20 @@ async def running(
         )
         try:
             await wait_for(lambda: listens("127.0.0.1", int(config.http_options.port)))
+            await wait_for((directory / "admin.sock").exists)
             yield Proxy(config, process, backend)
         finally:
-            with suppress(ProcessLookupError):  # A reload has ended it.
-                process.send_signal(signal.SIGKILL)
-            await process.wait()
+            await end(process)
+
+
+async def end(process: asyncio.subprocess.Process) -> None:
+    """End what Ray started, and what is below; a reload may have ended it."""
+    with suppress(psutil.NoSuchProcess):
+        holder = psutil.Process(process.pid)
+        for each in (holder, *holder.children(recursive=True)):
+            with suppress(psutil.NoSuchProcess):
+                each.kill()
+    await process.wait()
 
 
 async def wait_for(condition: Callable[[], bool], timeout_s: float = 10) -> None:
@@ -363,10 +371,12 @@ async def test_nothing_is_shown_of_the_inside(proxy: Proxy) -> None:
 
 
 async def test_ray_finds_its_haproxy(proxy: Proxy, tmp_path: Path) -> None:
-    """By the id of the process that it started, and by its file on the command line."""
-    process = psutil.Process(proxy.process.pid)
-    assert process.exe().endswith("/haproxy")
-    assert str(tmp_path / "haproxy.cfg") in process.cmdline()
+    """By its file on the command line of the process that it started, and of no other."""
+    holder = psutil.Process(proxy.process.pid)
+    below = holder.children(recursive=True)
+    assert any(process.exe().endswith("/haproxy") for process in below)
+    path = str(tmp_path / "haproxy.cfg")
+    assert [path in process.cmdline() for process in (holder, *below)] == [True, False, False]
 
 
 async def test_a_template_that_changed_is_not_used(tmp_path: Path) -> None:
@@ -381,7 +391,7 @@ async def test_a_template_that_changed_is_not_used(tmp_path: Path) -> None:
     )
     _, said = await process.communicate()
     assert process.returncode == 1
-    assert said.startswith(b"serve-app: HAProxy is not started: 0 matches of ")
+    assert said == b"serve-app: HAProxy is not started: no admin socket\n"
 
 
 def test_no_more_connections_than_files(tmp_path: Path) -> None:
@@ -392,6 +402,20 @@ def test_no_more_connections_than_files(tmp_path: Path) -> None:
     assert "    maxconn 1433\n" in amend(text, HAProxyLimits(), 4096)
     with pytest.raises(TemplateChanged, match="no maxconn"):
         amend("", HAProxyLimits(), 4096)
+
+
+@pytest.mark.parametrize(("routers", "retries"), [(1, 0), (2, 1), (3, 2), (9, 3)])
+def test_a_call_is_retried_where_another_router_is(
+    tmp_path: Path, routers: int, retries: int
+) -> None:
+    """A retry at the same Router would wait for a second."""
+    write_config(tmp_path, backend_port=1)
+    text = (tmp_path / "haproxy.cfg").read_text()
+    (line,) = re.findall(r"(?m)^    server router .*\n", text)
+    more = "".join(line.replace("router", f"router-{number}") for number in range(routers))
+    amended = amend(text.replace(line, more), HAProxyLimits(), FILES)
+    assert f"\nbackend llm\n    retries {retries}\n" in amended
+    assert amended.count("    retries ") == 1
 
 
 def test_limits_are_read_from_the_environment() -> None:

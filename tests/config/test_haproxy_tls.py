@@ -42,7 +42,7 @@ from serve_app.offline.certificates.authority import (
     issue,
     make_authority,
 )
-from tests.config.test_haproxy import Proxy, running, wait_for, write_config
+from tests.config.test_haproxy import Proxy, end, running, wait_for, write_config
 
 SECRET = "s" * 40
 HOURS = timedelta(hours=1)
@@ -183,9 +183,11 @@ async def test_a_handshake_that_does_not_come_is_not_waited_for(tmp_path: Path, 
 
 async def test_the_files_are_private(tmp_path: Path, pki: Pki) -> None:
     """No other user reads the key or the secret, or gives HAProxy commands."""
-    async with serving(tmp_path, pki.asking()):
+    async with serving(tmp_path, pki.asking()) as proxy:
         directory = tmp_path / "haproxy"
-        for name in ("haproxy.cfg.amended", "haproxy.cfg.certificate.pem", "admin.sock"):
+        holder = proxy.process.pid
+        names = (f"haproxy.cfg.{holder}.amended", "haproxy.cfg.certificate.pem", "admin.sock")
+        for name in (*names, f"h{holder}"):
             assert stat.S_IMODE((directory / name).stat().st_mode) == 0o600
 
 
@@ -343,11 +345,17 @@ async def test_a_file_that_haproxy_cannot_take_is_told(tmp_path: Path, pki: Pki)
         assert (await get(proxy, pki.context("alice"))).text == "ok"
 
 
+def find_watcher(holder: int) -> psutil.Process:
+    """The process that looks after the certificates of what Ray started."""
+    below = psutil.Process(holder).children(recursive=True)
+    [watcher] = [each for each in below if "serve_app.cli.certificate_watch" in each.cmdline()]
+    return watcher
+
+
 async def test_the_watcher_ends_with_its_haproxy(tmp_path: Path, pki: Pki) -> None:
-    """It is a child of HAProxy, and leaves when HAProxy has gone."""
+    """It is a child of HAProxy's supervisor, and leaves when the supervisor has gone."""
     async with serving(tmp_path, pki.environment()) as proxy:
-        [watcher] = psutil.Process(proxy.process.pid).children()
-        assert "serve_app.cli.certificate_watch" in watcher.cmdline()
+        watcher = find_watcher(proxy.process.pid)
         # Ray would count it as an HAProxy.
         assert str(tmp_path / "haproxy" / "haproxy.cfg") not in watcher.cmdline()
     await wait_for(lambda: not watcher.is_running())
@@ -357,7 +365,7 @@ async def test_renewal_goes_on_after_rays_own_reload(tmp_path: Path, pki: Pki) -
     """Ray starts another HAProxy whenever Routers come and go: its watcher takes over."""
     context = pki.context()
     async with serving(tmp_path, pki.environment()) as proxy:
-        [first] = psutil.Process(proxy.process.pid).children()
+        first = find_watcher(proxy.process.pid)
         configuration = str(tmp_path / "haproxy" / "haproxy.cfg")
         environment = {**os.environ, **ray_environment(), **pki.environment()}
         second = await asyncio.create_subprocess_exec(
@@ -374,8 +382,7 @@ async def test_renewal_goes_on_after_rays_own_reload(tmp_path: Path, pki: Pki) -
                 await asyncio.sleep(0.05)
             assert (await get(proxy, context)).text == "ok"
         finally:
-            second.kill()
-            await second.wait()
+            await end(second)
 
 
 async def test_a_start_without_a_usable_certificate_says_why(tmp_path: Path, pki: Pki) -> None:

@@ -42,7 +42,7 @@ _TITLES: tuple[tuple[Part, re.Pattern[str]], ...] = tuple(
         # HAProxyManager only starts and reloads HAProxy; ProxyActor carries every byte.
         (Part.CONTROLLER, r"^ray::HAProxyManager"),
         (Part.PROXY, r"^ray::ProxyActor"),
-        (Part.HAPROXY, r"haproxy\b.*-f "),
+        (Part.HAPROXY, r"haproxy\b.*-f |serve_app\.cli\.haproxy"),
         (Part.GCS, r"gcs_server"),
         (Part.RAYLET, r"raylet/raylet"),
         (Part.RAY_REST, r"^ray::|/ray/|ray-dashboard|bin/serve run|bin/serve-app up"),
