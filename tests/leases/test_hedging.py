@@ -26,10 +26,14 @@ from serve_app.leases.hedging import (
 )
 from serve_app.leases.retries import RetryBudget
 from serve_app.replica.asgi import Receive, Send
+from tests.fakes import FakeGrant
 from tests.leases.replica import Replica, Replicas
 
-DEADLINES = DeadlinesConfig(lease_s=5, first_byte_s=5, gap_s=5, total_s=5)
+DEADLINES = DeadlinesConfig(lease_s=60, first_byte_s=60, gap_s=60, total_s=60)
+"""Longer than any test waits: no attempt ends by itself."""
 SOON = HedgingConfig(wait_s_min=0.02, wait_s_max=0.02, samples_min=1)
+NEVER = HedgingConfig(wait_s_min=60, wait_s_max=60, samples_min=1)
+"""Measures, and hedges nothing."""
 PATH = "/v1/chat/completions"
 
 
@@ -207,24 +211,39 @@ class Answers(Replica):
             released.cancel()
 
 
+class HeldReplicas(Replicas):
+    """Grants nothing while the test holds it."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.open = asyncio.Event()
+        self.open.set()
+
+    async def __call__(self, session: str | None = None) -> FakeGrant:
+        await self.open.wait()
+        return await super().__call__(session)
+
+
 class Tier:
     """Two replicas; Ray grants a call its place on the first of them."""
 
-    def __init__(self, replicas: Replicas, slow: Answers, quick: Answers) -> None:
+    def __init__(self, replicas: HeldReplicas, slow: Answers, quick: Answers) -> None:
         self.replicas = replicas
         self.slow = slow
         self.quick = quick
         self.client = TierClient("fast", replicas, LeaseConfig(reuse_s=0))
-        self.client.configure(LeaseConfig(reuse_s=0), hedging=SOON)
+        self.client.configure(LeaseConfig(reuse_s=0), hedging=NEVER)
 
     async def ask(self, usage: Usage | None = None, **more: Any) -> bytes:
         request = UpstreamRequest(PATH, b"{}", "id", **{"stream": True, "usage": usage, **more})
         deadlines = DEADLINES.start(asyncio.get_running_loop().time())
         body = b""
-        async with self.client.exchange(request, deadlines) as answer:
-            while chunk := await answer.read():
-                body += chunk
-        self.settling = request.settling
+        try:
+            async with self.client.exchange(request, deadlines) as answer:
+                while chunk := await answer.read():
+                    body += chunk
+        finally:
+            self.settling = request.settling
         return body
 
     async def settled(self) -> None:
@@ -248,7 +267,7 @@ async def tier() -> AsyncIterator[Tier]:
 @asynccontextmanager
 async def running() -> AsyncIterator[Tier]:
     """Both replicas have answered a call, so that the Router knows them and their times."""
-    replicas = Replicas()
+    replicas = HeldReplicas()
     slow, quick = Answers(), Answers()
     slow.name, quick.name = b"slow", b"quick"
     for replica in (slow, quick):
@@ -257,6 +276,7 @@ async def running() -> AsyncIterator[Tier]:
     tier = Tier(replicas, slow, quick)
     try:
         assert {await tier.ask(), await tier.ask()} == {b"slow", b"quick"}
+        tier.client.configure(LeaseConfig(reuse_s=0), hedging=SOON)
         slow.asked.clear()
         quick.asked.clear()
         slow.released.clear()
@@ -302,7 +322,9 @@ async def test_a_client_that_leaves_stops_both(tier: Tier) -> None:
     asked.cancel()
     with suppress(asyncio.CancelledError):
         await asked
+    assert tier.settling is not None
     await tier.settled()
+    assert tier.settling.done()
     assert (tier.slow.cancelled, tier.quick.cancelled) == (1, 1)
 
 
@@ -385,6 +407,67 @@ async def test_a_full_tier_gets_no_hedge(tier: Tier) -> None:
     await tier.settled()
 
 
+async def test_a_place_that_comes_too_late_is_given_back(tier: Tier) -> None:
+    """The first replica has answered before Ray names a second."""
+    asked = asyncio.ensure_future(tier.ask())
+    async with asyncio.timeout(5):
+        while not tier.slow.asked:
+            await asyncio.sleep(0)
+        tier.replicas.open.clear()
+        while tier.client._leases._spare is None:
+            await asyncio.sleep(0.005)
+    tier.slow.released.set()
+    assert await asked == b"slow"
+    tier.replicas.open.set()
+    async with asyncio.timeout(5):
+        while tier.client._leases._spare is not None:
+            await asyncio.sleep(0)
+    await tier.settled()
+    assert tier.quick.asked == []
+
+
+async def test_a_call_that_leaves_as_its_place_comes_gives_it_back() -> None:
+    """In the same turn of the loop."""
+    async with running() as tier:
+        pool = tier.client._leases
+        lease = await pool.acquire()
+        tier.replicas.open.clear()
+        late = asyncio.ensure_future(pool.acquire_elsewhere(lease.address))
+        while pool._spare is None:
+            await asyncio.sleep(0)
+        spare = pool._spare
+        tier.replicas.open.set()
+        while not spare.done():
+            await asyncio.sleep(0)
+            if len(tier.quick.leases) and pool._spare is None:
+                break
+        late.cancel()
+        with suppress(asyncio.CancelledError):
+            tier_lease = await late
+            assert tier_lease is not None
+            pool.release(tier_lease, reusable=False)
+        pool.release(lease, reusable=False)
+        await tier.settled()
+
+
+async def test_no_hedge_goes_to_the_same_replica(tier: Tier) -> None:
+    """Ray names it again and again: the call waits, and the places are given back."""
+    asked = asyncio.ensure_future(tier.ask())
+    async with asyncio.timeout(5):
+        while not tier.slow.asked:
+            await asyncio.sleep(0)
+    tier.replicas.replicas = [tier.slow]
+    async with asyncio.timeout(5):
+        while not (fates := tier.client.take_hedges()):
+            await asyncio.sleep(0.005)
+    assert fates == {HedgeFate.NO_PLACE: 1}
+    tier.slow.released.set()
+    assert await asked == b"slow"
+    assert len(tier.slow.asked) == 1
+    tier.replicas.replicas = [tier.slow, tier.quick]
+    await tier.settled()
+
+
 async def test_hedging_can_be_switched_off_while_a_call_is_late(tier: Tier) -> None:
     """The call keeps its hedge, the next one has none."""
     asked = asyncio.ensure_future(tier.ask())
@@ -397,7 +480,7 @@ async def test_hedging_can_be_switched_off_while_a_call_is_late(tier: Tier) -> N
     await tier.settled()
 
 
-@settings(suppress_health_check=[HealthCheck.too_slow], deadline=None)
+@settings(max_examples=8, suppress_health_check=[HealthCheck.too_slow], deadline=None)
 @given(st.lists(st.sampled_from(["ok", "late", "fails", "leaves"]), min_size=1, max_size=6))
 def test_no_mix_of_calls_leaves_a_place_taken(fates: list[str]) -> None:
     """Calls at a time that are late, fail or are left by their clients."""
