@@ -32,6 +32,8 @@ READERS = 16
 LEAVERS_PER_S = 50.0
 BODIES_PER_S = 20.0
 STREAM_TOKENS = 256
+LARGE_BYTES = 340_000
+"""Nearly what `configs/local.yaml` allows."""
 
 
 def render_call(*, tokens: int, stream: bool = True) -> bytes:
@@ -148,6 +150,16 @@ async def drip_body(target: Target) -> None:
             await asyncio.sleep(1)
 
 
+async def swell(target: Target) -> None:
+    """Send most of a large body at once, and the rest byte by byte."""
+    with await target.connect() as connection:
+        whole = render_request(Endpoint.CHAT.value, b" " * LARGE_BYTES)
+        await target.send(connection, whole[: -LARGE_BYTES // 4])
+        for _ in range(40):
+            await target.send(connection, b" ")
+            await asyncio.sleep(1)
+
+
 async def read_nothing(target: Target) -> None:
     """Ask for a long stream, and do not read it."""
     with await target.connect(receives_bytes=2048) as connection:
@@ -189,6 +201,7 @@ ATTACKS: Mapping[str, Attack] = {
     "idle": lambda target: at_a_time(target, IDLE, be_idle),
     "slow heads": lambda target: at_a_time(target, DRIPPERS, drip_head),
     "slow bodies": lambda target: at_a_time(target, DRIPPERS, drip_body),
+    "large bodies": lambda target: at_a_time(target, DRIPPERS, swell),
     "no readers": lambda target: at_a_time(target, READERS, read_nothing),
     "half-closed": lambda target: at_a_time(target, READERS, half_close),
     "leavers": lambda target: at_a_rate(target, LEAVERS_PER_S, leave),
