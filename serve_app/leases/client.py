@@ -8,9 +8,9 @@ from collections import Counter
 from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
-from dataclasses import dataclass
 from enum import Enum
 from functools import partial
+from typing import NamedTuple
 
 from serve_app.config.fairness import FairnessConfig
 from serve_app.config.hedging import HedgingConfig
@@ -206,8 +206,7 @@ class Attempt:
         self._release(reusable=True)
 
 
-@dataclass(frozen=True, slots=True)
-class Trial:
+class Trial(NamedTuple):
     """What came of an attempt; `exchange` is None if the replica has not begun the call."""
 
     attempt: Attempt
@@ -403,24 +402,25 @@ class TierClient:
                 attempt.decline()
                 break
             self._watch(request)
-            for trial in await self._send(attempt, request, deadlines):
-                verdict = trial.verdict
+            if self._hedging is None or not request.may_run_twice:
+                trials = [await self._try(attempt, deadlines)]
+            else:
+                trials = await self._hedge(self._hedging, attempt, request, deadlines)
+            verdict = trials[0].verdict
+            for trial in trials:
                 if trial.exchange is None:
                     continue
-                if verdict is Verdict.BEGUN:
+                if trial.verdict is Verdict.BEGUN:
                     return trial.attempt, trial.exchange
                 failed[trial.attempt.lease.address] = trial.exchange.status
             if len(failed) >= FAILURES_MAX:
                 break
         raise self._give_up(list(failed.values()))
 
-    async def _send(
-        self, attempt: Attempt, request: UpstreamRequest, deadlines: Deadlines
+    async def _hedge(
+        self, hedging: Hedging, attempt: Attempt, request: UpstreamRequest, deadlines: Deadlines
     ) -> list[Trial]:
         """What came of an attempt, and of a second attempt if the first took long."""
-        hedging = self._hedging
-        if hedging is None or not request.may_run_twice:
-            return [await self._try(attempt, deadlines)]
         late_after_s = hedging.late_after_s()
         if late_after_s is None:
             trials = [await self._try(attempt, deadlines, until_first=True)]
