@@ -316,8 +316,8 @@ class Calls(RuleBasedStateMachine):
         for tier in self.tiers.values():
             tier.close()
         await self.recorder.close()
-        for engine in (engine for engines in self.engines.values() for engine in engines):
-            await engine.stop()
+        engines = [engine for engines in self.engines.values() for engine in engines]
+        await asyncio.gather(*(engine.stop() for engine in engines))
 
     def _held(self) -> dict[str, int]:
         """What is still held, by name; nothing of it once all clients have gone."""
@@ -335,5 +335,5 @@ class Calls(RuleBasedStateMachine):
         return {name: count for name, count in held.items() if count}
 
 
-Calls.TestCase.settings = settings(max_examples=20, stateful_step_count=25, deadline=None)
+Calls.TestCase.settings = settings(stateful_step_count=25, deadline=None)
 TestCalls = Calls.TestCase
