@@ -13,7 +13,7 @@ PYTEST_UNIT = $(BIN)/pytest --ignore tests/serve --numprocesses auto --dist work
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help advisories install install-dev serve stop test unit thorough coverage serve-tests lint fuzz bench gpu-check docs openapi \
+.PHONY: help advisories install install-dev serve stop test unit thorough coverage serve-tests lint fuzz hostile bench gpu-check docs openapi \
 	engine-arguments lock clean
 
 help: ## Print this list
@@ -59,6 +59,9 @@ advisories: install-dev ## Known vulnerabilities of what the locks pin (asks pyp
 
 fuzz: install-dev ## 10,000 valid and broken calls, to the gateway alone and to the service (SEED=1)
 	@exec $(BIN)/python -m tests.fuzz --seed $(SEED)
+
+hostile: install-dev ## Absurd bodies and hostile connections against the service, beside other clients
+	@exec $(BIN)/python -m tests.hostile
 
 bench: install ## What the router costs, against bare vLLM
 	@exec $(BIN)/serve-app bench overhead

@@ -7,7 +7,7 @@ gigabyte that a Router does not need.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -33,7 +33,13 @@ from serve_app.observe.audit import AuditMetrics
 from serve_app.observe.feedback import FeedbackMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
-from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics, RetryMetrics
+from serve_app.observe.routing import (
+    ControlMetrics,
+    DriftMetrics,
+    HedgeMetrics,
+    LoadMetrics,
+    RetryMetrics,
+)
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
@@ -81,7 +87,7 @@ class Router:
             CallMetrics(),
             AccessLog(log_path),
             {name: partial(read_leases, client) for name, client in self._clients.items()},
-            build_flushers(self._pipeline, self._feedback.tally, self._retries),
+            build_flushers(self._pipeline, self._feedback.tally, self._retries, self._clients),
             settle=self._pipeline.settle,
         )
 
@@ -147,7 +153,10 @@ class Router:
         self._retries.configure(runtime.retries)
         for client in self._clients.values():
             client.configure(
-                runtime.leases, watches_load=runtime.watches_load, fairness=runtime.fairness
+                runtime.leases,
+                watches_load=runtime.watches_load,
+                fairness=runtime.fairness,
+                hedging=runtime.hedging,
             )
 
     async def __del__(self) -> None:
@@ -161,7 +170,10 @@ class Router:
 
 
 def build_flushers(
-    pipeline: Pipeline, tally: FeedbackTally, retries: RetryBudget
+    pipeline: Pipeline,
+    tally: FeedbackTally,
+    retries: RetryBudget,
+    clients: Mapping[str, TierClient],
 ) -> list[Callable[[], None]]:
     """The parts that report about once a second, apart from the calls."""
     return [
@@ -169,6 +181,7 @@ def build_flushers(
         DriftMetrics(pipeline.scores).flush,
         LoadMetrics(pipeline.loads).flush,
         RetryMetrics(lambda: retries.left).flush,
+        HedgeMetrics(lambda: {name: one.take_hedges() for name, one in clients.items()}).flush,
         FeedbackMetrics(tally.take).flush,
         AuditMetrics(partial(read_audit, pipeline)).flush,
     ]

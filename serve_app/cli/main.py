@@ -188,6 +188,11 @@ class Benchmarks(LazyGroup):
             "Send a tier ten times the calls that it can answer; count those that begin in time.",
         ),
         LazyCommand(
+            "hedging",
+            "serve_app.offline.bench.hedging:hedging",
+            "Send a tier whose engines pause the same calls with hedging and without.",
+        ),
+        LazyCommand(
             "access",
             "serve_app.offline.bench.access:access",
             "Measure the CPU time that a call needs to show who asks, by API key and by token.",

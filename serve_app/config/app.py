@@ -116,6 +116,7 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
             "feedback.directory: labels compare two tiers that generate, and there is "
             f"{'one' if generating else 'none'}"
         )
+    _check_hedging(runtime, tiers)
     _check_thinking(runtime, tiers)
     if runtime.access is not None:
         check_access(runtime.access, tiers)
@@ -141,6 +142,14 @@ def _check_prices(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
                 near = difflib.get_close_matches(name, known, n=1)
                 hint = f" (did you mean '{near[0]}'?)" if near else ""
                 raise ValueError(f"{key}: '{name}' is none of {', '.join(known)}{hint}")
+
+
+def _check_hedging(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:
+    names = [tier.name for tier in tiers]
+    hedged = runtime.hedging.tiers if runtime.hedging is not None else None
+    for name in hedged or ():
+        if name not in names:
+            raise ValueError(f"hedging.tiers: '{name}' is none of the tiers {', '.join(names)}")
 
 
 def _check_thinking(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:

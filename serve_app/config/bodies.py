@@ -57,6 +57,13 @@ class CountsConfig(Config):
     choices_max: int = Field(
         16, ge=1, le=16384, description="Answers to one prompt (`n`), including beams."
     )
+    answers_max: int = Field(
+        128,
+        ge=1,
+        le=1_000_000,
+        description="Answers of one call to `/v1/completions`: its prompts times `n`. The call "
+        "holds one place, whatever its number of answers.",
+    )
     logprobs_max: int = Field(
         20,
         ge=0,

@@ -24,6 +24,9 @@ FILES_PER_CONNECTION = 2.5
 """Client, server, and for each fourth connection a pipe with two ends: Ray enables splicing."""
 RESERVED = 64
 """Connections that the public port leaves for metrics and statistics."""
+ADDRESS_PART_MAX = 16
+"""One address has at most a sixteenth of the public port's connections. HAProxy waits `head_s` for
+the first request of a connection, so a few addresses could fill a port with fewer places."""
 MAXCONN = r"(?m)^    maxconn (\d+)$"
 RETRIES_MAX = 3
 """HAProxy's default."""
@@ -260,7 +263,7 @@ def _public(limits: HAProxyLimits, connections_max: int, tls: TlsListener | None
         begun = "session"
     # One household or machine has a whole /64 of IPv6 addresses.
     yield f"    tcp-request {begun} track-sc0 src,ipmask(32,64)"
-    most = limits.connections_per_address_max
+    most = min(limits.connections_per_address_max, (connections_max - RESERVED) // ADDRESS_PART_MAX)
     yield f"    tcp-request {begun} reject if {{ sc0_conn_cur gt {most} }}{unlimited}"
     # HAProxy adds its line of x-forwarded-for after the lines of the client. The Routers read them
     # from the end, so a client cannot hide its address.

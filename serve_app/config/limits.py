@@ -146,6 +146,14 @@ class LimitsConfig(Config):
         "plus 20 MiB for images if a tier's `engine` has `limit_mm_per_prompt`. A tier whose "
         "`engine` has no `max_model_len` counts 8 MiB.",
     )
+    held_body_bytes_max: int = Field(
+        512 * 1024**2,
+        ge=1024**2,
+        le=1024**4,
+        description="Bytes of all request bodies that one Router replica holds, of those that it "
+        "still reads and of calls in flight. A body of more than 16 KiB that would exceed it gets "
+        "429. The Router needs several times as much memory, because it also parses the bodies.",
+    )
     calls_max: int = Field(
         1024,
         gt=0,
@@ -188,6 +196,14 @@ class LimitsConfig(Config):
     def limits_callers(self) -> bool:
         """Whether any limit holds for callers, beside the limits of the Router itself."""
         return bool(self.rules)
+
+    @model_validator(mode="after")
+    def _readable(self) -> LimitsConfig:
+        if (self.given_body_bytes_max or 0) > self.held_body_bytes_max:
+            raise ValueError(
+                f"held_body_bytes_max: {self.held_body_bytes_max} is less than body_bytes_max"
+            )
+        return self
 
     @model_validator(mode="after")
     def _stored(self) -> LimitsConfig:

@@ -14,6 +14,7 @@ from serve_app.config.cache import CacheConfig
 from serve_app.config.cascade import CascadeConfig
 from serve_app.config.fairness import FairnessConfig
 from serve_app.config.feedback import FeedbackConfig
+from serve_app.config.hedging import HedgingConfig
 from serve_app.config.limits import LimitsConfig
 from serve_app.config.prices import PricesConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
@@ -274,6 +275,11 @@ class RuntimeConfig(Config):
     deadlines: DeadlinesConfig = Field(default_factory=DeadlinesConfig)
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
     retries: RetriesConfig = Field(default_factory=RetriesConfig)
+    hedging: HedgingConfig | None = Field(
+        None,
+        description="A second attempt of streamed calls whose first token is late. None: no call "
+        "is sent to two replicas.",
+    )
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
     fairness: FairnessConfig | None = Field(
         None,

@@ -30,6 +30,7 @@ from serve_app.gateway.admin import AdminPages
 from serve_app.gateway.feedback import build_feedback_page, read_page_body
 from serve_app.gateway.guard import Guard, check_endpoint, read_caller
 from serve_app.gateway.handlers import CallHandler, ClientGone, Recorder
+from serve_app.gateway.held_bodies import HeldBodies, HeldBody
 from serve_app.gateway.openapi import build_openapi_page
 from serve_app.gateway.paths import route_path
 from serve_app.gateway.readiness import Readiness
@@ -61,21 +62,27 @@ def build_gateway(
 
     `echo_request_id` is off behind Ray Serve, whose own server adds `x-request-id` to every answer.
     """
+    bodies = HeldBodies(pipeline)
     calls = {
         endpoint.value: CallHandler(
-            endpoint, pipeline, recorder, feedback=feedback, echo_request_id=echo_request_id
+            endpoint,
+            pipeline,
+            recorder,
+            bodies=bodies,
+            feedback=feedback,
+            echo_request_id=echo_request_id,
         )
         for endpoint in Endpoint
     }
     guard = Guard(pipeline)
-    pages = Pages(pipeline, readiness, guard)
+    pages = Pages(pipeline, readiness, guard, bodies)
     pages_app = Starlette(
         routes=[
             *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
             *response_routes(guard),
             *AdminPages(configs, pipeline, readiness).routes(guard),
             guard.page("/v1/route", pages.explain_route, ["POST"]),
-            guard.page("/v1/feedback", build_feedback_page(feedback), ["POST"]),
+            guard.page("/v1/feedback", build_feedback_page(feedback, bodies), ["POST"]),
             guard.page("/v1/models", pages.list_models, ["GET"]),
             guard.page("/v1/models/{model_id:path}", pages.show_model, ["GET"]),
             guard.page("/openapi.json", build_openapi_page(), ["GET"]),
@@ -137,8 +144,11 @@ class Gateway:
 class Pages:
     """The endpoints that this service answers without an engine."""
 
-    def __init__(self, pipeline: Pipeline, readiness: Readiness, guard: Guard) -> None:
+    def __init__(
+        self, pipeline: Pipeline, readiness: Readiness, guard: Guard, bodies: HeldBodies
+    ) -> None:
         self._guard = guard
+        self._bodies = bodies
         self._pipeline = pipeline
         self._readiness = readiness
         self._created = int(time.time())
@@ -159,10 +169,14 @@ class Pages:
         return _json(orjson.dumps(model_card(model_id, self._created)))
 
     async def explain_route(self, request: Request) -> Response:
+        with HeldBody(self._bodies) as held:
+            return await self._explain(request, held)
+
+    async def _explain(self, request: Request, held: HeldBody) -> Response:
         headers = RequestHeaders(request.scope)
         headers.check_media_type()
         limits = self._pipeline.runtime.limits
-        body = await read_page_body(request.receive, headers, limits.body_bytes_max)
+        body = await read_page_body(request.receive, headers, limits.body_bytes_max, held)
         endpoint = detect_endpoint(parse_json(body))
         caller = read_caller(request)
         check_endpoint(caller, endpoint)

@@ -15,6 +15,7 @@ from serve_app.core.errors import BodyTooSlow, FeedbackOff, InvalidField
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.lines import FeedbackReport
 from serve_app.gateway.handlers import read_body
+from serve_app.gateway.held_bodies import HeldBodies, HeldBody
 from serve_app.gateway.request_headers import REQUEST_ID, RequestHeaders
 from serve_app.gateway.wire import parse_json
 
@@ -26,14 +27,15 @@ KEYS = ("request_id", "right", "comment")
 
 
 def build_feedback_page(
-    feedback: FeedbackCollector | None,
+    feedback: FeedbackCollector | None, bodies: HeldBodies
 ) -> Callable[[Request], Awaitable[Response]]:
     """The endpoint. It does not look up the id, because any Router may have had the call."""
 
     async def take_feedback(request: Request) -> Response:
         headers = RequestHeaders(request.scope)
         headers.check_media_type()
-        body = await read_page_body(request.receive, headers, BODY_BYTES_MAX)
+        with HeldBody(bodies) as held:
+            body = await read_page_body(request.receive, headers, BODY_BYTES_MAX, held)
         report = parse_report(body)
         if feedback is None:
             raise FeedbackOff
@@ -44,17 +46,22 @@ def build_feedback_page(
 
 
 async def read_page_body(
-    receive: Receive, headers: RequestHeaders, bytes_max: int, *, body_s: float = BODY_S
+    receive: Receive,
+    headers: RequestHeaders,
+    bytes_max: int,
+    held: HeldBody,
+    *,
+    body_s: float = BODY_S,
 ) -> bytes:
     """The body of a request to a page.
 
     Raises:
         BodyTooSlow: the body took longer than `body_s`.
-        BodyTooLarge, ClientGone: as in `read_body`.
+        BodyTooLarge, TooManyCalls, ClientGone: as in `read_body`.
     """
     try:
         async with asyncio.timeout(body_s):
-            return await read_body(receive, headers, bytes_max)
+            return await read_body(receive, headers, bytes_max, held)
     except TimeoutError:
         raise BodyTooSlow from None
 

@@ -124,7 +124,11 @@ CHECKED: FieldTable = {
         Ruling.FORWARD, "within `bodies.grammars`"
     ),
     "response_format": FieldRule(Ruling.FORWARD, "within `bodies.grammars`"),
-    "n": FieldRule(Ruling.FORWARD, "within `bodies.counts.choices_max`"),
+    "n": FieldRule(
+        Ruling.FORWARD,
+        "within `bodies.counts.choices_max`, and with all prompts within "
+        "`bodies.counts.answers_max`",
+    ),
     "use_beam_search": FieldRule(
         Ruling.FORWARD, "`n` is its width, within `bodies.counts.choices_max`"
     ),

@@ -29,6 +29,7 @@ from serve_app.gateway.cache_use import read_cache_use
 from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.dialect import Translation, translate
 from serve_app.gateway.guard import check_endpoint
+from serve_app.gateway.held_bodies import HeldBodies, HeldBody
 from serve_app.gateway.render import (
     JSON_CONTENT,
     error_headers,
@@ -62,11 +63,14 @@ class Recorder(Protocol):
         ...
 
 
-async def read_body(receive: Receive, headers: RequestHeaders, bytes_max: int) -> bytes:
+async def read_body(
+    receive: Receive, headers: RequestHeaders, bytes_max: int, held: HeldBody
+) -> bytes:
     """The whole request body.
 
     Raises:
         BodyTooLarge: it is longer than allowed; the rest is not read.
+        TooManyCalls: the Router holds as many bytes of bodies as it may.
         ClientGone: the client left.
     """
     if headers.content_length is not None and headers.content_length > bytes_max:
@@ -82,13 +86,18 @@ async def read_body(receive: Receive, headers: RequestHeaders, bytes_max: int) -
         size += len(chunk)
         if size > bytes_max:
             raise BodyTooLarge(bytes_max)
+        held.add(len(chunk))
         chunks.append(chunk)
         more = message.get("more_body", False)
     return chunks[0] if len(chunks) == 1 else b"".join(chunks)
 
 
 async def read_body_in_time(
-    receive: Receive, headers: RequestHeaders, bytes_max: int, deadlines: Deadlines
+    receive: Receive,
+    headers: RequestHeaders,
+    bytes_max: int,
+    held: HeldBody,
+    deadlines: Deadlines,
 ) -> bytes:
     """The body as from `read_body`, within the time that the first byte of the answer may take.
 
@@ -97,7 +106,7 @@ async def read_body_in_time(
     """
     try:
         async with asyncio.timeout_at(deadlines.head_at(stream=True)):
-            return await read_body(receive, headers, bytes_max)
+            return await read_body(receive, headers, bytes_max, held)
     except TimeoutError:
         raise BodyTooSlow from None
 
@@ -166,6 +175,7 @@ class CallHandler:
         pipeline: Pipeline,
         recorder: Recorder,
         *,
+        bodies: HeldBodies,
         feedback: FeedbackCollector | None,
         echo_request_id: bool,
         clock: Callable[[], float] = time.perf_counter,
@@ -173,11 +183,16 @@ class CallHandler:
         self._endpoint = endpoint
         self._pipeline = pipeline
         self._recorder = recorder
+        self._bodies = bodies
         self._feedback = feedback
         self._echo_request_id = echo_request_id
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        with HeldBody(self._bodies) as held:
+            await self._call(scope, receive, send, held)
+
+    async def _call(self, scope: Scope, receive: Receive, send: Send, held: HeldBody) -> None:
         started = self._clock()
         deadlines = self._pipeline.runtime.deadlines.start(asyncio.get_running_loop().time())
         headers = RequestHeaders(scope)
@@ -189,7 +204,7 @@ class CallHandler:
                 if self._pipeline.steps.access is not None:
                     record.caller = await self._pipeline.authenticate(read_credentials(scope))
                     check_endpoint(record.caller, self._endpoint)
-                order = await self._receive(scope, headers, receive, deadlines)
+                order = await self._receive(scope, headers, receive, held, deadlines)
                 record.stream = order.call.stream
                 await self._answer(order, response, record, started, deadlines)
         except GatewayError as error:
@@ -207,7 +222,12 @@ class CallHandler:
             self._recorder.finish(record)
 
     async def _receive(
-        self, scope: Scope, headers: RequestHeaders, receive: Receive, deadlines: Deadlines
+        self,
+        scope: Scope,
+        headers: RequestHeaders,
+        receive: Receive,
+        held: HeldBody,
+        deadlines: Deadlines,
     ) -> Order:
         """Read the client's request.
 
@@ -221,7 +241,7 @@ class CallHandler:
         cached = self._pipeline.steps.cache is not None
         cache_use = read_cache_use(scope) if cached else CacheUse.DEFAULT
         bytes_max = self._pipeline.runtime.limits.body_bytes_max
-        body = await read_body_in_time(receive, headers, bytes_max, deadlines)
+        body = await read_body_in_time(receive, headers, bytes_max, held, deadlines)
         translation = translate(self._endpoint, body)
         call = parse_call(
             translation.engine_endpoint,

@@ -15,7 +15,7 @@ import orjson
 
 from serve_app.config.bodies import BodiesConfig
 from serve_app.core.call import AUTO, NO_LIMITS, CacheUse, Call, Endpoint, Policy, TierLimits
-from serve_app.core.errors import InvalidField, MalformedBody
+from serve_app.core.errors import InvalidField, MalformedBody, TooMany
 from serve_app.core.headers import POLICY_HEADER
 from serve_app.gateway.fields import admit_fields
 from serve_app.gateway.grammars import GRAMMAR_FIELDS, check_grammars
@@ -151,6 +151,8 @@ def parse_call(
     prompt = read_prompt(endpoint, sent, bodies)
     document = admit_tools(endpoint, admit_fields(endpoint, sent, bodies), bodies)
     check_values(document, bodies)
+    if prompt.answers > bodies.counts.answers_max:
+        raise TooMany("n", "answers to all prompts together", bodies.counts.answers_max)
     if document.keys() & GRAMMAR_FIELDS:
         check_grammars(document, bodies)
     stream = _flag(document, "stream") if endpoint.generates else False

@@ -4,13 +4,16 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections import Counter
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from enum import Enum
 from functools import partial
+from typing import NamedTuple
 
 from serve_app.config.fairness import FairnessConfig
+from serve_app.config.hedging import HedgingConfig
 from serve_app.config.runtime import LeaseConfig
 from serve_app.core.call import Endpoint, Usage
 from serve_app.core.deadlines import Deadlines
@@ -27,6 +30,7 @@ from serve_app.leases.admission import Admission
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
 from serve_app.leases.breaker import TierBreaker
 from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
+from serve_app.leases.hedging import HedgeFate, Hedging, race
 from serve_app.leases.http1 import (
     Address,
     Connection,
@@ -129,7 +133,10 @@ class Attempt:
         connections: ConnectionPool,
         lease: Lease,
         request: UpstreamRequest,
+        *,
+        pays: bool = True,
     ) -> None:
+        """`pays`: the call is charged for the attempt; of a hedged call, for one attempt only."""
         self._leases = leases
         self._connections = connections
         self._request = request
@@ -137,13 +144,17 @@ class Attempt:
         self._exchange: Exchange | None = None
         self._held = True
         self.lease = lease
+        self.pays = pays
+        self.began_at = lease.used_since
+        self.charged = lease.charged
+        """The claim of a call that had to wait; the place may serve another call before the end."""
 
-    async def send(self, deadlines: Deadlines) -> Exchange:
-        """Send the request and wait for the head of the answer.
+    async def send(self, deadlines: Deadlines, *, until_first: bool = False) -> Exchange:
+        """Send the request and wait for the head of the answer, and for its first bytes if asked.
 
         Raises:
-            ConnectionBroken: the replica was not reached, or was lost before the head came.
-            ExchangeTimeout: no head came in time.
+            ConnectionBroken: the replica was not reached, or was lost before that.
+            ExchangeTimeout: neither came in time.
         """
         request = self._request
         head_at = deadlines.head_at(stream=request.stream)
@@ -156,6 +167,8 @@ class Attempt:
             silent=request.silent,
         )
         await self._exchange.head()
+        if until_first and self._exchange.status < 300:
+            await self._exchange.first()
         return self._exchange
 
     def _complete(self) -> None:
@@ -183,7 +196,7 @@ class Attempt:
 
         The engine stops, and its replica reports how far the answer had come.
         """
-        if self._held and self._exchange is not None:
+        if self._held and self._exchange is not None and self.pays:
             self.lease.on_ended = self._request.expect_usage()
         if self._held:
             self.drop()
@@ -191,6 +204,14 @@ class Attempt:
     def decline(self) -> None:
         """Give the lease back unused."""
         self._release(reusable=True)
+
+
+class Trial(NamedTuple):
+    """What came of an attempt; `exchange` is None if the replica has not begun the call."""
+
+    attempt: Attempt
+    verdict: Verdict
+    exchange: Exchange | None
 
 
 class TierClient:
@@ -211,6 +232,7 @@ class TierClient:
         """No replica could be reached; a probe finds out when a replica can be reached again."""
         self._breaker = TierBreaker()
         self._retries = retries or RetryBudget()
+        self._hedging: Hedging | None = None
         self.watches_load = False
         """Whether the Router measures waits and asks replicas for their load."""
         self._first_tokens = FirstTokens()
@@ -278,6 +300,7 @@ class TierClient:
         *,
         watches_load: bool = False,
         fairness: FairnessConfig | None = None,
+        hedging: HedgingConfig | None = None,
     ) -> None:
         """Take new settings; leases in use keep their old settings."""
         if fairness != self._fairness:
@@ -287,6 +310,22 @@ class TierClient:
         self._leases.age_max_s = leases.age_max_s
         self._leases.sessions.kept_s = leases.session_s
         self.watches_load = watches_load
+        self._use_hedging(hedging)
+
+    def _use_hedging(self, config: HedgingConfig | None) -> None:
+        if config is None or not config.covers(self.name):
+            self._hedging = None
+        elif self._hedging is None:
+            self._hedging = Hedging(config, self._retries)
+        else:
+            self._hedging.configure(config)
+
+    def take_hedges(self) -> Counter[HedgeFate]:
+        """What became of the late calls since this was last asked."""
+        if self._hedging is None:
+            return Counter()
+        fates, self._hedging.fates = self._hedging.fates, Counter()
+        return fates
 
     def close(self) -> None:
         """End all leases that no call is using."""
@@ -314,13 +353,13 @@ class TierClient:
         """
         self._admission.check(request.claim, deadlines)
         self._retries.note_call()
+        if self._hedging is not None and request.may_run_twice:
+            self._hedging.note_call()
         self._breaker.breaker.begin(asyncio.get_running_loop().time())
         if self.watches_load:
             self._first_tokens.begin(request, asyncio.get_running_loop().time())
         try:
             attempt, exchange = await self._begin(request, deadlines)
-            # The place may serve another call before this block ends.
-            charged = attempt.lease.charged
             counts = exchange.status < 400
             if not counts:
                 self._forget_first(request)
@@ -332,7 +371,7 @@ class TierClient:
                 )
             finally:
                 attempt.cut()
-                self._correct(charged, request.usage)
+                self._correct(attempt.charged, request.usage)
         finally:
             self._forget_first(request)
 
@@ -363,15 +402,103 @@ class TierClient:
                 attempt.decline()
                 break
             self._watch(request)
-            verdict, exchange = await self._try(attempt, deadlines)
-            if exchange is None:
-                continue
-            if verdict is Verdict.BEGUN:
-                return attempt, exchange
-            failed[lease.address] = exchange.status
-            if len(failed) == FAILURES_MAX:
+            if self._hedging is None or not request.may_run_twice:
+                trials = [await self._try(attempt, deadlines)]
+            else:
+                trials = await self._hedge(self._hedging, attempt, request, deadlines)
+            verdict = trials[0].verdict
+            for trial in trials:
+                if trial.exchange is None:
+                    continue
+                if trial.verdict is Verdict.BEGUN:
+                    return trial.attempt, trial.exchange
+                failed[trial.attempt.lease.address] = trial.exchange.status
+            if len(failed) >= FAILURES_MAX:
                 break
         raise self._give_up(list(failed.values()))
+
+    async def _hedge(
+        self, hedging: Hedging, attempt: Attempt, request: UpstreamRequest, deadlines: Deadlines
+    ) -> list[Trial]:
+        """What came of an attempt, and of a second attempt if the first took long."""
+        late_after_s = hedging.late_after_s()
+        if late_after_s is None:
+            trials = [await self._try(attempt, deadlines, until_first=True)]
+        else:
+            trials = await self._race(hedging, attempt, request, deadlines, late_after_s)
+        self._note_times(hedging, attempt, trials[-1])
+        return trials
+
+    async def _race(
+        self,
+        hedging: Hedging,
+        attempt: Attempt,
+        request: UpstreamRequest,
+        deadlines: Deadlines,
+        late_after_s: float,
+    ) -> list[Trial]:
+        hedge: list[Attempt] = []
+
+        async def second() -> Trial | None:
+            lease = await self._spare_lease(hedging, attempt)
+            if lease is None:
+                return None
+            hedge.append(Attempt(self._leases, self._connections, lease, request, pays=False))
+            hedge[0].charged = attempt.charged
+            return await self._try(hedge[0], deadlines, until_first=True)
+
+        def wins(trial: Trial | None) -> bool:
+            if trial is None or trial.verdict is not Verdict.BEGUN:
+                return False
+            for other in (attempt, *hedge):
+                other.pays = other is trial.attempt
+            return True
+
+        trials: list[Trial | None] = []
+        try:
+            trials = await race(
+                partial(self._try, attempt, deadlines, until_first=True),
+                second,
+                late_after_s,
+                wins=wins,
+                discard=drop_trial,
+            )
+        except BaseException:
+            # The call's usage is expected before its block ends, and the runs end a moment later.
+            for tried in (attempt, *hedge):
+                tried.cut()
+            raise
+        finally:
+            if hedge:
+                hedging.fates[judge_hedge(hedge[0], trials)] += 1
+        return [trial for trial in trials if trial is not None]
+
+    async def _spare_lease(self, hedging: Hedging, attempt: Attempt) -> Lease | None:
+        """A place on another replica for a call that is late, None if no hedge is to be sent."""
+        now = asyncio.get_running_loop().time()
+        if not hedging.affordable():
+            hedging.fates[HedgeFate.NO_BUDGET] += 1
+            return None
+        lease = None
+        if not self.down and self._engines.total(now).queued == 0:
+            lease = await self._leases.acquire_elsewhere(attempt.lease.address)
+        if lease is None:
+            hedging.fates[HedgeFate.NO_PLACE] += 1
+        else:
+            hedging.spend()
+        return lease
+
+    def _note_times(self, hedging: Hedging, first: Attempt, last: Trial) -> None:
+        if (
+            last.verdict is not Verdict.BEGUN
+            or last.exchange is None
+            or last.exchange.status >= 400
+        ):
+            return
+        now = asyncio.get_running_loop().time()
+        hedging.note_first(now - first.began_at)
+        if last.attempt is not first:
+            hedging.note_first(now - last.attempt.began_at)
 
     def _may_send(self, last: Verdict) -> bool:
         """Whether a call may be sent after that verdict about its last attempt."""
@@ -385,15 +512,19 @@ class TierClient:
             if not request.opens_with_token:
                 self._first_tokens.forget(request)
 
-    async def _try(self, attempt: Attempt, deadlines: Deadlines) -> tuple[Verdict, Exchange | None]:
-        """The exchange with the answer's head; None if the replica has not begun the call."""
+    async def _try(
+        self, attempt: Attempt, deadlines: Deadlines, *, until_first: bool = False
+    ) -> Trial:
+        """The exchange with the answer's head, and with its first bytes if asked."""
         address = attempt.lease.address
         try:
-            exchange = await attempt.send(deadlines)
-        except ConnectionBroken:
+            exchange = await attempt.send(deadlines, until_first=until_first)
+        except ConnectionBroken as error:
             attempt.drop()
             self._leases.lose(address)
-            return Verdict.LOST, None
+            if error.begun:
+                self._note_fault(address)
+            return Trial(attempt, Verdict.LOST, None)
         except ExchangeTimeout as error:
             attempt.cut()
             raise DeadlineExceeded(error.limit, error.seconds) from None
@@ -403,7 +534,8 @@ class TierClient:
         verdict = self._judge(exchange, address)
         if verdict is not Verdict.BEGUN:
             attempt.drop()
-        return verdict, None if verdict in (Verdict.REFUSED, Verdict.LOST) else exchange
+        kept = verdict not in (Verdict.REFUSED, Verdict.LOST)
+        return Trial(attempt, verdict, exchange if kept else None)
 
     def _judge(self, exchange: Exchange, address: Address) -> Verdict:
         if self.watches_load:
@@ -570,6 +702,20 @@ class TierClient:
             self._engines.note(address, load, asyncio.get_running_loop().time())
 
 
+def drop_trial(trial: Trial | None) -> None:
+    """End an attempt whose answer came too late."""
+    if trial is not None:
+        trial.attempt.drop()
+
+
+def judge_hedge(hedge: Attempt, trials: Sequence[Trial | None]) -> HedgeFate:
+    """What became of a hedge, by the results of the race; no results: the call was cancelled."""
+    own = [trial for trial in trials if trial is not None and trial.attempt is hedge]
+    if not own:
+        return HedgeFate.LOST
+    return HedgeFate.WON if own[0].verdict is Verdict.BEGUN else HedgeFate.FAILED
+
+
 def make_order(fairness: FairnessConfig | None) -> WaitingOrder[Waiter]:
     """The order of waiting calls that a config asks for."""
     if fairness is None:
@@ -669,6 +815,15 @@ class UpstreamRequest:
         token.
         """
         return self.stream and self._path != RESPONSES_PATH
+
+    @property
+    def may_run_twice(self) -> bool:
+        """Whether the call may be hedged.
+
+        Only streams tell when they begin. A draft's head comes at its checkpoint. A session's
+        conversation is in the prefix cache of one replica, and only there.
+        """
+        return self.opens_with_token and not self._draft_tokens and self.session is None
 
     def render(self, lease: Lease) -> bytes:
         """The bytes on the wire, with the lease that opens the engine's port."""

@@ -99,6 +99,18 @@ class Exchange:
                 raise self._error
             await self._wait()
 
+    async def first(self) -> None:
+        """Wait until the first bytes of the body have come, or its end.
+
+        Raises:
+            ConnectionBroken: the peer went away first.
+            ExchangeTimeout: no bytes came in time.
+        """
+        while not (self._chunks or self.complete):
+            if self._error is not None:
+                raise self._error
+            await self._wait()
+
     async def read(self) -> bytes:
         """The body bytes that have come since the last call, b'' after the last ones.
 
@@ -106,7 +118,7 @@ class Exchange:
             ConnectionBroken: the peer went away in the middle.
             ExchangeTimeout: the next bytes did not come in time.
         """
-        while not self._chunks:
+        while not self._chunks:  # Not `first`: this runs for every token.
             if self.complete:
                 return b""
             if self._error is not None:

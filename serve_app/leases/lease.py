@@ -120,6 +120,13 @@ class IdleLeases:
         self.remove(lease)
         return lease
 
+    def pop_elsewhere(self, address: Address) -> Lease | None:
+        """Take a place on another replica, None if there is none."""
+        for here in self._at:
+            if here != address:
+                return self.pop_at(here)
+        return None
+
     def pop_all_at(self, address: Address) -> list[Lease]:
         """Take all places on a replica."""
         leases = list(self._at.get(address, ()))

@@ -68,6 +68,8 @@ class LeasePool:
         self._sweeper: asyncio.TimerHandle | None = None
         self._in_use: set[Lease] = set()
         self._in_use_at: Counter[Address] = Counter()
+        self._spare: asyncio.Task[None] | None = None
+        """The request to Ray for a place on another replica than that of a late call."""
         self._known: OrderedDict[Address, float] = OrderedDict()
         self._granted_at = float("-inf")
 
@@ -140,6 +142,72 @@ class LeasePool:
             lease = await self._wait_for_lease(session, patience_s, claim)
         self.sessions.note(session, lease.address, loop.time())
         return self._use(lease)
+
+    async def acquire_elsewhere(self, address: Address) -> Lease | None:
+        """A place on another replica, None if there is none to spare.
+
+        The caller must `release` the place. Calls that wait for a place come first.
+        """
+        now = asyncio.get_running_loop().time()
+        if self.waiting or not self._may_be_elsewhere(address, now):
+            return None
+        lease = self._idle.pop_elsewhere(address)
+        if lease is None and self._spare is None:
+            lease = await self._wait_for_spare(address)
+        return None if lease is None else self._use(lease)
+
+    def _may_be_elsewhere(self, address: Address, now: float) -> bool:
+        """Whether there is another replica that has not just failed."""
+        recent = (other for other, at in self._known.items() if at >= now - KNOWN_S)
+        return any(
+            other != address and not self.penalties.active(other, now)
+            for other in (*self._in_use_at, *recent)
+        )
+
+    async def _wait_for_spare(self, address: Address) -> Lease | None:
+        loop = asyncio.get_running_loop()
+        place: asyncio.Future[Lease | None] = loop.create_future()
+        # As in `_ask`: Ray must not see that the call which opens the lease is cancelled.
+        self._spare = loop.create_task(self._open_spare(place, address), context=Context())
+        try:
+            return await place
+        except asyncio.CancelledError:
+            if not place.cancelled() and (lease := place.result()) is not None:
+                self._offer(lease)
+            raise
+
+    async def _open_spare(self, place: asyncio.Future[Lease | None], address: Address) -> None:
+        lease = None
+        try:
+            lease = await self._ask_elsewhere(place, address)
+        except GatewayError:
+            pass  # The call goes on at its first replica.
+        finally:
+            self._spare = None
+            if not place.done():
+                place.set_result(lease)
+            elif lease is not None:
+                self._offer(lease)
+
+    async def _ask_elsewhere(
+        self, place: asyncio.Future[Lease | None], address: Address
+    ) -> Lease | None:
+        """A place on another replica, None if Ray names no other or nobody waits any more.
+
+        Raises:
+            GatewayError: Ray refused.
+        """
+        loop = asyncio.get_running_loop()
+        for _ in range(ASKS_MAX):
+            grant = await self._opener()
+            now = self._granted_at = loop.time()
+            lease = Lease(grant, now)
+            if lease.address != address and not self.penalties.active(lease.address, now):
+                return lease
+            loop.call_later(PARKED_S, self._closer, lease)
+            if place.done():
+                break
+        return None
 
     def _use(self, lease: Lease) -> Lease:
         now = asyncio.get_running_loop().time()

@@ -5,14 +5,17 @@ from __future__ import annotations
 import logging
 import math
 from collections.abc import Callable, Mapping
-from typing import Protocol
+from enum import StrEnum
+from typing import Protocol, TypeVar
 
-from ray.serve.metrics import Gauge
+from ray.serve.metrics import Counter, Gauge
 
 from serve_app.core.load import BreakerState, TierLoad
 
 logger = logging.getLogger("ray.serve")
 
+
+Fate = TypeVar("Fate", bound=StrEnum)
 
 NEWS = {
     BreakerState.OPEN: "is down",
@@ -162,3 +165,22 @@ class RetryMetrics:
         if spent != self._was_spent:
             self._was_spent = spent
             logger.warning("the retry budget %s", "is spent" if spent else "has retries again")
+
+
+class HedgeMetrics:
+    """Reads about once a second what became of the calls whose first token was late."""
+
+    def __init__(self, take: Callable[[], Mapping[str, Mapping[Fate, int]]]) -> None:
+        """`take` returns the counts of each tier since it was last called."""
+        self._take = take
+        self._hedges = Counter(
+            "serve_app_hedges",
+            "Calls whose first token was late, by the fate of their second attempt.",
+            ("tier", "fate"),  # type: ignore[arg-type]  # Ray says: a tuple of one
+        )
+
+    def flush(self) -> None:
+        """Hand the counts to Ray."""
+        for tier, fates in self._take().items():
+            for fate, count in fates.items():
+                self._hedges.inc(count, {"tier": tier, "fate": fate.value})

@@ -71,7 +71,7 @@ async def find_produced(
     engines = {tier.name: LoadedTier(runtime) for tier in tiers}
     pipeline = Pipeline(tiers, engines, build_scorer(runtime.routing), runtime, None, steps)
     leases = {name: lambda: (1, 0) for name in engines}
-    flushers = build_flushers(pipeline, FeedbackTally(), RetryBudget())
+    flushers = build_flushers(pipeline, FeedbackTally(), RetryBudget(), {})
     recorder = CallRecorder(CallMetrics(), AccessLog(log), leases, flushers, settle=pipeline.settle)
     app = build_gateway(tiers, pipeline, recorder, FakeReadiness())
     await _call(app, runtime.routing.strong_ratio_window + 1)

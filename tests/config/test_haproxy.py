@@ -154,7 +154,11 @@ class Connection:
 
 @asynccontextmanager
 async def running(
-    directory: Path, *, backend_port: int | None = None, more: Mapping[str, str] | None = None
+    directory: Path,
+    *,
+    backend_port: int | None = None,
+    more: Mapping[str, str] | None = None,
+    files: int = FILES,
 ) -> AsyncIterator[Proxy]:
     """HAProxy as Ray starts it, by what the environment says; `more` adds to the environment."""
     backend = Backend()
@@ -170,7 +174,7 @@ async def running(
             BODY_S: "1",
         }
         process = await asyncio.create_subprocess_exec(
-            *("sh", "-c", f'ulimit -n {FILES} && exec "$0" "$@"', environment[HAPROXY_PROGRAM]),
+            *("sh", "-c", f'ulimit -n {files} && exec "$0" "$@"', environment[HAPROXY_PROGRAM]),
             *("-db", "-f", str(directory / "haproxy.cfg"), "-dR"),
             env={**os.environ, **environment, **limits, **(more or {})},
             stderr=stack.enter_context((directory / "stderr").open("wb")),
@@ -416,6 +420,15 @@ def test_a_call_is_retried_where_another_router_is(
     amended = amend(text.replace(line, more), HAProxyLimits(), FILES)
     assert f"\nbackend llm\n    retries {retries}\n" in amended
     assert amended.count("    retries ") == 1
+
+
+def test_one_address_has_a_part_of_a_small_port(tmp_path: Path) -> None:
+    """Ten addresses could otherwise fill it, each within its own limit."""
+    write_config(tmp_path, backend_port=1)
+    text = (tmp_path / "haproxy.cfg").read_text()
+    assert " sc0_conn_cur gt 252 " in amend(text, HAProxyLimits(), 100_000)
+    few = HAProxyLimits(connections_per_address_max=7)
+    assert " sc0_conn_cur gt 7 " in amend(text, few, 100_000)
 
 
 def test_limits_are_read_from_the_environment() -> None:

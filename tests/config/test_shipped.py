@@ -79,7 +79,7 @@ def limits(path: Path) -> Iterator[tuple[str, float]]:
     for section in (config.runtime.limits, config.runtime.deadlines, config.runtime.leases):
         for key, value in section:
             # first_token_s bounds nothing by itself: without it, first_byte_s holds.
-            bounded = key not in ("given_body_bytes_max", "first_token_s")
+            bounded = not key.endswith("body_bytes_max") and key != "first_token_s"
             if bounded and isinstance(value, int | float):
                 yield key, value
 

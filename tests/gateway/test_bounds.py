@@ -293,6 +293,8 @@ def test_parts_that_reach_into_the_engine_are_refused(part: dict[str, Any]) -> N
         (Endpoint.CHAT, {"documents": [{}] * 257}),
         (Endpoint.COMPLETIONS, {"prompt": ["a"] * 129}),
         (Endpoint.COMPLETIONS, {"prompt": [[1]] * 129}),
+        (Endpoint.COMPLETIONS, {"prompt": ["a"] * 9, "n": 16}),
+        (Endpoint.COMPLETIONS, {"prompt": ["a"] * 128, "n": 2, "use_beam_search": True}),
         (Endpoint.EMBEDDINGS, {"input": ["a"] * 2049}),
         (Endpoint.RESPONSES, {"input": [USER] * 2049}),
         (Endpoint.TOKENIZE, {"prompt": "a" * 262_145}),

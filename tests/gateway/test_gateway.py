@@ -22,6 +22,7 @@ from serve_app.core.errors import (
 )
 from serve_app.core.load import BreakerState, TierLoad
 from serve_app.gateway.feedback import read_page_body
+from serve_app.gateway.held_bodies import HeldBodies, HeldBody
 from serve_app.gateway.request_headers import RequestHeaders
 from tests.fakes import FakeAnswer
 from tests.gateway.conftest import Gateway
@@ -459,7 +460,7 @@ async def test_a_client_that_leaves_a_page_is_no_fault_of_ours(
     assert not caplog.records
 
 
-async def test_a_page_does_not_wait_for_ever_for_a_body() -> None:
+async def test_a_page_does_not_wait_for_ever_for_a_body(gateway: Gateway) -> None:
     """A body that stops or drips in is given up; the client is told why."""
 
     async def receive() -> dict[str, object]:
@@ -467,8 +468,8 @@ async def test_a_page_does_not_wait_for_ever_for_a_body() -> None:
         return {"type": "http.request", "body": b" ", "more_body": True}
 
     headers = RequestHeaders({"headers": []})
-    with pytest.raises(BodyTooSlow):
-        await read_page_body(receive, headers, bytes_max=1000, body_s=0.05)
+    with HeldBody(HeldBodies(gateway.pipeline)) as held, pytest.raises(BodyTooSlow):
+        await read_page_body(receive, headers, 1000, held, body_s=0.05)
 
 
 async def post_in_pieces(

@@ -3,14 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 import pytest
 import ray
-from ray.serve.metrics import Gauge
+from ray.serve.metrics import Counter, Gauge
 
 from serve_app.core.load import BreakerState, TierLoad
-from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics, RetryMetrics
+from serve_app.leases.hedging import HedgeFate
+from serve_app.observe.routing import (
+    ControlMetrics,
+    DriftMetrics,
+    HedgeMetrics,
+    LoadMetrics,
+    RetryMetrics,
+)
 
 CONTROL = {"serve_app_routing_threshold", "serve_app_routing_strong_ratio"}
 
@@ -79,6 +87,17 @@ def test_a_spent_retry_budget_is_told_once(caplog: pytest.LogCaptureFixture) -> 
         metrics.flush()
     messages = [record.getMessage() for record in caplog.records]
     assert messages == ["the retry budget is spent", "the retry budget has retries again"]
+
+
+def test_hedges_are_counted_by_tier_and_fate(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each count is handed on once."""
+    told: list[tuple[float, Mapping[str, str]]] = []
+    monkeypatch.setattr(Counter, "inc", lambda _, value, tags: told.append((value, tags)))
+    counts: list[dict[str, dict[HedgeFate, int]]] = [{"fast": {HedgeFate.WON: 2}}, {"fast": {}}]
+    metrics = HedgeMetrics(lambda: counts.pop(0))
+    metrics.flush()
+    metrics.flush()
+    assert told == [(2, {"tier": "fast", "fate": "won"})]
 
 
 def test_avoided_replicas_are_told_when_their_number_changes(
