@@ -138,6 +138,11 @@ class Service:
         """The same as `deploy`, by the request that the command sends after two seconds."""
         self._put(self._edited(user_config))
 
+    def apply(self, document: dict[str, Any]) -> None:
+        """Deploy a whole file; returns when Serve calls the application running."""
+        self._is_edited = True
+        self._put(document)
+
     def restore(self) -> None:
         """Back to the config that the service was started with, whatever has been deployed."""
         if self._is_edited:
