@@ -15,8 +15,8 @@ import psutil
 
 from tests.faults.strikes import kill_engine, named
 from tests.faults.trial import Subject
-from tests.outcomes.account import Account
-from tests.outcomes.fault_table import make_row, render_table
+from tests.outcomes.account import leaked, left_files
+from tests.outcomes.fault_table import FaultRow, make_row, render_table
 from tests.outcomes.load import running_load
 from tests.serve.service import ROOT, running_service
 
@@ -84,9 +84,11 @@ def strike_at_random(subject: Subject, seconds: float, seed: int) -> bool:
         ended_s = time.monotonic()
         subject.wait_whole(before.processes)
         whole_s = time.monotonic() - ended_s
-    leaks = subject.leaks(before)
-    report(load.account(began_s), leaks, struck, whole_s)
-    return not (load.account(began_s).wrong() or leaks)
+    after = subject.wait_idle(before)
+    leaks, files = leaked(before, after), left_files(before, after)
+    row = make_row(f"{struck.total()} random kills", load.account(began_s), leaks, files, whole_s)
+    report(row, struck)
+    return not (row.wrong or row.leaked)
 
 
 def keep_striking(subject: Subject, seconds: float, rng: random.Random) -> Counter[str]:
@@ -105,12 +107,11 @@ def keep_striking(subject: Subject, seconds: float, rng: random.Random) -> Count
     return struck
 
 
-def report(account: Account, leaks: list[str], struck: Counter[str], whole_s: float) -> None:
+def report(row: FaultRow, struck: Counter[str]) -> None:
     """The table with one row, and what leaked."""
     kills = ", ".join(f"{count} {name}" for name, count in sorted(struck.items()))
-    row = make_row(f"{struck.total()} random kills", account, leaks, whole_s)
     print(render_table([row], f"Killed: {kills}."))
-    for leak in leaks:
+    for leak in row.leaked:
         print(f"leaked: {leak}")
 
 

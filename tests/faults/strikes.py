@@ -11,7 +11,7 @@ from tests.faults.trial import Subject, title_of
 
 def named(subject: Subject, kind: str) -> list[psutil.Process]:
     """The processes of a kind, as `Subject.kinds` counts them."""
-    return [each for each in subject.service.processes() if title_of(each).startswith(kind)]
+    return [each for each in subject.service.processes() if kind in title_of(each)]
 
 
 def kill(processes: Sequence[psutil.Process]) -> None:

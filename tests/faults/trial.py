@@ -6,13 +6,14 @@ import os
 import time
 from collections import Counter
 from collections.abc import Callable, Mapping, Sequence
+from dataclasses import replace
 from pathlib import Path
 
 import httpx
 import psutil
 
 from serve_app.leases.load import LOAD_HEADER, parse_engine_load
-from tests.outcomes.account import Holdings, leaked
+from tests.outcomes.account import Holdings, leaked, left_files
 from tests.outcomes.fault_table import FaultRow, append_row, make_row
 from tests.outcomes.load import CLIENTS, Load, running_load
 from tests.serve.leases import leased
@@ -32,6 +33,7 @@ KINDS = (
     "ray::ServeReplica:llm:tier-strong",
     "VLLM::",
     "haproxy",
+    "multiprocessing.resource_tracker",
 )
 """The processes that a fault can strike. How many idle workers Ray keeps is its own affair."""
 TIERS = ("fast", "strong")
@@ -64,7 +66,7 @@ class Subject:
     def kinds(self) -> Counter[str]:
         """The processes of the service by kind."""
         titles = [title_of(process) for process in self.service.processes()]
-        return Counter(kind for title in titles for kind in KINDS if title.startswith(kind))
+        return Counter(kind for title in titles for kind in KINDS if kind in title)
 
     def holdings(self) -> Holdings:
         """What the service holds while nobody asks."""
@@ -81,12 +83,12 @@ class Subject:
         found = self.service.replica_processes("")
         return sum(process.num_fds() for process in found) // max(len(found), 1)
 
-    def leaks(self, before: Holdings) -> list[str]:
-        """What the service still holds after a while beyond what it held before."""
+    def wait_idle(self, before: Holdings) -> Holdings:
+        """What the service still holds when it leaks nothing, or after a while."""
         until = time.monotonic() + SETTLE_S
-        while (found := leaked(before, self.holdings())) and time.monotonic() < until:
+        while leaked(before, after := self.holdings()) and time.monotonic() < until:
             time.sleep(1)
-        return found
+        return after
 
 
 def run_trial(
@@ -114,7 +116,9 @@ def run_trial(
         if while_loaded is not None:
             while_loaded(load)
         load.wait_answers(2 * clients)
-    row = make_row(fault, load.account(fault_s), subject.leaks(before), whole_s)
+    after = subject.wait_idle(replace(before, processes=whole))
+    leaks, files = leaked(replace(before, processes=whole), after), left_files(before, after)
+    row = make_row(fault, load.account(fault_s), leaks, files, whole_s)
     note(row)
     return row
 

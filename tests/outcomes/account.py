@@ -39,6 +39,13 @@ class Account:
         ends = [each.ended_s for each in auto if judge(each) in FAILED | {Outcome.REFUSED}]
         return max((end - self.fault_s for end in ends), default=0.0)
 
+    @property
+    def longest_s(self) -> float:
+        """The longest time of an answered `auto` call: calls may be held while a part is away."""
+        answered = [each for each in self.seen if judge(each) is Outcome.ANSWERED]
+        times = [each.ended_s - each.started_s for each in answered if each.model == "auto"]
+        return max(times, default=0.0)
+
     def wrong(self) -> list[str]:
         """What must never be, in words; empty if the account is square."""
         twice = _repeated(each.number for each in self.seen)
@@ -75,14 +82,17 @@ DESCRIPTORS_SPARE = 16
 
 
 def leaked(before: Holdings, after: Holdings) -> list[str]:
-    """What an idle service holds beyond what it held before, in words."""
+    """What an idle service holds beyond what it held before, in words; not its files."""
     more = after.processes - before.processes
     descriptors = after.descriptors - before.descriptors
-    files = after.shared_files - before.shared_files
     return [
         *([f"{after.ongoing} ongoing calls or leases"] if after.ongoing else []),
         *([f"{after.generating} requests in engines"] if after.generating else []),
         *(f"{count} more of {kind}" for kind, count in sorted(more.items())),
         *([f"{descriptors} more descriptors"] if descriptors > DESCRIPTORS_SPARE else []),
-        *(f"/dev/shm/{name}" for name in sorted(files)),
     ]
+
+
+def left_files(before: Holdings, after: Holdings) -> list[str]:
+    """Files of /dev/shm that nothing uses any more, and that were not there before."""
+    return sorted(after.shared_files - before.shared_files)

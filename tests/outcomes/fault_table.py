@@ -14,8 +14,8 @@ BEGIN = "<!-- written by `make faults` -->"
 END = "<!-- end of what `make faults` writes -->"
 HEAD = (
     "| fault | calls | in flight | answered | refused | error event | connection broken "
-    "| no connection | cancelled | lost, truncated, mixed | leaked | `auto` calls fail for, s "
-    "| whole again after, s |"
+    "| no connection | cancelled | lost, truncated, mixed | leaked | files left "
+    "| `auto` calls fail for, s | slowest `auto` answer, s | whole again after, s |"
 )
 COUNTED = (
     Outcome.ANSWERED,
@@ -36,7 +36,9 @@ class FaultRow:
     in_flight: int
     wrong: list[str]
     leaked: list[str]
+    files: list[str]
     failing_s: float
+    longest_s: float
     whole_s: float
 
     @property
@@ -55,7 +57,10 @@ class FaultRow:
         return self.outcomes.get(Outcome.REFUSED, 0)
 
     def check(self) -> None:
-        """Raise AssertionError if a call has a wrong outcome, or something is held for ever."""
+        """Raise AssertionError if a call has a wrong outcome, or something is held for ever.
+
+        Files are reported only.
+        """
         assert not self.wrong, f"{self.fault}: {self.wrong}"
         assert not self.leaked, f"{self.fault}: {self.leaked}"
 
@@ -64,15 +69,26 @@ class FaultRow:
         counts = [str(self.outcomes.get(outcome, 0)) for outcome in COUNTED]
         cells = [self.fault, f"{self.calls:,}", str(self.in_flight), *counts]
         cells += ["; ".join(self.wrong) or "0"]
-        cells += [str(len(self.leaked)), f"{self.failing_s:.1f}", f"{self.whole_s:.1f}"]
+        cells += [str(len(self.leaked)), str(len(self.files))]
+        cells += [f"{time_s:.1f}" for time_s in (self.failing_s, self.longest_s, self.whole_s)]
         return f"| {' | '.join(cells)} |"
 
 
-def make_row(fault: str, account: Account, leaks: list[str], whole_s: float) -> FaultRow:
+def make_row(
+    fault: str, account: Account, leaks: list[str], files: list[str], whole_s: float
+) -> FaultRow:
     """The row of a trial."""
     outcomes = {str(outcome): count for outcome, count in account.outcomes.items()}
     return FaultRow(
-        fault, outcomes, account.in_flight, account.wrong(), leaks, account.failing_s, whole_s
+        fault,
+        outcomes,
+        account.in_flight,
+        account.wrong(),
+        leaks,
+        files,
+        account.failing_s,
+        account.longest_s,
+        whole_s,
     )
 
 

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections import Counter
 from dataclasses import replace
 
 import pytest
 
-from tests.outcomes.account import DESCRIPTORS_SPARE, Account, Holdings, leaked
-from tests.outcomes.outcome import Ending, Outcome, Seen
+from tests.outcomes.account import DESCRIPTORS_SPARE, Account, Holdings, leaked, left_files
+from tests.outcomes.outcome import Ending, Outcome, Seen, expected_text
 
 CANCELLED = Seen(1, True, Ending.LEFT, 0.0, 2.0)
 BROKEN = Seen(2, True, Ending.BROKEN, 1.0, 5.0)
@@ -54,6 +55,19 @@ def test_cancelled_calls_alone_are_no_failure() -> None:
     assert account.in_flight == 0
 
 
+def test_the_slowest_answer() -> None:
+    """A call that was held while a part was away shows here, if it was answered in the end."""
+    body = json.dumps(
+        {
+            "choices": [{"message": {"content": expected_text(5)}, "finish_reason": "stop"}],
+            "usage": {"completion_tokens": 67},
+        }
+    ).encode()
+    answered = Seen(5, False, Ending.COMPLETE, 1.0, 8.0, 200, "call-5", body)
+    assert Account([5], [answered, BROKEN]).longest_s == 7
+    assert Account([5], [replace(answered, model="fast")]).longest_s == 0
+
+
 BEFORE = Holdings(processes=Counter({"engine": 2}), descriptors=40, shared_files=frozenset({"old"}))
 
 
@@ -65,7 +79,6 @@ BEFORE = Holdings(processes=Counter({"engine": 2}), descriptors=40, shared_files
         (replace(BEFORE, processes=Counter({"engine": 3})), "1 more of engine"),
         (replace(BEFORE, processes=Counter({"engine": 2, "haproxy": 1})), "1 more of haproxy"),
         (replace(BEFORE, descriptors=41 + DESCRIPTORS_SPARE), "17 more descriptors"),
-        (replace(BEFORE, shared_files=frozenset({"old", "new"})), "/dev/shm/new"),
     ],
 )
 def test_what_is_held_for_ever(after: Holdings, found: str) -> None:
@@ -78,3 +91,10 @@ def test_what_is_no_leak() -> None:
     assert leaked(BEFORE, BEFORE) == []
     less = Holdings(processes=Counter({"engine": 1}), descriptors=40 + DESCRIPTORS_SPARE)
     assert leaked(BEFORE, less) == []
+
+
+def test_files_that_nothing_uses() -> None:
+    """Those from before are not this fault's."""
+    after = replace(BEFORE, shared_files=frozenset({"old", "new"}))
+    assert left_files(BEFORE, after) == ["new"]
+    assert leaked(BEFORE, after) == []

@@ -10,6 +10,7 @@ import yaml
 
 from tests.faults.drains.conftest import replicas
 from tests.faults.trial import Subject, run_trial
+from tests.outcomes.fault_table import FaultRow
 from tests.outcomes.load import Load
 from tests.serve.service import wait_for
 
@@ -45,23 +46,41 @@ def wait_a_thousand(load: Load) -> None:
     wait_for(lambda: len(load.seen) >= CALLS, timeout_s=300, what=f"{CALLS} calls")
 
 
-def test_an_update_of_everything_loses_no_call(subject: Subject) -> None:
-    """Two replicas of one tier go one by one; the Router and the other tier surge."""
+def renew(application: dict[str, Any]) -> None:
+    """A change under `args`, which replaces all replicas."""
+    variables = application["args"]["router"].setdefault("env", {})
+    variables["SERVE_APP_TEST_VERSION"] = variables.get("SERVE_APP_TEST_VERSION", "") + "+"
+
+
+def update(subject: Subject, fault: str, change: Callable[[dict[str, Any]], None]) -> FaultRow:
+    """Deploy a changed file under load, until every replica is another process."""
     old = set().union(*(pids(subject, name) for name in DEPLOYMENTS))
 
-    def update(application: dict[str, Any]) -> None:
-        application["args"]["router"]["env"] = {"SERVE_APP_TEST_VERSION": "2"}
-
     def strike() -> None:
-        subject.service.apply(changed(subject, update))
+        subject.service.apply(changed(subject, change))
         wait_gone(subject, old)
 
-    row = run_trial(
-        subject,
-        "rolling update: Router, two `fast`, `strong`",
-        strike,
-        while_loaded=wait_a_thousand,
-    )
+    return run_trial(subject, fault, strike, while_loaded=wait_a_thousand)
+
+
+def test_an_update_of_everything_loses_no_call(subject: Subject) -> None:
+    """Two replicas of one tier go one by one; the Router and the other tier surge."""
+    row = update(subject, "update: two `fast`; Router and `strong` by surge", renew)
+    row.check()
+    assert row.calls >= CALLS
+    assert row.failed + row.refused == 0
+
+
+def test_an_update_without_room_holds_the_calls(subject: Subject) -> None:
+    """Calls that name a tier with one replica wait for the next one, if `lease_s` lets them."""
+
+    def renew_without_surge(application: dict[str, Any]) -> None:
+        renew(application)
+        router, _, strong = application["deployments"]
+        router["user_config"]["deadlines"]["lease_s"] = 120
+        strong["max_surge_percent"] = 0
+
+    row = update(subject, "update: `strong` without surge, `lease_s: 120`", renew_without_surge)
     row.check()
     assert row.calls >= CALLS
     assert row.failed + row.refused == 0
