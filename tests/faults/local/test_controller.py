@@ -7,7 +7,7 @@ import pytest
 from tests.faults.strikes import kill, named
 from tests.faults.trial import Subject, run_trial
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.faults]
 
 
 def test_a_killed_controller_costs_no_call(subject: Subject) -> None:

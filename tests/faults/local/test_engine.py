@@ -7,7 +7,7 @@ import pytest
 from tests.faults.strikes import kill_engine
 from tests.faults.trial import Subject, run_trial
 
-pytestmark = pytest.mark.serve
+pytestmark = [pytest.mark.serve, pytest.mark.faults]
 
 
 def test_a_killed_engine_costs_no_more_than_its_answers(subject: Subject) -> None:
