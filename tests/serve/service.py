@@ -85,7 +85,12 @@ class Service:
     def replicas(self, deployment: str) -> list[Any]:
         """The Ray actors of a deployment's replicas."""
         found = list_actors(
-            filters=[("state", "=", "ALIVE"), ("class_name", "=", f"ServeReplica:llm:{deployment}")]
+            # Without it Ray looks for clusters, and fails if another one runs on this machine.
+            address=ray.get_runtime_context().gcs_address,
+            filters=[
+                ("state", "=", "ALIVE"),
+                ("class_name", "=", f"ServeReplica:llm:{deployment}"),
+            ],
         )
         return [ray.get_actor(actor.name, namespace="serve") for actor in found]
 
