@@ -6,12 +6,12 @@ from collections.abc import Sequence
 
 import psutil
 
-from tests.faults.trial import Subject, title_of
+from tests.faults.trial import Subject, is_kind, title_of
 
 
 def named(subject: Subject, kind: str) -> list[psutil.Process]:
     """The processes of a kind, as `Subject.kinds` counts them."""
-    return [each for each in subject.service.processes() if kind in title_of(each)]
+    return [each for each in subject.service.processes() if is_kind(title_of(each), kind)]
 
 
 def kill(processes: Sequence[psutil.Process]) -> None:

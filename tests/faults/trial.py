@@ -24,6 +24,7 @@ ROWS = "SERVE_APP_FAULT_ROWS"
 WHOLE_S = 240.0
 """A generous limit; how long it takes is a figure, not a condition."""
 SETTLE_S = 45.0
+HAPROXY = "haproxy"
 KINDS = (
     "ray::ServeController",
     "ray::HAProxyManager",
@@ -32,7 +33,7 @@ KINDS = (
     "ray::ServeReplica:llm:tier-fast",
     "ray::ServeReplica:llm:tier-strong",
     "VLLM::",
-    "haproxy",
+    HAPROXY,
     "multiprocessing.resource_tracker",
 )
 """The processes that a fault can strike. How many idle workers Ray keeps is its own affair."""
@@ -66,7 +67,7 @@ class Subject:
     def kinds(self) -> Counter[str]:
         """The processes of the service by kind."""
         titles = [title_of(process) for process in self.service.processes()]
-        return Counter(kind for title in titles for kind in KINDS if kind in title)
+        return Counter(kind for title in titles for kind in KINDS if is_kind(title, kind))
 
     def holdings(self) -> Holdings:
         """What the service holds while nobody asks."""
@@ -134,9 +135,14 @@ def title_of(process: psutil.Process) -> str:
     """What a process calls itself; HAProxy's command line is a path."""
     try:
         name = process.name()
-        return name if name == "haproxy" else " ".join(process.cmdline())
+        return name if name == HAPROXY else " ".join(process.cmdline())
     except psutil.Error:
         return ""
+
+
+def is_kind(title: str, kind: str) -> bool:
+    """Whether a process with this title is of a kind; paths of others may hold `haproxy`, too."""
+    return title == kind if kind == HAPROXY else kind in title
 
 
 def _generating(tier: str) -> int:
