@@ -2,18 +2,20 @@ CONFIG ?= configs/local.yaml
 PYTHON ?=
 UPGRADE ?=
 SEED ?= 1
+CHAOS_S ?= 600
 export PYTHON UPGRADE
 # Every worker and every process that a test starts would compile the project's files again.
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 INSTALL := @sh tools/python.sh tools/install.py
-# Without tests/serve: every worker would import what only those tests need.
-PYTEST_UNIT = $(BIN)/pytest --ignore tests/serve --numprocesses auto --dist worksteal
+# Without the tests on real Ray: every worker would import what only those tests need.
+PYTEST_UNIT = $(BIN)/pytest --ignore tests/serve --ignore tests/faults --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help advisories install install-dev serve stop test unit thorough coverage serve-tests lint fuzz hostile bench gpu-check docs openapi \
+.PHONY: help advisories install install-dev serve stop test unit thorough coverage serve-tests lint faults chaos fuzz hostile soak bench \
+	gpu-check docs openapi \
 	engine-arguments lock clean
 
 help: ## Print this list
@@ -44,7 +46,7 @@ coverage: install-dev ## The same, and which branches of the serving code they m
 	@$(PYTEST_UNIT) --hypothesis-profile thorough --cov --cov-report=term
 
 serve-tests: install-dev ## The tests that start real Ray and real vLLM
-	@$(BIN)/pytest -m serve
+	@$(BIN)/pytest -m "serve and not faults"
 
 lint: install-dev ## Ruff, mypy, the import contracts and the locks
 	@$(BIN)/python tools/check_locks.py
@@ -56,6 +58,12 @@ lint: install-dev ## Ruff, mypy, the import contracts and the locks
 advisories: install-dev ## Known vulnerabilities of what the locks pin (asks pypi.org)
 	@for lock in cpu gpu dev; do $(BIN)/uvx --quiet pip-audit==2.10.1 --no-deps --disable-pip \
 	--progress-spinner off -r requirements/$$lock.txt || exit 1; done
+
+faults: install-dev ## Every fault and drain under load; the table goes into docs/guarantees.md
+	@exec $(BIN)/python -m tests.faults
+
+chaos: install-dev ## Random kills under load for CHAOS_S seconds (CHAOS_S=600, SEED=1)
+	@exec $(BIN)/python -m tests.faults.chaos --seconds $(CHAOS_S) --seed $(SEED)
 
 fuzz: install-dev ## 10,000 valid and broken calls, to the gateway alone and to the service (SEED=1)
 	@exec $(BIN)/python -m tests.fuzz --seed $(SEED)

@@ -85,7 +85,12 @@ class Service:
     def replicas(self, deployment: str) -> list[Any]:
         """The Ray actors of a deployment's replicas."""
         found = list_actors(
-            filters=[("state", "=", "ALIVE"), ("class_name", "=", f"ServeReplica:llm:{deployment}")]
+            # Without it Ray looks for clusters, and fails if another one runs on this machine.
+            address=ray.get_runtime_context().gcs_address,
+            filters=[
+                ("state", "=", "ALIVE"),
+                ("class_name", "=", f"ServeReplica:llm:{deployment}"),
+            ],
         )
         return [ray.get_actor(actor.name, namespace="serve") for actor in found]
 
@@ -137,6 +142,11 @@ class Service:
     def configure(self, user_config: dict[str, Any]) -> None:
         """The same as `deploy`, by the request that the command sends after two seconds."""
         self._put(self._edited(user_config))
+
+    def apply(self, document: dict[str, Any]) -> None:
+        """Deploy a whole file; returns when Serve calls the application running."""
+        self._is_edited = True
+        self._put(document)
 
     def restore(self) -> None:
         """Back to the config that the service was started with, whatever has been deployed."""

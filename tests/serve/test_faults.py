@@ -196,29 +196,6 @@ def test_a_draining_replica_says_so(service: Service) -> None:
     replica.kill()
 
 
-def test_a_killed_router_leaks_nothing(service: Service) -> None:
-    """When the Router dies in the middle of a stream, the engine stops and Ray counts 0 again."""
-    wait_replaced(service, "fast")
-    (router,) = service.replica_processes("Router")
-    with long_stream(service, "fast") as response:
-        lines = response.iter_lines()
-        next(lines)
-        router.kill()
-        with pytest.raises(httpx.HTTPError):
-            list(lines)
-    wait_for(
-        lambda: service.ongoing("tier-fast") == 0, timeout_s=30, what="the lease is free again"
-    )
-    wait_for(lambda: _answers(service), timeout_s=120, what="a new Router answers")
-
-
-def _answers(service: Service) -> bool:
-    try:
-        return service.chat(model="fast").status_code == 200
-    except httpx.HTTPError:
-        return False
-
-
 def test_a_killed_tier_is_stood_in_for(both: Service) -> None:
     """Auto is answered by the fast tier, and by the strong one again when it is back."""
     assert both.chat(model="auto", messages=HARD).headers["x-route-tier"] == "strong"

@@ -1,0 +1,1 @@
+"""Updates and scale-downs that lose no call, on a service with room for them."""

@@ -1,0 +1,1 @@
+"""Faults of the embedded default, on one service behind HAProxy."""
