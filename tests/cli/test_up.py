@@ -1,4 +1,4 @@
-"""What `serve-app up` says of TLS before it starts anything."""
+"""What `serve-app up` says before it starts anything."""
 
 from __future__ import annotations
 
@@ -7,7 +7,9 @@ from pathlib import Path
 import pytest
 from typer.testing import CliRunner
 
+from serve_app.cli.leftovers import RunDirectory
 from serve_app.cli.main import app
+from serve_app.config.environment import socket_dir
 from serve_app.config.reader import RUN_DIR_VARIABLE
 from serve_app.config.tls import CERTIFICATE, KEY
 
@@ -32,3 +34,26 @@ def test_a_service_without_the_tls_that_is_asked_for_is_not_started(
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_on_a_full_disk_is_named(tmp_path: Path) -> None:
+    """One line says which; nothing is started, and no directory for sockets is left."""
+    blocked = tmp_path / "file"
+    blocked.touch()
+    run_dir = blocked / "run"  # cannot be made, as on a full disk
+    result = CliRunner().invoke(app, ["up", str(LOCAL)], env={RUN_DIR_VARIABLE: str(run_dir)})
+    assert result.exit_code == 1
+    assert result.stderr.startswith("The service did not start: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not socket_dir(run_dir).exists()
+
+
+def test_a_second_service_of_a_run_directory_is_not_started(tmp_path: Path) -> None:
+    """The first one holds a lock, which ends with it."""
+    first = RunDirectory(tmp_path)
+    assert first.lock()
+    result = CliRunner().invoke(app, ["up", str(LOCAL)], env={RUN_DIR_VARIABLE: str(tmp_path)})
+    assert (result.exit_code, result.stdout) == (
+        1,
+        "A service runs already; `serve-app down` ends it.\n",
+    )

@@ -1,0 +1,114 @@
+"""What an earlier service of this run directory has left: processes, files, sessions of Ray.
+
+Only what is known to be its own is touched: processes by the mark in their environment, files in
+shared memory that these processes use, sessions that this run directory has noted.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import os
+import re
+import shutil
+from collections.abc import Iterable
+from pathlib import Path
+
+import psutil
+
+from serve_app.cli import processes
+from serve_app.config.environment import socket_dir
+from serve_app.replica.shared_files import SharedFileRecords, find_mapped, remove_unused
+
+SESSIONS_KEPT = 2
+"""Sessions of Ray whose logs stay, beside the session that starts."""
+SESSIONS_FILE = "sessions"
+LOCK_FILE = "lock"
+GRACE_S = 3.0
+_SESSION = re.compile(r"(/[^\s=]*/session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_\d+)(?=[/\s]|$)")
+
+
+class RunDirectory:
+    """The directory of one service on this machine."""
+
+    def __init__(self, path: Path) -> None:
+        self.path = path
+        self._lock: int | None = None
+
+    def lock(self) -> bool:
+        """Become the one living `serve-app up` of the directory; False if another one is.
+
+        The lock ends with this process.
+
+        Raises:
+            OSError: the directory cannot be written.
+        """
+        self.path.mkdir(parents=True, exist_ok=True)
+        flags = os.O_RDWR | os.O_CREAT | os.O_NOFOLLOW | os.O_CLOEXEC
+        file = os.open(self.path / LOCK_FILE, flags, 0o600)
+        try:
+            fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            os.close(file)
+            return False
+        self._lock = file
+        return True
+
+    def end_leftovers(self) -> int:
+        """End the processes of an earlier service, and remove its files; returns their number."""
+        left = processes.marked(self.path)
+        end_with_files(left)
+        shutil.rmtree(socket_dir(self.path), ignore_errors=True)
+        SharedFileRecords().sweep()
+        return len(left)
+
+    def note_sessions(self, found: Iterable[Path]) -> None:
+        """Note that these sessions of Ray are the directory's own."""
+        known = self._read_sessions()
+        new = sorted(set(found) - set(known))
+        if new:
+            with (self.path / SESSIONS_FILE).open("a", encoding="utf-8") as file:
+                file.writelines(f"{path}\n" for path in new)
+
+    def prune_sessions(self, kept: int = SESSIONS_KEPT) -> None:
+        """Remove its own oldest sessions, of which no process speaks."""
+        known = self._read_sessions()
+        old = known[: max(0, len(known) - kept)]
+        spoken_of = find_sessions(psutil.process_iter()) if old else set()
+        for path in old:
+            if path not in spoken_of and _is_session(path):
+                shutil.rmtree(path, ignore_errors=True)
+        left = [path for path in known if path.exists()]
+        if left != known:
+            lines = "".join(f"{path}\n" for path in left)
+            (self.path / SESSIONS_FILE).write_text(lines, encoding="utf-8")
+
+    def _read_sessions(self) -> list[Path]:
+        try:
+            lines = (self.path / SESSIONS_FILE).read_text(encoding="utf-8").splitlines()
+        except FileNotFoundError:
+            return []
+        return [Path(line) for line in lines if _SESSION.fullmatch(line)]
+
+
+def end_with_files(left: list[psutil.Process]) -> None:
+    """End processes, and remove the files in shared memory that only they used."""
+    files = find_mapped(process.pid for process in left)
+    processes.end(left, grace_s=GRACE_S)
+    remove_unused(files)
+
+
+def find_sessions(found: Iterable[psutil.Process]) -> set[Path]:
+    """The sessions of Ray that the command lines of these processes name."""
+    sessions = set[Path]()
+    for process in found:
+        try:
+            words = "\n".join(process.cmdline())
+        except psutil.Error:
+            continue
+        sessions.update(Path(match[1]) for match in _SESSION.finditer(words))
+    return sessions
+
+
+def _is_session(path: Path) -> bool:
+    """Whether this user's session is there, and no link to somewhere else."""
+    return path.is_dir() and not path.is_symlink() and path.stat().st_uid == os.getuid()
