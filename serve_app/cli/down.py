@@ -20,6 +20,7 @@ def down() -> None:
     directory = run_dir()
     before = processes.marked(directory)
     if not before:
+        _remove_files(RunDirectory(directory))
         typer.echo("No service is running.")
         return
     for process in before:
@@ -32,6 +33,12 @@ def down() -> None:
     while (left := processes.marked(directory)) and time.monotonic() < deadline:
         end_with_files(left)
     if not left:
-        RunDirectory(directory).end_leftovers()
+        _remove_files(RunDirectory(directory))
     typer.echo("Stopped." if not left else f"Still running: {[process.pid for process in left]}")
     raise typer.Exit(1 if left else 0)
+
+
+def _remove_files(directory: RunDirectory) -> None:
+    """Remove what a service that was killed has left, unless another one has just begun."""
+    if directory.path.exists() and directory.lock():
+        directory.end_leftovers()

@@ -53,6 +53,12 @@ class RunDirectory:
         self._lock = file
         return True
 
+    def release(self) -> None:
+        """Let another `serve-app up` start."""
+        if self._lock is not None:
+            os.close(self._lock)
+            self._lock = None
+
     def end_leftovers(self) -> int:
         """End the processes of an earlier service, and remove its files; returns their number."""
         left = processes.marked(self.path)

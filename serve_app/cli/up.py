@@ -134,8 +134,10 @@ def up(
     except Stopped:
         typer.echo("Stopping.")
         code = 0
-    except (TimeoutError, ChildProcessError, OSError) as error:
+    except (TimeoutError, ChildProcessError) as error:
         typer.echo(f"The service did not start: {error}", err=True)
+    except OSError as error:
+        _tell_disk(directory, error)
     raise typer.Exit(code)
 
 
@@ -150,9 +152,13 @@ def _take(directory: RunDirectory) -> None:
             typer.echo(f"Ended {left} processes that an earlier service had left.")
         directory.prune_sessions()
     except OSError as error:
-        where = error.filename or directory.path
-        typer.echo(f"The service did not start: {where}: {error.strerror}", err=True)
+        _tell_disk(directory, error)
         raise typer.Exit(1) from None
+
+
+def _tell_disk(directory: RunDirectory, error: OSError) -> None:
+    where = error.filename or directory.path
+    typer.echo(f"The service did not start: {where}: {error.strerror}", err=True)
 
 
 def _find_supervisor(directory: Path) -> psutil.Process | None:

@@ -8,15 +8,18 @@ parent's thread, and a thread of a replica may end before the replica.
 
 from __future__ import annotations
 
+import multiprocessing
 import os
 import select
 import signal
 import time
+from contextlib import suppress
 from threading import Thread
 from typing import Any
 
 GRACE_S = 2.0
 """The time after SIGTERM in which EngineCore can remove its files and stop its workers."""
+POLL_S = 0.5
 
 
 def watch_engine_processes() -> None:
@@ -49,26 +52,28 @@ def run_worker(*args: Any, **kwargs: Any) -> None:
 
 
 def end_with_parent(grace_s: float = GRACE_S) -> None:
-    """Get SIGTERM when the parent process ends, and SIGKILL `grace_s` later."""
-    parent = os.getppid()
-    try:
-        watched = os.pidfd_open(parent)
-    except ProcessLookupError:
-        _end(grace_s)
-        return
-    if os.getppid() != parent:  # it has ended, and its number may have a new owner
-        _end(grace_s)
-    Thread(target=_watch, args=(watched, grace_s), name="parent-watch", daemon=True).start()
+    """Get SIGTERM when the process that has started this one ends, and SIGKILL `grace_s` later.
+
+    For processes that `multiprocessing` has started.
+    """
+    parent = multiprocessing.parent_process()
+    assert parent is not None, "multiprocessing has started this process"
+    arguments = (parent.pid, grace_s)
+    Thread(target=_watch, args=arguments, name="parent-watch", daemon=True).start()
 
 
-def _watch(watched: int, grace_s: float) -> None:
-    poll = select.poll()
-    poll.register(watched, select.POLLIN)
-    poll.poll()
-    _end(grace_s)
-
-
-def _end(grace_s: float) -> None:
+def _watch(parent: int, grace_s: float) -> None:
+    with suppress(OSError):  # It has ended already, or the kernel is older than 5.3.
+        _wait_ended(os.pidfd_open(parent))
+    while os.getppid() == parent:
+        time.sleep(POLL_S)
     os.kill(os.getpid(), signal.SIGTERM)
     time.sleep(grace_s)
     os.kill(os.getpid(), signal.SIGKILL)
+
+
+def _wait_ended(process: int) -> None:
+    poll = select.poll()
+    poll.register(process, select.POLLIN)
+    poll.poll()
+    os.close(process)

@@ -123,6 +123,7 @@ def assert_gone(service: Killed, before: set[str]) -> None:
     assert directory.lock()
     assert directory.end_leftovers() == 0
     directory.prune_sessions()
+    directory.release()
     assert unused_files() <= before
     assert not socket_dir(service.run_dir).exists()
     noted = (service.run_dir / "sessions").read_text().splitlines()
