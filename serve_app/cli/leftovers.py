@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import shutil
+import time
 from collections.abc import Iterable
 from pathlib import Path
 
@@ -24,6 +25,9 @@ SESSIONS_KEPT = 2
 SESSIONS_FILE = "sessions"
 LOCK_FILE = "lock"
 GRACE_S = 3.0
+ENDING = b"ending"
+ENDING_S_MAX = 20.0
+POLL_S = 0.1
 _SESSION = re.compile(r"(/[^\s=]*/session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_\d+)(?=[/\s]|$)")
 
 
@@ -34,10 +38,10 @@ class RunDirectory:
         self.path = path
         self._lock: int | None = None
 
-    def lock(self) -> bool:
+    def lock(self, *, is_ending: bool = False) -> bool:
         """Become the one living `serve-app up` of the directory; False if another one is.
 
-        The lock ends with this process.
+        The lock ends with this process. `is_ending`: it will end soon, and is worth waiting for.
 
         Raises:
             OSError: the directory cannot be written.
@@ -50,8 +54,19 @@ class RunDirectory:
         except BlockingIOError:
             os.close(file)
             return False
+        os.ftruncate(file, 0)
+        os.write(file, ENDING if is_ending else b"")
         self._lock = file
         return True
+
+    def lock_when_ended(self, wait_s: float = ENDING_S_MAX) -> bool:
+        """The same, after the end of an earlier service that is ending now."""
+        deadline = time.monotonic() + wait_s
+        while not (locked := self.lock()) and time.monotonic() < deadline:
+            if (self.path / LOCK_FILE).read_bytes() != ENDING:
+                return False
+            time.sleep(POLL_S)
+        return locked
 
     def release(self) -> None:
         """Let another `serve-app up` start."""

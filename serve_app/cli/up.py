@@ -23,6 +23,7 @@ import yaml
 from serve_app.cli import processes
 from serve_app.cli.check import read_or_exit
 from serve_app.cli.death_signal import end_with_parent
+from serve_app.cli.keeper import start_keeper
 from serve_app.cli.leftovers import RunDirectory, end_with_files, find_sessions
 from serve_app.config.environment import (
     local_environment,
@@ -144,8 +145,7 @@ def up(
 def _take(directory: RunDirectory) -> None:
     """End what an earlier service has left; exit with code 1 if a service runs."""
     try:
-        is_ours = directory.lock() and _find_supervisor(directory.path) is None
-        if not is_ours:
+        if _find_supervisor(directory.path) is not None or not directory.lock_when_ended():
             typer.echo("A service runs already; `serve-app down` ends it.")
             raise typer.Exit(1)
         if left := directory.end_leftovers():
@@ -194,21 +194,46 @@ def _service(
         **local_environment(directory.path),
         **ray_environment(haproxy=haproxy),
     }
-    sockets = socket_dir(directory.path)
-    running: _Running | None = None
-    try:
+    with (
+        start_keeper(directory, given) as keeper,
+        _cleared(directory, signals, keeper.pid) as started,
+    ):
         path = directory.path / "serve.yaml"
         path.write_text(yaml.safe_dump(config.document, sort_keys=False))
-        sockets.mkdir(mode=0o700)
+        socket_dir(directory.path).mkdir(mode=0o700)
         Path(environment["TMPDIR"]).mkdir()
         if not AUTH_TOKEN.exists():
             _auth_token(environment)  # `serve run` does not make one.
-        running = _Running(_start(path, environment), {}, "")
-        yield running._replace(auth_token=_auth_token(environment))
+        started.append(_Running(_start(path, environment), {}, ""))
+        yield started[0]._replace(auth_token=_auth_token(environment))
+
+
+@contextlib.contextmanager
+def _cleared(directory: RunDirectory, signals: _Signals, keeper: int) -> Iterator[list[_Running]]:
+    """Yields a list for what has been started; afterwards nothing of the service is left."""
+    started: list[_Running] = []
+    try:
+        yield started
     finally:
         signals.defer()
-        _end_everything(running, directory, signals)
-        shutil.rmtree(sockets, ignore_errors=True)
+        with contextlib.suppress(OSError):  # The disk may be full.
+            directory.note_sessions(find_sessions(processes.descendants()))
+        for running in started:
+            _stop_serve(running, signals)
+        while left := [each for each in processes.descendants() if each.pid != keeper]:
+            end_with_files(left)
+        SharedFileRecords().sweep()
+        shutil.rmtree(socket_dir(directory.path), ignore_errors=True)
+
+
+def _stop_serve(running: _Running, signals: _Signals) -> None:
+    """Let `serve run` drain and stop Ray, unless a signal hurries it."""
+    if running.why_ended() is not None:
+        return  # With a part of Ray gone, it would wait for it.
+    running.child.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + GRACE_S
+    while running.child.poll() is None and not signals.hurry and time.monotonic() < deadline:
+        time.sleep(ENDING_POLL_S)
 
 
 def _start(path: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
@@ -223,21 +248,6 @@ def _start(path: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
         start_new_session=True,
         preexec_fn=lambda: end_with_parent(signal.SIGKILL),
     )
-
-
-def _end_everything(running: _Running | None, directory: RunDirectory, signals: _Signals) -> None:
-    """End `serve run`, which drains and stops Ray, and then every process that is left."""
-    with contextlib.suppress(OSError):  # The disk may be full.
-        directory.note_sessions(find_sessions(processes.descendants()))
-    # With a part of Ray gone, `serve run` would wait for it and not stop.
-    if running is not None and running.why_ended() is None:
-        running.child.send_signal(signal.SIGINT)
-        deadline = time.monotonic() + GRACE_S
-        while running.child.poll() is None and not signals.hurry and time.monotonic() < deadline:
-            time.sleep(ENDING_POLL_S)
-    while left := processes.descendants():
-        end_with_files(left)
-    SharedFileRecords().sweep()
 
 
 def _auth_token(environment: dict[str, str]) -> str:

@@ -52,7 +52,7 @@ def run_worker(*args: Any, **kwargs: Any) -> None:
 
 
 def end_with_parent(grace_s: float = GRACE_S) -> None:
-    """Get SIGTERM when the process that has started this one ends, and SIGKILL `grace_s` later.
+    """Get SIGTERM when the process that has started this one ends, and SIGALRM `grace_s` later.
 
     For processes that `multiprocessing` has started.
     """
@@ -67,9 +67,10 @@ def _watch(parent: int, grace_s: float) -> None:
         _wait_ended(os.pidfd_open(parent))
     while os.getppid() == parent:
         time.sleep(POLL_S)
+    # SIGALRM ends a process too, and by the kernel alone: a worker may hang while its interpreter
+    # ends, when no thread runs any more.
+    signal.setitimer(signal.ITIMER_REAL, grace_s)
     os.kill(os.getpid(), signal.SIGTERM)
-    time.sleep(grace_s)
-    os.kill(os.getpid(), signal.SIGKILL)
 
 
 def _wait_ended(process: int) -> None:

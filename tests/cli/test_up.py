@@ -15,7 +15,8 @@ from serve_app.config.environment import socket_dir
 from serve_app.config.reader import RUN_DIR_VARIABLE, process_environment
 from serve_app.config.tls import CERTIFICATE, KEY
 
-LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
+ROOT = Path(__file__).parents[2]
+LOCAL = ROOT / "configs" / "local.yaml"
 
 
 @pytest.mark.parametrize(
@@ -54,7 +55,8 @@ def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
     """The directory for sockets goes too; in a process of its own, which ends its descendants."""
     (tmp_path / "serve.yaml").symlink_to("/dev/full")
     command = [sys.executable, "-m", "serve_app.cli.main", "up", str(LOCAL)]
-    environment = {**process_environment(), RUN_DIR_VARIABLE: str(tmp_path)}
+    variables = {RUN_DIR_VARIABLE: str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment = {**process_environment(), **variables}
     result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
     said = f"The service did not start: {tmp_path}: No space left on device\n"
     assert (result.returncode, result.stderr) == (1, said)
