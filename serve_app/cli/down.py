@@ -17,10 +17,10 @@ GRACE_S = 45.0
 
 def down() -> None:
     """Stop the service and every process that it started."""
-    directory = run_dir()
-    before = processes.marked(directory)
+    directory = RunDirectory(run_dir())
+    before = directory.find_processes()
     if not before:
-        _remove_files(RunDirectory(directory))
+        _remove_files(directory)
         typer.echo("No service is running.")
         return
     for process in before:
@@ -30,10 +30,10 @@ def down() -> None:
             psutil.wait_procs([parent], timeout=GRACE_S)
             break
     deadline = time.monotonic() + GRACE_S
-    while (left := processes.marked(directory)) and time.monotonic() < deadline:
+    while (left := directory.find_processes()) and time.monotonic() < deadline:
         end_with_files(left)
     if not left:
-        _remove_files(RunDirectory(directory))
+        _remove_files(directory)
     typer.echo("Stopped." if not left else f"Still running: {[process.pid for process in left]}")
     raise typer.Exit(1 if left else 0)
 

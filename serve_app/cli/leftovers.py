@@ -76,11 +76,22 @@ class RunDirectory:
 
     def end_leftovers(self) -> int:
         """End the processes of an earlier service, and remove its files; returns their number."""
-        left = processes.marked(self.path)
+        left = self.find_processes()
         end_with_files(left)
         shutil.rmtree(socket_dir(self.path), ignore_errors=True)
         SharedFileRecords().sweep()
         return len(left)
+
+    def find_processes(self) -> list[psutil.Process]:
+        """The living processes of the directory's service.
+
+        Ray's agents write their titles over their environment, and the mark with it. They are known
+        by the files that they have open in a session of the directory.
+        """
+        found = processes.marked(self.path)
+        sessions = set(self._read_sessions())
+        agents = (each for each in psutil.process_iter() if _works_in(each, sessions))
+        return [*found, *(each for each in agents if each not in found)] if sessions else found
 
     def note_sessions(self, found: Iterable[Path]) -> None:
         """Note that these sessions of Ray are the directory's own."""
@@ -128,6 +139,17 @@ def find_sessions(found: Iterable[psutil.Process]) -> set[Path]:
             continue
         sessions.update(Path(match[1]) for match in _SESSION.finditer(words))
     return sessions
+
+
+def _works_in(process: psutil.Process, sessions: set[Path]) -> bool:
+    """Whether it is a process of Ray that has a file open in one of the sessions."""
+    try:
+        if not process.cmdline()[0].startswith("ray::"):
+            return False
+        files = process.open_files()
+    except (psutil.Error, IndexError):
+        return False
+    return any(not sessions.isdisjoint(Path(file.path).parents) for file in files)
 
 
 def _is_session(path: Path) -> bool:

@@ -1,9 +1,9 @@
-"""Files in shared memory that a killed engine has left behind.
+"""Files that a killed engine has left behind, in shared memory and among temporary files.
 
-vLLM's processes talk through files in /dev/shm. A process that is killed removes none of them, and
-their names say nothing about their owner. A replica therefore records which of them its processes
-use, and the next replica on the node removes the files of replicas that have ended. A file that any
-living process still maps is left alone.
+vLLM's processes talk through files in /dev/shm and through sockets. A process that is killed
+removes none of them, and their names say nothing about their owner. A replica therefore records
+which of them its processes use, and the next replica on the node removes the files of replicas that
+have ended. A file that any living process still uses is left alone.
 """
 
 from __future__ import annotations
@@ -21,6 +21,8 @@ import psutil
 SHARED_MEMORY = Path("/dev/shm")
 _MAPPED = re.compile(r" (/dev/shm/[^/\n]+)$", re.MULTILINE)
 _RENDEZVOUS = re.compile(r"vllm_dist_[0-9a-f]{32}")
+_SOCKET = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
+"""The names of vLLM's sockets."""
 _RECORD = re.compile(r"(\d+)-(\d+)\.json")
 
 
@@ -31,18 +33,19 @@ def find_mapped(pids: Iterable[int]) -> set[Path]:
 
 def find_own(pid: int) -> set[Path]:
     """The files that a process and its descendants use, and the file by which they met."""
-    children = psutil.Process(pid).children(recursive=True)
-    mapped = find_mapped([pid, *(child.pid for child in children)])
+    process = psutil.Process(pid)
+    family = [process, *process.children(recursive=True)]
+    mapped = find_mapped(member.pid for member in family)
     meetings = {found[0] for path in mapped if (found := _RENDEZVOUS.match(path.name))}
-    return mapped | {Path(tempfile.gettempdir(), name) for name in meetings}
+    return mapped | _find_sockets(family) | {Path(tempfile.gettempdir(), name) for name in meetings}
 
 
 def remove_unused(files: Iterable[Path]) -> set[Path]:
-    """Remove those of the files that no living process maps; returns them."""
+    """Remove those of the files that no living process uses; returns them."""
     present = {path for path in files if path.exists()}
     if not present:
         return set()
-    unused = present - find_mapped(psutil.pids())
+    unused = present - find_mapped(psutil.pids()) - _read_bound_sockets()
     for path in unused:
         with suppress(OSError):  # another replica removes the same file, or it is another user's
             path.unlink()
@@ -88,6 +91,21 @@ class SharedFileRecords:
             is_directory = self._directory.is_dir() and not self._directory.is_symlink()
             return is_directory and stat.st_uid == os.getuid() and not stat.st_mode & 0o022
         return False
+
+
+def _find_sockets(family: Iterable[psutil.Process]) -> set[Path]:
+    """The sockets of vLLM that these processes have bound."""
+    bound = set[Path]()
+    for process in family:
+        with suppress(psutil.Error):
+            bound |= {Path(str(each.laddr)) for each in process.net_connections("unix")}
+    return {path for path in bound if path.is_absolute() and _SOCKET.fullmatch(path.name)}
+
+
+def _read_bound_sockets() -> set[Path]:
+    """Every path to which a socket of this machine is bound."""
+    lines = Path("/proc/net/unix").read_text(errors="replace").splitlines()
+    return {Path(words[7]) for line in lines if len(words := line.split(None, 7)) == 8}
 
 
 def _read_maps(pid: int) -> str:

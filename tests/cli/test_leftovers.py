@@ -5,7 +5,7 @@ from __future__ import annotations
 import subprocess
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 
 import psutil
@@ -39,11 +39,15 @@ def sessions(tmp_path: Path) -> list[Path]:
 
 
 @contextmanager
-def running(code: str, *arguments: str, **environment: str) -> Iterator[tuple[psutil.Process, str]]:
+def running(
+    code: str, *arguments: str, title: str = sys.executable, **environment: str
+) -> Iterator[tuple[psutil.Process, str]]:
     """A process that has written a line, and the line."""
-    command = [sys.executable, "-c", code, *arguments]
+    command = [title, "-c", code, *arguments]
     given = {**process_environment(), **environment}
-    with subprocess.Popen(command, env=given, stdout=subprocess.PIPE) as child:
+    with subprocess.Popen(
+        command, executable=sys.executable, env=given, stdout=subprocess.PIPE
+    ) as child:
         assert child.stdout is not None
         line = child.stdout.readline().decode().strip()
         try:
@@ -76,6 +80,24 @@ def test_a_session_of_a_living_process_stays(directory: RunDirectory, sessions: 
     assert [path.exists() for path in sessions] == [False, True, False, False, False]
     directory.prune_sessions(kept=0)
     assert not sessions[1].exists()
+
+
+def test_agents_of_ray_are_found_by_their_session(
+    directory: RunDirectory, sessions: list[Path]
+) -> None:
+    """They have lost their mark. A reader of a log is no process of Ray."""
+    code = "import sys, time; f = open(sys.argv[1]); print(flush=True); time.sleep(60)"
+    directory.note_sessions(sessions[:1])
+    with ExitStack() as stack:
+        agent, _, _ = (
+            stack.enter_context(running(code, str(session / "logs" / "raylet.out"), title=title))[0]
+            for title, session in (
+                ("ray::Agent", sessions[0]),
+                ("ray::Agent", sessions[1]),
+                ("tail", sessions[0]),
+            )
+        )
+        assert directory.find_processes() == [agent]
 
 
 def test_only_sessions_are_removed(directory: RunDirectory, tmp_path: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -27,6 +28,17 @@ held = shared_memory.SharedMemory(create=True, size=64)
 print(held.name, flush=True)
 time.sleep(60)
 """
+
+
+BINDER = """
+import socket, sys, time
+bound = [socket.socket(socket.AF_UNIX) for _ in sys.argv[1:]]
+for each, path in zip(bound, sys.argv[1:]):
+    each.bind(path)
+print(flush=True)
+time.sleep(60)
+"""
+SOCKETS = ("00786c31-845b-4ea8-85c8-28d8739360aa", "03a46213-8777-47a5-ba03-dd3574c5f6d8")
 
 
 @contextmanager
@@ -90,6 +102,24 @@ def test_a_file_that_another_process_uses_stays(records: SharedFileRecords) -> N
             assert path.exists()
         finally:
             shared.close()
+
+
+def test_sockets_of_the_dead_are_removed(tmp_path: Path, records: SharedFileRecords) -> None:
+    """Those that vLLM names; a socket that another process has bound anew stays."""
+    names = [tmp_path / name for name in (*SOCKETS, "other.sock")]
+    with subprocess.Popen(
+        [sys.executable, "-c", BINDER, *map(str, names)], stdout=subprocess.PIPE
+    ) as binder:
+        assert binder.stdout is not None
+        binder.stdout.readline()
+        records.write(binder.pid)
+        assert records.sweep() == set()
+        binder.kill()
+    names[1].unlink()
+    with socket.socket(socket.AF_UNIX) as anew:
+        anew.bind(str(names[1]))
+        assert records.sweep() == {names[0]}
+    assert [path.exists() for path in names] == [False, True, True]
 
 
 def test_a_directory_that_others_may_write_is_not_believed(tmp_path: Path) -> None:

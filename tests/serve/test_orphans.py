@@ -57,12 +57,14 @@ class Killed:
 
     def find(self, *words: str) -> list[psutil.Process]:
         """The living processes of the service whose command line holds one of the words."""
-        found = processes.marked(self.run_dir)
+        found = RunDirectory(self.run_dir).find_processes()
         return [process for process in found if any(word in title(process) for word in words)]
 
     def left(self) -> list[str]:
         """The command lines of what still runs, `serve-app up` included."""
-        found = [process for process in processes.marked(self.run_dir) if is_living(process)]
+        found = [
+            process for process in RunDirectory(self.run_dir).find_processes() if is_living(process)
+        ]
         return [title(process) for process in (*found, self.up) if is_living(process)]
 
     def end(self) -> None:
@@ -70,7 +72,7 @@ class Killed:
         if is_living(self.up):
             self.up.send_signal(signal.SIGTERM)
             self.up.wait(60)
-        processes.end(processes.marked(self.run_dir), grace_s=1)
+        processes.end(RunDirectory(self.run_dir).find_processes(), grace_s=1)
 
 
 def title(process: psutil.Process) -> str:
