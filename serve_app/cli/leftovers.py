@@ -10,6 +10,7 @@ import fcntl
 import os
 import re
 import shutil
+import socket
 import time
 from collections.abc import Iterable
 from pathlib import Path
@@ -28,6 +29,7 @@ GRACE_S = 3.0
 ENDING = b"ending"
 ENDING_S_MAX = 20.0
 POLL_S = 0.1
+CONNECT_S = 2.0
 _SESSION = re.compile(r"(/[^\s=]*/session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_\d+)(?=[/\s]|$)")
 
 
@@ -139,6 +141,23 @@ def find_sessions(found: Iterable[psutil.Process]) -> set[Path]:
             continue
         sessions.update(Path(match[1]) for match in _SESSION.finditer(words))
     return sessions
+
+
+def names_dead_cluster(ray_tmpdir: Path) -> bool:
+    """Whether Ray has noted a cluster that has died.
+
+    `serve run` would try to join it for half a minute, and then fail.
+    """
+    try:
+        noted = (ray_tmpdir / "ray" / "ray_current_cluster").read_text(encoding="utf-8")
+    except OSError:
+        return False
+    host, _, port = noted.strip().rpartition(":")
+    try:
+        with socket.create_connection((host.strip("[]"), int(port)), timeout=CONNECT_S):
+            return False
+    except (OSError, ValueError):
+        return True
 
 
 def _works_in(process: psutil.Process, sessions: set[Path]) -> bool:

@@ -24,7 +24,12 @@ from serve_app.cli import processes
 from serve_app.cli.check import read_or_exit
 from serve_app.cli.death_signal import end_with_parent
 from serve_app.cli.keeper import start_keeper
-from serve_app.cli.leftovers import RunDirectory, end_with_files, find_sessions
+from serve_app.cli.leftovers import (
+    RunDirectory,
+    end_with_files,
+    find_sessions,
+    names_dead_cluster,
+)
 from serve_app.config.environment import (
     local_environment,
     ray_environment,
@@ -241,8 +246,9 @@ def _start(path: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
 
     It has a session of its own, so that Ctrl-C reaches this process alone.
     """
+    is_dead = names_dead_cluster(Path(environment["RAY_TMPDIR"]))
     return subprocess.Popen(
-        [_tool("serve"), "run", str(path)],
+        [_tool("serve"), "run", *(("--address", "local") if is_dead else ()), str(path)],
         env=environment,
         stdin=subprocess.DEVNULL,
         start_new_session=True,

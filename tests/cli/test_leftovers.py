@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import socket
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -12,7 +13,7 @@ import psutil
 import pytest
 
 from serve_app.cli import leftovers
-from serve_app.cli.leftovers import RunDirectory, find_sessions
+from serve_app.cli.leftovers import RunDirectory, find_sessions, names_dead_cluster
 from serve_app.config.environment import RUN_MARKER, socket_dir
 from serve_app.config.reader import process_environment
 from serve_app.replica.shared_files import SHARED_MEMORY
@@ -127,6 +128,19 @@ def test_processes_and_files_of_an_earlier_service_go(directory: RunDirectory) -
     (SHARED_MEMORY / used).unlink()
     assert not sockets.exists()
     assert directory.end_leftovers() == 0
+
+
+def test_a_dead_cluster_is_told_from_a_living_one(tmp_path: Path) -> None:
+    """By whether anything listens at the address that Ray has noted."""
+    noted = tmp_path / "ray" / "ray_current_cluster"
+    assert not names_dead_cluster(tmp_path)
+    noted.parent.mkdir()
+    with socket.create_server(("127.0.0.1", 0)) as server:
+        noted.write_text(f"127.0.0.1:{server.getsockname()[1]}")
+        assert not names_dead_cluster(tmp_path)
+    assert names_dead_cluster(tmp_path)
+    noted.write_text("")
+    assert names_dead_cluster(tmp_path)
 
 
 def test_the_lock_ends_with_its_process(directory: RunDirectory) -> None:
