@@ -28,6 +28,8 @@ LOCK_FILE = "lock"
 GRACE_S = 3.0
 ENDING = b"ending"
 ENDING_S_MAX = 20.0
+ROUNDS_MAX = 5
+"""What ends last may just have started something new."""
 POLL_S = 0.1
 CONNECT_S = 2.0
 _SESSION = re.compile(r"(/[^\s=]*/session_\d{4}-\d\d-\d\d_\d\d-\d\d-\d\d_\d+_\d+)(?=[/\s]|$)")
@@ -78,11 +80,15 @@ class RunDirectory:
 
     def end_leftovers(self) -> int:
         """End the processes of an earlier service, and remove its files; returns their number."""
-        left = self.find_processes()
-        end_with_files(left)
+        ended = 0
+        for _ in range(ROUNDS_MAX):
+            if not (left := self.find_processes()):
+                break
+            end_with_files(left)
+            ended += len(left)
         shutil.rmtree(socket_dir(self.path), ignore_errors=True)
         SharedFileRecords().sweep()
-        return len(left)
+        return ended
 
     def find_processes(self) -> list[psutil.Process]:
         """The living processes of the directory's service.

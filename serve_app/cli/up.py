@@ -277,8 +277,7 @@ def _wait_ended(service: _Running) -> int:
     while (why := service.why_ended()) is None:
         time.sleep(POLL_S)
     typer.echo(f"The service has ended: {why}", err=True)
-    code = service.child.poll()
-    return 1 if code is None else code
+    return 0 if service.child.poll() == 0 else 1
 
 
 def _wait_ready(
@@ -291,12 +290,13 @@ def _wait_ready(
     asks_clients = tls is not None and tls.client_ca and tls.client_verify == "required"
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
+        applications = _list_applications(service.auth_token)
+        is_ready = _is_running(applications) if asks_clients else _is_ready(base_url)
         service.find_daemons()
         directory.note_sessions(find_sessions(service.daemons.values()))
         if (why := service.why_ended()) is not None:
             raise ChildProcessError(why)
-        applications = _list_applications(service.auth_token)
-        if _is_running(applications) if asks_clients else _is_ready(base_url):
+        if is_ready:
             return
         if (why := _find_failure(applications)) is not None:
             raise ChildProcessError(why)
