@@ -5,6 +5,7 @@ from __future__ import annotations
 import socket
 import subprocess
 import sys
+import tempfile
 from collections.abc import Iterator
 from contextlib import contextmanager
 from multiprocessing.shared_memory import SharedMemory
@@ -104,9 +105,16 @@ def test_a_file_that_another_process_uses_stays(records: SharedFileRecords) -> N
             shared.close()
 
 
-def test_sockets_of_the_dead_are_removed(tmp_path: Path, records: SharedFileRecords) -> None:
+@pytest.fixture
+def short_path() -> Iterator[Path]:
+    """A directory whose sockets have paths of less than 108 bytes."""
+    with tempfile.TemporaryDirectory(dir="/tmp") as directory:
+        yield Path(directory)
+
+
+def test_sockets_of_the_dead_are_removed(short_path: Path, records: SharedFileRecords) -> None:
     """Those that vLLM names; a socket that another process has bound anew stays."""
-    names = [tmp_path / name for name in (*SOCKETS, "other.sock")]
+    names = [short_path / name for name in (*SOCKETS, "other.sock")]
     with subprocess.Popen(
         [sys.executable, "-c", BINDER, *map(str, names)], stdout=subprocess.PIPE
     ) as binder:
