@@ -8,6 +8,7 @@ parent's thread, and a thread of a replica may end before the replica.
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import select
@@ -16,6 +17,8 @@ import time
 from contextlib import suppress
 from threading import Thread
 from typing import Any
+
+logger = logging.getLogger("ray.serve")
 
 GRACE_S = 2.0
 """The time after SIGTERM in which EngineCore can remove its files and stop its workers."""
@@ -26,8 +29,11 @@ def watch_engine_processes() -> None:
     """Let the EngineCore that this process will start, and its workers, watch their parents."""
     from vllm.v1.engine.core import EngineCoreProc
 
-    if EngineCoreProc.run_engine_core is not run_engine_core:
-        run_engine_core.original = EngineCoreProc.run_engine_core  # type: ignore[attr-defined]
+    original = getattr(EngineCoreProc, "run_engine_core", None)
+    if original is None:
+        logger.warning("vLLM starts its engine by another function: it does not watch this replica")
+    elif original is not run_engine_core:
+        run_engine_core.original = original  # type: ignore[attr-defined]
         EngineCoreProc.run_engine_core = staticmethod(run_engine_core)
 
 

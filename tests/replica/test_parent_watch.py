@@ -12,6 +12,8 @@ from vllm.v1.engine.core import EngineCoreProc
 from vllm.v1.engine.utils import CoreEngineProcManager
 from vllm.v1.executor.multiproc_executor import WorkerProc
 
+from serve_app.replica import parent_watch
+
 START = "import sys; from tests.replica.watched import start_child; start_child(sys.argv[1])"
 
 
@@ -25,6 +27,20 @@ def test_a_process_ends_with_its_parent(kind: str) -> None:
         parent.kill()
     child.wait(timeout=20)
     assert not child.is_running()
+
+
+def test_an_engine_is_started_with_the_watch_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Whatever else a replica starts; an engine that vLLM starts in another way goes without."""
+    original = inspect.getattr_static(EngineCoreProc, "run_engine_core")
+    monkeypatch.setattr(EngineCoreProc, "run_engine_core", original)
+    for _ in range(2):
+        parent_watch.watch_engine_processes()
+        assert EngineCoreProc.run_engine_core is parent_watch.run_engine_core
+    started_by = parent_watch.run_engine_core.original  # type: ignore[attr-defined]
+    assert started_by is original.__func__
+    monkeypatch.delattr(EngineCoreProc, "run_engine_core")
+    parent_watch.watch_engine_processes()
+    assert not hasattr(EngineCoreProc, "run_engine_core")
 
 
 def test_vllm_starts_its_processes_by_the_functions_that_are_wrapped() -> None:

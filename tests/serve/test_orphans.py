@@ -122,7 +122,7 @@ def assert_gone(service: Killed, before: set[str]) -> None:
     """No process within ten seconds; no file after the next start has looked."""
     wait_for(lambda: not service.left(), timeout_s=GONE_S, what=f"gone: {service.left()}")
     directory = RunDirectory(service.run_dir)
-    assert directory.lock()
+    assert directory.lock_when_ended()
     assert directory.end_leftovers() == 0
     directory.prune_sessions()
     directory.release()
