@@ -94,6 +94,7 @@ class Router:
     async def __serve_build_asgi_app__(self) -> object:
         self._recorder.start()
         self._steps.start()
+        self._feedback.start()
         return build_gateway(
             self._config.tiers,
             self._pipeline,

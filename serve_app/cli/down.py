@@ -9,6 +9,7 @@ import psutil
 import typer
 
 from serve_app.cli import processes
+from serve_app.cli.leftovers import RunDirectory, end_with_files
 from serve_app.config.reader import run_dir
 
 GRACE_S = 45.0
@@ -16,28 +17,28 @@ GRACE_S = 45.0
 
 def down() -> None:
     """Stop the service and every process that it started."""
-    directory = run_dir()
-    before = processes.marked(directory)
+    directory = RunDirectory(run_dir())
+    before = directory.find_processes()
     if not before:
+        _remove_files(directory)
         typer.echo("No service is running.")
         return
     for process in before:
-        parent = _supervisor(process)
+        parent = processes.supervisor(process)
         if parent is not None:
             parent.send_signal(signal.SIGTERM)
             psutil.wait_procs([parent], timeout=GRACE_S)
             break
     deadline = time.monotonic() + GRACE_S
-    while (left := processes.marked(directory)) and time.monotonic() < deadline:
-        processes.end(left, grace_s=3.0)
+    while (left := directory.find_processes()) and time.monotonic() < deadline:
+        end_with_files(left)
+    if not left:
+        _remove_files(directory)
     typer.echo("Stopped." if not left else f"Still running: {[process.pid for process in left]}")
     raise typer.Exit(1 if left else 0)
 
 
-def _supervisor(process: psutil.Process) -> psutil.Process | None:
-    """The living `serve-app up` above a process of the service."""
-    try:
-        parent = process.parent()
-        return parent if parent is not None and "up" in parent.cmdline() else None
-    except psutil.Error:
-        return None
+def _remove_files(directory: RunDirectory) -> None:
+    """Remove what a service that was killed has left, unless another one has just begun."""
+    if directory.path.exists() and directory.lock():
+        directory.end_leftovers()

@@ -43,6 +43,23 @@ def marked(run_dir: Path) -> list[psutil.Process]:
     return [process for process in found if process.pid != psutil.Process().pid]
 
 
+def supervisor(process: psutil.Process) -> psutil.Process | None:
+    """The living `serve-app up` above a process of a service."""
+    try:
+        parent = process.parent()
+        return parent if parent is not None and "up" in parent.cmdline() else None
+    except psutil.Error:
+        return None
+
+
+def is_alive(process: psutil.Process) -> bool:
+    """Whether a process runs; what its parent has not collected yet does not."""
+    try:
+        return process.is_running() and process.status() != psutil.STATUS_ZOMBIE
+    except psutil.Error:
+        return False
+
+
 def end(processes: Iterable[psutil.Process], *, grace_s: float) -> None:
     """Ask the processes to stop, and kill the processes that still run after `grace_s`."""
     processes = list(processes)

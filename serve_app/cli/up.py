@@ -16,32 +16,96 @@ from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NamedTuple
 
+import psutil
 import typer
 import yaml
 
 from serve_app.cli import processes
 from serve_app.cli.check import read_or_exit
-from serve_app.config.environment import local_environment, ray_environment, socket_dir
+from serve_app.cli.death_signal import end_with_parent
+from serve_app.cli.keeper import start_keeper
+from serve_app.cli.leftovers import (
+    RunDirectory,
+    end_with_files,
+    find_sessions,
+    names_dead_cluster,
+)
+from serve_app.config.environment import (
+    local_environment,
+    ray_environment,
+    socket_dir,
+    temporary_environment,
+)
 from serve_app.config.reader import ServeConfig, process_environment, run_dir
 from serve_app.config.tls import CERTIFICATE, TlsSettings, read_tls
+from serve_app.replica.shared_files import SharedFileRecords
 
 GRACE_S = 20.0
 POLL_S = 0.5
+ENDING_POLL_S = 0.1
 DASHBOARD = "http://127.0.0.1:8265"
 """Ray's default address of the dashboard."""
 AUTH_TOKEN = Path.home() / ".ray" / "auth_token"
 """Ray's default path; to ask Ray for the token takes 2 s, in which the cluster can start."""
 
 
+DAEMONS = frozenset(("raylet", "gcs_server"))
+"""The parts of Ray without which `serve run` would wait for ever; it notices late or never."""
+SIGNALS = (signal.SIGTERM, signal.SIGINT, signal.SIGHUP)
+
+
 class _Running(NamedTuple):
-    """`serve run`, and the token for requests to its cluster."""
+    """`serve run`, Ray's daemons below it, and the token for requests to its cluster."""
 
     child: subprocess.Popen[bytes]
+    daemons: dict[str, psutil.Process]
     auth_token: str
+
+    def find_daemons(self) -> None:
+        """Note the daemons that run by now."""
+        with contextlib.suppress(psutil.Error):
+            for process in psutil.Process(self.child.pid).children():
+                if (name := process.name()) in DAEMONS:
+                    self.daemons.setdefault(name, process)
+
+    def why_ended(self) -> str | None:
+        """What has ended, None while everything runs."""
+        if (code := self.child.poll()) is not None:
+            return f"`serve run` ended with code {code}; see above"
+        for name, process in self.daemons.items():
+            if not processes.is_alive(process):
+                return f"Ray's {name} has ended"
+        return None
 
 
 class Stopped(Exception):
     """A signal asked the service to stop."""
+
+
+class _Signals:
+    """The signals that ask the service to stop; the first one raises, the second one hurries."""
+
+    def __init__(self) -> None:
+        self.hurry = False
+
+    def listen(self) -> None:
+        """Raise Stopped at the first signal."""
+        for signum in SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:  # as under nohup
+                signal.signal(signum, self._stop)
+
+    def defer(self) -> None:
+        """Raise nothing any more: what has begun to end must end."""
+        for signum in SIGNALS:
+            if signal.getsignal(signum) is not signal.SIG_IGN:
+                signal.signal(signum, self._hurry)
+
+    def _stop(self, signum: int, frame: FrameType | None) -> None:
+        self.defer()
+        raise Stopped
+
+    def _hurry(self, signum: int, frame: FrameType | None) -> None:
+        self.hurry = True
 
 
 def up(
@@ -60,28 +124,52 @@ def up(
     serve_config = read_or_exit(config)
     if port is not None:
         serve_config = serve_config.with_port(port)
-    directory = run_dir()
-    running = processes.marked(directory)
-    if running:
-        typer.echo(f"A service runs already (process {running[0].pid}); `serve-app down` ends it.")
-        raise typer.Exit(1)
     tls = _read_tls(haproxy=haproxy)
+    directory = RunDirectory(run_dir())
+    _take(directory)
     base_url = serve_config.base_url if tls is None else _secure(serve_config.base_url)
     processes.adopt_orphans()
-    signal.signal(signal.SIGTERM, _stop)
-    signal.signal(signal.SIGINT, _stop)
-    code = 0
+    signals = _Signals()
+    code = 1
     try:
-        with _service(serve_config, directory, haproxy=haproxy) as service:
-            _wait_ready(base_url, service, wait_s, tls)
+        signals.listen()
+        with _service(serve_config, directory, signals, haproxy=haproxy) as service:
+            _wait_ready(base_url, service, directory, wait_s, tls)
             typer.echo(_banner(base_url))
-            code = service.child.wait()
+            code = _wait_ended(service)
     except Stopped:
         typer.echo("Stopping.")
+        code = 0
     except (TimeoutError, ChildProcessError) as error:
         typer.echo(f"The service did not start: {error}", err=True)
-        code = 1
+    except OSError as error:
+        _tell_disk(directory, error)
     raise typer.Exit(code)
+
+
+def _take(directory: RunDirectory) -> None:
+    """End what an earlier service has left; exit with code 1 if a service runs."""
+    try:
+        if _find_supervisor(directory.path) is not None or not directory.lock_when_ended():
+            typer.echo("A service runs already; `serve-app down` ends it.")
+            raise typer.Exit(1)
+        if left := directory.end_leftovers():
+            typer.echo(f"Ended {left} processes that an earlier service had left.")
+        directory.prune_sessions()
+    except OSError as error:
+        _tell_disk(directory, error)
+        raise typer.Exit(1) from None
+
+
+def _tell_disk(directory: RunDirectory, error: OSError) -> None:
+    where = error.filename or directory.path
+    typer.echo(f"The service did not start: {where}: {error.strerror}", err=True)
+
+
+def _find_supervisor(directory: Path) -> psutil.Process | None:
+    """A living `serve-app up` of an earlier version, which holds no lock."""
+    found = map(processes.supervisor, processes.marked(directory))
+    return next((process for process in found if process is not None), None)
 
 
 def _read_tls(*, haproxy: bool) -> TlsSettings | None:
@@ -100,44 +188,72 @@ def _secure(base_url: str) -> str:
     return base_url.replace("http://", "https://", 1)
 
 
-def _stop(signum: int, frame: FrameType | None) -> None:
-    raise Stopped
+@contextlib.contextmanager
+def _service(
+    config: ServeConfig, directory: RunDirectory, signals: _Signals, *, haproxy: bool
+) -> Iterator[_Running]:
+    given = process_environment()
+    environment = {
+        **given,
+        **temporary_environment(directory.path, given),
+        **local_environment(directory.path),
+        **ray_environment(haproxy=haproxy),
+    }
+    with (
+        start_keeper(directory, given) as keeper,
+        _cleared(directory, signals, keeper.pid) as started,
+    ):
+        path = directory.path / "serve.yaml"
+        path.write_text(yaml.safe_dump(config.document, sort_keys=False))
+        socket_dir(directory.path).mkdir(mode=0o700)
+        Path(environment["TMPDIR"]).mkdir()
+        if not AUTH_TOKEN.exists():
+            _auth_token(environment)  # `serve run` does not make one.
+        started.append(_Running(_start(path, environment), {}, ""))
+        yield started[0]._replace(auth_token=_auth_token(environment))
 
 
 @contextlib.contextmanager
-def _service(config: ServeConfig, directory: Path, *, haproxy: bool) -> Iterator[_Running]:
-    directory.mkdir(parents=True, exist_ok=True)
-    path = directory / "serve.yaml"
-    path.write_text(yaml.safe_dump(config.document, sort_keys=False))
-    environment = {
-        **process_environment(),
-        **local_environment(directory),
-        **ray_environment(haproxy=haproxy),
-    }
-    sockets = socket_dir(directory)
-    sockets.mkdir(mode=0o700, exist_ok=True)
-    if not AUTH_TOKEN.exists():
-        _auth_token(environment)  # `serve run` does not make one.
-    child = subprocess.Popen(
-        [_tool("serve"), "run", str(path)], env=environment, stdin=subprocess.DEVNULL
-    )
+def _cleared(directory: RunDirectory, signals: _Signals, keeper: int) -> Iterator[list[_Running]]:
+    """Yields a list for what has been started; afterwards nothing of the service is left."""
+    started: list[_Running] = []
     try:
-        yield _Running(child, _auth_token(environment))
+        yield started
     finally:
-        signal.signal(signal.SIGTERM, signal.SIG_IGN)
-        signal.signal(signal.SIGINT, signal.SIG_IGN)
-        _end_everything(child)
-        shutil.rmtree(sockets, ignore_errors=True)
+        signals.defer()
+        with contextlib.suppress(OSError):  # The disk may be full.
+            directory.note_sessions(find_sessions(processes.descendants()))
+        for running in started:
+            _stop_serve(running, signals)
+        while left := [each for each in processes.descendants() if each.pid != keeper]:
+            end_with_files(left)
+        SharedFileRecords().sweep()
+        shutil.rmtree(socket_dir(directory.path), ignore_errors=True)
 
 
-def _end_everything(child: subprocess.Popen[bytes]) -> None:
-    """End `serve run`, which drains and stops Ray, and then every process that is left."""
-    if child.poll() is None:
-        child.send_signal(signal.SIGINT)
-        with contextlib.suppress(subprocess.TimeoutExpired):
-            child.wait(GRACE_S)
-    while left := processes.descendants():
-        processes.end(left, grace_s=3.0)
+def _stop_serve(running: _Running, signals: _Signals) -> None:
+    """Let `serve run` drain and stop Ray, unless a signal hurries it."""
+    if running.why_ended() is not None:
+        return  # With a part of Ray gone, it would wait for it.
+    running.child.send_signal(signal.SIGINT)
+    deadline = time.monotonic() + GRACE_S
+    while running.child.poll() is None and not signals.hurry and time.monotonic() < deadline:
+        time.sleep(ENDING_POLL_S)
+
+
+def _start(path: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+    """Start `serve run`. The kernel kills it with this process, and Ray's daemons with it.
+
+    It has a session of its own, so that Ctrl-C reaches this process alone.
+    """
+    is_dead = names_dead_cluster(Path(environment["RAY_TMPDIR"]))
+    return subprocess.Popen(
+        [_tool("serve"), "run", *(("--address", "local") if is_dead else ()), str(path)],
+        env=environment,
+        stdin=subprocess.DEVNULL,
+        start_new_session=True,
+        preexec_fn=lambda: end_with_parent(signal.SIGKILL),
+    )
 
 
 def _auth_token(environment: dict[str, str]) -> str:
@@ -156,14 +272,31 @@ def _tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _wait_ready(base_url: str, service: _Running, wait_s: float, tls: TlsSettings | None) -> None:
+def _wait_ended(service: _Running) -> int:
+    """Wait until a part of the service ends; returns the exit code."""
+    while (why := service.why_ended()) is None:
+        time.sleep(POLL_S)
+    typer.echo(f"The service has ended: {why}", err=True)
+    return 0 if service.child.poll() == 0 else 1
+
+
+def _wait_ready(
+    base_url: str,
+    service: _Running,
+    directory: RunDirectory,
+    wait_s: float,
+    tls: TlsSettings | None,
+) -> None:
     asks_clients = tls is not None and tls.client_ca and tls.client_verify == "required"
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
-        if (code := service.child.poll()) is not None:
-            raise ChildProcessError(f"`serve run` ended with code {code}; see above")
         applications = _list_applications(service.auth_token)
-        if _is_running(applications) if asks_clients else _is_ready(base_url):
+        is_ready = _is_running(applications) if asks_clients else _is_ready(base_url)
+        service.find_daemons()
+        directory.note_sessions(find_sessions(service.daemons.values()))
+        if (why := service.why_ended()) is not None:
+            raise ChildProcessError(why)
+        if is_ready:
             return
         if (why := _find_failure(applications)) is not None:
             raise ChildProcessError(why)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import sys
 import tempfile
+from collections.abc import Mapping
 from pathlib import Path
 
 from serve_app.config.haproxy import METRICS_HOST
@@ -81,6 +82,18 @@ def socket_dir(run_dir: Path) -> Path:
     """
     digest = hashlib.sha256(str(run_dir).encode()).hexdigest()[:10]
     return Path(tempfile.gettempdir()) / f"serve-app-{digest}"
+
+
+def temporary_environment(run_dir: Path, given: Mapping[str, str]) -> dict[str, str]:
+    """The places of temporary files, which killed processes leave behind.
+
+    `serve-app up` removes the directory of its own at each start and end. Ray's sessions stay where
+    Ray would have put them.
+    """
+    return {
+        "TMPDIR": str(socket_dir(run_dir) / "tmp"),
+        "RAY_TMPDIR": given.get("RAY_TMPDIR") or given.get("TMPDIR") or "/tmp",
+    }
 
 
 def local_environment(run_dir: Path) -> dict[str, str]:

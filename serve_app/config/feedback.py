@@ -60,8 +60,8 @@ class FeedbackConfig(Config):
         128,
         ge=1,
         le=65536,
-        description="Calls of one Router replica that may wait in memory for their label; further "
-        "calls are not kept.",
+        description="Calls of one Router replica that may wait for their label; further calls are "
+        "not kept.",
     )
     text_chars_max: int = Field(
         8000,

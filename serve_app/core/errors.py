@@ -28,7 +28,8 @@
     │   ├── TierUnavailable   503  the tier has no replica that could answer
     │   ├── AccessUnavailable 503  nobody can say who asks
     │   ├── LimitsUnavailable 503  nobody can say what the caller has used
-    │   └── AuditUnavailable  503  the call could not be recorded
+    │   ├── AuditUnavailable  503  the call could not be recorded
+    │   └── FeedbackNotKept   503  the feedback could not be written
     ├── DeadlineExceeded      504  the tier did not answer in time
     └── InternalError         500  a fault of ours or of the engine's
         └── UpstreamFailed    502  the engine broke off
@@ -438,6 +439,16 @@ class AuditUnavailable(Overloaded):
     @property
     def message(self) -> str:
         return "Calls cannot be recorded at the moment. Try again shortly."
+
+
+class FeedbackNotKept(Overloaded):
+    """The feedback could not be written to the disk."""
+
+    code = "feedback_unavailable"
+
+    @property
+    def message(self) -> str:
+        return "Feedback cannot be kept at the moment. Try again shortly."
 
 
 class DeadlineExceeded(GatewayError):

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Coroutine, Mapping, Sequence
+from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
@@ -12,25 +13,29 @@ from pathlib import Path
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Decision
-from serve_app.core.errors import FeedbackOff, TooManyCalls
+from serve_app.core.errors import FeedbackNotKept, FeedbackOff, TooManyCalls
 from serve_app.core.redact import REDACT_S_MAX, RedactionFailed, Redactor
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.idle import QUIET_S, IdleTiers
 from serve_app.feedback.label_maker import LabelMaker
 from serve_app.feedback.labeller import IdleLabeller
+from serve_app.feedback.line_queue import LineQueue
 from serve_app.feedback.lines import FeedbackReport, render_label, render_report
-from serve_app.feedback.prepare import prepare
+from serve_app.feedback.prepare import Prepared, prepare
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import choose_other, consents, find_pair, is_drawn
 from serve_app.feedback.store import FeedbackStore
 from serve_app.feedback.tally import Fate, FeedbackTally
+from serve_app.feedback.waiting import WaitingSamples
 from serve_app.leases.tier import Tier
 
 logger = logging.getLogger("ray.serve")
 
 FLUSH_S = 1.0
-UNWRITTEN_BYTES_MAX = 16 * 1024 * 1024
-"""The bytes that may wait for the disk; above it, feedback is refused and samples are lost."""
+CLOSE_POLL_S = 0.05
+ADOPT_S = 60.0
+"""How often a Router looks for the samples of Routers that have ended."""
+NOT_KEPT_RETRY_S = 5
 
 
 class FeedbackCollector:
@@ -52,21 +57,21 @@ class FeedbackCollector:
         self._configs = tuple(configs)
         self._pair = find_pair(configs)
         self._replica = replica
-        self._flush_s = flush_s
         self._redact_s_max = redact_s_max
         self.labeller: IdleLabeller | None = None
         """None where the config has no two tiers for labels to compare."""
         if self._pair is not None:
             maker = LabelMaker(self._pair, tiers, runtime)
             idle = IdleTiers(tiers)
-            self.labeller = IdleLabeller(maker, idle, self.tally, self._keep_label, quiet_s=quiet_s)
-        self._lines: list[bytes] = []
-        self._bytes = 0
+            self.labeller = IdleLabeller(
+                maker, idle, self.tally, self._keep_label, self._forget, quiet_s=quiet_s
+            )
+        self._lines = LineQueue(self.tally, flush_s)
+        self._waiting: WaitingSamples | None = None
         self._tasks: set[asyncio.Task[None]] = set()
         self._preparing = 0
-        self._flusher: asyncio.Task[None] | None = None
-        self._writing = asyncio.Lock()
-        self._failed = False
+        self._adopter: asyncio.Task[None] | None = None
+        self._closing = False
         self.configure(runtime)
 
     def configure(self, runtime: RuntimeConfig) -> None:
@@ -74,10 +79,11 @@ class FeedbackCollector:
         config = runtime.feedback
         self._runtime = runtime
         self._redactor = Redactor(config.redact, seconds_max=self._redact_s_max)
-        self._store: FeedbackStore | None = None
+        self._lines.store = None
         if config.directory is not None:
             directory = Path(config.directory)
-            self._store = FeedbackStore(directory, self._replica, config.bytes_max)
+            self._lines.store = FeedbackStore(directory, self._replica, config.bytes_max)
+        self._keep_samples_in(config.directory)
         if self.labeller is not None:
             self.labeller.configure(runtime)
 
@@ -85,7 +91,7 @@ class FeedbackCollector:
         """The capture for the answer to this call; None for a call that is not kept."""
         config = self._runtime.feedback
         if (
-            self._store is None
+            self._lines.store is None
             or self._pair is None
             or not consents(consent, config.consent)
             or not is_drawn(call.request_id, config.sample_ratio)
@@ -109,35 +115,52 @@ class FeedbackCollector:
         self._preparing += 1
         self._spawn(self._prepare(capture))
 
+    def start(self) -> None:
+        """Begin to take over the samples of Routers that have ended."""
+        if self._adopter is None and self.labeller is not None:
+            loop = asyncio.get_running_loop()
+            self._adopter = loop.create_task(self._adopt_regularly(), context=Context())
+
     async def report(self, report: FeedbackReport) -> FeedbackReport:
         """Keep an application's feedback with a redacted comment; returns the kept feedback.
 
-        The comment is left out where redacting takes too long.
+        The feedback is on the disk when this returns. The comment is left out where redacting takes
+        too long.
 
         Raises:
             FeedbackOff: nothing is kept.
             TooManyCalls: the disk does not keep up.
+            FeedbackNotKept: the disk does not take it.
         """
-        if self._store is None:
+        if self._lines.store is None:
             raise FeedbackOff
-        if self._bytes > UNWRITTEN_BYTES_MAX:
+        if self._lines.full:
             raise TooManyCalls(retry_after_s=1)
         report = replace(report, comment=await self._redact(report.comment))
+        written = self._lines.add(render_report(report))
+        self._spawn(self._lines.flush())
+        if not await written:
+            raise FeedbackNotKept(NOT_KEPT_RETRY_S)
         self.tally.verdicts[report.right] += 1
-        self._add(render_report(report))
         return report
 
     async def close(self) -> None:
         """Stop labelling, and write the remaining lines."""
+        self._closing = True
+        if self._adopter is not None:
+            self._adopter.cancel()
+            await asyncio.gather(self._adopter, return_exceptions=True)
+            self._adopter = None
         if self.labeller is not None:
             await self.labeller.close()
-        await asyncio.gather(*self._tasks, return_exceptions=True)
-        if self.labeller is not None:
-            await self.labeller.close()
-        if self._flusher is not None:
-            self._flusher.cancel()
-            await asyncio.gather(self._flusher, return_exceptions=True)
-        await self._flush()
+        while self._tasks:
+            # They wait for their lines.
+            await self._lines.flush()
+            await asyncio.wait(self._tasks, timeout=CLOSE_POLL_S)
+        await self._lines.close()
+        if self._waiting is not None:
+            await asyncio.to_thread(self._waiting.close)
+        self._closing = False
 
     async def _prepare(self, capture: Capture) -> None:
         assert self._pair is not None, "no capture is opened without it"
@@ -145,14 +168,67 @@ class FeedbackCollector:
         config = self._runtime.feedback
         try:
             made = await asyncio.to_thread(prepare, capture, self._pair, config, self._redactor)
+            if isinstance(made, Fate):
+                self.tally.fates[made] += 1
+                return
+            # The line first: a label without its call is of no use.
+            if not await self._lines.add(made.line):
+                return
+            self.tally.fates[Fate.STORED] += 1
+            await self._keep_waiting(made)
         finally:
             self._preparing -= 1
-        if isinstance(made, Fate):
-            self.tally.fates[made] += 1
+        if not self._closing:  # Its file stays for another Router.
+            self.labeller.offer(made.sample)
+
+    def _keep_samples_in(self, directory: str | None) -> None:
+        """Another directory gets the samples from now on; without one they are deleted."""
+        old = self._waiting
+        if directory is not None and old is not None and old.directory == Path(directory):
+            return  # A second lock on its files would wait for the first.
+        self._waiting = None
+        if directory is not None:
+            self._waiting = WaitingSamples(Path(directory), self._replica)
+        if old is not None:
+            (old.clear if directory is None else old.close)()
+
+    async def _keep_waiting(self, made: Prepared) -> None:
+        """Let the sample survive this Router, if the disk takes it."""
+        if self._waiting is not None:
+            with suppress(OSError):  # The sample gets its label from memory.
+                made.sample.file = await asyncio.to_thread(self._waiting.keep, made.waiting)
+
+    def _forget(self, sample: Sample) -> None:
+        """Delete the file of a sample that needs no label any more."""
+        if sample.file is not None:
+            self._spawn(asyncio.to_thread(sample.file.unlink, missing_ok=True))
+
+    async def _adopt_regularly(self) -> None:
+        while True:
+            try:
+                await self._adopt()
+            except OSError as error:
+                why = error.strerror or type(error).__name__
+                logger.warning("samples of ended Routers cannot be taken over (%s)", why)
+            await asyncio.sleep(ADOPT_S)
+
+    async def _adopt(self) -> None:
+        assert self.labeller is not None, "it is started with a labeller only"
+        room = self._runtime.feedback.pending_max - self._preparing - self.labeller.pending
+        if self._waiting is None or room <= 0:
             return
-        self.tally.fates[Fate.STORED] += 1
-        self._add(made.line)
-        self.labeller.offer(made.sample)
+        for sample in await asyncio.to_thread(self._waiting.adopt, room):
+            if self._can_label(sample):
+                self.tally.fates[Fate.ADOPTED] += 1
+                self.labeller.offer(sample)
+            else:
+                self._forget(sample)
+
+    def _can_label(self, sample: Sample) -> bool:
+        """Whether the tier that the sample asks is still one of the pair."""
+        assert self._pair is not None, "without it there is no labeller"
+        other = self._pair.large if sample.other_is_large else self._pair.small
+        return sample.other == other.name
 
     def _keep_label(self, sample: Sample, label: Label) -> None:
         fate = Fate.LABELLED_MATCH if label.kind == "match" else Fate.LABELLED_JUDGE
@@ -162,7 +238,8 @@ class FeedbackCollector:
     async def _add_label(self, sample: Sample, label: Label) -> None:
         stored = self._runtime.feedback.store_answers
         answer = await self._redact(sample.other_answer) if stored else None
-        self._add(render_label(sample.request_id, label, answer))
+        if await self._lines.add(render_label(sample.request_id, label, answer)):
+            self._forget(sample)
 
     async def _redact(self, text: str | None) -> str | None:
         """The redacted text; None where there is no text, or where redacting takes too long."""
@@ -186,49 +263,3 @@ class FeedbackCollector:
         self._tasks.discard(task)
         if not task.cancelled() and (error := task.exception()) is not None:
             logger.error("a sampled call could not be kept", exc_info=error)
-
-    def _add(self, line: bytes) -> None:
-        """Note a line; it is on disk about a second later."""
-        if self._bytes > UNWRITTEN_BYTES_MAX:
-            self.tally.fates[Fate.UNWRITTEN] += 1
-            return
-        self._lines.append(line)
-        self._bytes += len(line)
-        if self._flusher is None:
-            loop = asyncio.get_running_loop()
-            self._flusher = loop.create_task(self._flush_later(), context=Context())
-
-    async def _flush_later(self) -> None:
-        try:
-            while self._lines:
-                await asyncio.sleep(self._flush_s)
-                await self._flush()
-        finally:
-            self._flusher = None
-
-    async def _flush(self) -> None:
-        async with self._writing:
-            lines, self._lines = self._lines, []
-            if not lines or self._store is None:
-                self._bytes = 0
-                return
-            try:
-                await asyncio.to_thread(self._store.write, lines)
-            except OSError as error:
-                self._lose(lines, self._store, error)
-            else:
-                self._failed = False
-            finally:
-                self._bytes = sum(map(len, self._lines))
-
-    def _lose(self, lines: Sequence[bytes], store: FeedbackStore, error: OSError) -> None:
-        """Drop the lines; the log gets one error, until a write succeeds again."""
-        self.tally.fates[Fate.UNWRITTEN] += len(lines)
-        if not self._failed:
-            self._failed = True
-            logger.error(
-                "feedback.directory %s cannot be written (%s); samples and feedback are lost "
-                "until a write succeeds",
-                store.directory,
-                error.strerror or type(error).__name__,
-            )

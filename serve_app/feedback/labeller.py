@@ -52,15 +52,17 @@ class IdleLabeller:
         tiers: IdleTiers,
         tally: FeedbackTally,
         keep: Callable[[Sample, Label], None],
+        give_up: Callable[[Sample], None] = lambda _: None,
         *,
         quiet_s: float = QUIET_S,
         poll_s: float = POLL_S,
     ) -> None:
-        """`keep` is called with each label."""
+        """`keep` is called with each label, `give_up` with each sample that gets none."""
         self._maker = maker
         self._tiers = tiers
         self._tally = tally
         self._keep = keep
+        self._give_up = give_up
         self._poll_s = poll_s
         self._pauses = Pauses(quiet_s)
         self._samples: deque[Sample] = deque()
@@ -148,7 +150,7 @@ class IdleLabeller:
             self._pauses.begin_quiet()
 
     async def close(self) -> None:
-        """Stop the label calls, and drop the samples."""
+        """Stop the label calls. The samples are dropped; their files stay for another Router."""
         self._samples.clear()
         tasks = [*self._jobs, *([self._task] if self._task else [])]
         for task in tasks:
@@ -208,11 +210,13 @@ class IdleLabeller:
     def _handle_error(self, sample: Sample, error: BaseException) -> None:
         if isinstance(error, NoLabel):
             self._tally.fates[error.fate] += 1
+            self._give_up(sample)
         elif isinstance(error, GatewayError):
             self._pauses.back_off()
             self._try_again(sample, self._samples.append)
         else:
             self._tally.fates[Fate.GIVEN_UP] += 1
+            self._give_up(sample)
             logger.error("call %s could not be labelled", sample.request_id, exc_info=error)
 
     def _try_again(self, sample: Sample, put: Callable[[Sample], None]) -> None:
@@ -220,3 +224,4 @@ class IdleLabeller:
             put(sample)
         else:
             self._tally.fates[Fate.GIVEN_UP] += 1
+            self._give_up(sample)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from pathlib import Path
 from typing import Literal
 
 from serve_app.core.call import Endpoint, Turn
@@ -12,10 +13,11 @@ LabelKind = Literal["match", "judge"]
 
 @dataclass(slots=True)
 class Sample:
-    """The labeller's input; it is only ever in memory, and not redacted.
+    """The labeller's input; it is not redacted, unless it comes from a Router that has ended.
 
     `body` asks the tier `other` the same question. `other_answer` is set once that tier has
-    answered. `tries` counts how often a label was begun.
+    answered. `tries` counts how often a label was begun. `file` holds the sample with redacted
+    texts until it has its label.
     """
 
     request_id: str
@@ -27,6 +29,7 @@ class Sample:
     body: bytes
     other_answer: str | None = None
     tries: int = 0
+    file: Path | None = None
 
     def answers(self) -> tuple[str, str]:
         """The weakest tier's answer and the strongest tier's answer; both must be there."""

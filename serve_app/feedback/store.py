@@ -29,7 +29,8 @@ class FeedbackStore:
     def write(self, lines: Sequence[bytes]) -> None:
         """Append all of the lines or none, and delete the oldest files to make room for them.
 
-        Blocks; only one thread at a time may call it.
+        The lines are on the disk when this returns, so that an acknowledged line survives a loss
+        of power too. Blocks; only one thread at a time may call it.
 
         Raises:
             OSError: the directory or its disk cannot take the lines.
@@ -84,12 +85,15 @@ class FeedbackStore:
         path = self.directory / f"calls_{self._replica}.jsonl"
         if path.exists() and path.stat().st_size + len(block) > self._file_bytes_max:
             self._rotate(path)
-        flags = os.O_WRONLY | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
+        is_new = not path.exists()
+        flags = os.O_RDWR | os.O_APPEND | os.O_CREAT | os.O_NOFOLLOW
         file = os.open(path, flags, 0o600)
         try:
-            _write_all(file, block, os.fstat(file).st_size)
+            _write_all(file, block, _cut_torn_line(file))
         finally:
             os.close(file)
+        if is_new:
+            _sync_directory(self.directory)
 
     def _rotate(self, path: Path) -> None:
         number = 1 + sum(1 for _ in self.directory.glob(f"calls_{self._replica}.*.jsonl"))
@@ -98,12 +102,32 @@ class FeedbackStore:
         path.rename(rotated)
 
 
+def _cut_torn_line(file: int) -> int:
+    """Remove a line that a killed writer did not finish; returns the size of the file."""
+    size = os.fstat(file).st_size
+    if size == 0 or os.pread(file, 1, size - 1) == b"\n":
+        return size
+    whole = os.pread(file, size, 0).rfind(b"\n") + 1
+    os.ftruncate(file, whole)
+    return whole
+
+
 def _write_all(file: int, block: bytes, size: int) -> None:
-    """Write the block, or leave the file as long as it was."""
+    """Write the block to the disk, or leave the file as long as it was."""
     try:
         view = memoryview(block)
         while view:
             view = view[os.write(file, view) :]
+        os.fdatasync(file)
     except OSError:
         os.ftruncate(file, size)
         raise
+
+
+def _sync_directory(path: Path) -> None:
+    """Make the name of a new file as durable as its contents."""
+    directory = os.open(path, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(directory)
+    finally:
+        os.close(directory)

@@ -28,6 +28,8 @@ class Fate(StrEnum):
     """The other tier's engine refused the body."""
     GIVEN_UP = "given_up"
     """All tries ended without a label."""
+    ADOPTED = "adopted"
+    """The sample waited for its label when its Router ended; this Router has taken it over."""
     UNWRITTEN = "unwritten"
     """A line was lost: the disk is full, or the directory cannot be written."""
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -27,7 +28,9 @@ from serve_app.replica.engine_watch import watch_drafts, watch_tokens
 from serve_app.replica.health import ReplicaHealth, choose_hold_s
 from serve_app.replica.lease_table import LeaseTable
 from serve_app.replica.liveness import WatchPlan
+from serve_app.replica.parent_watch import watch_engine_processes
 from serve_app.replica.place import count_torn_groups, own_workers_by_node
+from serve_app.replica.shared_files import SharedFileRecords
 from serve_app.replica.state import find_draining, is_dead, read_check_times
 from serve_app.replica.vllm_engine import VLLMSigns
 
@@ -79,7 +82,11 @@ class TierServer(LLMServer):
         if self._sha256sums is not None:
             await self._check_weights(self._sha256sums)
         self._skip_download_of_local_model()
+        records = SharedFileRecords()
+        await asyncio.to_thread(records.sweep)
+        watch_engine_processes()
         await super().start()  # type: ignore[no-untyped-call]  # Ray's
+        await self._record_shared_files(records)
         assert self.engine is not None, "LLMServer.start() makes it"
         self._leases = LeaseTable()
         engine_app = await self.engine.build_asgi_app()
@@ -111,6 +118,13 @@ class TierServer(LLMServer):
         # until an agent for reports runs on the head node, in a process of 0.4 GB.
         assert self.engine is not None, "LLMServer.start() makes it"
         await self.engine.start()
+
+    async def _record_shared_files(self, records: SharedFileRecords) -> None:
+        try:
+            await asyncio.to_thread(records.write, os.getpid())
+        except OSError as error:
+            why = error.strerror or type(error).__name__
+            logger.warning("files in shared memory are not recorded (%s)", why)
 
     def _check_place(self) -> None:
         size = int(self._llm_config.engine_kwargs.get("tensor_parallel_size") or 1)

@@ -1,17 +1,22 @@
-"""What `serve-app up` says of TLS before it starts anything."""
+"""What `serve-app up` says before it starts anything."""
 
 from __future__ import annotations
 
+import subprocess
+import sys
 from pathlib import Path
 
 import pytest
 from typer.testing import CliRunner
 
+from serve_app.cli.leftovers import RunDirectory
 from serve_app.cli.main import app
-from serve_app.config.reader import RUN_DIR_VARIABLE
+from serve_app.config.environment import socket_dir
+from serve_app.config.reader import RUN_DIR_VARIABLE, process_environment
 from serve_app.config.tls import CERTIFICATE, KEY
 
-LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
+ROOT = Path(__file__).parents[2]
+LOCAL = ROOT / "configs" / "local.yaml"
 
 
 @pytest.mark.parametrize(
@@ -32,3 +37,38 @@ def test_a_service_without_the_tls_that_is_asked_for_is_not_started(
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_a_run_directory_that_cannot_be_made_is_named(tmp_path: Path) -> None:
+    """One line says which; nothing is started, and no directory for sockets is left."""
+    blocked = tmp_path / "file"
+    blocked.touch()
+    run_dir = blocked / "run"
+    result = CliRunner().invoke(app, ["up", str(LOCAL)], env={RUN_DIR_VARIABLE: str(run_dir)})
+    assert result.exit_code == 1
+    assert result.stderr.startswith("The service did not start: ")
+    assert len(result.stderr.splitlines()) == 1
+    assert not socket_dir(run_dir).exists()
+
+
+def test_a_full_disk_is_named_and_nothing_is_left(tmp_path: Path) -> None:
+    """The directory for sockets goes too; in a process of its own, which ends its descendants."""
+    (tmp_path / "serve.yaml").symlink_to("/dev/full")
+    command = [sys.executable, "-m", "serve_app.cli.main", "up", str(LOCAL)]
+    variables = {RUN_DIR_VARIABLE: str(tmp_path), "PYTHONPATH": str(ROOT)}
+    environment = {**process_environment(), **variables}
+    result = subprocess.run(command, env=environment, capture_output=True, text=True, timeout=120)
+    said = f"The service did not start: {tmp_path}: No space left on device\n"
+    assert (result.returncode, result.stderr) == (1, said)
+    assert not socket_dir(tmp_path).exists()
+
+
+def test_a_second_service_of_a_run_directory_is_not_started(tmp_path: Path) -> None:
+    """The first one holds a lock, which ends with it."""
+    first = RunDirectory(tmp_path)
+    assert first.lock()
+    result = CliRunner().invoke(app, ["up", str(LOCAL)], env={RUN_DIR_VARIABLE: str(tmp_path)})
+    assert (result.exit_code, result.stdout) == (
+        1,
+        "A service runs already; `serve-app down` ends it.\n",
+    )

@@ -2,10 +2,13 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import pytest
+from ray._common.utils import get_default_system_temp_dir
 from vllm import envs
 
-from serve_app.config.environment import ray_environment
+from serve_app.config.environment import ray_environment, temporary_environment
 
 
 @pytest.mark.parametrize("name", ["VLLM_USE_FLASHINFER_SAMPLER", "VLLM_USE_DEEP_GEMM"])
@@ -15,3 +18,27 @@ def test_nothing_compiles_cuda_at_a_start(monkeypatch: pytest.MonkeyPatch, name:
     assert envs.environment_variables[name]() is True
     monkeypatch.setenv(name, ray_environment()[name])
     assert envs.environment_variables[name]() is False
+
+
+@pytest.mark.parametrize(
+    ("given", "sessions"),
+    [
+        ({}, "/tmp"),
+        ({"TMPDIR": "/scratch"}, "/scratch"),
+        ({"TMPDIR": "/scratch", "RAY_TMPDIR": "/ray"}, "/ray"),
+    ],
+)
+def test_the_sessions_of_ray_stay_where_ray_puts_them(
+    monkeypatch: pytest.MonkeyPatch, tmp_path: Path, given: dict[str, str], sessions: str
+) -> None:
+    """Only other temporary files go to the service's own directory."""
+    for name in ("TMPDIR", "RAY_TMPDIR"):
+        monkeypatch.delenv(name, raising=False)
+    for name, value in given.items():
+        monkeypatch.setenv(name, value)
+    before = get_default_system_temp_dir()
+    found = temporary_environment(tmp_path, given)
+    assert found["RAY_TMPDIR"] == sessions == before
+    for name, value in found.items():
+        monkeypatch.setenv(name, value)
+    assert get_default_system_temp_dir() == before

@@ -37,6 +37,7 @@ ARGUMENTS: dict[type[GatewayError], tuple[object, ...]] = {
     errors.AccessUnavailable: (1,),
     errors.LimitsUnavailable: (1,),
     errors.AuditUnavailable: (1,),
+    errors.FeedbackNotKept: (1,),
     errors.TierOverloaded: (2,),
     errors.TierUnavailable: (5,),
     errors.WouldBeLate: (2,),

@@ -95,3 +95,11 @@ def test_a_disk_that_fills_up_leaves_whole_lines(
     with pytest.raises(OSError, match="No space left"):
         store.write([b"22222\n"])
     assert (tmp_path / "calls_r1.jsonl").read_bytes() == b"1\n"
+
+
+def test_a_torn_line_is_cut_off(tmp_path: Path) -> None:
+    """A writer that was killed in a line does not spoil the next line."""
+    path = tmp_path / "calls_r1.jsonl"
+    path.write_bytes(b"1\n2\n{tor")
+    FeedbackStore(tmp_path, "r1", 1 << 20).write([b"3\n"])
+    assert path.read_bytes() == b"1\n2\n3\n"

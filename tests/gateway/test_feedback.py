@@ -67,11 +67,10 @@ class Service:
 
     async def lines(self) -> list[dict[str, Any]]:
         """What is on disk once all that is under way is done."""
-        await until(lambda: not self.feedback._tasks)
         await self.feedback.close()
         return [
             json.loads(line)
-            for path in sorted(self.directory.glob("*"))
+            for path in sorted(self.directory.glob("calls_*"))
             for line in path.read_bytes().splitlines()
         ]
 
@@ -291,15 +290,53 @@ async def test_a_users_call_comes_first(service: Service) -> None:
     assert service.feedback.labeller.pending == 1
 
 
+async def test_a_waiting_sample_survives_its_router(service: Service) -> None:
+    """Another Router asks the question with redacted texts; only those have been on the disk."""
+    service.configure(redact=["email"])
+    service.fast.say = lambda body: "Ask ann@example.com."
+    service.strong.say = lambda body: "Ask [email]."
+    answered = await service.chat(
+        messages=[{"role": "user", "content": "Where is bob@example.com?"}], user="eve@example.com"
+    )
+    await until(lambda: not service.feedback._tasks)
+    await service.feedback.close()
+    [waiting] = (service.directory / "waiting_r1").iterdir()
+    assert b"example" not in waiting.read_bytes()
+    tiers = {"fast": service.fast, "strong": service.strong}
+    other = FeedbackCollector(
+        TIERS, tiers, service.pipeline.runtime, "r2", flush_s=0.05, quiet_s=0.0
+    )
+    other.start()
+    await until(lambda: other.tally.fates[Fate.LABELLED_MATCH])
+    await other.close()
+    assert other.tally.fates[Fate.ADOPTED] == 1
+    [asked] = service.strong.bodies()
+    assert asked["messages"] == [{"role": "user", "content": "Where is [email]?"}]
+    assert (asked["model"], asked["user"]) == ("demo-strong", "[email]")
+    call, label = await service.lines()
+    assert call["request_id"] == label["request_id"] == answered.headers["x-request-id"]
+    assert label["same"] is True
+    assert not list(service.directory.glob("waiting_*"))
+
+
+async def test_no_sample_stays_where_feedback_is_switched_off(service: Service) -> None:
+    """The files go with the samples."""
+    await service.chat()
+    await until(lambda: list(service.directory.glob("waiting_r1/*.json")))
+    service.feedback.configure(RuntimeConfig())
+    assert not list(service.directory.glob("waiting_*"))
+
+
 async def test_an_unwritable_directory_is_told_once(
     service: Service, caplog: pytest.LogCaptureFixture
 ) -> None:
-    """Calls go on; when it can be written again, so does the log."""
+    """Feedback is rejected, calls go on; when it can be written again, so does the log."""
     service.directory.touch()
     with caplog.at_level(logging.ERROR, "ray.serve"):
         for _ in range(2):
-            assert (await service.report(request_id="a", right=True)).status_code == 202
-            await service.feedback.close()
+            rejected = await service.report(request_id="a", right=True)
+            assert rejected.status_code == 503
+            assert rejected.json()["error"]["code"] == "feedback_unavailable"
     [message] = [record.getMessage() for record in caplog.records]
     assert f"feedback.directory {service.directory} cannot be written (" in message
     assert service.feedback.tally.fates == {Fate.UNWRITTEN: 2}

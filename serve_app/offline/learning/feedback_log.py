@@ -39,6 +39,11 @@ def find_logs(directory: Path) -> Sequence[Path]:
     return sorted(directory.glob(FILES))
 
 
+def is_log(path: Path) -> bool:
+    """Whether a file is one that a Router writes."""
+    return path.match(FILES)
+
+
 def is_entry(document: Document) -> bool:
     """Whether a JSON object is a line of a feedback log."""
     return document.get("kind") in KINDS and "request_id" in document

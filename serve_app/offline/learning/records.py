@@ -14,7 +14,13 @@ from serve_app.config.cascade import CascadeConfig
 from serve_app.core.call import Prompt, Turn
 from serve_app.offline.evaluate.answers import ANSWERS_FILE
 from serve_app.offline.evaluate.dataset import Dataset
-from serve_app.offline.learning.feedback_log import FeedbackLog, InvalidEntry, find_logs, is_entry
+from serve_app.offline.learning.feedback_log import (
+    FeedbackLog,
+    InvalidEntry,
+    find_logs,
+    is_entry,
+    is_log,
+)
 from serve_app.offline.learning.learning_errors import InvalidRecords
 from serve_app.routing.confidence import DraftFeatures, draft_features
 
@@ -160,12 +166,15 @@ def _read(path: Path) -> bytes:
 
 
 def _parse_lines(path: Path, content: bytes) -> Iterable[Numbered]:
-    for number, line in enumerate(content.split(b"\n"), start=1):
+    lines = content.split(b"\n")
+    for number, line in enumerate(lines, start=1):
         if not line.strip():
             continue
         try:
             document = orjson.loads(line)
         except orjson.JSONDecodeError as error:
+            if is_log(path) and number == len(lines):
+                return  # A Router was killed while it wrote the line.
             raise InvalidRecords(path, number, f"the line: expected JSON ({error})") from None
         if not isinstance(document, dict):
             raise InvalidRecords(path, number, "the line: expected an object")

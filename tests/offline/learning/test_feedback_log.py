@@ -144,3 +144,11 @@ def test_a_directory_without_a_log_is_named(tmp_path: Path) -> None:
     """As before: by the file that `evaluate` would have written."""
     with pytest.raises(InvalidRecords, match=r"answers\.jsonl: No such file"):
         read_records([tmp_path])
+
+
+def test_a_torn_last_line_is_passed_over(tmp_path: Path) -> None:
+    """A killed Router leaves one; anywhere else it is an error."""
+    torn = call("b")[:-9]
+    assert scores(load(tmp_path, [call("a"), label("a"), torn])) == {"a?": (0, 1)}
+    with pytest.raises(InvalidRecords, match="line 2: the line: expected JSON"):
+        load(tmp_path, [call("a"), torn + b"\n", label("a")])
