@@ -2,18 +2,19 @@ CONFIG ?= configs/local.yaml
 PYTHON ?=
 UPGRADE ?=
 SEED ?= 1
+SOAK_S ?= 1800
 export PYTHON UPGRADE
 # Every worker and every process that a test starts would compile the project's files again.
 unexport PYTHONDONTWRITEBYTECODE
 
 BIN := .venv/bin
 INSTALL := @sh tools/python.sh tools/install.py
-# Without tests/serve: every worker would import what only those tests need.
-PYTEST_UNIT = $(BIN)/pytest --ignore tests/serve --numprocesses auto --dist worksteal
+# Without the tests on real Ray: every worker would import what only those tests need.
+PYTEST_UNIT = $(BIN)/pytest --ignore tests/serve --ignore tests/faults --numprocesses auto --dist worksteal
 
 .DEFAULT_GOAL := help
 .NOTPARALLEL:
-.PHONY: help advisories install install-dev serve stop test unit thorough coverage serve-tests lint fuzz bench gpu-check docs openapi \
+.PHONY: help advisories install install-dev serve stop test unit thorough coverage serve-tests lint fuzz soak bench gpu-check docs openapi \
 	engine-arguments lock clean
 
 help: ## Print this list
@@ -44,7 +45,7 @@ coverage: install-dev ## The same, and which branches of the serving code they m
 	@$(PYTEST_UNIT) --hypothesis-profile thorough --cov --cov-report=term
 
 serve-tests: install-dev ## The tests that start real Ray and real vLLM
-	@$(BIN)/pytest -m serve
+	@$(BIN)/pytest -m "serve and not faults"
 
 lint: install-dev ## Ruff, mypy, the import contracts and the locks
 	@$(BIN)/python tools/check_locks.py
@@ -59,6 +60,9 @@ advisories: install-dev ## Known vulnerabilities of what the locks pin (asks pyp
 
 fuzz: install-dev ## 10,000 valid and broken calls, to the gateway alone and to the service (SEED=1)
 	@exec $(BIN)/python -m tests.fuzz --seed $(SEED)
+
+soak: install-dev ## SOAK_S seconds of mixed traffic (SOAK_S=1800): memory, descriptors, latency; writes docs/soak.md
+	@exec $(BIN)/python -m tests.soak --seconds $(SOAK_S) --seed $(SEED)
 
 bench: install ## What the router costs, against bare vLLM
 	@exec $(BIN)/serve-app bench overhead
