@@ -3,6 +3,7 @@ PYTHON ?=
 UPGRADE ?=
 SEED ?= 1
 CHAOS_S ?= 600
+SOAK_S ?= 1800
 export PYTHON UPGRADE
 # Every worker and every process that a test starts would compile the project's files again.
 unexport PYTHONDONTWRITEBYTECODE
@@ -70,6 +71,9 @@ fuzz: install-dev ## 10,000 valid and broken calls, to the gateway alone and to 
 
 hostile: install-dev ## Absurd bodies and hostile connections against the service, beside other clients
 	@exec $(BIN)/python -m tests.hostile
+
+soak: install-dev ## SOAK_S seconds of mixed traffic (SOAK_S=1800): memory, descriptors, latency; writes docs/soak.md
+	@exec $(BIN)/python -m tests.soak --seconds $(SOAK_S) --seed $(SEED)
 
 bench: install ## What the router costs, against bare vLLM
 	@exec $(BIN)/serve-app bench overhead

@@ -17,6 +17,7 @@ from ipaddress import ip_address, ip_network
 
 from serve_app.config.tls import TlsListener
 from serve_app.core.headers import CERTIFICATE_HEADER
+from serve_app.core.peer_watch import PROBE_S, SILENT_S_MAX
 
 FILES_SPARE = 512
 """Files that HAProxy needs besides the files for connections."""
@@ -245,6 +246,11 @@ def _literal(*lines: str) -> str:
 
 def _defaults(limits: HAProxyLimits) -> Iterator[str]:
     yield f"    timeout http-request {limits.head_s}s"
+    # The machine of a Router may go without closing a connection, and Ray sets no `timeout server`.
+    yield "    option srvtcpka"
+    yield f"    srvtcpka-idle {PROBE_S}s"
+    yield f"    srvtcpka-intvl {PROBE_S}s"
+    yield f"    default-server tcp-ut {SILENT_S_MAX}s"
     yield from (f"    http-error {error.render()}" for error in ERRORS)
 
 

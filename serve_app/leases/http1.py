@@ -24,6 +24,7 @@ import httptools
 
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.headers import Headers
+from serve_app.core.peer_watch import SILENT_S_MAX, watch_peer
 
 BUFFER_BYTES_MAX = 1 << 20
 """The most body bytes that an exchange holds for a slow client before it pauses the engine."""
@@ -412,6 +413,7 @@ class ConnectionPool:
                 )
         except (OSError, TimeoutError):
             raise ConnectionBroken(begun=False) from None
+        watch_peer(transport.get_extra_info("socket"), SILENT_S_MAX)
         if pin and not has_certificate(transport, pin[0]):
             connection.close()
             raise ConnectionBroken(begun=False)

@@ -15,6 +15,7 @@ import httpx
 import uvicorn
 
 from serve_app.core.call import Endpoint
+from serve_app.core.peer_watch import UNREAD_S_MAX, watch_peer
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, render_usage
 from serve_app.leases.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER, LOAD_PATH
 from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
@@ -237,6 +238,7 @@ class EngineHTTPServer:
         family = socket.AF_INET6 if ":" in host else socket.AF_INET
         self._socket = socket.socket(family, socket.SOCK_STREAM)
         self._socket.bind((host, 0))
+        watch_peer(self._socket, UNREAD_S_MAX)
         port: int = self._socket.getsockname()[1]
         self.address: Address = (host, port)
         context = None

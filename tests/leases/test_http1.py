@@ -46,6 +46,13 @@ class FakeTransport:
     def is_closing(self) -> bool:
         return self.closed
 
+    def get_extra_info(self, name: str) -> FakeTransport:
+        assert name == "socket"
+        return self
+
+    def setsockopt(self, level: int, option: int, value: int) -> None:
+        """`tests/core/test_peer_watch.py` looks at real sockets."""
+
     def pause_reading(self) -> None:
         self.reading.append("paused")
 
