@@ -2,13 +2,17 @@
 
 from __future__ import annotations
 
+import hashlib
 import importlib.util
 import os
 import shutil
+import subprocess
+import tarfile
 from collections.abc import AsyncIterator
 from typing import Any
 
 import pytest
+import pytest_asyncio
 
 CHROMIUM = shutil.which("chromium")
 MISSING = (
@@ -20,9 +24,14 @@ MISSING = (
 )
 
 
-@pytest.fixture
+AXE = "axe-core@4.12.1"
+AXE_SHA256 = "66a8aaa95a8b044a7fd74a5435873bf04ff65a1ca75567c921b7509742085a14"
+"""Of `axe.min.js`, which npm brings: its licence (MPL 2.0) is not this project's."""
+
+
+@pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Any]:
-    """The browser of one test."""
+    """The browser of one module's tests; each tab of it starts with nothing kept."""
     if MISSING is not None:
         pytest.skip(f"{MISSING}: the pages are not looked at in a browser")
     from playwright.async_api import async_playwright
@@ -35,7 +44,7 @@ async def browser() -> AsyncIterator[Any]:
         await running.close()
 
 
-@pytest.fixture
+@pytest_asyncio.fixture(loop_scope="module")
 async def tab(browser: Any) -> AsyncIterator[Any]:
     """A tab whose page has caused no error when the test ends."""
     page = await browser.new_page(viewport={"width": 1280, "height": 860})
@@ -50,3 +59,23 @@ async def tab(browser: Any) -> AsyncIterator[Any]:
 def blames_us(line: Any) -> bool:
     """Whether the console shows a fault of the page; the browser itself notes each status >= 400."""
     return line.type == "error" and not line.text.startswith("Failed to load resource")
+
+
+@pytest.fixture(scope="session")
+def axe(tmp_path_factory: pytest.TempPathFactory) -> str:
+    """The source of axe-core, from npm's registry."""
+    if shutil.which("npm") is None:
+        pytest.skip("npm is missing: axe-core does not check the pages")
+    directory = tmp_path_factory.mktemp("axe")
+    command = ["npm", "pack", "--silent", AXE, "--pack-destination", str(directory)]
+    try:
+        subprocess.run(command, check=True, capture_output=True, timeout=120, cwd=directory)
+    except (subprocess.CalledProcessError, subprocess.TimeoutExpired):
+        pytest.skip("npm's registry cannot be reached: axe-core does not check the pages")
+    [archive] = directory.glob("*.tgz")
+    with tarfile.open(archive) as packed:
+        member = packed.extractfile("package/axe.min.js")
+        assert member is not None
+        source = member.read()
+    assert hashlib.sha256(source).hexdigest() == AXE_SHA256
+    return source.decode()

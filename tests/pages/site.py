@@ -205,7 +205,7 @@ def build_access() -> AccessControl:
 async def serving(app: Any) -> AsyncIterator[str]:
     """The address of the app on a real server."""
     listener = socket.create_server(("127.0.0.1", 0))
-    config = uvicorn.Config(app, log_level="error", lifespan="off", timeout_graceful_shutdown=1)
+    config = uvicorn.Config(app, log_level="critical", lifespan="off", timeout_graceful_shutdown=0)
     server = uvicorn.Server(config)
     task = asyncio.create_task(server.serve([listener]))
     try:

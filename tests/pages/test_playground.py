@@ -14,6 +14,9 @@ from tests.pages.site import Site, running_site
 QUESTION = "What is the capital of France?"
 
 
+pytestmark = pytest.mark.asyncio(loop_scope="module")
+
+
 async def open_playground(tab: Any, site: Site) -> None:
     await tab.goto(f"{site.url}/playground")
     await tab.locator("#modes input").first.wait_for(state="attached")
