@@ -197,8 +197,7 @@ def build_flushers(
 
 
 async def ask_routers(siblings: SiblingRouters, own: OwnNumbers) -> Replies:
-    """The numbers of all Routers; only those of this Router where Serve cannot say which there are.
-    """
+    """The numbers of all Routers; of this Router alone where Serve cannot say which there are."""
     try:
         async with asyncio.timeout(ASK_S):
             questions = await siblings.ask("read_numbers")

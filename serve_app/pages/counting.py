@@ -1,4 +1,4 @@
-"""Counts the calls of one Router for the dashboard; costs microseconds a call and a bounded memory."""
+"""Counts the calls of one Router for the dashboard, in a bounded memory."""
 
 from __future__ import annotations
 
@@ -31,6 +31,8 @@ class CallCounts:
     def __init__(self, clock: Callable[[], float] = time.time) -> None:
         self._clock = clock
         self._steps: deque[Step] = deque(maxlen=STEPS)
+        self._slowest: deque[list[SlowCall]] = deque(maxlen=STEPS)
+        """The slowest calls of each step, in the order of the steps."""
         self.started_at = clock()
         self.totals = Totals()
 
@@ -47,20 +49,24 @@ class CallCounts:
         step.cost += cost
         step.saved += saved
         _count_decision(step, record)
-        _keep_slowest(step, record)
+        _keep_slowest(self._slowest[-1], record)
         if record.code is not None:
             _bump(step.errors, (tier, record.code))
         if record.cache is None or not record.cache.free:
             _count_tokens(step, record, tier)
         old = self.totals
-        self.totals = Totals(
-            old.calls + 1, old.failed + failed, old.cost + cost, old.saved + saved
-        )
+        self.totals = Totals(old.calls + 1, old.failed + failed, old.cost + cost, old.saved + saved)
 
     def steps(self) -> Sequence[Step]:
         """The steps with calls of the last minutes, oldest first."""
         oldest = self._number() - STEPS + 1
         return [step for step in self._steps if step.number >= oldest]
+
+    def slowest(self) -> Sequence[SlowCall]:
+        """The slowest calls of the last minutes, the slowest first."""
+        kept = len(self.steps())
+        calls = [call for calls in list(self._slowest)[-kept:] if kept for call in calls]
+        return sorted(calls, key=lambda call: -call.total_s)[:SLOW_CALLS]
 
     def _number(self) -> int:
         return int(self._clock()) // STEP_S
@@ -70,6 +76,7 @@ class CallCounts:
         # A clock that is set back must not leave two steps of one number.
         if not self._steps or self._steps[-1].number < number:
             self._steps.append(Step(number))
+            self._slowest.append([])
         return self._steps[-1]
 
 
@@ -87,8 +94,7 @@ def _count_tokens(step: Step, record: Record, tier: str) -> None:
     bins[bisect_left(FIRST_TOKEN_BOUNDS_S, record.first_byte_s)] += 1
 
 
-def _keep_slowest(step: Step, record: Record) -> None:
-    slowest = step.slowest
+def _keep_slowest(slowest: list[SlowCall], record: Record) -> None:
     if len(slowest) == SLOW_CALLS and record.total_s <= slowest[-1].total_s:
         return
     decision = record.decision

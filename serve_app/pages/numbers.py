@@ -72,7 +72,6 @@ class Step:
     first_tokens: dict[str, list[int]] = field(default_factory=dict)
     cost: int = 0
     saved: int = 0
-    slowest: list[SlowCall] = field(default_factory=list)
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +97,7 @@ class RoutingNumbers:
 
 @dataclass(frozen=True, slots=True)
 class RouterNumbers:
-    """Everything that the dashboard shows of one Router."""
+    """Everything that the dashboard shows of one Router. `slowest` are of the last minutes."""
 
     router: str
     started_at: float
@@ -107,4 +106,5 @@ class RouterNumbers:
     tiers: Mapping[str, TierNumbers]
     steps: Sequence[Step]
     routing: RoutingNumbers
+    slowest: Sequence[SlowCall] = ()
     currency: str | None = None

@@ -72,6 +72,7 @@ class OwnNumbers:
             tiers={name: read_tier(tier) for name, tier in self._tiers.items()},
             steps=self._counts.steps(),
             routing=self._read_routing(),
+            slowest=self._counts.slowest(),
             currency=None if prices is None else prices.currency,
         )
 

@@ -178,7 +178,7 @@ def summarise(
         errors=_list_counts(_add(step.errors for step in steps)),
         routing=_sum_routing(names[-1], decisions, routers),
         money=_sum_money(routers, steps),
-        slowest=_find_slowest(steps),
+        slowest=_find_slowest(routers),
         unclear=unclear,
     )
 
@@ -300,8 +300,8 @@ def _sum_money(routers: Sequence[RouterNumbers], steps: Sequence[Step]) -> Money
     )
 
 
-def _find_slowest(steps: Sequence[Step]) -> Sequence[SlowCall]:
-    calls = [call for step in steps for call in step.slowest]
+def _find_slowest(routers: Sequence[RouterNumbers]) -> Sequence[SlowCall]:
+    calls = [call for router in routers for call in router.slowest]
     return sorted(calls, key=lambda call: -call.total_s)[:SLOW_CALLS]
 
 

@@ -8,9 +8,11 @@ import pytest
 from typer.testing import CliRunner
 
 from serve_app.cli.main import app
-from serve_app.config.reader import RUN_DIR_VARIABLE
+from serve_app.cli.up import _banner
+from serve_app.config.reader import RUN_DIR_VARIABLE, read_serve_config
 from serve_app.config.tls import CERTIFICATE, KEY
 
+PROD = Path(__file__).parents[2] / "configs" / "prod.yaml"
 LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
 
 
@@ -32,3 +34,12 @@ def test_a_service_without_the_tls_that_is_asked_for_is_not_started(
     assert said in result.stderr
     assert len(result.stderr.splitlines()) == 1
     assert not (tmp_path / "run").exists()
+
+
+def test_the_banner_names_the_pages_that_are_on() -> None:
+    """A person who has just started the service finds the playground; prod.yaml has no pages."""
+    url = "http://127.0.0.1:8000"
+    local = _banner(url, read_serve_config(LOCAL))
+    assert f"Playground: {url}/playground\n" in local
+    assert f"Dashboard:  {url}/dashboard\n" in local
+    assert "/playground" not in _banner(url, read_serve_config(PROD))

@@ -24,6 +24,16 @@ MISSING = (
 )
 
 
+def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
+    """Without a browser one skipped test stands for all of them, so the summary has one line."""
+    seen = [item for item in items if "browser" in getattr(item, "fixturenames", ())]
+    if MISSING is None or not seen:
+        return
+    seen[0].add_marker(pytest.mark.skip(reason=f"{MISSING}: no page is looked at in a browser"))
+    config.hook.pytest_deselected(items=seen[1:])
+    items[:] = [item for item in items if item not in seen[1:]]
+
+
 AXE = "axe-core@4.12.1"
 AXE_SHA256 = "66a8aaa95a8b044a7fd74a5435873bf04ff65a1ca75567c921b7509742085a14"
 """Of `axe.min.js`, which npm brings: its licence (MPL 2.0) is not this project's."""
@@ -32,8 +42,6 @@ AXE_SHA256 = "66a8aaa95a8b044a7fd74a5435873bf04ff65a1ca75567c921b7509742085a14"
 @pytest_asyncio.fixture(scope="module", loop_scope="module")
 async def browser() -> AsyncIterator[Any]:
     """The browser of one module's tests; each tab of it starts with nothing kept."""
-    if MISSING is not None:
-        pytest.skip(f"{MISSING}: the pages are not looked at in a browser")
     from playwright.async_api import async_playwright
 
     # Chromium's sandbox refuses root, who runs the tests in containers.
@@ -57,7 +65,7 @@ async def tab(browser: Any) -> AsyncIterator[Any]:
 
 
 def blames_us(line: Any) -> bool:
-    """Whether the console shows a fault of the page; the browser itself notes each status >= 400."""
+    """Whether the console shows a fault of the page; the browser notes each status >= 400."""
     return line.type == "error" and not line.text.startswith("Failed to load resource")
 
 
