@@ -151,7 +151,7 @@ export class Answer {
     const colours = { "--tier-low": this.#colour(low), "--tier-high": this.#colour(high) };
     const side = at >= limit ? high : low;
     const words = this.reason === "model"
-      ? `score ${score(at)}, threshold ${score(limit)}; the Router would have chosen ${side}`
+      ? `score ${score(at)}, threshold ${score(limit)}; Auto goes to ${side}`
       : `score ${score(at)}, threshold ${score(limit)}`;
     return styled(
       el("div", { class: "scale" }, el("span", { class: "soft" }, "Complexity"), picture, el("span", { class: "words soft" }, words)),
