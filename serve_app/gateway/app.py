@@ -27,7 +27,7 @@ from serve_app.core.errors import (
 )
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.admin import AdminPages
-from serve_app.gateway.browser import BrowserPages, Files, Watch
+from serve_app.gateway.browser import BrowserPages, Files, NumbersSource
 from serve_app.gateway.feedback import build_feedback_page, read_page_body
 from serve_app.gateway.guard import Guard, check_endpoint, read_caller
 from serve_app.gateway.handlers import CallHandler, ClientGone, Recorder
@@ -57,7 +57,7 @@ def build_gateway(
     *,
     feedback: FeedbackCollector | None = None,
     files: Files | None = None,
-    watch: Watch | None = None,
+    watch: NumbersSource | None = None,
     echo_request_id: bool = True,
 ) -> Gateway:
     """The whole HTTP surface. Without `files` there are no pages for people, and without `watch`

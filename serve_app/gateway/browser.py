@@ -74,7 +74,7 @@ class Files(Protocol):
     def files(self) -> Mapping[str, File]: ...
 
 
-class Watch(Protocol):
+class NumbersSource(Protocol):
     """The source of the live numbers of all Routers; see `pages/watch.py`."""
 
     def follow(self) -> AsyncIterator[bytes]:
@@ -89,7 +89,9 @@ class Watch(Protocol):
 class BrowserPages:
     """The pages for people, as far as the config has them."""
 
-    def __init__(self, pipeline: Pipeline, files: Files | None, watch: Watch | None) -> None:
+    def __init__(
+        self, pipeline: Pipeline, files: Files | None, watch: NumbersSource | None
+    ) -> None:
         self._pipeline = pipeline
         self._files = files
         self._watch = watch

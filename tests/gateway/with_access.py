@@ -14,7 +14,7 @@ from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.app import build_gateway
-from serve_app.gateway.browser import Files, Watch
+from serve_app.gateway.browser import Files, NumbersSource
 from serve_app.pipeline import Pipeline
 from serve_app.replica.asgi import ASGIApp
 from serve_app.routing.scorer import HeuristicScorer
@@ -72,7 +72,7 @@ def build_guarded(
     feedback: FeedbackCollector | None = None,
     limiter: Limiter | None = None,
     files: Files | None = None,
-    watch: Watch | None = None,
+    watch: NumbersSource | None = None,
     **runtime: Any,
 ) -> Guarded:
     """A gateway over two fake tiers; a key is the name of its only role."""

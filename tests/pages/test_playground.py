@@ -201,6 +201,8 @@ async def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Any, tab: Any) -
     async with running_site(guarded=True) as site:
         await tab.goto(f"{site.url}/playground")
         dialog = tab.get_by_role("dialog")
+        await dialog.wait_for()
+        await tab.keyboard.press("Escape")
         for key in ("wrong", "user"):
             await dialog.get_by_label("API key or token").fill(key)
             await tab.keyboard.press("Enter")

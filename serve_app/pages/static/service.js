@@ -113,11 +113,11 @@ function showDialog(why) {
       el("div", { class: "row" }, el("button", { class: "main", type: "submit" }, "Use this key")),
     );
     const dialog = el("dialog", { "aria-labelledby": "key-title" }, form);
-    dialog.addEventListener("cancel", (event) => event.preventDefault());
+    // Escape closes a dialog at the second press, whatever the page says to the first.
+    dialog.addEventListener("close", () => dialog.isConnected && dialog.showModal());
     form.addEventListener("submit", (event) => {
       event.preventDefault();
       sessionStorage.setItem(KEY, input.value.trim());
-      dialog.close();
       dialog.remove();
       resolve();
     });
