@@ -146,6 +146,7 @@ class Site:
     strong: ScriptedTier
     states: ScriptedStates
     numbers: OwnNumbers
+    watch: NumbersWatch | None = None
     others: list[Callable[[], Awaitable[RouterNumbers]]] = field(default_factory=list)
     records: list[Record] = field(default_factory=list)
 
@@ -177,7 +178,7 @@ async def running_site(
     async def ask() -> Replies:
         return await gather_replies([read_own(), *(other() for other in site.others)], 0.5)
 
-    watch = NumbersWatch(ask, states, states.states, period_s=0.05)
+    watch = site.watch = NumbersWatch(ask, states, states.states, period_s=0.05)
     app = build_gateway(
         TIERS,
         pipeline,

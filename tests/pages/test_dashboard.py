@@ -146,6 +146,18 @@ async def test_a_lost_connection_is_made_again(tab: Any) -> None:
     assert await tab.locator("#tiers table").count() == 1
 
 
+async def test_a_closed_page_costs_nothing(browser: Any) -> None:
+    """The Routers are asked no more once the last page is gone."""
+    async with running_site() as site:
+        tab = await browser.new_page()
+        await open_dashboard(tab, site)
+        assert site.watch is not None
+        assert site.watch._task is not None
+        await tab.close()
+        while site.watch._task is not None:
+            await asyncio.sleep(0.01)
+
+
 async def test_only_who_may_watch_sees_the_numbers(tab: Any) -> None:
     """A user is told so; an operator and an admin see them."""
     async with running_site(guarded=True) as site:
