@@ -24,6 +24,7 @@ OUTSIDE = {
 _LINK = re.compile(
     r"(?<!!)\[(?P<text>[^\]]*)\]\((?P<target>(?!\w+:|#)[^)\s#]+)(?P<anchor>#[^)\s]*)?\)"
 )
+_IMAGE = re.compile(r"(?P<text>!\[[^\]]*\])\((?P<target>(?!\w+:)[^)\s]+)\)")
 _DECISIONS = "decisions/index.md"
 
 
@@ -43,7 +44,13 @@ def on_page_markdown(markdown: str, *, page: Page, **_: Any) -> str:
     """
     source = next((n for n, a in OUTSIDE.items() if a == page.file.src_uri), None)
     folder = "" if source else posixpath.dirname(f"docs/{page.file.src_uri}")
+    markdown = _IMAGE.sub(lambda image: _place(image, folder, page.file.src_uri), markdown)
     return _LINK.sub(lambda link: _follow(link, folder, page.file.src_uri), markdown)
+
+
+def _place(image: re.Match[str], folder: str, page: str) -> str:
+    path = posixpath.normpath(posixpath.join(folder, image["target"])).removeprefix("docs/")
+    return f"{image['text']}({posixpath.relpath(path, posixpath.dirname(page) or '.')})"
 
 
 def _follow(link: re.Match[str], folder: str, page: str) -> str:

@@ -51,7 +51,7 @@ INPUT_TOKENS = {"$ref": f"{REF_PREFIX}InputTokens"}
 NOTES = {"model": "`auto`, a tier's name or a model id. Without one the Router chooses."}
 
 DECISION_HEADERS = ("x-route-tier", "x-route-model", "x-route-reason", "x-route-score")
-DRAFT_HEADERS = ("x-route-escalated", "x-route-confidence")
+DRAFT_HEADERS = ("x-route-escalated", "x-route-confidence", "x-route-draft-tokens")
 LIMIT_HEADERS = tuple(
     f"x-ratelimit-{what}-{measure}"
     for measure in ("requests", "tokens")

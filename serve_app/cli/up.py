@@ -135,7 +135,7 @@ def up(
         signals.listen()
         with _service(serve_config, directory, signals, haproxy=haproxy) as service:
             _wait_ready(base_url, service, directory, wait_s, tls)
-            typer.echo(_banner(base_url))
+            typer.echo(_banner(base_url, serve_config))
             code = _wait_ended(service)
     except Stopped:
         typer.echo("Stopping.")
@@ -346,13 +346,22 @@ def _is_ready(base_url: str) -> bool:
         return False
 
 
-def _banner(base_url: str) -> str:
+def _banner(base_url: str, config: ServeConfig) -> str:
     body = '{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'
     return f"""
 Ready at {base_url}/v1   Ray dashboard: {DASHBOARD} (token: .venv/bin/ray get-auth-token)
-
+{_list_pages(base_url, config)}
   curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{body}'
 
 Ctrl-C or `make stop` stops the service.
 """
+
+
+def _list_pages(base_url: str, config: ServeConfig) -> str:
+    """A line for each page for people that the config has."""
+    pages = config.runtime.pages
+    shown = {"Playground": pages.playground, "Dashboard": pages.dashboard}
+    return "".join(
+        f"{name + ':':12}{base_url}/{name.lower()}\n" for name, there in shown.items() if there
+    )

@@ -235,6 +235,7 @@ class TierClient:
         self._hedging: Hedging | None = None
         self.watches_load = False
         """Whether the Router measures waits and asks replicas for their load."""
+        self._config_watches = self._is_watched = False
         self._first_tokens = FirstTokens()
         self._engines = EngineLoads()
         self._fairness: FairnessConfig | None = None
@@ -309,7 +310,8 @@ class TierClient:
         self._leases.reuse_s = leases.reuse_s
         self._leases.age_max_s = leases.age_max_s
         self._leases.sessions.kept_s = leases.session_s
-        self.watches_load = watches_load
+        self._config_watches = watches_load
+        self.watches_load = watches_load or self._is_watched
         self._use_hedging(hedging)
 
     def _use_hedging(self, config: HedgingConfig | None) -> None:
@@ -326,6 +328,15 @@ class TierClient:
             return Counter()
         fates, self._hedging.fates = self._hedging.fates, Counter()
         return fates
+
+    def watch(self, *, on: bool) -> None:
+        """Ask replicas for their load from now on, whether or not the config asks for it."""
+        self._is_watched = on
+        self.watches_load = on or self._config_watches
+
+    def engine_reports(self) -> Sequence[tuple[str, int, int, float | None]]:
+        """The newest reports of the engines; see `EngineLoads.reports`."""
+        return self._engines.reports(asyncio.get_running_loop().time())
 
     def close(self) -> None:
         """End all leases that no call is using."""

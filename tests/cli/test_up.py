@@ -11,11 +11,13 @@ from typer.testing import CliRunner
 
 from serve_app.cli.leftovers import RunDirectory
 from serve_app.cli.main import app
+from serve_app.cli.up import _banner
 from serve_app.config.environment import socket_dir
-from serve_app.config.reader import RUN_DIR_VARIABLE, process_environment
+from serve_app.config.reader import RUN_DIR_VARIABLE, process_environment, read_serve_config
 from serve_app.config.tls import CERTIFICATE, KEY
 
 ROOT = Path(__file__).parents[2]
+PROD = ROOT / "configs" / "prod.yaml"
 LOCAL = ROOT / "configs" / "local.yaml"
 
 
@@ -72,3 +74,12 @@ def test_a_second_service_of_a_run_directory_is_not_started(tmp_path: Path) -> N
         1,
         "A service runs already; `serve-app down` ends it.\n",
     )
+
+
+def test_the_banner_names_the_pages_that_are_on() -> None:
+    """A person who has just started the service finds the playground; prod.yaml has no pages."""
+    url = "http://127.0.0.1:8000"
+    local = _banner(url, read_serve_config(LOCAL))
+    assert f"Playground: {url}/playground\n" in local
+    assert f"Dashboard:  {url}/dashboard\n" in local
+    assert "/playground" not in _banner(url, read_serve_config(PROD))

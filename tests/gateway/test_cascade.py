@@ -145,6 +145,7 @@ async def test_an_unsure_draft_gives_way_to_the_strong_tier(
     assert response.headers["x-route-model"] == "demo-strong"
     assert response.headers["x-route-reason"] == "escalated"
     assert response.headers["x-route-escalated"] == "true"
+    assert response.headers["x-route-draft-tokens"] == "in=5, out=2"
     assert gateway.fast.open_exchanges == 0
     record = gateway.recorder.records[0]
     assert (record.usage.prompt_tokens, record.usage.completion_tokens) == (5, 9)

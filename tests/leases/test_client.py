@@ -603,6 +603,20 @@ async def test_new_settings_are_taken() -> None:
     assert client.watches_load
 
 
+async def test_a_watched_tier_asks_for_loads_whatever_the_config_says() -> None:
+    """From now on until nobody watches any more; then as the config says."""
+    client = TierClient("fast", FakeOpener(), LeaseConfig())
+    client.watch(on=True)
+    client.configure(LeaseConfig(), watches_load=False)
+    assert client.watches_load
+    client.watch(on=False)
+    assert not client.watches_load
+    client.configure(LeaseConfig(), watches_load=True)
+    client.watch(on=True)
+    client.watch(on=False)
+    assert client.watches_load
+
+
 async def test_a_closed_client_leaves_no_task_behind() -> None:
     """It asks no replica for its load, and looks for no replica that can be reached."""
     async with running(EngineStub(say_ok)) as (client, opener):

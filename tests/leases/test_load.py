@@ -84,8 +84,10 @@ def test_the_newest_word_of_each_replica() -> None:
     loads.note(("a", 1), EngineLoad(1, 0, 0.1), 0.0)
     loads.note(("a", 1), EngineLoad(2, 0, 0.2), 1.0)
     loads.note(("b", 1), EngineLoad(3, 1, None), 1.5)
+    assert loads.reports(1.6) == [("a:1", 2, 0, 0.2), ("b:1", 3, 1, None)]
     assert loads.total(1.6) == EngineTotal(2, 5, 1, pytest.approx(0.8))
     assert loads.total(1.0 + ENGINE_FRESH_S + 0.1) == EngineTotal(1, 3, 1, None)
+    assert loads.reports(9.0) == []
     assert loads.total(9.0) == EngineTotal(0, 0, 0, None)
 
 
