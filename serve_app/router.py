@@ -7,7 +7,7 @@ gigabyte that a Router does not need.
 from __future__ import annotations
 
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import partial
 from typing import Any
 
@@ -19,6 +19,7 @@ from serve_app.assemble import StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
 from serve_app.config.app import AppConfig, check_runtime, complete_runtime
 from serve_app.config.explain import explain_validation
+from serve_app.config.reader import process_environment
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.core.audit_state import AuditState
 from serve_app.deploy.status import ServeReadiness
@@ -30,10 +31,12 @@ from serve_app.leases.opener import build_opener
 from serve_app.leases.retries import RetryBudget
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.audit import AuditMetrics
-from serve_app.observe.feedback import FeedbackMetrics
+from serve_app.observe.certificates import CertificateMetrics, find_certificates
+from serve_app.observe.feedback import FeedbackMetrics, QualityMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
 from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics, RetryMetrics
+from serve_app.observe.tenants import BudgetMetrics
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
@@ -170,7 +173,10 @@ def build_flushers(
         LoadMetrics(pipeline.loads).flush,
         RetryMetrics(lambda: retries.left).flush,
         FeedbackMetrics(tally.take).flush,
+        QualityMetrics(tally.take_judged).flush,
         AuditMetrics(partial(read_audit, pipeline)).flush,
+        BudgetMetrics(partial(read_budgets, pipeline)).flush,
+        CertificateMetrics(find_certificates(process_environment())).flush,
     ]
 
 
@@ -178,6 +184,12 @@ def read_audit(pipeline: Pipeline) -> AuditState | None:
     """The state of the audit log, None where there is none."""
     audit = pipeline.steps.audit
     return None if audit is None else audit.state()
+
+
+def read_budgets(pipeline: Pipeline) -> Mapping[tuple[str, str], float]:
+    """The spent share of tenants' budgets; empty where the config has no limits of callers."""
+    limiter = pipeline.steps.limiter
+    return {} if limiter is None else limiter.budgets()
 
 
 def read_leases(client: TierClient) -> tuple[int, int]:

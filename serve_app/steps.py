@@ -96,6 +96,10 @@ class Limiter(Part, Protocol):
         """
         ...
 
+    def budgets(self) -> Mapping[tuple[str, str], float]:
+        """The spent share of the budgets of a day and a month, by tenant and kind."""
+        ...
+
     async def describe(self, caller: Caller) -> Sequence[LimitUse]:
         """The limits of a caller, and how much of each is used.
 

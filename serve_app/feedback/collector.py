@@ -23,12 +23,14 @@ from serve_app.feedback.prepare import prepare
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import choose_other, consents, find_pair, is_drawn
 from serve_app.feedback.store import FeedbackStore
-from serve_app.feedback.tally import Fate, FeedbackTally
+from serve_app.feedback.tally import Fate, FeedbackTally, Judged, band_of
 from serve_app.leases.tier import Tier
 
 logger = logging.getLogger("ray.serve")
 
 FLUSH_S = 1.0
+RIGHT_MIN = 0.5
+"""An answer with a label of at least this counts as right."""
 UNWRITTEN_BYTES_MAX = 16 * 1024 * 1024
 """The bytes that may wait for the disk; above it, feedback is refused and samples are lost."""
 
@@ -157,7 +159,16 @@ class FeedbackCollector:
     def _keep_label(self, sample: Sample, label: Label) -> None:
         fate = Fate.LABELLED_MATCH if label.kind == "match" else Fate.LABELLED_JUDGE
         self.tally.fates[fate] += 1
+        self._judge(sample, label)
         self._spawn(self._add_label(sample, label))
+
+    def _judge(self, sample: Sample, label: Label) -> None:
+        """Count both answers for the metrics of routing quality."""
+        assert self._pair is not None, "no label is made without it"
+        band = band_of(sample.score)
+        scores = ((self._pair.small, label.small_score), (self._pair.large, label.large_score))
+        for tier, score in scores:
+            self.tally.judged[Judged(tier.name, score >= RIGHT_MIN, band)] += 1
 
     async def _add_label(self, sample: Sample, label: Label) -> None:
         stored = self._runtime.feedback.store_answers

@@ -53,6 +53,13 @@ def prepare(
     )
     other_is_large = capture.other.name == pair.large.name
     sample = Sample(
-        call.request_id, call.endpoint, turns, answer, capture.other.name, other_is_large, body
+        call.request_id,
+        call.endpoint,
+        turns,
+        answer,
+        capture.other.name,
+        other_is_large,
+        body,
+        score=capture.decision.score,
     )
     return Prepared(line, sample)

@@ -15,7 +15,8 @@ class Sample:
     """The labeller's input; it is only ever in memory, and not redacted.
 
     `body` asks the tier `other` the same question. `other_answer` is set once that tier has
-    answered. `tries` counts how often a label was begun.
+    answered. `tries` counts how often a label was begun. `score` is the complexity of the call,
+    None where nothing was scored.
     """
 
     request_id: str
@@ -27,6 +28,7 @@ class Sample:
     body: bytes
     other_answer: str | None = None
     tries: int = 0
+    score: float | None = None
 
     def answers(self) -> tuple[str, str]:
         """The weakest tier's answer and the strongest tier's answer; both must be there."""

@@ -267,6 +267,7 @@ class TierClient:
             kv_free_ratio=engines.kv_free_ratio,
             breaker=self._state(now),
             avoided=self._leases.penalties.count(now),
+            oldest_wait_s=self._leases.oldest_wait_s if waiting else 0.0,
         )
 
     def _state(self, now: float) -> BreakerState:
