@@ -6,6 +6,7 @@ gigabyte that a Router does not need.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable, Mapping
 from functools import partial
@@ -78,6 +79,7 @@ class Router:
             self._steps.steps,
         )
         self._readiness = ServeReadiness(context.app_name, config.tiers)
+        self._watch: asyncio.Task[None] | None = None
         log_dir = serve_log_dir()
         log_path = log_dir and log_dir / f"access_{replica}.jsonl"
         self._recorder = CallRecorder(
@@ -91,6 +93,7 @@ class Router:
     async def __serve_build_asgi_app__(self) -> object:
         self._recorder.start()
         self._steps.start()
+        self._watch = asyncio.get_running_loop().create_task(self._readiness.watch())
         return build_gateway(
             self._config.tiers,
             self._pipeline,
@@ -154,6 +157,8 @@ class Router:
             )
 
     async def __del__(self) -> None:
+        if self._watch is not None:
+            self._watch.cancel()
         try:
             await self._feedback.close()
         finally:
