@@ -11,7 +11,7 @@ from ray.serve.metrics import Counter
 Fate = TypeVar("Fate", bound=StrEnum)
 
 
-class Judged(Protocol):
+class LabelledAnswer(Protocol):
     """A tier's answer with a label; see `feedback/tally.py`."""
 
     @property
@@ -46,7 +46,7 @@ class FeedbackMetrics:
             self._verdicts.inc(count, {"right": str(right).lower()})
 
 
-Answer = TypeVar("Answer", bound=Judged)
+Answer = TypeVar("Answer", bound=LabelledAnswer)
 
 
 class QualityMetrics:
@@ -68,5 +68,5 @@ class QualityMetrics:
             self._answers.inc(count, tags)
 
 
-def _band(judged: Judged) -> str:
+def _band(judged: LabelledAnswer) -> str:
     return "none" if judged.band is None else f"0.{judged.band}"
