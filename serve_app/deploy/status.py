@@ -54,9 +54,9 @@ class TierNews:
             if state.ready and state.message is None:
                 logger.info("tier %s: replicas that run: %d", state.name, state.replicas)
             else:
-                why = state.message or state.status
+                why = state.message or f"the deployment is {state.status}"
                 logger.warning(
-                    "tier %s: replicas that run: %d, and %s", state.name, state.replicas, why
+                    "tier %s: replicas that run: %d; %s", state.name, state.replicas, why
                 )
 
 

@@ -148,9 +148,9 @@ def test_why_a_tier_waits_is_logged_once_a_change(caplog: pytest.LogCaptureFixtu
     ):
         news.note([state])
     assert [record.getMessage() for record in caplog.records] == [
-        f"tier strong: replicas that run: 0, and {lacks}",
-        "tier strong: replicas that run: 0, and UPDATING",
-        f"tier strong: replicas that run: 1, and {lacks}",
+        f"tier strong: replicas that run: 0; {lacks}",
+        "tier strong: replicas that run: 0; the deployment is UPDATING",
+        f"tier strong: replicas that run: 1; {lacks}",
         "tier strong: replicas that run: 2",
     ]
 

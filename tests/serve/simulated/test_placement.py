@@ -215,7 +215,7 @@ def test_a_replica_without_a_place_is_explained(cluster: SimulatedCluster) -> No
     assert said.startswith("a replica has no place: it needs 4 GPU free on one node")
     assert "has 2 of 4 (GPUs held there: tier-fast 2)" in said
     assert tiers_of(cluster)["strong"]["ready"] is True
-    assert f"tier strong: replicas that run: 1, and {said}" in router_log()
+    assert f"tier strong: replicas that run: 1; {said}" in router_log()
     cluster.nodes.add_node(**gpu_node(4, zone="c"))
     wait_for(
         lambda: tiers_of(cluster)["strong"]["replicas"] == 2, timeout_s=120, what="it is placed"
