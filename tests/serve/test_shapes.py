@@ -140,20 +140,21 @@ def test_one_trace_from_the_client_through_the_engine(
 ) -> None:
     """The engine's own span belongs to the Router's, and tells of queue, prefill and decode."""
     trace_id, client_span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
-    body = {"model": "strong", "messages": [{"role": "user", "content": "Hello"}], "stream": True}
-    headers = {"traceparent": f"00-{trace_id}-{client_span}-01"}
+
+    def ask(headers: dict[str, str]) -> bool:
+        messages = [{"role": "user", "content": "Hello"}]
+        body = {"model": "strong", "messages": messages, "stream": True, "max_tokens": 8}
+        url = f"{service.base_url}/v1/chat/completions"
+        assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 200
+        return any(span.name == "engine" for span in collector.spans)
 
     def joined() -> dict[str, Any]:
         spans = [span for span in collector.spans if span.trace_id.hex() == trace_id]
         return {span.name: span for span in spans}
 
-    def ask() -> bool:
-        url = f"{service.base_url}/v1/chat/completions"
-        assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 200
-        return bool(joined())
-
     service.configure({"traces": {"endpoint": collector.endpoint, "sample_ratio": 1}})
-    wait_for(ask, timeout_s=60, what="the Router traces")
+    wait_for(lambda: ask({}), timeout_s=60, what="the Router traces")
+    ask({"traceparent": f"00-{trace_id}-{client_span}-01"})
     wait_for(lambda: {"engine", "llm_request"} <= set(joined()), timeout_s=30, what="both spans")
     service.restore()
     spans = joined()
