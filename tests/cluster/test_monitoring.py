@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import re
 import subprocess
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -286,6 +287,17 @@ def test_pods_are_scraped_at_ports_that_they_have() -> None:
     assert {endpoint["port"] for endpoint in ray["podMetricsEndpoints"]} <= ports
     assert ray["selector"]["matchLabels"].items() <= pod["metadata"]["labels"].items()
     assert gpus["podMetricsEndpoints"]
+
+
+def test_pods_report_their_disk() -> None:
+    """Without this variable Ray 2.60 reports an empty disk of a byte in a pod."""
+    name = "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE"
+    assert f"{name}=1" in (KUBERAY / "base/ray.env").read_text().splitlines()
+    spec = find_spec("ray")
+    assert spec is not None
+    assert spec.origin is not None
+    agent = Path(spec.origin).parent / "dashboard/modules/reporter/reporter_agent.py"
+    assert name in agent.read_text()
 
 
 def test_jobs_have_the_same_names_everywhere() -> None:
