@@ -87,7 +87,7 @@ async def _begin_draft(
     """
     cascade = way.routing.cascade
     async with asyncio.timeout(cascade.checkpoint_s):
-        answer = await way.enter(tier, request, drafting)
+        answer = await way.enter(tier, draft.tier, request, drafting)
     if answer.status >= 400:
         return answer, Reason.DRAFT
     report = _find_report(answer)

@@ -166,6 +166,8 @@ class Pipeline:
             if steps.limiter is not None:
                 # After the decision, because limits and prices differ from tier to tier.
                 record.reservation = await steps.limiter.reserve(call, record, route)
+            if record.trace is not None:
+                record.trace.note_decided()
             claim = NO_CLAIM
             if runtime.fairness is not None:
                 claim = make_claim(call, record.caller, runtime.fairness)
@@ -212,6 +214,8 @@ class Pipeline:
             record.reservation.settle(record)
         if steps.audit is not None:
             steps.audit.add(record)
+        if steps.tracer is not None and record.trace is not None:
+            steps.tracer.end(record, record.trace)
 
     def _begin(self, way: Way, route: Route) -> AbstractAsyncContextManager[Answer]:
         """Count the call for its tier, and begin the exchange."""

@@ -20,6 +20,7 @@ from serve_app.assemble import StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
 from serve_app.config.app import AppConfig, check_runtime, complete_runtime
 from serve_app.config.explain import explain_validation
+from serve_app.config.reader import process_environment
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.audit_state import AuditState
@@ -34,7 +35,8 @@ from serve_app.leases.opener import build_opener
 from serve_app.leases.retries import RetryBudget
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.audit import AuditMetrics
-from serve_app.observe.feedback import FeedbackMetrics
+from serve_app.observe.certificates import CertificateMetrics, find_certificates
+from serve_app.observe.feedback import FeedbackMetrics, QualityMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
 from serve_app.observe.routing import (
@@ -44,6 +46,7 @@ from serve_app.observe.routing import (
     LoadMetrics,
     RetryMetrics,
 )
+from serve_app.observe.tenants import BudgetMetrics
 from serve_app.pages.assets import read_assets
 from serve_app.pages.numbers import RouterNumbers
 from serve_app.pages.own_numbers import OwnNumbers
@@ -95,6 +98,7 @@ class Router:
             self._readiness,
             [unknown_state(tier) for tier in config.tiers],
         )
+        self._state_watch: asyncio.Task[None] | None = None
         log_dir = serve_log_dir()
         log_path = log_dir and log_dir / f"access_{replica}.jsonl"
         self._recorder = CallRecorder(
@@ -109,6 +113,7 @@ class Router:
         self._recorder.start()
         self._steps.start()
         self._feedback.start()
+        self._state_watch = asyncio.get_running_loop().create_task(self._readiness.watch())
         return build_gateway(
             self._config.tiers,
             self._pipeline,
@@ -183,6 +188,8 @@ class Router:
     async def __del__(self) -> None:
         self._watch.close()
         self._numbers.close()
+        if self._state_watch is not None:
+            self._state_watch.cancel()
         try:
             await self._feedback.close()
         finally:
@@ -206,7 +213,10 @@ def build_flushers(
         RetryMetrics(lambda: retries.left).flush,
         HedgeMetrics(lambda: {name: one.take_hedges() for name, one in clients.items()}).flush,
         FeedbackMetrics(tally.take).flush,
+        QualityMetrics(tally.take_judged).flush,
         AuditMetrics(partial(read_audit, pipeline)).flush,
+        BudgetMetrics(partial(read_budgets, pipeline)).flush,
+        CertificateMetrics(find_certificates(process_environment())).flush,
     ]
 
 
@@ -230,6 +240,12 @@ def read_audit(pipeline: Pipeline) -> AuditState | None:
     """The state of the audit log, None where there is none."""
     audit = pipeline.steps.audit
     return None if audit is None else audit.state()
+
+
+def read_budgets(pipeline: Pipeline) -> Mapping[tuple[str, str], float]:
+    """The spent share of tenants' budgets; empty where the config has no limits of callers."""
+    limiter = pipeline.steps.limiter
+    return {} if limiter is None else limiter.budgets()
 
 
 def read_leases(client: TierClient) -> tuple[int, int]:

@@ -18,6 +18,7 @@ from serve_app.core.audit_state import AuditState
 from serve_app.core.call import Call, Record, Reservation, Route
 from serve_app.core.caller import Caller, Credentials
 from serve_app.core.limit_use import LimitUse
+from serve_app.core.trace import Trace
 from serve_app.leases.tier import Answer
 
 Open = Callable[[], AbstractAsyncContextManager[Answer]]
@@ -96,6 +97,10 @@ class Limiter(Part, Protocol):
         """
         ...
 
+    def budgets(self) -> Mapping[tuple[str, str], float]:
+        """The spent share of the budgets of a day and a month, by tenant and kind."""
+        ...
+
     async def describe(self, caller: Caller) -> Sequence[LimitUse]:
         """The limits of a caller, and how much of each is used.
 
@@ -151,6 +156,18 @@ class Audit(Part, Protocol):
         ...
 
 
+class Tracer(Part, Protocol):
+    """Follows calls through the service, for a collector of traces."""
+
+    def begin(self, traceparent: bytes | None) -> Trace:
+        """The trace of a call that has arrived, as a part of the client's trace if it has one."""
+        ...
+
+    def end(self, record: Record, trace: Trace) -> None:
+        """Take the trace of an ended call; must neither block nor raise."""
+        ...
+
+
 @dataclass(frozen=True, slots=True)
 class Steps:
     """The steps that the config asks for."""
@@ -160,11 +177,12 @@ class Steps:
     cache: AnswerCache | None = None
     audit: Audit | None = None
     prices: PricesConfig | None = None
+    tracer: Tracer | None = None
 
     @property
     def parts(self) -> list[Part]:
         """The steps with resources of their own."""
-        steps: list[Part | None] = [self.access, self.limiter, self.cache, self.audit]
+        steps: list[Part | None] = [self.access, self.limiter, self.cache, self.audit, self.tracer]
         return [step for step in steps if step is not None]
 
 

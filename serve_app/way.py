@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from contextlib import AsyncExitStack
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Call, Decision, Draft, Reason, Record
 from serve_app.core.deadlines import Deadlines
+from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.client import UpstreamRequest
 from serve_app.leases.order import NO_CLAIM, Claim
 from serve_app.leases.tier import Answer, Tier
@@ -58,7 +60,7 @@ class Way:
             usage=self.record.usage,
             claim=self.claim,
         )
-        return await self.enter(tier, request, exchange)
+        return await self.enter(tier, decision.tier, request, exchange)
 
     def draft_request(self, decision: Decision, draft: Draft) -> UpstreamRequest:
         """The request for an answer that is judged at its checkpoint."""
@@ -76,7 +78,9 @@ class Way:
             claim=self.claim,
         )
 
-    async def enter(self, tier: Tier, request: UpstreamRequest, exchange: AsyncExitStack) -> Answer:
+    async def enter(
+        self, tier: Tier, name: str, request: UpstreamRequest, exchange: AsyncExitStack
+    ) -> Answer:
         """Send a request under the call's deadlines; closing `exchange` ends it.
 
         Raises:
@@ -84,8 +88,27 @@ class Way:
         """
         self.deadlines.check(asyncio.get_running_loop().time(), stream=request.stream)
         exchange.callback(self._settle, request)
+        trace = self.record.trace
+        if trace is not None:
+            noted = trace.begin(name)
+            request.traceparent = trace.render_for(noted)
+            return await self._enter_traced(tier, request, exchange, noted)
         return await exchange.enter_async_context(tier.exchange(request, self.deadlines))
+
+    async def _enter_traced(
+        self, tier: Tier, request: UpstreamRequest, exchange: AsyncExitStack, noted: ExchangeTrace
+    ) -> Answer:
+        request.trace = noted
+        exchange.callback(note_end, noted)
+        answer = await exchange.enter_async_context(tier.exchange(request, self.deadlines))
+        noted.head_at = time.time()
+        return answer
 
     def _settle(self, request: UpstreamRequest) -> None:
         if request.settling is not None:
             self.record.settling.append(request.settling)
+
+
+def note_end(exchange: ExchangeTrace) -> None:
+    """The exchange has ended; its last byte has been read, or nobody reads it any more."""
+    exchange.ended_at = time.time()

@@ -39,6 +39,8 @@ def loaded() -> set[str]:
         "serve_app.limits",
         "redis",
         "serve_app.audit",
+        "serve_app.traces",
+        "opentelemetry.exporter.otlp",
         "vllm",
         "torch",
         "transformers",

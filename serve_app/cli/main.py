@@ -203,6 +203,11 @@ class Benchmarks(LazyGroup):
             "Time what the audit log costs a call, and how fast it is written, verified and"
             " summed.",
         ),
+        LazyCommand(
+            "traces",
+            "serve_app.offline.bench.traces:traces",
+            "Measure the CPU time that traces cost a call, by the share of calls that are traced.",
+        ),
     )
 
 

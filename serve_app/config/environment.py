@@ -70,9 +70,16 @@ def ray_environment(
 
 
 def deployed_environment() -> dict[str, str]:
-    """The environment of the machines and images of `cluster/`; Prometheus runs elsewhere."""
+    """The environment of the machines and images of `cluster/`; Prometheus runs elsewhere.
+
+    In a pod Ray would report an empty disk, and no alert would say that it is full.
+    """
     python, package = DEPLOYED / ".venv/bin/python", DEPLOYED / "serve_app"
-    return {**ray_environment(python=python, package=package), METRICS_HOST: "0.0.0.0"}
+    return {
+        **ray_environment(python=python, package=package),
+        METRICS_HOST: "0.0.0.0",
+        "RAY_DASHBOARD_ENABLE_K8S_DISK_USAGE": "1",
+    }
 
 
 def socket_dir(run_dir: Path) -> Path:

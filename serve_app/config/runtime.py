@@ -19,6 +19,7 @@ from serve_app.config.limits import LimitsConfig
 from serve_app.config.pages import PagesConfig
 from serve_app.config.prices import PricesConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
+from serve_app.config.traces import TracesConfig
 from serve_app.core.deadlines import Deadlines
 
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -294,6 +295,9 @@ class RuntimeConfig(Config):
     )
     audit: AuditConfig | None = Field(
         None, description="The audit log. None: calls are in the access log only."
+    )
+    traces: TracesConfig | None = Field(
+        None, description="Traces of calls by OpenTelemetry. None: there are none."
     )
     prices: PricesConfig | None = Field(
         None, description="What tokens cost. None: no amounts of money are computed."

@@ -13,6 +13,7 @@ from serve_app.core.caller import ANONYMOUS, Caller
 from serve_app.core.content import Content
 from serve_app.core.headers import Headers
 from serve_app.core.load import BreakerState
+from serve_app.core.trace import Trace
 
 AUTO = "auto"
 """The model name with which a client leaves the choice of the tier to the router."""
@@ -303,8 +304,9 @@ class Record:
 
     `arrived_at` is Unix time in seconds; the other times are seconds since then. `code` is the
     error code from `core/errors.py`, if any. `usage` belongs to the answer that the client got,
-    `draft` to the draft that a cascade began with. `reservation`, `cache`, `cost` and
-    `content` are None without limits, a cache, prices and an audit log that keeps texts. `cost` is
+    `draft` to the draft that a cascade began with. `reservation`, `cache`, `cost`,
+    `content` and `trace` are None without limits, a cache, prices, an audit log that keeps texts
+    and traces. `cost` is
     in nanos (`core/money.py`) and is known once the call is settled. `strong_cost` is what the call
     would have cost without routing; it equals `cost` where the Router had no choice.
     """
@@ -327,6 +329,7 @@ class Record:
     cost: int | None = None
     strong_cost: int | None = None
     content: Content | None = None
+    trace: Trace | None = None
     headers: Headers = field(default_factory=list)
     """Headers that steps add to the answer, whether it succeeds or fails."""
     settling: list[Future[None]] = field(default_factory=list)

@@ -18,6 +18,9 @@ DEADLINE_HEADER = b"x-deadline-ms"
 """
 CONSENT_HEADER = b"x-feedback-consent"
 
+TRACEPARENT_HEADER = b"traceparent"
+"""Of W3C Trace Context: from a client, and to an engine."""
+
 # The headers that show who asks.
 AUTHORIZATION_HEADER = b"authorization"
 API_KEY_HEADER = b"x-api-key"

@@ -25,7 +25,7 @@ class TierLoad:
     last seconds. `running` and `queued` are the sums of the calls that these engines reported, and
     `kv_free_ratio` is the mean of the free parts of their KV caches. None: no engine has reported.
     `breaker` is the state of the tier's circuit breaker, `avoided` counts the replicas whose own
-    breakers are not closed.
+    breakers are not closed. `oldest_wait_s` is the age of the oldest call that waits for a place.
     """
 
     down: bool = False
@@ -38,3 +38,4 @@ class TierLoad:
     kv_free_ratio: float | None = None
     breaker: BreakerState = BreakerState.CLOSED
     avoided: int = 0
+    oldest_wait_s: float = 0.0

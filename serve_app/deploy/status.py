@@ -1,8 +1,13 @@
-"""The tiers' replicas as Ray Serve reports them, read seldom: one controller serves all Routers."""
+"""The tiers' replicas as Ray Serve reports them, read seldom: one controller serves all Routers.
+
+The Ray dashboard shows that a replica waits, but not for which of a node's resources. So each
+Router logs why, in the file that the dashboard shows for it.
+"""
 
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable, Sequence
 
@@ -15,6 +20,11 @@ from serve_app.deploy.cluster_nodes import Groups, count_waiting, read_groups, r
 from serve_app.deploy.fit import explain_misfit
 from serve_app.deploy.plan import deployment_name, plan_need
 
+logger = logging.getLogger("ray.serve")
+
+WATCH_S = 30.0
+"""How often a Router looks at the tiers if nobody asks for their state."""
+
 FRESH_S = 10.0
 """The highest age of the answer while every tier is ready."""
 UNREADY_FRESH_S = 2.0
@@ -26,6 +36,28 @@ UNKNOWN = "UNKNOWN"
 """Our own state, for a tier that Serve does not report yet."""
 HEALTHY = "HEALTHY"
 """Serve's name for a deployment that has its target number of replicas."""
+
+
+class TierNews:
+    """Logs how the state of each tier changes, once a change."""
+
+    def __init__(self) -> None:
+        self._said: dict[str, tuple[bool, str | None]] = {}
+
+    def note(self, states: Sequence[TierState]) -> None:
+        """Log the tiers whose state is not what was logged last."""
+        for state in states:
+            now = (state.ready, state.message)
+            if now == self._said.get(state.name, (True, None)):
+                continue
+            self._said[state.name] = now
+            if state.ready and state.message is None:
+                logger.info("tier %s: replicas that run: %d", state.name, state.replicas)
+            else:
+                why = state.message or f"the deployment is {state.status}"
+                logger.warning(
+                    "tier %s: replicas that run: %d; %s", state.name, state.replicas, why
+                )
 
 
 class ServeReadiness:
@@ -43,6 +75,7 @@ class ServeReadiness:
         self._states: tuple[TierState, ...] = ()
         self._asked_at = float("-inf")
         self._lock = asyncio.Lock()
+        self._news = TierNews()
 
     async def tiers(self) -> Sequence[TierState]:
         """The state of every tier, at most `FRESH_S` old."""
@@ -51,7 +84,17 @@ class ServeReadiness:
                 # serve.status() blocks on a call to the controller.
                 self._states = await asyncio.to_thread(self._ask)
                 self._asked_at = self._clock()
+                self._news.note(self._states)
         return self._states
+
+    async def watch(self, every_s: float = WATCH_S) -> None:
+        """Look at the tiers until the task is cancelled."""
+        while True:
+            try:
+                await self.tiers()
+            except Exception:
+                logger.exception("the state of the tiers cannot be read")
+            await asyncio.sleep(every_s)
 
     def _fresh_s(self) -> float:
         return FRESH_S if all(state.ready for state in self._states) else UNREADY_FRESH_S

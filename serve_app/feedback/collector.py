@@ -25,7 +25,7 @@ from serve_app.feedback.prepare import Prepared, prepare
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import choose_other, consents, find_pair, is_drawn
 from serve_app.feedback.store import FeedbackStore
-from serve_app.feedback.tally import Fate, FeedbackTally
+from serve_app.feedback.tally import Fate, FeedbackTally, Judged, band_of
 from serve_app.feedback.waiting import WaitingSamples
 from serve_app.leases.tier import Tier
 
@@ -36,6 +36,8 @@ CLOSE_POLL_S = 0.05
 ADOPT_S = 60.0
 """How often a Router looks for the samples of Routers that have ended."""
 NOT_KEPT_RETRY_S = 5
+RIGHT_MIN = 0.5
+"""An answer with a label of at least this counts as right."""
 
 
 class FeedbackCollector:
@@ -233,7 +235,16 @@ class FeedbackCollector:
     def _keep_label(self, sample: Sample, label: Label) -> None:
         fate = Fate.LABELLED_MATCH if label.kind == "match" else Fate.LABELLED_JUDGE
         self.tally.fates[fate] += 1
+        self._judge(sample, label)
         self._spawn(self._add_label(sample, label))
+
+    def _judge(self, sample: Sample, label: Label) -> None:
+        """Count both answers for the metrics of routing quality."""
+        assert self._pair is not None, "no label is made without it"
+        band = band_of(sample.score)
+        scores = ((self._pair.small, label.small_score), (self._pair.large, label.large_score))
+        for tier, score in scores:
+            self.tally.judged[Judged(tier.name, score >= RIGHT_MIN, band)] += 1
 
     async def _add_label(self, sample: Sample, label: Label) -> None:
         stored = self._runtime.feedback.store_answers

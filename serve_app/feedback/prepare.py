@@ -61,7 +61,14 @@ def prepare(
     )
     other_is_large = capture.other.name == pair.large.name
     sample = Sample(
-        call.request_id, call.endpoint, turns, answer, capture.other.name, other_is_large, body
+        call.request_id,
+        call.endpoint,
+        turns,
+        answer,
+        capture.other.name,
+        other_is_large,
+        body,
+        score=capture.decision.score,
     )
     kept_body = orjson.dumps({**_swap(document, redacted), "model": document["model"]})
     waiting = render_sample(sample, kept_turns, redacted[answer], kept_body)

@@ -16,8 +16,9 @@ class Sample:
     """The labeller's input; it is not redacted, unless it comes from a Router that has ended.
 
     `body` asks the tier `other` the same question. `other_answer` is set once that tier has
-    answered. `tries` counts how often a label was begun. `file` holds the sample with redacted
-    texts until it has its label.
+    answered. `tries` counts how often a label was begun. `score` is the complexity of the call,
+    None where nothing was scored. `file` holds the sample with redacted texts until it has its
+    label.
     """
 
     request_id: str
@@ -29,6 +30,7 @@ class Sample:
     body: bytes
     other_answer: str | None = None
     tries: int = 0
+    score: float | None = None
     file: Path | None = None
 
     def answers(self) -> tuple[str, str]:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
+from dataclasses import dataclass
 from enum import StrEnum
 
 
@@ -34,6 +35,16 @@ class Fate(StrEnum):
     """A line was lost: the disk is full, or the directory cannot be written."""
 
 
+@dataclass(frozen=True, slots=True)
+class Judged:
+    """A tier's answer with a label; `band` is the tenth of the complexity scores that the call is
+    in, None where nothing was scored."""
+
+    tier: str
+    right: bool
+    band: int | None
+
+
 class FeedbackTally:
     """Counts since they were last taken."""
 
@@ -41,9 +52,24 @@ class FeedbackTally:
         self.fates: Counter[Fate] = Counter()
         self.verdicts: Counter[bool] = Counter()
         """Feedback of applications: right or wrong."""
+        self.judged: Counter[Judged] = Counter()
+        """Answers of labelled calls."""
 
     def take(self) -> tuple[Counter[Fate], Counter[bool]]:
         """The counts since the last call; then counting begins anew."""
         fates, self.fates = self.fates, Counter()
         verdicts, self.verdicts = self.verdicts, Counter()
         return fates, verdicts
+
+    def take_judged(self) -> Counter[Judged]:
+        """The labelled answers since the last call; then counting begins anew."""
+        judged, self.judged = self.judged, Counter()
+        return judged
+
+
+BANDS = 10
+
+
+def band_of(score: float | None) -> int | None:
+    """The tenth of the complexity scores, 0 to 9."""
+    return None if score is None else min(int(score * BANDS), BANDS - 1)

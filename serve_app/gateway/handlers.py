@@ -199,6 +199,8 @@ class CallHandler:
         echo = [(REQUEST_ID_HEADER, headers.request_id.encode())] if self._echo_request_id else []
         response = Response(send, echo)
         record = Record(headers.request_id, self._endpoint, stream=False)
+        if self._pipeline.steps.tracer is not None:
+            record.trace = self._pipeline.steps.tracer.begin(headers.traceparent)
         try:
             async with whole_in_time(deadlines):
                 if self._pipeline.steps.access is not None:
@@ -206,6 +208,8 @@ class CallHandler:
                     check_endpoint(record.caller, self._endpoint)
                 order = await self._receive(scope, headers, receive, held, deadlines)
                 record.stream = order.call.stream
+                if record.trace is not None:
+                    record.trace.note_received()
                 await self._answer(order, response, record, started, deadlines)
         except GatewayError as error:
             await self._fail(error, response, record)

@@ -19,6 +19,7 @@ from serve_app.core.headers import (
     REQUEST_ID_HEADER,
     SESSION_HEADER,
     TIER_HEADER,
+    TRACEPARENT_HEADER,
 )
 
 REQUEST_ID = re.compile(rb"[A-Za-z0-9._:-]{1,128}")
@@ -60,6 +61,7 @@ class RequestHeaders:
         "policy",
         "request_id",
         "tier",
+        "traceparent",
     )
 
     def __init__(self, scope: Scope) -> None:
@@ -73,6 +75,9 @@ class RequestHeaders:
         self._deadline_ms: bytes | None = None
         self._consent: bytes | None = None
         self.policy: str | None = None
+        self.traceparent: bytes | None = None
+        """None also where it is there twice, as the W3C's rules ask for."""
+        traceparents = 0
         for name, value in reversed(scope["headers"]):
             if name == b"content-type":
                 self.content_type = value
@@ -96,6 +101,9 @@ class RequestHeaders:
                 self._deadline_ms = value.strip()
             elif name == CONSENT_HEADER:
                 self._consent = value.strip().lower()
+            elif name == TRACEPARENT_HEADER:
+                traceparents += 1
+                self.traceparent = value.strip() if traceparents == 1 else None
         self.request_id = self.request_id or uuid.uuid4().hex
 
     @property

@@ -24,8 +24,9 @@ from serve_app.core.errors import (
     TierUnavailable,
     UpstreamFailed,
 )
-from serve_app.core.headers import Headers
+from serve_app.core.headers import TRACEPARENT_HEADER, Headers
 from serve_app.core.load import BreakerState, TierLoad
+from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.admission import Admission
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
 from serve_app.leases.breaker import TierBreaker
@@ -290,6 +291,7 @@ class TierClient:
             kv_free_ratio=engines.kv_free_ratio,
             breaker=self._state(now),
             avoided=self._leases.penalties.count(now),
+            oldest_wait_s=self._leases.oldest_wait_s if waiting else 0.0,
         )
 
     def _state(self, now: float) -> BreakerState:
@@ -413,6 +415,8 @@ class TierClient:
                 attempt.decline()
                 break
             self._watch(request)
+            if request.trace is not None:
+                request.trace.leased_at = time.time()
             if self._hedging is None or not request.may_run_twice:
                 trials = [await self._try(attempt, deadlines)]
             else:
@@ -694,7 +698,7 @@ class TierClient:
         exchange: Exchange | None = None
         try:
             exchange = connection.begin(
-                _render(path.encode(), lease, b"", b"", b""), deadlines, stream=True
+                _render(path.encode(), lease, b"", b"", b"", b""), deadlines, stream=True
             )
             while await exchange.read():
                 pass
@@ -774,6 +778,8 @@ class UpstreamRequest:
         "settling",
         "silent",
         "stream",
+        "trace",
+        "traceparent",
         "usage",
     )
 
@@ -792,6 +798,9 @@ class UpstreamRequest:
         claim: Claim = NO_CLAIM,
     ) -> None:
         self.claim = claim
+        self.trace: ExchangeTrace | None = None
+        self.traceparent = b""
+        """The value of the header by which the engine's spans belong to the trace; b'': none."""
         self.patience_s = patience_s
         self.session = session
         self._path = path.encode()
@@ -838,13 +847,22 @@ class UpstreamRequest:
 
     def render(self, lease: Lease) -> bytes:
         """The bytes on the wire, with the lease that opens the engine's port."""
-        return _render(self._path, lease, self._request_id, self._draft_tokens, self._body)
+        return _render(
+            self._path, lease, self._request_id, self._draft_tokens, self.traceparent, self._body
+        )
 
 
 def _render(
-    path: bytes, lease: Lease, request_id: bytes, draft_tokens: bytes, body: bytes
+    path: bytes,
+    lease: Lease,
+    request_id: bytes,
+    draft_tokens: bytes,
+    traceparent: bytes,
+    body: bytes,
 ) -> bytes:
-    draft = b"%b: %b\r\n" % (DRAFT_TOKENS_HEADER, draft_tokens) if draft_tokens else b""
+    more = b"%b: %b\r\n" % (DRAFT_TOKENS_HEADER, draft_tokens) if draft_tokens else b""
+    if traceparent:
+        more += b"%b: %b\r\n" % (TRACEPARENT_HEADER, traceparent)
     return (
         b"POST %b HTTP/1.1\r\nhost: engine\r\ncontent-type: application/json\r\n"
         b"x-request-id: %b\r\n%b: %b\r\n%bcontent-length: %d\r\n\r\n%b"
@@ -853,7 +871,7 @@ def _render(
             request_id,
             LEASE_HEADER,
             lease.sign(path, draft_tokens, len(body)),
-            draft,
+            more,
             len(body),
             body,
         )

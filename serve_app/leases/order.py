@@ -68,6 +68,11 @@ class WaitingOrder(Protocol[W]):
         """The call that gets the next place."""
         ...
 
+    @property
+    def oldest(self) -> W | None:
+        """The call that has waited for longest."""
+        ...
+
     def victim(self, newest: W) -> W:
         """The call that fails if the tier refuses to let so many calls wait."""
         ...
@@ -108,6 +113,8 @@ class ArrivalOrder(WaitingOrder[W]):
     def first(self) -> W | None:
         """The call that has waited for longest."""
         return next(iter(self._waiters), None)
+
+    oldest = first
 
     def victim(self, newest: W) -> W:
         """The newest call itself."""
@@ -199,6 +206,13 @@ class FairOrder(WaitingOrder[W]):
             return None
         line = min(lines.values(), key=_turn)
         return next(iter(line))
+
+    @property
+    def oldest(self) -> W | None:
+        """The call that has waited for longest, of all tenants."""
+        lines = (*self._interactive.values(), *self._batch.values())
+        heads = [next(iter(line.items())) for line in lines]
+        return min(heads, key=_arrival)[0] if heads else None
 
     def victim(self, newest: W) -> W:
         """The newest call of the tenant that would have to wait for longest, batch calls first."""
@@ -294,3 +308,7 @@ class FairOrder(WaitingOrder[W]):
 def _turn(line: _Line[W]) -> tuple[float, float]:
     """Tenants whose turn comes at the same time are served in the order of arrival."""
     return line.start, next(iter(line.values()))
+
+
+def _arrival(head: tuple[W, float]) -> float:
+    return head[1]

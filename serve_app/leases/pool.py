@@ -94,6 +94,12 @@ class LeasePool:
         """Calls that wait for a place."""
         return len(self._waiting)
 
+    @property
+    def oldest_wait_s(self) -> float:
+        """The age of the call that has waited for longest; 0 if no call waits."""
+        oldest = self._waiting.oldest
+        return 0.0 if oldest is None else asyncio.get_running_loop().time() - oldest.since
+
     def expected_wait_s(self, claim: Claim) -> float:
         """The time within which a call that arrives now has a place; 0 if nothing is known."""
         now = asyncio.get_running_loop().time()

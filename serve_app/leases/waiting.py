@@ -51,6 +51,7 @@ class Waiter(asyncio.Future[Lease]):
         super().__init__(loop=loop)
         self.session = session
         self.claim = claim
+        self.since = loop.time()
         self.timer: asyncio.TimerHandle | None = None
         self.ask: Ask | None = None
 
@@ -74,6 +75,11 @@ class WaitingCalls:
     def first(self) -> Waiter | None:
         """The call that gets the next place."""
         return self._order.first
+
+    @property
+    def oldest(self) -> Waiter | None:
+        """The call that has waited for longest."""
+        return self._order.oldest
 
     def ahead(self, claim: Claim) -> int:
         """About how many of the waiting calls would come before a new call."""

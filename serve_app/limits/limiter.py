@@ -11,6 +11,7 @@ from serve_app.core.call import Call, Record, Reservation, Route
 from serve_app.core.caller import Caller
 from serve_app.core.errors import LimitsUnavailable, RateLimited
 from serve_app.core.limit_use import LimitUse
+from serve_app.limits.budgets import Budgets
 from serve_app.limits.estimate import NOTHING, Estimator, Uses
 from serve_app.limits.headers import remaining, render_limits
 from serve_app.limits.limit import (
@@ -58,6 +59,7 @@ class CallerLimiter:
         self._clock = clock
         self._calls = 0
         self._warned_at = -math.inf
+        self._budgets = Budgets()
 
     def start(self) -> None:
         """Begin to settle, in the running event loop."""
@@ -110,6 +112,8 @@ class CallerLimiter:
         record.headers += render_limits(
             asks, verdict.standings, anthropic=record.endpoint.anthropic, now_ms=now_ms
         )
+        seen = zip((ask.limit for ask in asks), verdict.standings, strict=True)
+        self._budgets.note(record.caller.tenant, seen, now_ms)
         if verdict.refused is not None:
             ask = asks[verdict.refused]
             raise RateLimited(_refusal(ask), math.ceil(verdict.retry_ms / SECOND_MS))
@@ -121,6 +125,10 @@ class CallerLimiter:
         charges = [charge for charge in charges if charge.reserved or charge.used]
         if charges:
             self._counters.settle(held.call_id, charges)
+
+    def budgets(self) -> Mapping[tuple[str, str], float]:
+        """The spent share of the budgets of a day and a month, by tenant and kind."""
+        return self._budgets.spent(int(self._clock() * SECOND_MS))
 
     async def describe(self, caller: Caller) -> Sequence[LimitUse]:
         """The limits of a caller, and how much of each is used.

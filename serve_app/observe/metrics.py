@@ -14,6 +14,7 @@ from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve_app.core.call import Draft, Record, Usage
 from serve_app.core.money import to_units
+from serve_app.observe.tenants import TenantMetrics
 
 SECONDS = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1, 2.5, 5, 10, 30, 60, 120, 300, 600]
 SECONDS_PER_TOKEN = [
@@ -111,6 +112,7 @@ class CallMetrics:
             "serve_app_saved_cost",
             "Cost that routing has saved against the strongest tier for every call.",
         )
+        self._tenants = TenantMetrics()
         self._cost_nanos: Tally[str] = Tally()
         self._saved_nanos = 0
         self._tally: Tally[tuple[Counter, Labels]] = Tally()
@@ -118,6 +120,7 @@ class CallMetrics:
 
     def add(self, record: Record) -> None:
         """Note one ended call."""
+        self._tenants.add(record)
         decision = record.decision
         tier = decision.tier if decision is not None else NO_TIER
         self._count(self._calls, record.endpoint.name.lower(), tier, record.outcome.value)
@@ -183,6 +186,7 @@ class CallMetrics:
         for histogram, seconds, labels in observed:
             histogram.observe(seconds, _tags(histogram, labels))
         self._flush_money()
+        self._tenants.flush()
         for tier, read in leases.items():
             open_leases, waiting = read()
             self._leases.set(open_leases, {"tier": tier})

@@ -28,6 +28,8 @@ class HeldShare(Protocol):
     """The state of a controller; see `routing/control.py`."""
 
     @property
+    def target(self) -> float: ...
+    @property
     def threshold(self) -> float: ...
     @property
     def share(self) -> float | None: ...
@@ -55,6 +57,9 @@ class ControlMetrics:
             "serve_app_routing_strong_ratio",
             "Share of strong calls among the newest that the score decided.",
         )
+        self._target = Gauge(
+            "serve_app_routing_strong_ratio_target", "The share that the config asks for."
+        )
 
     def flush(self) -> None:
         """Hand the state to Ray."""
@@ -62,6 +67,7 @@ class ControlMetrics:
         if state is None:
             return
         self._threshold.set(state.threshold)
+        self._target.set(state.target)
         if state.share is not None:
             self._share.set(state.share)
 
@@ -114,6 +120,11 @@ class LoadMetrics:
             "1 until a tier whose replicas cannot be reached or whose engines fail answers again.",
             ("tier",),
         )
+        self._oldest = Gauge(
+            "serve_app_oldest_wait_seconds",
+            "Age of the oldest call that waits for a place on a replica; 0 if none waits.",
+            ("tier",),
+        )
         self._first_token = Gauge(
             "serve_app_first_token_wait_seconds",
             "Estimated wait for the first token of a call that arrives now; 0 if unknown.",
@@ -131,6 +142,7 @@ class LoadMetrics:
             tags = {"tier": name}
             # A breaker that is tried again every few seconds must not end an alert.
             self._down.set(int(load.down or load.breaker is not BreakerState.CLOSED), tags)
+            self._oldest.set(load.oldest_wait_s, tags)
             self._first_token.set(load.first_token_s or 0.0, tags)
             # Ray drops a NaN series at once, but a series that is not set only two exports later.
             self._kv_free.set(math.nan if load.kv_free_ratio is None else load.kv_free_ratio, tags)

@@ -38,6 +38,15 @@ etc/default-counters.csv, etc/dcp-metrics-included.csv and internal/pkg/renderme
 NVIDIA/dcgm-exporter 4.5.3-4.8.2, looked up in November 2026."""
 
 
+_OF_A_NODE = frozenset({"ip", "Version", "SessionName", "IsHeadNode", "RayNodeType"})
+OF_NODES = {
+    "ray_node_disk_utilization_percentage": _OF_A_NODE,
+    "ray_memory_manager_worker_eviction_total": frozenset({"Type", "Name"}),
+}
+"""Those of Ray's nodes that we ask for, by Ray 2.60: the disk of dashboard/modules/reporter, with
+the labels of dashboard/consts.py; the other of the raylet (C++), as Ray's dashboards ask for it."""
+
+
 def _installed(package: str) -> Path:
     """Where a package lies, without the ten seconds that importing vLLM takes."""
     spec = find_spec(package)
@@ -158,7 +167,7 @@ def find_of_ray_serve() -> dict[str, frozenset[str]]:
 
 def find_all() -> dict[str, frozenset[str]]:
     """Everything that the scraped ports may show."""
-    return find_of_ray_serve() | find_of_vllm() | find_ours() | DCGM
+    return find_of_ray_serve() | find_of_vllm() | find_ours() | DCGM | OF_NODES
 
 
 def _series(metrics: Iterable[Metric], added: frozenset[str]) -> dict[str, frozenset[str]]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import subprocess
+from itertools import product
 from pathlib import Path
 from typing import Any
 
@@ -11,17 +12,26 @@ import pytest
 import yaml
 
 from tests.cluster.exporters import find_all
-from tests.cluster.test_monitoring import MONITORING, NAME, PANELS
+from tests.cluster.test_monitoring import DASHBOARDS, MONITORING, NAME, TRIALS_FILES
 
 PROMTOOL = shutil.which("promtool")
 pytestmark = pytest.mark.skipif(PROMTOOL is None, reason="needs promtool (Debian: prometheus)")
 
-VALUES = {"application": "llm", "deployment": "tier-fast", "tier": "fast", "le": "1"}
+VALUES = {
+    "application": "llm",
+    "deployment": "tier-fast",
+    "tier": "fast",
+    "outcome": "server_error",
+    "code": "rate_limit_exceeded",
+}
+VARIED = {"le": ("1.0", "5.0", "+Inf"), "right": ("true", "false")}
+"""Labels of which every query needs another value, or several."""
 REPLICA = "a1b2"
 QUERIES = {
-    f"{panel['title']}, {number}": target["expr"]
-    for panel in PANELS
-    for number, target in enumerate(panel["targets"])
+    f"{name}, {panel['title']}, {number}": target["expr"]
+    for name, dashboard in DASHBOARDS.items()
+    for panel in dashboard["panels"]
+    for number, target in enumerate(panel.get("targets", []))
 }
 
 
@@ -37,9 +47,10 @@ def test_rules_and_targets_are_valid() -> None:
     promtool("check", "config", "prometheus.yaml")
 
 
-def test_alerts_come_and_stay_away_as_tried() -> None:
-    """By the series of alerts.test.yaml."""
-    promtool("test", "rules", "alerts.test.yaml")
+@pytest.mark.parametrize("name", TRIALS_FILES)
+def test_alerts_come_and_stay_away_as_tried(name: str) -> None:
+    """By the series of the trials."""
+    promtool("test", "rules", name)
 
 
 def test_every_panel_shows_something(tmp_path: Path) -> None:
@@ -66,15 +77,20 @@ def series() -> list[dict[str, str]]:
     exported = find_all()
     asked = {name for query in QUERIES.values() for name in NAME.findall(query)}
     return [
-        {"series": f"{name}{{{render(labels, le)}}}", "values": "1+1x40"}
+        {"series": f"{name}{{{render(exported[name], dict(varied))}}}", "values": "1+1x40"}
         for name in sorted(asked)
-        for labels in [exported[name]]
-        for le in (["1", "+Inf"] if "le" in labels else [""])
+        for varied in product(
+            *(
+                [(label, value) for value in values]
+                for label, values in VARIED.items()
+                if label in exported[name]
+            )
+        )
     ]
 
 
-def render(labels: frozenset[str], le: str) -> str:
-    values = VALUES | {"le": le, "replica": REPLICA, "ReplicaId": REPLICA}
+def render(labels: frozenset[str], varied: dict[str, str]) -> str:
+    values = VALUES | varied | {"replica": REPLICA, "ReplicaId": REPLICA}
     named = {label: values.get(label, "x") for label in [*labels, "instance"]}
     return ", ".join(f'{label}="{value}"' for label, value in sorted(named.items()))
 

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import asyncio
+import logging
 from itertools import count
 from types import SimpleNamespace
 
@@ -10,8 +12,9 @@ import ray
 from ray import serve
 
 from serve_app.config.tiers import TierConfig
+from serve_app.core.call import TierState
 from serve_app.deploy import status as status_module
-from serve_app.deploy.status import ServeReadiness
+from serve_app.deploy.status import ServeReadiness, TierNews
 
 ALWAYS = TierConfig(name="fast", model_id="m")
 AT_TIMES = TierConfig.model_validate(
@@ -123,3 +126,45 @@ async def test_a_replica_without_a_place_is_explained(
     else:
         assert state.message is not None
         assert state.message.startswith(explained)
+
+
+def state_of(ready: bool, replicas: int, message: str | None = None) -> TierState:
+    return TierState("strong", "m", ready, replicas, "UPDATING", message)
+
+
+def test_why_a_tier_waits_is_logged_once_a_change(caplog: pytest.LogCaptureFixture) -> None:
+    """Ray's dashboard shows a Router's log, and no other place there names what is missing."""
+    caplog.set_level(logging.INFO, "ray.serve")
+    news = TierNews()
+    lacks = "a replica has no place: no node has 4 free GPUs"
+    for state in (
+        state_of(True, 2),
+        state_of(False, 0, lacks),
+        state_of(False, 0, lacks),
+        state_of(False, 0),
+        state_of(True, 1, lacks),
+        state_of(True, 2),
+        state_of(True, 3),
+    ):
+        news.note([state])
+    assert [record.getMessage() for record in caplog.records] == [
+        f"tier strong: replicas that run: 0; {lacks}",
+        "tier strong: replicas that run: 0; the deployment is UPDATING",
+        f"tier strong: replicas that run: 1; {lacks}",
+        "tier strong: replicas that run: 2",
+    ]
+
+
+async def test_the_tiers_are_watched_without_a_probe(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Also after a look that failed."""
+    looks: list[int] = []
+
+    def fail() -> None:
+        looks.append(1)
+        raise RuntimeError("the controller is away")
+
+    monkeypatch.setattr(serve, "status", fail)
+    watch = asyncio.create_task(ServeReadiness("llm", [ALWAYS]).watch(every_s=0))
+    while len(looks) < 2:
+        await asyncio.sleep(0)
+    watch.cancel()

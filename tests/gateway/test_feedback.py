@@ -17,7 +17,7 @@ from serve_app.config.runtime import RuntimeConfig
 from serve_app.core.call import GENERATION_ENDPOINTS, Endpoint
 from serve_app.core.errors import DeadlineExceeded
 from serve_app.feedback.collector import FeedbackCollector
-from serve_app.feedback.tally import Fate
+from serve_app.feedback.tally import Fate, Judged, band_of
 from serve_app.gateway.app import build_gateway
 from serve_app.offline.learning.records import read_records
 from serve_app.pipeline import Pipeline
@@ -106,6 +106,11 @@ async def test_a_call_and_its_label_are_kept(service: Service) -> None:
     answered = await service.chat()
     assert answered.headers["x-route-tier"] == "fast"
     await until(lambda: service.feedback.tally.fates[Fate.LABELLED_MATCH])
+    band = band_of(float(answered.headers["x-route-score"]))
+    assert service.feedback.tally.take_judged() == {
+        Judged("fast", False, band): 1,
+        Judged("strong", True, band): 1,
+    }
     call, label = await service.lines()
     request_id = answered.headers["x-request-id"]
     assert call["request_id"] == label["request_id"] == request_id

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import time
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import ExitStack, asynccontextmanager
 
@@ -18,6 +19,7 @@ from serve_app.core.errors import (
     TierUnavailable,
     UpstreamFailed,
 )
+from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.http1 import BUFFER_BYTES_MAX
 from serve_app.leases.lease import Lease
@@ -677,3 +679,21 @@ async def test_when_to_try_an_engine_that_failed_again(
         with pytest.raises((TierOverloaded, UpstreamFailed)) as caught:
             await read_all(client)
         assert caught.value.retry_after_s == retry_after_s
+
+
+async def test_a_traced_request_tells_the_engine_and_notes_its_place() -> None:
+    """A request that is not traced has no header."""
+    stub = EngineStub(say_ok)
+    traced = UpstreamRequest("/v1/chat/completions", b'{"a":1}', "id-2", stream=True)
+    noted = traced.trace = ExchangeTrace("fast", "00f067aa0ba902b7", time.time())
+    traced.traceparent = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
+    async with running(stub) as (client, _):
+        for request in (REQUEST, traced):
+            async with client.exchange(request, start()) as answer:
+                while await answer.read():
+                    pass
+    plain, told = stub.requests
+    assert b"traceparent" not in plain
+    assert b"\r\ntraceparent: " + traced.traceparent + b"\r\n" in told
+    assert noted.leased_at is not None
+    assert noted.leased_at >= noted.asked_at

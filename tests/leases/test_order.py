@@ -231,3 +231,16 @@ def test_no_tenant_is_ahead_by_more_than_one_call_of_each(calls: list[tuple[str,
         had[call.claim.tenant] += call.claim.tokens
         left[call.claim.tenant] -= 1
         assert abs(had["a"] - had["b"]) <= 200
+
+
+def test_the_oldest_call_is_the_oldest_of_all_tenants() -> None:
+    """Whoever's turn it is, and whatever its class."""
+    clock = Clock()
+    order = make_order(clock)
+    assert order.oldest is None
+    calls = [Call("a", batch=True), Call("b"), Call("a")]
+    for clock.now, call in zip((1.0, 2.0, 3.0), calls, strict=True):
+        order.add(call)
+    assert order.oldest is calls[0]
+    order.remove(calls[0])
+    assert order.oldest is calls[1]

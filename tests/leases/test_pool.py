@@ -111,11 +111,13 @@ async def test_a_returned_place_goes_to_the_call_that_waits_longest() -> None:
     second = asyncio.create_task(pool.acquire())
     await asyncio.sleep(0)
     assert pool.waiting == 2
+    assert pool.oldest_wait_s > 0
     pool.release(lease, reusable=True)
     assert await first is lease
     assert not second.done()
     pool.release(lease, reusable=True)
     assert await second is lease
+    assert pool.oldest_wait_s == 0
 
 
 async def test_what_a_lost_call_asked_for_serves_the_next_one() -> None:

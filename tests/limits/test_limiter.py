@@ -233,3 +233,11 @@ async def test_a_caller_without_limits_asks_no_counter() -> None:
     held.settle(record)
     assert record.headers == []
     assert counters.settled == []
+
+
+async def test_calls_tell_how_much_of_a_budget_is_spent() -> None:
+    """A refused call too, because its tenant's budget is what the alert is about."""
+    limiter, _ = limiter_of({"per": "tenant", "tokens_per_day": 2 * ASKED})
+    assert limiter.budgets() == {}
+    await limiter.reserve(call_of(), record_of(), ROUTE)
+    assert limiter.budgets() == {("acme", "tokens_per_day"): 0.5}

@@ -20,13 +20,18 @@ from serve_app.observe.routing import (
     RetryMetrics,
 )
 
-CONTROL = {"serve_app_routing_threshold", "serve_app_routing_strong_ratio"}
+CONTROL = {
+    "serve_app_routing_threshold",
+    "serve_app_routing_strong_ratio",
+    "serve_app_routing_strong_ratio_target",
+}
 
 
 @dataclass
 class State:
     """A controller at some moment."""
 
+    target: float = 0.3
     threshold: float = 0.5
     share: float | None = None
 
@@ -134,6 +139,13 @@ def test_a_tier_that_tells_nothing_has_no_free_cache(monkeypatch: pytest.MonkeyP
     loads["strong"] = TierLoad()
     metrics.flush()
     assert math.isnan(told["serve_app_kv_free_ratio"])
+
+
+def test_the_age_of_the_oldest_waiting_call_is_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The number of calls alone does not say whether they move."""
+    told = gauges(monkeypatch)
+    LoadMetrics(lambda: {"strong": TierLoad(waiting=2, oldest_wait_s=7.5)}).flush()
+    assert told["serve_app_oldest_wait_seconds"] == 7.5
 
 
 def gauges(monkeypatch: pytest.MonkeyPatch) -> dict[str, float]:

@@ -1,11 +1,12 @@
 """Other shapes on the CPU: two replicas placed by session, tensor parallelism, an adapter,
-speculative decoding, embeddings."""
+speculative decoding, embeddings, an engine with spans of its own."""
 
 from __future__ import annotations
 
 import json
 from collections.abc import Iterator
 from pathlib import Path
+from typing import Any
 
 import httpx
 import numpy as np
@@ -19,6 +20,7 @@ from serve_app.model_files.integrity import make_sums
 from tests.serve.conftest import run_dir
 from tests.serve.leases import leased, refused
 from tests.serve.service import ROOT, Service, running_service, settled, wait_for
+from tests.traces.collector import Collector, attributes, running_collector
 
 pytestmark = pytest.mark.serve
 
@@ -27,10 +29,16 @@ PROMPTS = ["Hello", "What is the capital of France?", "1 2 3 4", "你好", "def 
 
 
 @pytest.fixture(scope="module")
-def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
+def collector() -> Iterator[Collector]:
+    with running_collector() as collector:
+        yield collector
+
+
+@pytest.fixture(scope="module")
+def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Service]:
     """configs/local-tp2.yaml, with the strong model twice at TP 1, and a tier that embeds.
 
-    At TP 1 it has an adapter and speaks TLS, at TP 2 it speculates.
+    At TP 1 it has an adapter and speaks TLS, at TP 2 it speculates and has spans of its own.
     """
     document = yaml.safe_load((ROOT / "configs" / "local-tp2.yaml").read_text())
     args = document["applications"][0]["args"]
@@ -47,7 +55,12 @@ def service(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Service]:
         "adapters": {"adapted": str(write_adapter(tmp_path_factory.mktemp("adapter")))},
     }
     speculative = {"method": "ngram", "num_speculative_tokens": 3, "prompt_lookup_max": 3}
-    strong["engine"] = {**strong["engine"], "speculative_config": speculative}
+    strong["engine"] = {
+        **strong["engine"],
+        "speculative_config": speculative,
+        "otlp_traces_endpoint": collector.endpoint,
+    }
+    strong["env"] = {**strong["env"], "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
     embed = {
         **fast,
         "name": "embed",
@@ -121,6 +134,39 @@ def test_tensor_parallel_is_real(service: Service) -> None:
     assert len(workers) == 2
     assert any("TP1" in title for title in workers)
     assert len([title for title in titles if "VLLM::EngineCore" in title]) == 4
+
+
+def test_one_trace_from_the_client_through_the_engine(
+    service: Service, collector: Collector
+) -> None:
+    """The engine's own span belongs to the Router's, and tells of queue, prefill and decode."""
+    trace_id, client_span = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+    def ask(headers: dict[str, str]) -> bool:
+        messages = [{"role": "user", "content": "Hello"}]
+        body = {"model": "strong", "messages": messages, "stream": True, "max_tokens": 8}
+        url = f"{service.base_url}/v1/chat/completions"
+        assert httpx.post(url, json=body, headers=headers, timeout=60).status_code == 200
+        return any(span.name == "engine" for span in collector.spans)
+
+    def joined() -> dict[str, Any]:
+        spans = [span for span in collector.spans if span.trace_id.hex() == trace_id]
+        return {span.name: span for span in spans}
+
+    service.configure({"traces": {"endpoint": collector.endpoint, "sample_ratio": 1}})
+    wait_for(lambda: ask({}), timeout_s=60, what="the Router traces")
+    ask({"traceparent": f"00-{trace_id}-{client_span}-01"})
+    wait_for(lambda: {"engine", "llm_request"} <= set(joined()), timeout_s=30, what="both spans")
+    service.restore()
+    spans = joined()
+    whole = spans["POST /v1/chat/completions"]
+    assert whole.parent_span_id.hex() == client_span
+    assert spans["engine"].parent_span_id == whole.span_id
+    assert spans["llm_request"].parent_span_id == spans["engine"].span_id
+    told = attributes(spans["llm_request"])
+    for part in ("time_in_queue", "time_in_model_prefill", "time_in_model_decode"):
+        assert float(str(told[f"gen_ai.latency.{part}"])) >= 0
+    assert spans["engine"].start_time_unix_nano <= spans["llm_request"].start_time_unix_nano
 
 
 def test_embeddings(service: Service) -> None:

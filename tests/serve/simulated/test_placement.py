@@ -188,6 +188,12 @@ def tiers_of(cluster: SimulatedCluster) -> dict[str, dict[str, Any]]:
     return {tier["name"]: tier for tier in body.get("tiers", [])}
 
 
+def router_log() -> str:
+    """What the dashboard shows as the log of a Router."""
+    logs = Path("/tmp/ray/session_latest/logs/serve").glob("*Router*.log")
+    return "".join(path.read_text() for path in logs)
+
+
 def test_small_replicas_leave_room_for_a_large_one(cluster: SimulatedCluster) -> None:
     """Two replicas of one GPU share a node, so that the other one takes four together."""
     cluster.deploy(CONFIG, replicas={"strong": 1})
@@ -209,6 +215,7 @@ def test_a_replica_without_a_place_is_explained(cluster: SimulatedCluster) -> No
     assert said.startswith("a replica has no place: it needs 4 GPU free on one node")
     assert "has 2 of 4 (GPUs held there: tier-fast 2)" in said
     assert tiers_of(cluster)["strong"]["ready"] is True
+    assert f"tier strong: replicas that run: 1; {said}" in router_log()
     cluster.nodes.add_node(**gpu_node(4, zone="c"))
     wait_for(
         lambda: tiers_of(cluster)["strong"]["replicas"] == 2, timeout_s=120, what="it is placed"
