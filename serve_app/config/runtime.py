@@ -17,6 +17,7 @@ from serve_app.config.feedback import FeedbackConfig
 from serve_app.config.limits import LimitsConfig
 from serve_app.config.prices import PricesConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
+from serve_app.config.variants import TierVariantsConfig
 from serve_app.core.deadlines import Deadlines
 
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -275,6 +276,10 @@ class RuntimeConfig(Config):
     leases: LeaseConfig = Field(default_factory=LeaseConfig)
     retries: RetriesConfig = Field(default_factory=RetriesConfig)
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
+    variants: dict[TierName, TierVariantsConfig] = Field(
+        default_factory=dict,
+        description="The shares of the variants, for each tier ([canary.md](canary.md)).",
+    )
     fairness: FairnessConfig | None = Field(
         None,
         description="Whose waiting calls come first. None: the calls that have waited for longest.",
