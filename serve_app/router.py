@@ -6,6 +6,7 @@ gigabyte that a Router does not need.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import Callable
 from functools import partial
@@ -20,8 +21,11 @@ from serve_app.autoscaling.ray_policies import WANTED_PREFIX
 from serve_app.config.app import AppConfig, check_runtime, complete_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.runtime import RuntimeConfig
+from serve_app.config.tiers import TierConfig
 from serve_app.core.audit_state import AuditState
-from serve_app.deploy.status import ServeReadiness
+from serve_app.core.call import TierState
+from serve_app.deploy.siblings import SiblingRouters
+from serve_app.deploy.status import UNKNOWN, ServeReadiness
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.tally import FeedbackTally
 from serve_app.gateway.app import build_gateway
@@ -34,6 +38,10 @@ from serve_app.observe.feedback import FeedbackMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
 from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics, RetryMetrics
+from serve_app.pages.assets import read_assets
+from serve_app.pages.numbers import RouterNumbers
+from serve_app.pages.own_numbers import OwnNumbers
+from serve_app.pages.watch import ASK_S, NumbersWatch, Replies, gather_replies
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
@@ -75,6 +83,12 @@ class Router:
             self._steps.steps,
         )
         self._readiness = ServeReadiness(context.app_name, config.tiers)
+        self._numbers = OwnNumbers(replica, self._pipeline, self._clients)
+        self._watch = NumbersWatch(
+            partial(ask_routers, SiblingRouters(context.app_name), self._numbers),
+            self._readiness,
+            [unknown_state(tier) for tier in config.tiers],
+        )
         log_dir = serve_log_dir()
         log_path = log_dir and log_dir / f"access_{replica}.jsonl"
         self._recorder = CallRecorder(
@@ -82,7 +96,7 @@ class Router:
             AccessLog(log_path),
             {name: partial(read_leases, client) for name, client in self._clients.items()},
             build_flushers(self._pipeline, self._feedback.tally, self._retries),
-            settle=self._pipeline.settle,
+            settle=self._numbers.settle,
         )
 
     async def __serve_build_asgi_app__(self) -> object:
@@ -94,12 +108,18 @@ class Router:
             self._recorder,
             self._readiness,
             feedback=self._feedback,
+            files=read_assets(),
+            watch=self._watch,
             echo_request_id=False,
         )
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """The number of calls meant for each tier; Ray carries it to its controller."""
         return {WANTED_PREFIX + name: float(n) for name, n in self._pipeline.wanted.items()}
+
+    async def read_numbers(self) -> RouterNumbers:
+        """The live numbers of this Router, for the dashboard of any Router."""
+        return self._numbers.read()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config`; calls in flight keep their old config.
@@ -151,6 +171,8 @@ class Router:
             )
 
     async def __del__(self) -> None:
+        self._watch.close()
+        self._numbers.close()
         try:
             await self._feedback.close()
         finally:
@@ -172,6 +194,23 @@ def build_flushers(
         FeedbackMetrics(tally.take).flush,
         AuditMetrics(partial(read_audit, pipeline)).flush,
     ]
+
+
+async def ask_routers(siblings: SiblingRouters, own: OwnNumbers) -> Replies:
+    """The numbers of all Routers; only those of this Router where Serve cannot say which there are.
+    """
+    try:
+        async with asyncio.timeout(ASK_S):
+            questions = await siblings.ask("read_numbers")
+    except Exception as error:
+        logger.debug("the other Routers cannot be asked", exc_info=error)
+        return Replies([own.read()], missing=1)
+    return await gather_replies(questions)
+
+
+def unknown_state(tier: TierConfig) -> TierState:
+    """A tier of which Serve has told nothing yet."""
+    return TierState(tier.name, tier.model_id, ready=False, replicas=0, status=UNKNOWN)
 
 
 def read_audit(pipeline: Pipeline) -> AuditState | None:

@@ -11,7 +11,7 @@ from serve_app.access.identity import Identity
 from serve_app.core.call import Record, TierState
 from serve_app.core.caller import Credentials
 from serve_app.core.deadlines import Deadlines
-from serve_app.core.errors import GatewayError, Unauthorized
+from serve_app.core.errors import GatewayError, TooManyCalls, Unauthorized
 from serve_app.core.load import TierLoad
 from serve_app.leases.client import UpstreamRequest
 from serve_app.leases.http1 import Address
@@ -127,6 +127,20 @@ class FakeReadiness:
     async def tiers(self) -> Sequence[TierState]:
         status = "HEALTHY" if self.ready else "UPDATING"
         return [TierState("fast", "demo-fast", self.ready, int(self.ready), status)]
+
+
+class FakeWatch:
+    """Live numbers from a script."""
+
+    def __init__(self, documents: Sequence[bytes], *, full: bool = False) -> None:
+        self.documents = documents
+        self.full = full
+
+    async def follow(self) -> AsyncIterator[bytes]:
+        if self.full:
+            raise TooManyCalls(retry_after_s=30)
+        for document in self.documents:
+            yield document
 
 
 @dataclass(frozen=True)

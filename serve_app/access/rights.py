@@ -52,6 +52,7 @@ def resolve_role(role: RoleConfig, tiers: Sequence[TierConfig]) -> Rights:
         output_tokens_max=role.output_tokens_max,
         priority=role.priority,
         feedback=role.feedback,
+        dashboard=role.dashboard or role.admin,
         admin=role.admin,
     )
 
@@ -91,6 +92,7 @@ def merge_rights(rights: Sequence[Rights]) -> Rights:
         output_tokens_max=None if None in caps else max(cap for cap in caps if cap is not None),
         priority=Priority.INTERACTIVE if interactive else Priority.BATCH,
         feedback=any(right.feedback for right in rights),
+        dashboard=any(right.dashboard for right in rights),
         admin=any(right.admin for right in rights),
     )
 

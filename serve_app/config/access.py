@@ -78,6 +78,11 @@ class RoleConfig(Config):
         description="Class of service of the role's waiting calls: interactive goes before batch.",
     )
     feedback: bool = Field(True, description="Whether the role may send `/v1/feedback`.")
+    dashboard: bool = Field(
+        False,
+        description="Whether the role may watch `/dashboard`, which shows the traffic of all "
+        "callers in numbers. A role with `admin` may too.",
+    )
     admin: bool = Field(
         False, description="Whether the role may read `/admin/...`, which shows the whole config."
     )

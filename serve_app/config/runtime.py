@@ -15,6 +15,7 @@ from serve_app.config.cascade import CascadeConfig
 from serve_app.config.fairness import FairnessConfig
 from serve_app.config.feedback import FeedbackConfig
 from serve_app.config.limits import LimitsConfig
+from serve_app.config.pages import PagesConfig
 from serve_app.config.prices import PricesConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 from serve_app.config.variants import TierVariantsConfig
@@ -296,6 +297,7 @@ class RuntimeConfig(Config):
     prices: PricesConfig | None = Field(
         None, description="What tokens cost. None: no amounts of money are computed."
     )
+    pages: PagesConfig = Field(default_factory=PagesConfig)
 
     @property
     def watches_load(self) -> bool:

@@ -52,6 +52,7 @@ class Rights:
     output_tokens_max: int | None = None
     priority: Priority = Priority.INTERACTIVE
     feedback: bool = True
+    dashboard: bool = False
     admin: bool = False
 
 

@@ -27,6 +27,7 @@ from serve_app.core.errors import (
 )
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.admin import AdminPages
+from serve_app.gateway.browser import BrowserPages, Files, Watch
 from serve_app.gateway.feedback import build_feedback_page, read_page_body
 from serve_app.gateway.guard import Guard, check_endpoint, read_caller
 from serve_app.gateway.handlers import CallHandler, ClientGone, Recorder
@@ -55,9 +56,12 @@ def build_gateway(
     readiness: Readiness,
     *,
     feedback: FeedbackCollector | None = None,
+    files: Files | None = None,
+    watch: Watch | None = None,
     echo_request_id: bool = True,
 ) -> Gateway:
-    """The whole HTTP surface.
+    """The whole HTTP surface. Without `files` there are no pages for people, and without `watch`
+    no live numbers.
 
     `echo_request_id` is off behind Ray Serve, whose own server adds `x-request-id` to every answer.
     """
@@ -69,11 +73,13 @@ def build_gateway(
     }
     guard = Guard(pipeline)
     pages = Pages(pipeline, readiness, guard)
+    browser = BrowserPages(pipeline, files, watch)
     pages_app = Starlette(
         routes=[
             *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
             *response_routes(guard),
             *AdminPages(configs, pipeline, readiness).routes(guard),
+            *browser.routes(guard),
             guard.page("/v1/route", pages.explain_route, ["POST"]),
             guard.page("/v1/feedback", build_feedback_page(feedback), ["POST"]),
             guard.page("/v1/models", pages.list_models, ["GET"]),
@@ -90,7 +96,7 @@ def build_gateway(
         },
     )
     pages_app.router.redirect_slashes = False
-    return Gateway(calls, pages_app, guard)
+    return Gateway(calls, pages_app, guard, browser)
 
 
 class Gateway:
@@ -101,10 +107,17 @@ class Gateway:
     nothing.
     """
 
-    def __init__(self, calls: Mapping[str, CallHandler], pages: Starlette, guard: Guard) -> None:
+    def __init__(
+        self,
+        calls: Mapping[str, CallHandler],
+        pages: Starlette,
+        guard: Guard,
+        browser: BrowserPages,
+    ) -> None:
         self._calls = calls
         self._pages = pages
         self._guard = guard
+        self._browser = browser
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "http":
@@ -114,8 +127,9 @@ class Gateway:
                 await handler(scope, receive, send)
                 return
             scope["path"] = scope.get("root_path", "") + path
-            if (refusal := await self._refuse(scope, path)) is not None:
-                await refusal(scope, receive, send)
+            answer = self._browser.welcome(scope, path) or await self._refuse(scope, path)
+            if answer is not None:
+                await answer(scope, receive, send)
                 return
         await self._pages(scope, receive, send)
 

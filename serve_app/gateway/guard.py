@@ -5,6 +5,7 @@ A page without a ruling stops the start of the gateway, so nobody can forget one
 
 from __future__ import annotations
 
+import re
 from collections.abc import Awaitable, Callable, Mapping
 from enum import StrEnum
 from types import MappingProxyType
@@ -36,6 +37,9 @@ class PageRuling(StrEnum):
     """Every caller. What the page shows or does depends on the caller's rights."""
     FEEDBACK = "feedback"
     """A caller who may send feedback."""
+    WATCHER = "watcher"
+    """A caller who may watch the traffic of all callers; everybody where the config asks for no
+    proof."""
     ADMIN = "admin"
     """An admin. The page does not exist where the config asks for no proof."""
 
@@ -47,6 +51,13 @@ RULINGS: Mapping[str, PageRuling] = MappingProxyType(
         "/ready": PageRuling.OPEN,
         # The document is part of the release and says nothing about a service.
         "/openapi.json": PageRuling.OPEN,
+        # The files of the pages for people say nothing about a service either; what their scripts
+        # fetch is not open.
+        "/playground": PageRuling.OPEN,
+        "/dashboard": PageRuling.OPEN,
+        "/pages/{digest}/{name}": PageRuling.OPEN,
+        "/playground/facts": PageRuling.CALLER,
+        "/dashboard/events": PageRuling.WATCHER,
         "/v1/route": PageRuling.CALLER,
         "/v1/models": PageRuling.CALLER,
         "/v1/models/{model_id:path}": PageRuling.CALLER,
@@ -63,6 +74,8 @@ RULINGS: Mapping[str, PageRuling] = MappingProxyType(
 """The ruling on every page. `CallHandler` checks who may call an `Endpoint`."""
 
 OPEN_PATHS = frozenset(path for path, ruling in RULINGS.items() if ruling is PageRuling.OPEN)
+OPEN_FILES = re.compile(r"/pages/[^/]+/[^/]+")
+"""The addresses of the pages' files."""
 
 
 class Guard:
@@ -77,7 +90,7 @@ class Guard:
         Raises:
             Unauthorized, Forbidden, AccessUnavailable: as in `Pipeline.authenticate`.
         """
-        if self._pipeline.steps.access is not None and path not in OPEN_PATHS:
+        if self._pipeline.steps.access is not None and not is_open(path):
             scope[CALLER] = await self._pipeline.authenticate(read_credentials(scope))
 
     async def recognise(self, request: Request) -> Caller | None:
@@ -107,6 +120,11 @@ class Guard:
         return Route(path, guarded, methods=methods)
 
 
+def is_open(path: str) -> bool:
+    """Whether everybody may read the path."""
+    return path in OPEN_PATHS or OPEN_FILES.fullmatch(path) is not None
+
+
 def read_caller(request: Request) -> Caller:
     """The caller of a page."""
     caller: Caller = request.scope.get(CALLER, ANONYMOUS)
@@ -129,6 +147,11 @@ def _check_feedback(request: Request) -> None:
         raise Forbidden("send feedback")
 
 
+def _check_watcher(request: Request) -> None:
+    if CALLER in request.scope and not read_caller(request).rights.dashboard:
+        raise Forbidden("watch the dashboard")
+
+
 def _check_admin(request: Request) -> None:
     if CALLER not in request.scope:
         raise RouteNotFound(request.method, route_path(request.scope))
@@ -141,6 +164,7 @@ CHECKS: Mapping[PageRuling, Callable[[Request], None]] = MappingProxyType(
         PageRuling.OPEN: _check_nothing,
         PageRuling.CALLER: _check_nothing,
         PageRuling.FEEDBACK: _check_feedback,
+        PageRuling.WATCHER: _check_watcher,
         PageRuling.ADMIN: _check_admin,
     }
 )

@@ -10,6 +10,7 @@ from serve_app.core.call import Decision, Draft, Endpoint
 from serve_app.core.errors import GatewayError
 from serve_app.core.headers import (
     CONFIDENCE_HEADER,
+    DISCARDED_TOKENS_HEADER,
     ESCALATED_HEADER,
     MODEL_HEADER,
     REASON_HEADER,
@@ -97,6 +98,9 @@ def render_draft(draft: Draft) -> Headers:
     headers = [(ESCALATED_HEADER, b"true" if draft.discarded else b"false")]
     if draft.confidence is not None:
         headers.append((CONFIDENCE_HEADER, b"%.4f" % draft.confidence))
+    if draft.discarded and draft.usage.prompt_tokens is not None:
+        tokens = (draft.usage.prompt_tokens, draft.usage.completion_tokens or 0)
+        headers.append((DISCARDED_TOKENS_HEADER, b"in=%d, out=%d" % tokens))
     return headers
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from contextvars import Context
 from enum import Enum
@@ -213,6 +213,7 @@ class TierClient:
         self._retries = retries or RetryBudget()
         self.watches_load = False
         """Whether the Router measures waits and asks replicas for their load."""
+        self._config_watches = self._is_watched = False
         self._first_tokens = FirstTokens()
         self._engines = EngineLoads()
         self._fairness: FairnessConfig | None = None
@@ -286,7 +287,17 @@ class TierClient:
         self._leases.reuse_s = leases.reuse_s
         self._leases.age_max_s = leases.age_max_s
         self._leases.sessions.kept_s = leases.session_s
-        self.watches_load = watches_load
+        self._config_watches = watches_load
+        self.watches_load = watches_load or self._is_watched
+
+    def watch(self, *, on: bool) -> None:
+        """Ask replicas for their load from now on, whether or not the config asks for it."""
+        self._is_watched = on
+        self.watches_load = on or self._config_watches
+
+    def engine_reports(self) -> Sequence[tuple[str, int, int, float | None]]:
+        """The newest reports of the engines; see `EngineLoads.reports`."""
+        return self._engines.reports(asyncio.get_running_loop().time())
 
     def close(self) -> None:
         """End all leases that no call is using."""

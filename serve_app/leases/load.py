@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import OrderedDict, deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 
 from serve_app.leases.http1 import Address
@@ -146,13 +147,24 @@ class EngineLoads:
 
     def total(self, now: float) -> EngineTotal:
         """The sum of the recent reports; forgets the older reports."""
+        self._forget_old(now)
+        free = 1 - self._kv_used / self._with_cache if self._with_cache else None
+        return EngineTotal(len(self._loads), self._running, self._queued, free)
+
+    def reports(self, now: float) -> Sequence[tuple[str, int, int, float | None]]:
+        """Address, running and queued calls and the used part of the KV cache, an engine each."""
+        self._forget_old(now)
+        return [
+            (f"{host}:{port}", load.running, load.queued, load.kv_used_ratio)
+            for (host, port, *_), (_, load) in self._loads.items()
+        ]
+
+    def _forget_old(self, now: float) -> None:
         while self._loads:
             address, (told_at, _) = next(iter(self._loads.items()))
             if told_at >= now - ENGINE_FRESH_S:
                 break
             self._drop(address)
-        free = 1 - self._kv_used / self._with_cache if self._with_cache else None
-        return EngineTotal(len(self._loads), self._running, self._queued, free)
 
     def _drop(self, address: Address) -> None:
         told = self._loads.pop(address, None)

@@ -10,8 +10,9 @@ import pytest
 
 from serve_app.core.call import Endpoint
 from serve_app.gateway.guard import RULINGS, Guard, PageRuling
-from tests.fakes import FakeAnswer
-from tests.gateway.with_access import ROLES, build_guarded
+from serve_app.pages.assets import read_assets
+from tests.fakes import FakeAnswer, FakeWatch
+from tests.gateway.with_access import ROLES, Guarded, build_guarded
 
 STRANGERS = ("no key", "wrong key")
 CALLERS = (*STRANGERS, *ROLES)
@@ -33,6 +34,7 @@ PAGES: dict[str, dict[str, Any]] = {
     "/v1/route": MESSAGES,
     "/v1/feedback": {"request_id": "r1", "right": True},
 }
+NEEDS_A_MODEL = ("/v1/models", "/v1/models/{model_id:path}", "/playground/facts")
 ANSWERS: dict[str, int] = {
     # Where nothing is stored, kept or counted, a caller who may ask gets 404.
     "/v1/feedback": 404,
@@ -40,6 +42,8 @@ ANSWERS: dict[str, int] = {
     "/v1/responses/{response_id}/cancel": 404,
     "/v1/responses/{response_id}/input_items": 404,
     "/admin/limits": 404,
+    # A file that does not exist.
+    "/pages/{digest}/{name}": 404,
 }
 
 
@@ -50,23 +54,30 @@ def list_routes() -> Iterator[tuple[str, str]]:
         yield from ((route.path, method) for method in sorted(route.methods - {"HEAD"}))
 
 
+def build_with_pages() -> Guarded:
+    """A gateway that has the pages for people too."""
+    pages = {"playground": True, "dashboard": True}
+    return build_guarded(files=read_assets(), watch=FakeWatch([b"{}"]), pages=pages)
+
+
 def expect(path: str, caller: str) -> int:
     """The status for a caller, by the rulings and by the caller's role."""
     if path in BODIES:
         return expect_call(Endpoint(path), caller)
     ruling = RULINGS[path]
     if ruling is PageRuling.OPEN:
-        return 200
+        return ANSWERS.get(path, 200)
     if caller in STRANGERS:
         return 401
     role = ROLES[caller]
     refused = {
         PageRuling.FEEDBACK: not role.get("feedback", True),
+        PageRuling.WATCHER: not (role.get("dashboard") or role.get("admin")),
         PageRuling.ADMIN: not role.get("admin", False),
     }
     if refused.get(ruling, False):
         return 403
-    if path in ("/v1/models", "/v1/models/{model_id:path}") and caller == "none":
+    if path in NEEDS_A_MODEL and caller == "none":
         return 403
     if path == "/v1/route":
         return expect_call(Endpoint.CHAT, caller)
@@ -87,7 +98,7 @@ def expect_call(endpoint: Endpoint, caller: str) -> int:
 @pytest.mark.parametrize(("path", "method"), list(list_routes()))
 async def test_every_path_for_every_caller(path: str, method: str, caller: str) -> None:
     """A new route fails here until there is a ruling on it."""
-    gateway = build_guarded()
+    gateway = build_with_pages()
     gateway.fast.answer = gateway.strong.answer = FakeAnswer([ENGINE_ANSWER])
     address = re.sub(r"{\w+(:path)?}", "auto", path)
     body = {**BODIES, **PAGES}.get(path)

@@ -14,6 +14,7 @@ from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.app import build_gateway
+from serve_app.gateway.browser import Files, Watch
 from serve_app.pipeline import Pipeline
 from serve_app.replica.asgi import ASGIApp
 from serve_app.routing.scorer import HeuristicScorer
@@ -33,6 +34,7 @@ ROLES: dict[str, dict[str, Any]] = {
     "chat": {"endpoints": ["/v1/chat/completions"], "feedback": False},
     "counter": {"endpoints": ["/v1/responses/input_tokens"]},
     "none": {"tiers": [], "feedback": False},
+    "operator": {"endpoints": [], "feedback": False, "dashboard": True},
     "admin": {"endpoints": [], "feedback": False, "admin": True},
 }
 
@@ -69,6 +71,8 @@ def build_guarded(
     tiers: tuple[TierConfig, ...] = TIERS,
     feedback: FeedbackCollector | None = None,
     limiter: Limiter | None = None,
+    files: Files | None = None,
+    watch: Watch | None = None,
     **runtime: Any,
 ) -> Guarded:
     """A gateway over two fake tiers; a key is the name of its only role."""
@@ -87,7 +91,9 @@ def build_guarded(
     fakes = {"fast": fast, "strong": strong}
     steps = Steps(access=control, limiter=limiter)
     pipeline = Pipeline(tiers, fakes, HeuristicScorer(), parsed, None, steps)
-    app = build_gateway(tiers, pipeline, recorder, FakeReadiness(), feedback=feedback)
+    app = build_gateway(
+        tiers, pipeline, recorder, FakeReadiness(), feedback=feedback, files=files, watch=watch
+    )
     transport = httpx.ASGITransport(app=app, raise_app_exceptions=False)
     client = httpx.AsyncClient(transport=transport, base_url="http://test")
     return Guarded(app, client, pipeline, fast, strong, identifier, recorder)

@@ -1,0 +1,1 @@
+"""The pages for people: their files, and the live numbers of all Routers."""
