@@ -23,7 +23,7 @@ def build(config: AppConfig) -> Application:
     Raises:
         ValueError: names the wrong key and what to write instead.
     """
-    return compose(config, {tier.name: build_tier(tier) for tier in config.tiers})
+    return compose(config, {tier.name: build_tier(tier) for tier in config.deployed})
 
 
 def compose(config: AppConfig, tiers: dict[str, Application]) -> Application:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.assemble import StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
-from serve_app.config.app import AppConfig, check_runtime, complete_runtime
+from serve_app.config.app import AppConfig, complete_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
@@ -38,6 +38,7 @@ from serve_app.observe.feedback import FeedbackMetrics
 from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
 from serve_app.observe.routing import ControlMetrics, DriftMetrics, LoadMetrics, RetryMetrics
+from serve_app.observe.variants import VariantMetrics
 from serve_app.pages.assets import read_assets
 from serve_app.pages.numbers import RouterNumbers
 from serve_app.pages.own_numbers import OwnNumbers
@@ -46,6 +47,7 @@ from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
 from serve_app.steps import Plan
+from serve_app.variants.trials import RouterReport, Trials
 
 logger = logging.getLogger("ray.serve")
 
@@ -68,15 +70,26 @@ class Router:
                 asks_by_session=tier.replica_choice == "session",
                 retries=self._retries,
             )
-            for tier in config.tiers
+            for tier in config.deployed
         }
         self._configure_clients(runtime)
         replica = context.replica_id.unique_id
-        self._feedback = FeedbackCollector(config.tiers, self._clients, runtime, replica)
+        siblings = SiblingRouters(context.app_name)
+        self._trials = Trials(
+            self._clients, config.variants, replica, partial(ask_trials, siblings)
+        )
+        self._trials.configure(runtime.variants)
+        self._feedback = FeedbackCollector(
+            config.tiers,
+            self._clients,
+            runtime,
+            replica,
+            heard=lambda report: self._trials.hear(report.request_id, right=report.right),
+        )
         self._steps = StepsOwner(Plan(config, runtime, replica))
         self._pipeline = Pipeline(
             config.tiers,
-            self._clients,
+            self._trials.tiers,
             build_scorer(runtime.routing),
             runtime,
             self._feedback.labeller,
@@ -85,7 +98,7 @@ class Router:
         self._readiness = ServeReadiness(context.app_name, config.tiers)
         self._numbers = OwnNumbers(replica, self._pipeline, self._clients)
         self._watch = NumbersWatch(
-            partial(ask_routers, SiblingRouters(context.app_name), self._numbers),
+            partial(ask_routers, siblings, self._numbers),
             self._readiness,
             [unknown_state(tier) for tier in config.tiers],
         )
@@ -95,13 +108,17 @@ class Router:
             CallMetrics(),
             AccessLog(log_path),
             {name: partial(read_leases, client) for name, client in self._clients.items()},
-            build_flushers(self._pipeline, self._feedback.tally, self._retries),
+            [
+                *build_flushers(self._pipeline, self._feedback.tally, self._retries),
+                VariantMetrics(lambda: self._trials.trials).flush,
+            ],
             settle=self._numbers.settle,
         )
 
     async def __serve_build_asgi_app__(self) -> object:
         self._recorder.start()
         self._steps.start()
+        self._trials.start()
         return build_gateway(
             self._config.tiers,
             self._pipeline,
@@ -120,6 +137,10 @@ class Router:
     async def read_numbers(self) -> RouterNumbers:
         """The live numbers of this Router, for the dashboard of any Router."""
         return self._numbers.read()
+
+    async def read_trials(self) -> RouterReport:
+        """What this Router knows of variants on trial, for the other Routers."""
+        return self._trials.report()
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config`; calls in flight keep their old config.
@@ -142,7 +163,7 @@ class Router:
 
     def _take(self, user_config: dict[str, Any]) -> None:
         runtime = RuntimeConfig.model_validate(user_config)
-        check_runtime(runtime, self._config.tiers)
+        self._config.check_runtime(runtime)
         runtime = complete_runtime(runtime, self._config.tiers)
         scorer = build_scorer(runtime.routing)
         plan, steps = self._steps.prepare(runtime)
@@ -151,6 +172,7 @@ class Router:
         self._steps.take(plan, steps)
         self._pipeline.steps = steps
         self._feedback.configure(runtime)
+        self._trials.configure(runtime.variants)
         self._configure_clients(runtime)
 
     def check_health(self) -> None:
@@ -173,6 +195,7 @@ class Router:
     async def __del__(self) -> None:
         self._watch.close()
         self._numbers.close()
+        await self._trials.close()
         try:
             await self._feedback.close()
         finally:
@@ -197,8 +220,7 @@ def build_flushers(
 
 
 async def ask_routers(siblings: SiblingRouters, own: OwnNumbers) -> Replies:
-    """The numbers of all Routers; only those of this Router where Serve cannot say which there are.
-    """
+    """The numbers of all Routers; only those of this Router where Serve cannot say which there are."""
     try:
         async with asyncio.timeout(ASK_S):
             questions = await siblings.ask("read_numbers")
@@ -206,6 +228,14 @@ async def ask_routers(siblings: SiblingRouters, own: OwnNumbers) -> Replies:
         logger.debug("the other Routers cannot be asked", exc_info=error)
         return Replies([own.read()], missing=1)
     return await gather_replies(questions)
+
+
+async def ask_trials(siblings: SiblingRouters) -> Sequence[RouterReport]:
+    """The reports of the Routers that answer in time."""
+    async with asyncio.timeout(ASK_S):
+        questions = await siblings.ask("read_trials")
+    reports = await asyncio.gather(*questions, return_exceptions=True)
+    return [report for report in reports if isinstance(report, RouterReport)]
 
 
 def unknown_state(tier: TierConfig) -> TierState:

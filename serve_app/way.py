@@ -7,6 +7,7 @@ from contextlib import AsyncExitStack
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Call, Decision, Draft, Reason, Record
+from serve_app.core.caller import Caller
 from serve_app.core.deadlines import Deadlines
 from serve_app.leases.client import UpstreamRequest
 from serve_app.leases.order import NO_CLAIM, Claim
@@ -84,8 +85,16 @@ class Way:
         """
         self.deadlines.check(asyncio.get_running_loop().time(), stream=request.stream)
         exchange.callback(self._settle, request)
-        return await exchange.enter_async_context(tier.exchange(request, self.deadlines))
+        request.caller = render_caller(self.record.caller)
+        answer = await exchange.enter_async_context(tier.exchange(request, self.deadlines))
+        self.record.variant = request.variant
+        return answer
 
     def _settle(self, request: UpstreamRequest) -> None:
         if request.settling is not None:
             self.record.settling.append(request.settling)
+
+
+def render_caller(caller: Caller) -> str:
+    """The narrowest name of a caller: the user, otherwise the key, otherwise the tenant."""
+    return f"{caller.tenant}/{caller.user or caller.key_id or ''}"

@@ -189,7 +189,7 @@ def check_drains(config: AppConfig, runtime: RuntimeConfig) -> None:
     total_s = runtime.deadlines.total_s
     drains = {
         "router.drain_timeout_s": config.router.drain_timeout_s,
-        **{f"tiers[{tier.name}].drain_timeout_s": tier.drain_timeout_s for tier in config.tiers},
+        **{f"tiers[{tier.name}].drain_timeout_s": tier.drain_timeout_s for tier in config.deployed},
     }
     for key, drain_s in drains.items():
         if drain_s < total_s:

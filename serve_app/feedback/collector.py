@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextvars import Context
 from dataclasses import replace
 from pathlib import Path
@@ -46,8 +46,10 @@ class FeedbackCollector:
         flush_s: float = FLUSH_S,
         quiet_s: float = QUIET_S,
         redact_s_max: float = REDACT_S_MAX,
+        heard: Callable[[FeedbackReport], None] = lambda report: None,
     ) -> None:
-        """`replica` names this Router's files."""
+        """`replica` names this Router's files; `heard` gets each report of an application."""
+        self._heard = heard
         self.tally = FeedbackTally()
         self._configs = tuple(configs)
         self._pair = find_pair(configs)
@@ -124,6 +126,7 @@ class FeedbackCollector:
             raise TooManyCalls(retry_after_s=1)
         report = replace(report, comment=await self._redact(report.comment))
         self.tally.verdicts[report.right] += 1
+        self._heard(report)
         self._add(render_report(report))
         return report
 

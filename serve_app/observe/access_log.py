@@ -95,6 +95,7 @@ def render_line(record: Record) -> dict[str, Any]:
         "prompt_tokens": record.usage.prompt_tokens,
         "completion_tokens": record.usage.completion_tokens,
         **({} if record.cache is None else {"cache": record.cache.value}),
+        **({} if record.variant is None else {"variant": record.variant}),
         **render_draft(record.draft),
     }
 

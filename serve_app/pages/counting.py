@@ -53,9 +53,7 @@ class CallCounts:
         if record.cache is None or not record.cache.free:
             _count_tokens(step, record, tier)
         old = self.totals
-        self.totals = Totals(
-            old.calls + 1, old.failed + failed, old.cost + cost, old.saved + saved
-        )
+        self.totals = Totals(old.calls + 1, old.failed + failed, old.cost + cost, old.saved + saved)
 
     def steps(self) -> Sequence[Step]:
         """The steps with calls of the last minutes, oldest first."""

@@ -202,7 +202,6 @@ def merge_loads(loads: list[TierLoad], *, down: bool) -> TierLoad:
         return first
     waits = [load.first_token_s for load in loads if load.first_token_s is not None]
     told = [load for load in loads if load.replicas]
-    replicas = sum(load.replicas or 0 for load in told)
     free = [
         (load.kv_free_ratio, load.replicas or 0) for load in told if load.kv_free_ratio is not None
     ]
