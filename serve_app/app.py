@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from serve_app.config.app import AppConfig
-from serve_app.config.reader import ROUTER_NAME
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.build import build_tier
 from serve_app.deploy.plan import DRAIN_POLL_S, LOGGING, plan_router_autoscaling
 from serve_app.router import Router

@@ -61,6 +61,7 @@ class Router:
         context = serve.get_replica_context()
         self._config = config
         self._serves = False
+        self._taken: dict[str, Any] = {}
         self._retries = RetryBudget(runtime.retries)
         self._clients = {
             tier.name: TierClient(
@@ -142,6 +143,10 @@ class Router:
         """What this Router knows of variants on trial, for the other Routers."""
         return self._trials.report()
 
+    async def read_user_config(self) -> dict[str, Any]:
+        """The newest `user_config` that this Router has accepted, for `serve-app reload`."""
+        return self._taken
+
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config`; calls in flight keep their old config.
 
@@ -174,6 +179,7 @@ class Router:
         self._feedback.configure(runtime)
         self._trials.configure(runtime.variants)
         self._configure_clients(runtime)
+        self._taken = user_config
 
     def check_health(self) -> None:
         """A Router that runs is healthy. Ray asks for the first time once it has given the first

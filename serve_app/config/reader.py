@@ -29,6 +29,7 @@ from serve_app.config.serve_file import (
     APPLICATION_KEYS,
     DEPLOYMENT_KEYS,
     FILE_KEYS,
+    ROUTER_NAME,
     ApplicationSection,
     ServeFile,
 )
@@ -36,7 +37,7 @@ from serve_app.config.tiers import DEPLOYMENT_PREFIX
 
 IMPORT_PATH = "serve_app.app:build"
 OUR_PACKAGE = "serve_app."
-ROUTER_NAME = "Router"
+
 RUN_DIR_VARIABLE = "SERVE_APP_RUN"
 
 Model = TypeVar("Model", bound=BaseModel)

@@ -64,10 +64,11 @@ class TrialReport:
     """What one Router knows of a trial, for the other Routers.
 
     `products` holds the evidence against each variant by signal. `out` says which variants are
-    rolled back, and why. `tallies` are by variant, with "" for the incumbent.
+    rolled back, and why. `shares` and `tallies` are by variant, with "" for the incumbent.
     """
 
     trial: str
+    shares: Mapping[str, float]
     products: Mapping[str, Mapping[str, Sequence[float]]]
     out: Mapping[str, str]
     tallies: Mapping[str, Tally]
@@ -244,7 +245,8 @@ class Trial:
             name: {signal.value: tuple(one.log_products) for signal, one in found.items()}
             for name, found in self._evidence.items()
         }
-        return TrialReport(self.name, products, dict(self.out), dict(self.tallies))
+        shares = {"": self.config.incumbent_share, **self.config.shares}
+        return TrialReport(self.name, shares, products, dict(self.out), dict(self.tallies))
 
     def merge(self, router: str, report: TrialReport) -> None:
         """Take what another Router knows; the latest report of each Router counts.

@@ -3,18 +3,19 @@
 from __future__ import annotations
 
 import asyncio
+import copy
 import logging
 import time
 from collections import deque
 from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 from serve_app.config.variants import TierVariantsConfig, VariantConfig
 from serve_app.leases.tier import Tier
 from serve_app.variants.tier import VariantTier
-from serve_app.variants.trial import Trial, TrialReport
+from serve_app.variants.trial import Tally, Trial, TrialReport
 
 logger = logging.getLogger("ray.serve")
 
@@ -108,10 +109,6 @@ class Trials:
         trials = {name: tier.trial.report() for name, tier in self._drawing.items()}
         return RouterReport(self._router, trials, tuple(self._disliked))
 
-    def state(self) -> dict[str, dict[str, object]]:
-        """What all Routers know, for people, by tier."""
-        return {name: render_trial(tier.trial) for name, tier in self._drawing.items()}
-
     @property
     def trials(self) -> list[Trial]:
         """The trials of this Router."""
@@ -163,12 +160,17 @@ class Trials:
             await tier.close()
 
 
-def render_trial(trial: Trial) -> dict[str, object]:
-    """A trial as JSON."""
-    return {
-        "trial": trial.config.trial,
-        "shares": {"": trial.config.incumbent_share, **trial.config.shares},
-        "rolled_back": dict(trial.out),
-        "calls": {name: tally.calls for name, tally in trial.total().items()},
-        "bad": {name: dict(tally.bad) for name, tally in trial.total().items()},
-    }
+def merge_reports(reports: Sequence[RouterReport]) -> dict[str, TrialReport]:
+    """What the Routers know together, by tier. The evidence is left out."""
+    merged: dict[str, TrialReport] = {}
+    for report in reports:
+        for tier, trial in report.trials.items():
+            so_far = merged.get(tier)
+            if so_far is None or so_far.trial != trial.trial:
+                merged[tier] = replace(trial, products={}, tallies=copy.deepcopy(trial.tallies))
+                continue
+            tallies = dict(so_far.tallies)
+            for name, tally in trial.tallies.items():
+                tallies.setdefault(name, Tally()).add(tally)
+            merged[tier] = replace(so_far, out={**so_far.out, **trial.out}, tallies=tallies)
+    return merged

@@ -60,7 +60,7 @@ def test_every_path_that_exists_is_in_the_document(
     """A new endpoint comes with its documentation. The pages for people are no part of the API."""
     app: Any = gateway.app
     pages = {re.sub(r":path}$", "}", route.path) for route in app._pages.routes}
-    assert BROWSER_PATHS < pages
+    assert pages > BROWSER_PATHS
     pages -= BROWSER_PATHS
     assert pages == document["paths"].keys()
     assert {endpoint.value for endpoint in Endpoint} <= pages

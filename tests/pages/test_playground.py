@@ -207,7 +207,9 @@ async def test_a_key_is_asked_for_and_stays_in_the_tab(browser: Any, tab: Any) -
         # A user without overrides has no header for the cascade, and no dashboard.
         assert await tab.locator('#modes input[value="cascade"]').count() == 0
         assert await tab.locator("#to-dashboard").is_hidden()
-        kept = await tab.evaluate("() => [sessionStorage.length, localStorage.length, document.cookie]")
+        kept = await tab.evaluate(
+            "() => [sessionStorage.length, localStorage.length, document.cookie]"
+        )
         assert kept == [1, 0, ""]
         await tab.reload()
         await tab.locator("#modes input").first.wait_for(state="attached")

@@ -11,7 +11,7 @@ import pytest
 
 from serve_app.config.variants import TierVariantsConfig, VariantConfig
 from serve_app.core.errors import UpstreamFailed
-from serve_app.variants.trials import RouterReport, Trials
+from serve_app.variants.trials import RouterReport, Trials, merge_reports
 from tests.fakes import FakeTier
 from tests.variants.samples import make_deadlines, make_request
 
@@ -118,9 +118,9 @@ async def test_a_new_trial_forgets_a_rollback() -> None:
     assert is_out(routers.all[0])
     routers.configure({"fast": TierVariantsConfig(shares={"next": 0.5}, trial="2")})
     assert not is_out(routers.all[0])
-    state = routers.all[0].state()["fast"]
-    assert state["shares"] == {"": 0.5, "next": 0.5}
-    assert state["calls"] == {}
+    state = merge_reports([trials.report() for trials in routers.all])["fast"]
+    assert state.shares == {"": 0.5, "next": 0.5}
+    assert state.tallies == {}
     await routers.close()
 
 
