@@ -1,4 +1,4 @@
-"""The log of a service that was started by hand: where it is, and the lines that tell of a failure."""
+"""The log of a service that was started by hand, and the lines that tell of a failure."""
 
 from __future__ import annotations
 
