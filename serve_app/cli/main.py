@@ -43,6 +43,12 @@ class Commands(LazyGroup):
             "Stop the service and every process that it started.",
         ),
         LazyCommand(
+            "chat",
+            "serve_app.cli.chat:chat",
+            "Talk to a model in the terminal; `echo question | serve-app chat` answers one"
+            " question.",
+        ),
+        LazyCommand(
             "check",
             "serve_app.cli.check:check",
             "Validate a config: every key, and every engine argument against the pinned vLLM.",

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import ssl
@@ -11,16 +12,21 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NamedTuple
 
 import typer
 import yaml
+from rich.console import Console
 
 from serve_app.cli import processes
 from serve_app.cli.check import read_or_exit
+from serve_app.cli.start_log import begin_log, find_trouble, read_end
+from serve_app.cli.start_progress import StartProgress, StartTimes
+from serve_app.cli.start_view import StartView, build_view
 from serve_app.config.environment import local_environment, ray_environment, socket_dir
 from serve_app.config.reader import ServeConfig, process_environment, run_dir
 from serve_app.config.tls import CERTIFICATE, TlsSettings, read_tls
@@ -55,6 +61,9 @@ def up(
     wait_s: Annotated[
         float, typer.Option(help="Seconds that the models may take to start.")
     ] = 600.0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the logs of Ray and vLLM here.")
+    ] = False,
 ) -> None:
     """Start the service on this machine and wait; Ctrl-C or `serve-app down` stops it."""
     serve_config = read_or_exit(config)
@@ -70,18 +79,48 @@ def up(
     processes.adopt_orphans()
     signal.signal(signal.SIGTERM, _stop)
     signal.signal(signal.SIGINT, _stop)
+    directory.mkdir(parents=True, exist_ok=True)
+    log = None if verbose else begin_log(directory)
+    times = StartTimes(directory / "starts.json")
+    tiers = [tier.name for tier in serve_config.app.tiers]
+    progress = StartProgress(tiers, times.read(str(config)))
     code = 0
     try:
-        with _service(serve_config, directory, haproxy=haproxy) as service:
-            _wait_ready(base_url, service, wait_s, tls)
-            typer.echo(_banner(base_url))
+        with _service(serve_config, directory, log, haproxy=haproxy) as service:
+            with build_view(Console(), plain=verbose) as view:
+                _wait_ready(base_url, service, wait_s, tls, partial(_show, view, progress))
+                progress.finish()
+                view.show(progress)
+            times.write(str(config), progress.times)
+            typer.echo(_banner(base_url, log))
             code = service.child.wait()
+            if code:
+                _explain_failure(f"`serve run` ended with code {code}", log)
     except Stopped:
-        typer.echo("Stopping.")
+        pass
     except (TimeoutError, ChildProcessError) as error:
-        typer.echo(f"The service did not start: {error}", err=True)
+        _explain_failure(f"The service did not start: {error}", log)
         code = 1
+    typer.echo("Stopped; no process is left.")
     raise typer.Exit(code)
+
+
+def _show(view: StartView, progress: StartProgress, applications: Mapping[str, Any]) -> None:
+    progress.take(applications, _read_replica_log)
+    view.show(progress)
+
+
+def _read_replica_log(path: str) -> str:
+    """A log of Ray's, by the path that Serve tells; empty before it exists."""
+    temporary = process_environment().get("RAY_TMPDIR", "/tmp")
+    return read_end(Path(temporary, "ray/session_latest/logs", path.lstrip("/")))
+
+
+def _explain_failure(why: str, log: Path | None) -> None:
+    typer.echo(why, err=True)
+    if log is not None:
+        lines = find_trouble(read_end(log))
+        typer.echo("".join(f"  {line}\n" for line in lines) + f"The whole log: {log}", err=True)
 
 
 def _read_tls(*, haproxy: bool) -> TlsSettings | None:
@@ -101,12 +140,15 @@ def _secure(base_url: str) -> str:
 
 
 def _stop(signum: int, frame: FrameType | None) -> None:
+    # Told at once, because the service takes seconds to stop and its user may be about to kill it.
+    os.write(sys.stderr.fileno(), b"\nStopping.\n")
     raise Stopped
 
 
 @contextlib.contextmanager
-def _service(config: ServeConfig, directory: Path, *, haproxy: bool) -> Iterator[_Running]:
-    directory.mkdir(parents=True, exist_ok=True)
+def _service(
+    config: ServeConfig, directory: Path, log: Path | None, *, haproxy: bool
+) -> Iterator[_Running]:
     path = directory / "serve.yaml"
     path.write_text(yaml.safe_dump(config.document, sort_keys=False))
     environment = {
@@ -118,9 +160,7 @@ def _service(config: ServeConfig, directory: Path, *, haproxy: bool) -> Iterator
     sockets.mkdir(mode=0o700, exist_ok=True)
     if not AUTH_TOKEN.exists():
         _auth_token(environment)  # `serve run` does not make one.
-    child = subprocess.Popen(
-        [_tool("serve"), "run", str(path)], env=environment, stdin=subprocess.DEVNULL
-    )
+    child = _run_serve(path, environment, log)
     try:
         yield _Running(child, _auth_token(environment))
     finally:
@@ -128,6 +168,23 @@ def _service(config: ServeConfig, directory: Path, *, haproxy: bool) -> Iterator
         signal.signal(signal.SIGINT, signal.SIG_IGN)
         _end_everything(child)
         shutil.rmtree(sockets, ignore_errors=True)
+
+
+def _run_serve(
+    config: Path, environment: dict[str, str], log: Path | None
+) -> subprocess.Popen[bytes]:
+    """`serve run`, with its output in the log, or here if there is none."""
+    command = [_tool("serve"), "run", str(config)]
+    if log is None:
+        return subprocess.Popen(command, env=environment, stdin=subprocess.DEVNULL)
+    with log.open("wb") as output:
+        return subprocess.Popen(
+            command,
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=subprocess.STDOUT,
+        )
 
 
 def _end_everything(child: subprocess.Popen[bytes]) -> None:
@@ -156,13 +213,20 @@ def _tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _wait_ready(base_url: str, service: _Running, wait_s: float, tls: TlsSettings | None) -> None:
+def _wait_ready(
+    base_url: str,
+    service: _Running,
+    wait_s: float,
+    tls: TlsSettings | None,
+    show: Callable[[Mapping[str, Any]], None],
+) -> None:
     asks_clients = tls is not None and tls.client_ca and tls.client_verify == "required"
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         if (code := service.child.poll()) is not None:
-            raise ChildProcessError(f"`serve run` ended with code {code}; see above")
+            raise ChildProcessError(f"`serve run` ended with code {code}")
         applications = _list_applications(service.auth_token)
+        show(applications)
         if _is_running(applications) if asks_clients else _is_ready(base_url):
             return
         if (why := _find_failure(applications)) is not None:
@@ -213,13 +277,15 @@ def _is_ready(base_url: str) -> bool:
         return False
 
 
-def _banner(base_url: str) -> str:
+def _banner(base_url: str, log: Path | None) -> str:
     body = '{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'
+    logs = "" if log is None else f"\nLogs of Ray and vLLM: {log}"
     return f"""
 Ready at {base_url}/v1   Ray dashboard: {DASHBOARD} (token: .venv/bin/ray get-auth-token)
 
+  .venv/bin/serve-app chat {base_url}
   curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{body}'
-
+{logs}
 Ctrl-C or `make stop` stops the service.
 """

@@ -15,6 +15,7 @@ from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import DPServer, LLMServer
 
 from serve_app.autoscaling.ray_policies import render_signals
+from serve_app.core.start_steps import STEP_MARK, StartStep
 from serve_app.leases.answers import Refusal
 from serve_app.leases.http1 import Address
 from serve_app.model_files.pinned import check_pinned, default_stamps
@@ -69,12 +70,15 @@ class TierServer(LLMServer):
         """
         self._check_place()
         if self._sha256sums is not None:
+            _tell(StartStep.CHECKING)
             await self._check_weights(self._sha256sums)
+        _tell(StartStep.LOADING)
         self._skip_download_of_local_model()
         await super().start()  # type: ignore[no-untyped-call]  # Ray's
         assert self.engine is not None, "LLMServer.start() makes it"
         self._leases = LeaseTable()
         engine_app = await self.engine.build_asgi_app()
+        _tell(StartStep.WARMING)
         await warm_up(engine_app, self._llm_config.model_id)
         watch_drafts(self._engine_client)
         watch_tokens(self._engine_client)
@@ -167,6 +171,11 @@ class TierServer(LLMServer):
             # LLMServer itself ends EngineCore and its workers only with the death of this process.
             client.shutdown()
         await super().__del__()
+
+
+def _tell(step: StartStep) -> None:
+    """Tell `serve-app up`, which reads this log, how far the start has come."""
+    logger.info("%s%s", STEP_MARK, step)
 
 
 class DataParallelTierServer(TierServer, DPServer):
