@@ -1,4 +1,5 @@
 """`serve-app canary`: give a variant a share of a tier, watch it, promote it, take it back."""
+
 from __future__ import annotations
 
 import time

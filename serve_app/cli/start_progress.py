@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from serve_app.config.reader import ROUTER_NAME
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
-from serve_app.core.start_steps import STEP_MARK, StartStep
+from serve_app.core.start_steps import StartStep, render_step
 
 RAY = "Ray"
 ROUTER = ROUTER_NAME
@@ -59,8 +59,8 @@ class StartProgress:
         parts = self.parts.values()
         return {part.name: part.ready_s for part in parts if part.ready_s is not None}
 
-    def take(self, applications: Mapping[str, Any], read_log: Callable[[str], str]) -> None:
-        """What Serve says of its applications; `read_log` reads a replica's log by its path."""
+    def take(self, applications: Mapping[str, Any], log: str) -> None:
+        """What Serve says of its applications, and what its processes have written so far."""
         if not applications:
             return
         self._move(RAY, StartStep.READY)
@@ -68,21 +68,19 @@ class StartProgress:
             for name, deployment in application["deployments"].items():
                 part = name.removeprefix(DEPLOYMENT_PREFIX)
                 if part in self.parts:
-                    self._take_deployment(part, deployment, read_log)
+                    self._take_deployment(part, deployment, log)
 
     def finish(self) -> None:
         """The service answers."""
         for name in self.parts:
             self._move(name, StartStep.READY)
 
-    def _take_deployment(
-        self, name: str, deployment: Mapping[str, Any], read_log: Callable[[str], str]
-    ) -> None:
+    def _take_deployment(self, name: str, deployment: Mapping[str, Any], log: str) -> None:
         replicas = deployment["replicas"]
         if deployment["status"] == "HEALTHY":
             self._move(name, StartStep.READY)
         for replica in replicas:
-            self._move(name, find_step(replica, read_log))
+            self._move(name, find_step(name, replica, log))
         waits = self.parts[name].step is StartStep.WAITING
         self.parts[name].why = (deployment["message"].strip() or None) if waits else None
 
@@ -95,17 +93,12 @@ class StartProgress:
             part.ready_s, part.why = self.elapsed_s, None
 
 
-def find_step(replica: Mapping[str, Any], read_log: Callable[[str], str]) -> StartStep:
+def find_step(name: str, replica: Mapping[str, Any], log: str) -> StartStep:
     """The step of a replica that starts."""
     if replica.get("pid") is None:
         return StartStep.WAITING
-    step = StartStep.IMPORTING
-    if (path := replica.get("log_file_path")) is not None:
-        for line in read_log(path).splitlines():
-            _, mark, named = line.partition(STEP_MARK)
-            if mark and named in STEPS:
-                step = StartStep(named)
-    return step
+    told = [step for step in STEPS if render_step(name, step) in log]
+    return told[-1] if told else StartStep.IMPORTING
 
 
 class StartTimes:

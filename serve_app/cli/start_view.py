@@ -65,7 +65,7 @@ class TableView:
             table.add_row(
                 mark,
                 part.name,
-                Text(render_step(part), style=style),
+                Text(describe_step(part), style=style),
                 Text(shown, justify="right"),
                 Text(render_last(part), style="dim"),
             )
@@ -93,7 +93,7 @@ class LineView:
     def show(self, progress: StartProgress) -> None:
         """Print what has changed."""
         for part in progress.parts.values():
-            step = render_step(part)
+            step = describe_step(part)
             if part.step is None or self._shown.get(part.name) == step:
                 continue
             self._shown[part.name] = step
@@ -107,7 +107,7 @@ def build_view(console: Console, *, plain: bool = False) -> StartView:
     return TableView(console) if console.is_terminal and not plain else LineView(console)
 
 
-def render_step(part: Part) -> str:
+def describe_step(part: Part) -> str:
     """The step, and why the part waits."""
     if part.step is None:
         return ""

@@ -85,10 +85,11 @@ def up(
     tiers = [tier.name for tier in serve_config.app.tiers]
     progress = StartProgress(tiers, times.read(str(config)))
     code = 0
+    typer.echo(f"Starting {config}")
     try:
         with _service(serve_config, directory, log, haproxy=haproxy) as service:
             with build_view(Console(), plain=verbose) as view:
-                _wait_ready(base_url, service, wait_s, tls, partial(_show, view, progress))
+                _wait_ready(base_url, service, wait_s, tls, partial(_show, view, progress, log))
                 progress.finish()
                 view.show(progress)
             times.write(str(config), progress.times)
@@ -105,15 +106,11 @@ def up(
     raise typer.Exit(code)
 
 
-def _show(view: StartView, progress: StartProgress, applications: Mapping[str, Any]) -> None:
-    progress.take(applications, _read_replica_log)
+def _show(
+    view: StartView, progress: StartProgress, log: Path | None, applications: Mapping[str, Any]
+) -> None:
+    progress.take(applications, "" if log is None else read_end(log))
     view.show(progress)
-
-
-def _read_replica_log(path: str) -> str:
-    """A log of Ray's, by the path that Serve tells; empty before it exists."""
-    temporary = process_environment().get("RAY_TMPDIR", "/tmp")
-    return read_end(Path(temporary, "ray/session_latest/logs", path.lstrip("/")))
 
 
 def _explain_failure(why: str, log: Path | None) -> None:

@@ -4,18 +4,21 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import ray
+from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import DPServer, LLMServer
 
 from serve_app.autoscaling.ray_policies import render_signals
-from serve_app.core.start_steps import STEP_MARK, StartStep
+from serve_app.config.tiers import DEPLOYMENT_PREFIX
+from serve_app.core.start_steps import StartStep, render_step
 from serve_app.leases.answers import Refusal
 from serve_app.leases.http1 import Address
 from serve_app.model_files.pinned import check_pinned, default_stamps
@@ -70,15 +73,15 @@ class TierServer(LLMServer):
         """
         self._check_place()
         if self._sha256sums is not None:
-            _tell(StartStep.CHECKING)
+            self._tell(StartStep.CHECKING)
             await self._check_weights(self._sha256sums)
-        _tell(StartStep.LOADING)
+        self._tell(StartStep.LOADING)
         self._skip_download_of_local_model()
         await super().start()  # type: ignore[no-untyped-call]  # Ray's
         assert self.engine is not None, "LLMServer.start() makes it"
         self._leases = LeaseTable()
         engine_app = await self.engine.build_asgi_app()
-        _tell(StartStep.WARMING)
+        self._tell(StartStep.WARMING)
         await warm_up(engine_app, self._llm_config.model_id)
         watch_drafts(self._engine_client)
         watch_tokens(self._engine_client)
@@ -95,6 +98,12 @@ class TierServer(LLMServer):
         # until an agent for reports runs on the head node, in a process of 0.4 GB.
         assert self.engine is not None, "LLMServer.start() makes it"
         await self.engine.start()
+
+    @staticmethod
+    def _tell(step: StartStep) -> None:
+        """Tell `serve-app up` how far the start has come: Serve holds lines of its log back."""
+        name = serve.get_replica_context().deployment.removeprefix(DEPLOYMENT_PREFIX)
+        print(render_step(name, step), file=sys.stderr, flush=True)  # noqa: T201  # as said above
 
     def _check_place(self) -> None:
         size = int(self._llm_config.engine_kwargs.get("tensor_parallel_size") or 1)
@@ -171,11 +180,6 @@ class TierServer(LLMServer):
             # LLMServer itself ends EngineCore and its workers only with the death of this process.
             client.shutdown()
         await super().__del__()
-
-
-def _tell(step: StartStep) -> None:
-    """Tell `serve-app up`, which reads this log, how far the start has come."""
-    logger.info("%s%s", STEP_MARK, step)
 
 
 class DataParallelTierServer(TierServer, DPServer):

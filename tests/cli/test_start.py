@@ -12,9 +12,7 @@ from rich.console import Console
 from serve_app.cli.start_log import begin_log, find_trouble, read_end
 from serve_app.cli.start_progress import StartProgress, StartTimes, find_step
 from serve_app.cli.start_view import LineView, TableView, build_view
-from serve_app.core.start_steps import STEP_MARK, StartStep
-
-LOG = "/serve/replica_llm_tier-fast_1.log"
+from serve_app.core.start_steps import StartStep, render_step
 
 
 class Clock:
@@ -25,7 +23,7 @@ class Clock:
 
 
 def replica(pid: int | None = 7, **more: Any) -> dict[str, Any]:
-    return {"state": "STARTING", "pid": pid, "log_file_path": LOG, **more}
+    return {"state": "STARTING", "pid": pid, **more}
 
 
 def serve_says(status: str = "UPDATING", message: str = "", **deployments: Any) -> dict[str, Any]:
@@ -39,8 +37,8 @@ def serve_says(status: str = "UPDATING", message: str = "", **deployments: Any) 
     }
 
 
-def logged(*steps: StartStep) -> str:
-    return "".join(f"INFO 2026-11-30 llm_tier-fast 1 -- {STEP_MARK}{step}\n" for step in steps)
+def logged(*steps: StartStep, name: str = "fast") -> str:
+    return "".join(f"(ServeReplica pid=1) {render_step(name, step)}\n" for step in steps)
 
 
 def started(**last: float) -> tuple[StartProgress, Clock]:
@@ -53,27 +51,26 @@ def started(**last: float) -> tuple[StartProgress, Clock]:
     [
         (replica(pid=None), "", StartStep.WAITING),
         (replica(), "", StartStep.IMPORTING),
-        (replica(log_file_path=None), "never read", StartStep.IMPORTING),
         (replica(), logged(StartStep.CHECKING), StartStep.CHECKING),
         (replica(), logged(StartStep.CHECKING, StartStep.LOADING), StartStep.LOADING),
-        (replica(), f"{STEP_MARK}of something else\n", StartStep.IMPORTING),
+        (replica(), logged(StartStep.LOADING, name="strong"), StartStep.IMPORTING),
     ],
 )
 def test_the_step_of_a_replica(found: dict[str, Any], log: str, step: StartStep) -> None:
-    """It waits before it has a process, then its own log tells."""
-    assert find_step(found, lambda path: log) is step
+    """It waits before it has a process, then it tells itself."""
+    assert find_step("fast", found, log) is step
 
 
 def test_parts_move_forward_only() -> None:
     """Serve forgets messages and replicas between its updates; the display does not."""
     progress, clock = started()
-    progress.take({}, str)
+    progress.take({}, "")
     assert progress.parts["fast"].step is None
-    progress.take(serve_says(tier_fast=replica()), lambda path: logged(StartStep.LOADING))
-    progress.take(serve_says(tier_fast=replica()), lambda path: "")
+    progress.take(serve_says(tier_fast=replica()), logged(StartStep.LOADING))
+    progress.take(serve_says(tier_fast=replica()), "")
     assert progress.parts["fast"].step is StartStep.LOADING
     clock.now += 12
-    progress.take(serve_says("HEALTHY", tier_fast=replica()), lambda path: "")
+    progress.take(serve_says("HEALTHY", tier_fast=replica()), "")
     assert progress.parts["fast"].step is StartStep.READY
     assert progress.times["fast"] == 12
     assert progress.parts["strong"].step is None
@@ -82,9 +79,9 @@ def test_parts_move_forward_only() -> None:
 def test_a_part_that_waits_says_why() -> None:
     """The reason is Serve's, and goes when the wait does."""
     progress, _ = started()
-    progress.take(serve_says(message="no GPU is free", tier_fast=replica(pid=None)), str)
+    progress.take(serve_says(message="no GPU is free", tier_fast=replica(pid=None)), "")
     assert progress.parts["fast"].why == "no GPU is free"
-    progress.take(serve_says(message="still no GPU", tier_fast=replica()), lambda path: "")
+    progress.take(serve_says(message="still no GPU", tier_fast=replica()), "")
     assert progress.parts["fast"].why is None
 
 
@@ -120,7 +117,7 @@ def test_a_pipe_gets_a_line_a_step() -> None:
     assert isinstance(view, LineView)
     with view:
         for log in ("", "", logged(StartStep.LOADING)):
-            progress.take(serve_says(tier_fast=replica()), lambda path, log=log: log)
+            progress.take(serve_says(tier_fast=replica()), log)
             view.show(progress)
             clock.now += 2
         progress.finish()
@@ -142,7 +139,7 @@ def test_a_terminal_gets_a_table() -> None:
     console = Console(file=io.StringIO(), force_terminal=True, width=80)
     with build_view(console) as view:
         assert isinstance(view, TableView)
-        progress.take(serve_says(tier_fast=replica()), lambda path: logged(StartStep.WARMING))
+        progress.take(serve_says(tier_fast=replica()), logged(StartStep.WARMING))
         view.show(progress)
     assert isinstance(console.file, io.StringIO)
     shown = console.file.getvalue()
