@@ -11,7 +11,7 @@ from ray import serve
 from ray.serve import Application, Deployment
 
 from serve_app.config.app import AppConfig
-from serve_app.config.reader import ROUTER_NAME
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.build import build_tier
 from serve_app.deploy.plan import DRAIN_POLL_S, LOGGING, plan_router_autoscaling
 from serve_app.router import Router
@@ -23,7 +23,7 @@ def build(config: AppConfig) -> Application:
     Raises:
         ValueError: names the wrong key and what to write instead.
     """
-    return compose(config, {tier.name: build_tier(tier) for tier in config.tiers})
+    return compose(config, {tier.name: build_tier(tier) for tier in config.deployed})
 
 
 def compose(config: AppConfig, tiers: dict[str, Application]) -> Application:

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
 
@@ -18,7 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.assemble import StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
-from serve_app.config.app import AppConfig, check_runtime, complete_runtime
+from serve_app.config.app import AppConfig, complete_runtime
 from serve_app.config.explain import explain_validation
 from serve_app.config.reader import process_environment
 from serve_app.config.runtime import RuntimeConfig
@@ -47,6 +47,7 @@ from serve_app.observe.routing import (
     RetryMetrics,
 )
 from serve_app.observe.tenants import BudgetMetrics
+from serve_app.observe.variants import VariantMetrics
 from serve_app.pages.assets import read_assets
 from serve_app.pages.numbers import RouterNumbers
 from serve_app.pages.own_numbers import OwnNumbers
@@ -55,6 +56,7 @@ from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
 from serve_app.steps import Plan
+from serve_app.variants.trials import RouterReport, Trials
 
 logger = logging.getLogger("ray.serve")
 
@@ -68,6 +70,7 @@ class Router:
         context = serve.get_replica_context()
         self._config = config
         self._serves = False
+        self._taken: dict[str, Any] = {}
         self._retries = RetryBudget(runtime.retries)
         self._clients = {
             tier.name: TierClient(
@@ -77,15 +80,26 @@ class Router:
                 asks_by_session=tier.replica_choice == "session",
                 retries=self._retries,
             )
-            for tier in config.tiers
+            for tier in config.deployed
         }
         self._configure_clients(runtime)
         replica = context.replica_id.unique_id
-        self._feedback = FeedbackCollector(config.tiers, self._clients, runtime, replica)
+        siblings = SiblingRouters(context.app_name)
+        self._trials = Trials(
+            self._clients, config.variants, replica, partial(ask_trials, siblings)
+        )
+        self._trials.configure(runtime.variants)
+        self._feedback = FeedbackCollector(
+            config.tiers,
+            self._clients,
+            runtime,
+            replica,
+            heard=lambda report: self._trials.hear(report.request_id, right=report.right),
+        )
         self._steps = StepsOwner(Plan(config, runtime, replica))
         self._pipeline = Pipeline(
             config.tiers,
-            self._clients,
+            self._trials.tiers,
             build_scorer(runtime.routing),
             runtime,
             self._feedback.labeller,
@@ -94,7 +108,7 @@ class Router:
         self._readiness = ServeReadiness(context.app_name, config.tiers)
         self._numbers = OwnNumbers(replica, self._pipeline, self._clients)
         self._watch = NumbersWatch(
-            partial(ask_routers, SiblingRouters(context.app_name), self._numbers),
+            partial(ask_routers, siblings, self._numbers),
             self._readiness,
             [unknown_state(tier) for tier in config.tiers],
         )
@@ -105,7 +119,10 @@ class Router:
             CallMetrics(),
             AccessLog(log_path),
             {name: partial(read_leases, client) for name, client in self._clients.items()},
-            build_flushers(self._pipeline, self._feedback.tally, self._retries, self._clients),
+            [
+                *build_flushers(self._pipeline, self._feedback.tally, self._retries, self._clients),
+                VariantMetrics(lambda: self._trials.trials).flush,
+            ],
             settle=self._numbers.settle,
         )
 
@@ -114,6 +131,7 @@ class Router:
         self._steps.start()
         self._feedback.start()
         self._state_watch = asyncio.get_running_loop().create_task(self._readiness.watch())
+        self._trials.start()
         return build_gateway(
             self._config.tiers,
             self._pipeline,
@@ -132,6 +150,14 @@ class Router:
     async def read_numbers(self) -> RouterNumbers:
         """The live numbers of this Router, for the dashboard of any Router."""
         return self._numbers.read()
+
+    async def read_trials(self) -> RouterReport:
+        """What this Router knows of variants on trial, for the other Routers."""
+        return self._trials.report()
+
+    async def read_user_config(self) -> dict[str, Any]:
+        """The newest `user_config` that this Router has accepted, for `serve-app reload`."""
+        return self._taken
 
     async def reconfigure(self, user_config: dict[str, Any]) -> None:
         """Take a new `user_config`; calls in flight keep their old config.
@@ -154,7 +180,7 @@ class Router:
 
     def _take(self, user_config: dict[str, Any]) -> None:
         runtime = RuntimeConfig.model_validate(user_config)
-        check_runtime(runtime, self._config.tiers)
+        self._config.check_runtime(runtime)
         runtime = complete_runtime(runtime, self._config.tiers)
         scorer = build_scorer(runtime.routing)
         plan, steps = self._steps.prepare(runtime)
@@ -163,7 +189,9 @@ class Router:
         self._steps.take(plan, steps)
         self._pipeline.steps = steps
         self._feedback.configure(runtime)
+        self._trials.configure(runtime.variants)
         self._configure_clients(runtime)
+        self._taken = user_config
 
     def check_health(self) -> None:
         """A Router that runs is healthy. Ray asks for the first time once it has given the first
@@ -190,6 +218,7 @@ class Router:
         self._numbers.close()
         if self._state_watch is not None:
             self._state_watch.cancel()
+        await self._trials.close()
         try:
             await self._feedback.close()
         finally:
@@ -229,6 +258,14 @@ async def ask_routers(siblings: SiblingRouters, own: OwnNumbers) -> Replies:
         logger.debug("the other Routers cannot be asked", exc_info=error)
         return Replies([own.read()], missing=1)
     return await gather_replies(questions)
+
+
+async def ask_trials(siblings: SiblingRouters) -> Sequence[RouterReport]:
+    """The reports of the Routers that answer in time."""
+    async with asyncio.timeout(ASK_S):
+        questions = await siblings.ask("read_trials")
+    reports = await asyncio.gather(*questions, return_exceptions=True)
+    return [report for report in reports if isinstance(report, RouterReport)]
 
 
 def unknown_state(tier: TierConfig) -> TierState:

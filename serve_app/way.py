@@ -8,6 +8,7 @@ from contextlib import AsyncExitStack
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Call, Decision, Draft, Reason, Record
+from serve_app.core.caller import Caller
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.client import UpstreamRequest
@@ -88,12 +89,16 @@ class Way:
         """
         self.deadlines.check(asyncio.get_running_loop().time(), stream=request.stream)
         exchange.callback(self._settle, request)
+        request.caller = render_caller(self.record.caller)
         trace = self.record.trace
         if trace is not None:
             noted = trace.begin(name)
             request.traceparent = trace.render_for(noted)
-            return await self._enter_traced(tier, request, exchange, noted)
-        return await exchange.enter_async_context(tier.exchange(request, self.deadlines))
+            answer = await self._enter_traced(tier, request, exchange, noted)
+        else:
+            answer = await exchange.enter_async_context(tier.exchange(request, self.deadlines))
+        self.record.variant = request.variant
+        return answer
 
     async def _enter_traced(
         self, tier: Tier, request: UpstreamRequest, exchange: AsyncExitStack, noted: ExchangeTrace
@@ -112,3 +117,8 @@ class Way:
 def note_end(exchange: ExchangeTrace) -> None:
     """The exchange has ended; its last byte has been read, or nobody reads it any more."""
     exchange.ended_at = time.time()
+
+
+def render_caller(caller: Caller) -> str:
+    """The narrowest name of a caller: the user, otherwise the key, otherwise the tenant."""
+    return f"{caller.tenant}/{caller.user or caller.key_id or ''}"

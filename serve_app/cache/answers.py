@@ -101,6 +101,8 @@ class ResponseCache:
 
     def _keep(self, key: bytes, endpoint: Endpoint, flight: Flight) -> None:
         decision = flight.owner.decision
+        if flight.owner.variant is not None:
+            return  # It may be rolled back, and its answers would outlive it.
         if not (flight.complete and flight.whole and flight.status == 200):
             return
         content_type = dict(flight.headers).get(b"content-type", b"")

@@ -64,14 +64,14 @@ def check_engines(path: Path, config: ServeConfig) -> None:
     The check reads the schema of the pinned vLLM, so that a machine that only plans needs no vLLM.
     """
     with _exit_code_2(path):
-        for tier in config.app.tiers:
+        for tier in config.app.deployed:
             check_engine_arguments(tier.name, tier.engine)
 
 
 def check_accelerator_types(path: Path, config: ServeConfig) -> None:
     """Check every tier's name of a GPU; an error is one clear message and exit code 2."""
     with _exit_code_2(path):
-        for tier in config.app.tiers:
+        for tier in config.app.deployed:
             name = tier.accelerator_type
             if name is not None:
                 check_accelerator_type(tier.name, name)
@@ -82,7 +82,7 @@ def check_accelerator_types(path: Path, config: ServeConfig) -> None:
 def check_directories(path: Path, config: ServeConfig) -> None:
     """Check every model directory that is here; an error is one clear message and exit code 2."""
     with _exit_code_2(path):
-        for tier in config.app.tiers:
+        for tier in config.app.deployed:
             check_directory(tier)
 
 
@@ -99,7 +99,7 @@ def _exit_code_2(path: Path) -> Iterator[None]:
 def find_long_queues(config: ServeConfig) -> list[Finding]:
     """Find queues that cannot be served in time, if the config can be planned."""
     try:
-        made = make_plan(config.app.tiers, Options())
+        made = make_plan(config.app.deployed, Options())
     except PlanningFailed:
         return []
     queues = plan_queues(config, made.rates, made.load)
@@ -108,7 +108,7 @@ def find_long_queues(config: ServeConfig) -> list[Finding]:
 
 def find_loose_models(config: ServeConfig) -> Iterator[Finding]:
     """Find tiers whose engines may start with other files than the files that were tested."""
-    for tier in config.app.tiers:
+    for tier in config.app.deployed:
         local = tier.source.startswith(("/", DEMO_PREFIX)) or "://" in tier.source
         if not local:
             where = f"tiers.{tier.name}.engine.revision"
@@ -136,7 +136,7 @@ def find_unseen_prices(config: ServeConfig) -> Iterator[Finding]:
     prices = config.runtime.prices
     if prices is None:
         return
-    for tier in config.app.tiers:
+    for tier in config.app.deployed:
         own = [prices.tiers.get(tier.name), *(prices.models.get(name) for name in tier.model_ids)]
         given = [price for price in own if price is not None]
         if not given:
@@ -183,6 +183,6 @@ def read_or_exit(path: Path) -> ServeConfig:
 
 
 def _find_demo_models(config: ServeConfig) -> None:
-    for tier in config.app.tiers:
+    for tier in config.app.deployed:
         if tier.source.startswith(DEMO_PREFIX):
             demo.locate(tier.source.removeprefix(DEMO_PREFIX))

@@ -20,8 +20,8 @@ from serve_app.cli.check import (
     read_or_exit,
 )
 from serve_app.config.environment import ray_environment
-from serve_app.config.reader import ROUTER_NAME, ServeConfig, process_environment
-from serve_app.config.serve_file import ServeFile
+from serve_app.config.reader import ServeConfig, process_environment
+from serve_app.config.serve_file import ROUTER_NAME, ServeFile
 from serve_app.config.tls import select_tls
 from serve_app.offline.doctor.encryption import check_encryption, list_directories
 from serve_app.offline.doctor.engines import check_engines_here, find_engine_errors
@@ -95,7 +95,7 @@ def _render(found: CheckResult) -> Iterator[str]:
 
 def _look_here(config: ServeConfig) -> Iterator[CheckResult]:
     environment = process_environment()
-    tiers = config.app.tiers
+    tiers = config.app.deployed
     gpu = any(tier.accelerator == "gpu" for tier in tiers)
     yield from check_versions("gpu" if gpu else "cpu")
     yield check_limits()
@@ -138,10 +138,10 @@ def _check_cluster(config: ServeConfig) -> Iterator[CheckResult]:
     from serve_app.deploy.fleet import fit_all
     from serve_app.deploy.plan import deployment_name, plan_need
 
-    gpu = any(tier.accelerator == "gpu" for tier in config.app.tiers)
+    gpu = any(tier.accelerator == "gpu" for tier in config.app.deployed)
     # A node on which TLS is forgotten would serve its public port in plain text.
     wanted = {**ray_environment(), **select_tls(process_environment())}
-    probe = partial(find_engine_errors, config.app.tiers)
+    probe = partial(find_engine_errors, config.app.deployed)
     facts = gather_facts(list(PINS["gpu" if gpu else "cpu"]), list(wanted), probe)
     for node in facts:
         if node.versions is None or node.environment is None:
@@ -179,7 +179,7 @@ def _check_cluster(config: ServeConfig) -> Iterator[CheckResult]:
         yield ok("nodes", f"{len(facts)} nodes have the same Python and packages")
     groups = read_groups()
     needs = []
-    for tier in config.app.tiers:
+    for tier in config.app.deployed:
         missing = tier.replicas.min - count_placed(groups, deployment_name(tier))
         needs.append((tier.name, plan_need(tier), max(0, missing)))
     # Routers are in no placement group: the resources of running Routers count as free.

@@ -32,9 +32,21 @@ class Commands(LazyGroup):
             "Start the service on this machine and wait; Ctrl-C or `serve-app down` stops it.",
         ),
         LazyCommand(
+            "reload",
+            "serve_app.cli.reload:reload",
+            "Give the running Routers the `user_config` of a file, once all of it has been"
+            " checked.",
+        ),
+        LazyCommand(
             "down",
             "serve_app.cli.down:down",
             "Stop the service and every process that it started.",
+        ),
+        LazyCommand(
+            "chat",
+            "serve_app.cli.chat:chat",
+            "Talk to a model in the terminal; `echo question | serve-app chat` answers one"
+            " question.",
         ),
         LazyCommand(
             "check",
@@ -284,6 +296,33 @@ class Certificates(LazyGroup):
     )
 
 
+class Canary(LazyGroup):
+    """The commands of `serve-app canary`."""
+
+    lazy = (
+        LazyCommand(
+            "status",
+            "serve_app.cli.canary:status",
+            "Show the share, the calls and the bad ends of each variant, over all Routers.",
+        ),
+        LazyCommand(
+            "set",
+            "serve_app.cli.canary:set_share",
+            "Give a variant a share of its tier's calls, in the file and in the running Routers.",
+        ),
+        LazyCommand(
+            "promote",
+            "serve_app.cli.canary:promote",
+            "Give a variant all calls of its tier, if it has as many replicas as the incumbent.",
+        ),
+        LazyCommand(
+            "abort",
+            "serve_app.cli.canary:abort",
+            "Give all calls of a variant back to the incumbent.",
+        ),
+    )
+
+
 app = typer.Typer(
     cls=Commands,
     help="Self-hosted models behind one OpenAI-compatible address.",
@@ -294,6 +333,10 @@ app = typer.Typer(
 app.add_typer(
     typer.Typer(cls=Benchmarks, help="Benchmarks of this machine.", no_args_is_help=True),
     name="bench",
+)
+app.add_typer(
+    typer.Typer(cls=Canary, help="Variants of tiers on trial.", no_args_is_help=True),
+    name="canary",
 )
 app.add_typer(
     typer.Typer(cls=Keys, help="API keys of a config.", no_args_is_help=True),

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import json
+import os
 import shutil
 import signal
 import ssl
@@ -11,7 +12,8 @@ import subprocess
 import sys
 import time
 import urllib.request
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Mapping
+from functools import partial
 from pathlib import Path
 from types import FrameType
 from typing import Annotated, Any, NamedTuple
@@ -19,6 +21,7 @@ from typing import Annotated, Any, NamedTuple
 import psutil
 import typer
 import yaml
+from rich.console import Console
 
 from serve_app.cli import processes
 from serve_app.cli.check import read_or_exit
@@ -30,6 +33,9 @@ from serve_app.cli.leftovers import (
     find_sessions,
     names_dead_cluster,
 )
+from serve_app.cli.start_log import begin_log, find_trouble, read_end
+from serve_app.cli.start_progress import StartProgress, StartTimes
+from serve_app.cli.start_view import StartView, build_view
 from serve_app.config.environment import (
     local_environment,
     ray_environment,
@@ -71,7 +77,7 @@ class _Running(NamedTuple):
     def why_ended(self) -> str | None:
         """What has ended, None while everything runs."""
         if (code := self.child.poll()) is not None:
-            return f"`serve run` ended with code {code}; see above"
+            return f"`serve run` ended with code {code}"
         for name, process in self.daemons.items():
             if not processes.is_alive(process):
                 return f"Ray's {name} has ended"
@@ -102,6 +108,8 @@ class _Signals:
 
     def _stop(self, signum: int, frame: FrameType | None) -> None:
         self.defer()
+        # Told at once: the service takes seconds to stop, and its user may be about to kill it.
+        os.write(sys.stderr.fileno(), b"\nStopping.\n")
         raise Stopped
 
     def _hurry(self, signum: int, frame: FrameType | None) -> None:
@@ -119,6 +127,9 @@ def up(
     wait_s: Annotated[
         float, typer.Option(help="Seconds that the models may take to start.")
     ] = 600.0,
+    verbose: Annotated[
+        bool, typer.Option("--verbose", help="Show the logs of Ray and vLLM here.")
+    ] = False,
 ) -> None:
     """Start the service on this machine and wait; Ctrl-C or `serve-app down` stops it."""
     serve_config = read_or_exit(config)
@@ -130,21 +141,46 @@ def up(
     base_url = serve_config.base_url if tls is None else _secure(serve_config.base_url)
     processes.adopt_orphans()
     signals = _Signals()
+    times = StartTimes(directory.path / "starts.json")
+    tiers = [tier.name for tier in serve_config.app.deployed]
+    log: Path | None = None
     code = 1
     try:
         signals.listen()
-        with _service(serve_config, directory, signals, haproxy=haproxy) as service:
-            _wait_ready(base_url, service, directory, wait_s, tls)
-            typer.echo(_banner(base_url, serve_config))
-            code = _wait_ended(service)
+        typer.echo(f"Starting {config}")
+        log = None if verbose else begin_log(directory.path)
+        progress = StartProgress(tiers, times.read(str(config)))
+        with _service(serve_config, directory, signals, log, haproxy=haproxy) as service:
+            with build_view(Console(), plain=verbose) as view:
+                show = partial(_show, view, progress, log)
+                _wait_ready(base_url, service, directory, wait_s, tls, show)
+                progress.finish()
+                view.show(progress)
+            times.write(str(config), progress.times)
+            typer.echo(_banner(base_url, serve_config, log))
+            code = _wait_ended(service, log)
     except Stopped:
-        typer.echo("Stopping.")
         code = 0
     except (TimeoutError, ChildProcessError) as error:
-        typer.echo(f"The service did not start: {error}", err=True)
+        _explain_failure(f"The service did not start: {error}", log)
     except OSError as error:
         _tell_disk(directory, error)
+    typer.echo("Stopped; no process is left.")
     raise typer.Exit(code)
+
+
+def _show(
+    view: StartView, progress: StartProgress, log: Path | None, applications: Mapping[str, Any]
+) -> None:
+    progress.take(applications, "" if log is None else read_end(log))
+    view.show(progress)
+
+
+def _explain_failure(why: str, log: Path | None) -> None:
+    typer.echo(why, err=True)
+    if log is not None:
+        lines = find_trouble(read_end(log))
+        typer.echo("".join(f"  {line}\n" for line in lines) + f"The whole log: {log}", err=True)
 
 
 def _take(directory: RunDirectory) -> None:
@@ -190,7 +226,12 @@ def _secure(base_url: str) -> str:
 
 @contextlib.contextmanager
 def _service(
-    config: ServeConfig, directory: RunDirectory, signals: _Signals, *, haproxy: bool
+    config: ServeConfig,
+    directory: RunDirectory,
+    signals: _Signals,
+    log: Path | None,
+    *,
+    haproxy: bool,
 ) -> Iterator[_Running]:
     given = process_environment()
     environment = {
@@ -209,7 +250,7 @@ def _service(
         Path(environment["TMPDIR"]).mkdir()
         if not AUTH_TOKEN.exists():
             _auth_token(environment)  # `serve run` does not make one.
-        started.append(_Running(_start(path, environment), {}, ""))
+        started.append(_Running(_start(path, environment, log), {}, ""))
         yield started[0]._replace(auth_token=_auth_token(environment))
 
 
@@ -241,19 +282,24 @@ def _stop_serve(running: _Running, signals: _Signals) -> None:
         time.sleep(ENDING_POLL_S)
 
 
-def _start(path: Path, environment: dict[str, str]) -> subprocess.Popen[bytes]:
+def _start(path: Path, environment: dict[str, str], log: Path | None) -> subprocess.Popen[bytes]:
     """Start `serve run`. The kernel kills it with this process, and Ray's daemons with it.
 
-    It has a session of its own, so that Ctrl-C reaches this process alone.
+    It has a session of its own, so that Ctrl-C reaches this process alone. Its output goes into the
+    log, or here if there is none.
     """
     is_dead = names_dead_cluster(Path(environment["RAY_TMPDIR"]))
-    return subprocess.Popen(
-        [_tool("serve"), "run", *(("--address", "local") if is_dead else ()), str(path)],
-        env=environment,
-        stdin=subprocess.DEVNULL,
-        start_new_session=True,
-        preexec_fn=lambda: end_with_parent(signal.SIGKILL),
-    )
+    with contextlib.ExitStack() as files:
+        output = None if log is None else files.enter_context(log.open("wb"))
+        return subprocess.Popen(
+            [_tool("serve"), "run", *(("--address", "local") if is_dead else ()), str(path)],
+            env=environment,
+            stdin=subprocess.DEVNULL,
+            stdout=output,
+            stderr=None if output is None else subprocess.STDOUT,
+            start_new_session=True,
+            preexec_fn=lambda: end_with_parent(signal.SIGKILL),
+        )
 
 
 def _auth_token(environment: dict[str, str]) -> str:
@@ -272,11 +318,11 @@ def _tool(name: str) -> str:
     return str(Path(sys.executable).with_name(name))
 
 
-def _wait_ended(service: _Running) -> int:
+def _wait_ended(service: _Running, log: Path | None) -> int:
     """Wait until a part of the service ends; returns the exit code."""
     while (why := service.why_ended()) is None:
         time.sleep(POLL_S)
-    typer.echo(f"The service has ended: {why}", err=True)
+    _explain_failure(f"The service has ended: {why}", log)
     return 0 if service.child.poll() == 0 else 1
 
 
@@ -286,11 +332,13 @@ def _wait_ready(
     directory: RunDirectory,
     wait_s: float,
     tls: TlsSettings | None,
+    show: Callable[[Mapping[str, Any]], None],
 ) -> None:
     asks_clients = tls is not None and tls.client_ca and tls.client_verify == "required"
     deadline = time.monotonic() + wait_s
     while time.monotonic() < deadline:
         applications = _list_applications(service.auth_token)
+        show(applications)
         is_ready = _is_running(applications) if asks_clients else _is_ready(base_url)
         service.find_daemons()
         directory.note_sessions(find_sessions(service.daemons.values()))
@@ -346,14 +394,16 @@ def _is_ready(base_url: str) -> bool:
         return False
 
 
-def _banner(base_url: str, config: ServeConfig) -> str:
+def _banner(base_url: str, config: ServeConfig, log: Path | None = None) -> str:
     body = '{"model": "auto", "messages": [{"role": "user", "content": "Hello"}]}'
+    logs = "" if log is None else f"\nLogs of Ray and vLLM: {log}"
     return f"""
 Ready at {base_url}/v1   Ray dashboard: {DASHBOARD} (token: .venv/bin/ray get-auth-token)
 {_list_pages(base_url, config)}
+  .venv/bin/serve-app chat {base_url}
   curl {base_url}/v1/chat/completions -H 'Content-Type: application/json' \\
     -d '{body}'
-
+{logs}
 Ctrl-C or `make stop` stops the service.
 """
 

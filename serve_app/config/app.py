@@ -11,6 +11,7 @@ from serve_app.config.base import Config
 from serve_app.config.limits import BODY_BYTES_UNKNOWN, check_limits
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import DAY_S, ReplicasConfig, TierConfig
+from serve_app.config.variants import VariantConfig, check_variants, derive_tiers
 
 BODY_BYTES_PER_TOKEN = 10
 """English text has 4 bytes per token; Chinese that is escaped in JSON (`\\u4e2d`) has 9."""
@@ -76,6 +77,12 @@ class AppConfig(Config):
     tiers: tuple[TierConfig, ...] = Field(
         min_length=1, max_length=8, description="The models, weakest and cheapest first."
     )
+    variants: tuple[VariantConfig, ...] = Field(
+        (),
+        max_length=8,
+        description="Other engines for the tiers, which answer a share of their calls once "
+        "`user_config` says so ([canary.md](canary.md)).",
+    )
     router: RouterConfig = Field(default_factory=RouterConfig)
     runtime: RuntimeConfig = Field(
         default_factory=RuntimeConfig,
@@ -91,8 +98,23 @@ class AppConfig(Config):
         for name in names:
             if names.count(name) > 1:
                 raise ValueError(f"tiers: '{name}' names more than one tier")
-        check_runtime(self.runtime, self.tiers)
+        self.check_runtime(self.runtime)
         return self
+
+    @property
+    def deployed(self) -> tuple[TierConfig, ...]:
+        """The tiers and their variants: everything that has engines and replicas."""
+        return (*self.tiers, *derive_tiers(self.tiers, self.variants))
+
+    def check_runtime(self, runtime: RuntimeConfig) -> None:
+        """Check the part of a runtime config that names tiers, variants and models.
+
+        Raises:
+            ValueError: a key names what does not exist, or what lacks an ability that is needed.
+        """
+        check_runtime(runtime, self.tiers)
+        derive_tiers(self.tiers, self.variants)
+        check_variants(runtime.variants, self.tiers, self.variants)
 
 
 def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:
@@ -176,7 +198,7 @@ def check_drains(config: AppConfig, runtime: RuntimeConfig) -> None:
     total_s = runtime.deadlines.total_s
     drains = {
         "router.drain_timeout_s": config.router.drain_timeout_s,
-        **{f"tiers[{tier.name}].drain_timeout_s": tier.drain_timeout_s for tier in config.tiers},
+        **{f"tiers[{tier.name}].drain_timeout_s": tier.drain_timeout_s for tier in config.deployed},
     }
     for key, drain_s in drains.items():
         if drain_s < total_s:

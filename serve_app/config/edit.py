@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
+from typing import Any
 
 import yaml
 
+from serve_app.config.serve_file import ROUTER_NAME
+
 WIDTH_MAX = 1_000_000
-Value = str | Mapping[str, str]
+Value = str | Mapping[str, Any]
 
 
 class NotEditable(Exception):
@@ -32,6 +35,27 @@ def set_tier_keys(text: str, tier: str, path: tuple[str, ...], value: Value) -> 
             raise NotEditable(f"{key} of tier {tier} is an alias of a map that other tiers share")
         node = inner
     return _set(text, node, path[-1], value)
+
+
+def set_router_key(text: str, key: str, value: Mapping[str, Any]) -> str:
+    """The text with one key of the Router's `user_config` set.
+
+    Raises:
+        NotEditable: the `user_config` is not written in block style.
+    """
+    for application in _items(_get(yaml.compose(text, yaml.SafeLoader), "applications")):
+        for deployment in _items(_get(application, "deployments")):
+            node = _get(deployment, "user_config")
+            if _is_router(deployment) and isinstance(node, yaml.MappingNode) and node.value:
+                if node.flow_style:
+                    break
+                return _set(text, node, key, value)
+    raise NotEditable("the user_config of the Router is not a map that is written out key by key")
+
+
+def _is_router(deployment: yaml.Node) -> bool:
+    name = _get(deployment, "name")
+    return isinstance(name, yaml.ScalarNode) and name.value == ROUTER_NAME
 
 
 def _find_tier(root: yaml.Node | None, name: str) -> yaml.MappingNode:
@@ -95,6 +119,9 @@ def _last_line(node: yaml.Node) -> int:
 def _render(indent: str, key: str, value: Value) -> list[str]:
     if isinstance(value, str):
         return [f"{indent}{key}: {_quote(value)}\n"]
+    if not all(isinstance(item, str) for item in value.values()):
+        dumped: str = yaml.safe_dump({key: dict(value)}, sort_keys=False, width=WIDTH_MAX)
+        return [f"{indent}{line}" for line in dumped.splitlines(keepends=True)]
     rows = [f"{indent}  {_quote(name)}: {_quote(value[name])}\n" for name in sorted(value)]
     return [f"{indent}{key}:\n", *rows]
 

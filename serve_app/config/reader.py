@@ -13,7 +13,7 @@ from typing import Any, TypeVar
 import yaml
 from pydantic import BaseModel, ValidationError
 
-from serve_app.config.app import AppConfig, check_drains, check_runtime
+from serve_app.config.app import AppConfig, check_drains
 from serve_app.config.explain import explain_validation
 from serve_app.config.joint import (
     JOINT_POLICY,
@@ -29,6 +29,7 @@ from serve_app.config.serve_file import (
     APPLICATION_KEYS,
     DEPLOYMENT_KEYS,
     FILE_KEYS,
+    ROUTER_NAME,
     ApplicationSection,
     ServeFile,
 )
@@ -36,7 +37,7 @@ from serve_app.config.tiers import DEPLOYMENT_PREFIX
 
 IMPORT_PATH = "serve_app.app:build"
 OUR_PACKAGE = "serve_app."
-ROUTER_NAME = "Router"
+
 RUN_DIR_VARIABLE = "SERVE_APP_RUN"
 
 Model = TypeVar("Model", bound=BaseModel)
@@ -146,7 +147,7 @@ def _check_keys(found: Iterable[str], where: str, known: frozenset[str]) -> None
 def _check_deployments(application: ApplicationSection, app: AppConfig) -> None:
     where = "applications[]."
     _check_keys(application.other_keys, where, APPLICATION_KEYS)
-    known = [ROUTER_NAME, *(DEPLOYMENT_PREFIX + tier.name for tier in app.tiers)]
+    known = [ROUTER_NAME, *(DEPLOYMENT_PREFIX + tier.name for tier in app.deployed)]
     seen: set[str] = set()
     for deployment in application.deployments:
         name = deployment.name
@@ -188,7 +189,7 @@ def _runtime(application: ApplicationSection, app: AppConfig) -> RuntimeConfig:
         if deployment.name == ROUTER_NAME and deployment.user_config is not None:
             runtime = _validate(RuntimeConfig, deployment.user_config, "Router.user_config")
             try:
-                check_runtime(runtime, app.tiers)
+                app.check_runtime(runtime)
             except ValueError as error:
                 raise ConfigError(f"Router.user_config: {error}") from None
             return runtime

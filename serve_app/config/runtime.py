@@ -20,6 +20,7 @@ from serve_app.config.pages import PagesConfig
 from serve_app.config.prices import PricesConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 from serve_app.config.traces import TracesConfig
+from serve_app.config.variants import TierVariantsConfig
 from serve_app.core.deadlines import Deadlines
 
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -283,6 +284,10 @@ class RuntimeConfig(Config):
         "is sent to two replicas.",
     )
     feedback: FeedbackConfig = Field(default_factory=FeedbackConfig)
+    variants: dict[TierName, TierVariantsConfig] = Field(
+        default_factory=dict,
+        description="The shares of the variants, for each tier ([canary.md](canary.md)).",
+    )
     fairness: FairnessConfig | None = Field(
         None,
         description="Whose waiting calls come first. None: the calls that have waited for longest.",

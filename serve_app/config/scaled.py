@@ -5,8 +5,8 @@ from __future__ import annotations
 from typing import Any
 
 from serve_app.config.app import AppConfig
-from serve_app.config.reader import IMPORT_PATH, ROUTER_NAME, ServeConfig
-from serve_app.config.serve_file import ServeFile
+from serve_app.config.reader import IMPORT_PATH, ServeConfig
+from serve_app.config.serve_file import ROUTER_NAME, ServeFile
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
 
 Numbers = dict[str, int]

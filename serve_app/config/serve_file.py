@@ -8,6 +8,7 @@ from typing import Any
 
 from pydantic import BaseModel, ConfigDict, Field
 
+ROUTER_NAME = "Router"
 FILE_KEYS = frozenset(
     {
         "applications",

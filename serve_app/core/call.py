@@ -326,6 +326,8 @@ class Record:
     caller: Caller = ANONYMOUS
     reservation: Reservation | None = None
     cache: CacheResult | None = None
+    variant: str | None = None
+    """The variant of the tier that answered, None for the tier's own engine."""
     cost: int | None = None
     strong_cost: int | None = None
     content: Content | None = None

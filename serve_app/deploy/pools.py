@@ -13,7 +13,7 @@ from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 
 from serve_app.config.app import AppConfig, RouterConfig
-from serve_app.config.reader import ROUTER_NAME
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.config.tiers import TierConfig
 from serve_app.deploy.fit import ACCELERATOR, Need, Room, add_up, parse_selector
 from serve_app.deploy.fleet import Fleet, Named, place_all, sort_largest_first
@@ -87,7 +87,7 @@ def need_of_router(router: RouterConfig, labels: Mapping[str, str] | None = None
 
 def list_needs(app: AppConfig, *, most: bool) -> list[Named]:
     """The replicas of all tiers and the Routers, at their lowest or highest numbers."""
-    needs = [(tier.name, plan_need(tier), _replicas(tier, most=most)) for tier in app.tiers]
+    needs = [(tier.name, plan_need(tier), _replicas(tier, most=most)) for tier in app.deployed]
     replicas = app.router.replicas
     routers = replicas.max if most else replicas.min
     return [*needs, (ROUTER_NAME, need_of_router(app.router), routers)]
@@ -106,7 +106,7 @@ def plan_machines(app: AppConfig, gpus_per_node: int | None = None) -> tuple[Nod
     Raises:
         Unplaceable: a replica has no place on any number of machines.
     """
-    pools = group_machines(app.tiers, gpus_per_node, app.router)
+    pools = group_machines(app.deployed, gpus_per_node, app.router)
     least = count_nodes(pools, list_needs(app, most=False))
     most = count_nodes(pools, list_needs(app, most=True))
     return tuple(
@@ -310,8 +310,8 @@ def plan_pods(app: AppConfig) -> tuple[NodePool, ...]:
     """
     if fits_on_head(app):
         return ()
-    names = _name_apart(tier.name for tier in app.tiers)
-    pods = [_build_pod(name, tier) for name, tier in zip(names, app.tiers, strict=True)]
+    names = _name_apart(tier.name for tier in app.deployed)
+    pods = [_build_pod(name, tier) for name, tier in zip(names, app.deployed, strict=True)]
     return (*pods, _build_router_pod(app.router))
 
 
@@ -319,7 +319,7 @@ def fits_on_head(app: AppConfig) -> bool:
     """Whether one node without GPUs, labels and custom resources is enough."""
     one = app.router.max_replicas_per_node
     together = one is None or one >= app.router.replicas.max
-    return together and all(_is_plain(tier) for tier in app.tiers)
+    return together and all(_is_plain(tier) for tier in app.deployed)
 
 
 def _is_plain(tier: TierConfig) -> bool:

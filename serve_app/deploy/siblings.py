@@ -9,7 +9,7 @@ from typing import Any
 from ray import serve
 from ray.serve.handle import DeploymentHandle
 
-from serve_app.config.reader import ROUTER_NAME
+from serve_app.config.serve_file import ROUTER_NAME
 
 logger = logging.getLogger("ray.serve")
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Coroutine, Mapping, Sequence
+from collections.abc import Callable, Coroutine, Mapping, Sequence
 from contextlib import suppress
 from contextvars import Context
 from dataclasses import replace
@@ -53,8 +53,10 @@ class FeedbackCollector:
         flush_s: float = FLUSH_S,
         quiet_s: float = QUIET_S,
         redact_s_max: float = REDACT_S_MAX,
+        heard: Callable[[FeedbackReport], None] = lambda report: None,
     ) -> None:
-        """`replica` names this Router's files."""
+        """`replica` names this Router's files; `heard` gets each report of an application."""
+        self._heard = heard
         self.tally = FeedbackTally()
         self._configs = tuple(configs)
         self._pair = find_pair(configs)
@@ -144,6 +146,7 @@ class FeedbackCollector:
         if not await written:
             raise FeedbackNotKept(NOT_KEPT_RETRY_S)
         self.tally.verdicts[report.right] += 1
+        self._heard(report)
         return report
 
     async def close(self) -> None:

@@ -21,7 +21,7 @@ from serve_app.core.errors import (
     InternalError,
     UpstreamFailed,
 )
-from serve_app.core.headers import REQUEST_ID_HEADER, Headers
+from serve_app.core.headers import REQUEST_ID_HEADER, VARIANT_HEADER, Headers
 from serve_app.core.usage import read_usage
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.collector import FeedbackCollector
@@ -277,11 +277,15 @@ class CallHandler:
             decided = render_decision(record.decision)
             if record.draft is not None:
                 decided += render_draft(record.draft)
+            if record.variant is not None:
+                decided.append((VARIANT_HEADER, record.variant.encode()))
             decided += record.headers
             out = [(b"content-type", content_type), *decided]
             record.first_byte_s = self._clock() - started
             repeated = record.cache is not None and record.cache.free
-            if self._feedback is not None and answer.status == 200 and not repeated:
+            # A label compares the tiers' own models.
+            typical = answer.status == 200 and not repeated and record.variant is None
+            if self._feedback is not None and typical:
                 capture = self._feedback.open(call, record.decision, order.consent)
             if answer.status >= 400:
                 await self._refuse(translation, answer, response, record, decided)

@@ -764,16 +764,19 @@ class UpstreamRequest:
     request belongs to. `stream` says that the answer's head comes before the answer is complete.
     `draft_tokens` asks for a report on the first tokens of a draft; 0 for an answer that is not
     judged. `silent` says that the answer may pause between its head and its end. `usage` is filled
-    if the answer is cut off. `claim` says whose turn it is where calls wait.
+    if the answer is cut off. `claim` says whose turn it is where calls wait. `caller` names who
+    asks, None for this service's own requests. `variant` is set by a tier with variants: the name
+    of the variant that answers, None for the tier's own engine.
     """
 
     __slots__ = (
         "_body",
         "_draft_tokens",
         "_path",
-        "_request_id",
+        "caller",
         "claim",
         "patience_s",
+        "request_id",
         "session",
         "settling",
         "silent",
@@ -781,6 +784,7 @@ class UpstreamRequest:
         "trace",
         "traceparent",
         "usage",
+        "variant",
     )
 
     def __init__(
@@ -796,7 +800,10 @@ class UpstreamRequest:
         silent: bool = False,
         usage: Usage | None = None,
         claim: Claim = NO_CLAIM,
+        caller: str | None = None,
     ) -> None:
+        self.caller = caller
+        self.variant: str | None = None
         self.claim = claim
         self.trace: ExchangeTrace | None = None
         self.traceparent = b""
@@ -805,7 +812,7 @@ class UpstreamRequest:
         self.session = session
         self._path = path.encode()
         self._body = body
-        self._request_id = request_id.encode()
+        self.request_id = request_id
         self._draft_tokens = b"%d" % draft_tokens if draft_tokens else b""
         self.stream = stream
         self.silent = silent
@@ -847,9 +854,15 @@ class UpstreamRequest:
 
     def render(self, lease: Lease) -> bytes:
         """The bytes on the wire, with the lease that opens the engine's port."""
+        request_id = self.request_id.encode()
         return _render(
-            self._path, lease, self._request_id, self._draft_tokens, self.traceparent, self._body
+            self._path, lease, request_id, self._draft_tokens, self.traceparent, self._body
         )
+
+    def copy(self) -> UpstreamRequest:
+        """The same question again, for an answer that is neither judged nor charged."""
+        path, stream = self._path.decode(), self.stream
+        return UpstreamRequest(path, self._body, self.request_id, stream=stream, silent=True)
 
 
 def _render(

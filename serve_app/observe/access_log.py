@@ -96,6 +96,7 @@ def render_line(record: Record) -> dict[str, Any]:
         "completion_tokens": record.usage.completion_tokens,
         **({} if record.cache is None else {"cache": record.cache.value}),
         **({} if record.trace is None else {"trace_id": record.trace.trace_id}),
+        **({} if record.variant is None else {"variant": record.variant}),
         **render_draft(record.draft),
     }
 

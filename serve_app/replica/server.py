@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import time
 from collections.abc import AsyncIterator, Callable
 from functools import partial
@@ -12,11 +13,14 @@ from pathlib import Path
 from typing import Any
 
 import ray
+from ray import serve
 from ray.exceptions import RayActorError
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import DPServer, LLMServer
 
 from serve_app.autoscaling.ray_policies import render_signals
+from serve_app.config.tiers import DEPLOYMENT_PREFIX
+from serve_app.core.start_steps import StartStep, render_step
 from serve_app.leases.answers import Refusal
 from serve_app.leases.http1 import Address
 from serve_app.model_files.pinned import check_pinned, default_stamps
@@ -80,7 +84,9 @@ class TierServer(LLMServer):
         """
         self._check_place()
         if self._sha256sums is not None:
+            self._tell(StartStep.CHECKING)
             await self._check_weights(self._sha256sums)
+        self._tell(StartStep.LOADING)
         self._skip_download_of_local_model()
         records = SharedFileRecords()
         await asyncio.to_thread(records.sweep)
@@ -90,6 +96,7 @@ class TierServer(LLMServer):
         assert self.engine is not None, "LLMServer.start() makes it"
         self._leases = LeaseTable()
         engine_app = await self.engine.build_asgi_app()
+        self._tell(StartStep.WARMING)
         await warm_up(engine_app, self._llm_config.model_id)
         watch_drafts(self._engine_client)
         watch_tokens(self._engine_client)
@@ -125,6 +132,12 @@ class TierServer(LLMServer):
         except OSError as error:
             why = error.strerror or type(error).__name__
             logger.warning("files in shared memory are not recorded (%s)", why)
+
+    @staticmethod
+    def _tell(step: StartStep) -> None:
+        """Tell `serve-app up` how far the start has come: Serve holds lines of its log back."""
+        name = serve.get_replica_context().deployment.removeprefix(DEPLOYMENT_PREFIX)
+        print(render_step(name, step), file=sys.stderr, flush=True)  # noqa: T201  # as said above
 
     def _check_place(self) -> None:
         size = int(self._llm_config.engine_kwargs.get("tensor_parallel_size") or 1)

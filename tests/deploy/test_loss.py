@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 
 from serve_app.config.app import AppConfig
-from serve_app.config.reader import ROUTER_NAME, read_serve_config
+from serve_app.config.reader import read_serve_config
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.fit import Room
 from serve_app.deploy.loss import count_left, lose_each, spread_pods
 from serve_app.deploy.pools import NodePool, list_needs, plan_machines, plan_pods

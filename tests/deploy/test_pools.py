@@ -9,7 +9,8 @@ import pytest
 from hypothesis import given
 
 from serve_app.config.app import AppConfig
-from serve_app.config.reader import ROUTER_NAME, read_serve_config
+from serve_app.config.reader import read_serve_config
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.fit import Room
 from serve_app.deploy.fleet import fit_all
 from serve_app.deploy.pools import (

@@ -193,12 +193,12 @@ def list_directories(
     config: ServeConfig, environment: Mapping[str, str], home: Path
 ) -> Iterator[Directory]:
     """The places of a config, and those that Ray and vLLM use on their own."""
-    for tier in config.app.tiers:
+    for tier in config.app.deployed:
         if tier.source.startswith("/"):
             yield Directory(f"model of {tier.name}", Path(tier.source), False)
     for key, path in find_paths(config.runtime, ""):
         yield Directory(key, path, True)
-    hubs = [tier for tier in config.app.tiers if not tier.source.startswith(("/", DEMO_PREFIX))]
+    hubs = [tier for tier in config.app.deployed if not tier.source.startswith(("/", DEMO_PREFIX))]
     if hubs:
         cache = environment.get("HF_HOME", str(home / DEFAULT_CACHE / "huggingface"))
         yield Directory("models from the hub", Path(cache), False)

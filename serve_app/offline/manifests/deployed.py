@@ -7,7 +7,8 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from serve_app.config.app import AppConfig, RouterConfig
-from serve_app.config.reader import IMPORT_PATH, ROUTER_NAME, ServeConfig
+from serve_app.config.reader import IMPORT_PATH, ServeConfig
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.config.tiers import DEMO_PREFIX, TierConfig
 from serve_app.deploy.pools import NodePool
 
@@ -39,15 +40,24 @@ def deploy_document(config: ServeConfig, pools: Sequence[NodePool] = ()) -> dict
 def _deploy_tiers(
     application: dict[str, Any], app: AppConfig, labels: Mapping[str, dict[str, str]]
 ) -> None:
-    tiers = {tier.name: tier for tier in app.tiers}
-    for written in application["args"]["tiers"]:
-        tier = tiers[written["name"]]
-        if is_fetched(tier):
-            written["model_source"] = model_dir(tier)
-            written["env"] = {"HF_HUB_OFFLINE": "1", **written.get("env", {})}
-        if tier.name in labels:
-            placement = written.get("placement", {})
-            written["placement"] = {**placement, "node_labels": labels[tier.name]}
+    tiers = {tier.name: tier for tier in app.deployed}
+    args = application["args"]
+    for written in args["tiers"]:
+        _deploy_tier(written, tiers[written["name"]], labels)
+    for variant, written in zip(app.variants, args.get("variants", ()), strict=True):
+        _deploy_tier(written, tiers[variant.deployed_name], labels)
+
+
+def _deploy_tier(
+    written: dict[str, Any], tier: TierConfig, labels: Mapping[str, dict[str, str]]
+) -> None:
+    if is_fetched(tier):
+        written["model_source"] = model_dir(tier)
+        env = written.get("env", dict(tier.env))
+        written["env"] = {"HF_HUB_OFFLINE": "1", **env}
+    if tier.name in labels:
+        placement = written.get("placement", tier.placement.model_dump(exclude_unset=True))
+        written["placement"] = {**placement, "node_labels": labels[tier.name]}
 
 
 def _deploy_router(

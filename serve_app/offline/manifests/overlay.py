@@ -25,7 +25,7 @@ components:
 def render_kustomization(app: AppConfig, base: Path, folder: Path) -> str:
     """A kustomization of the files in `folder`, on the project's `cluster/kuberay` in `base`."""
     way = Path(os.path.relpath(base, folder)).as_posix()
-    gpu = any(tier.accelerator == "gpu" for tier in app.tiers)
+    gpu = any(tier.accelerator == "gpu" for tier in app.deployed)
     pools = not fits_on_head(app)
     return (
         OWN

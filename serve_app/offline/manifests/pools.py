@@ -19,19 +19,19 @@ def head_cpus(app: AppConfig) -> int:
     if not fits_on_head(app):
         return 0
     cpus = app.router.cpus * app.router.replicas.max
-    for tier in app.tiers:
+    for tier in app.deployed:
         cpus += tier.replicas.max * add_up(plan_need(tier).bundles)["CPU"]
     return math.ceil(cpus)
 
 
 def drain_s(app: AppConfig) -> int:
     """Seconds after which the last stream of anything that is being replaced has ended."""
-    return math.ceil(max(app.router.drain_timeout_s, *(t.drain_timeout_s for t in app.tiers)))
+    return math.ceil(max(app.router.drain_timeout_s, *(t.drain_timeout_s for t in app.deployed)))
 
 
 def move_s(app: AppConfig) -> int:
     """Seconds after which a node's replicas run elsewhere and its last stream has ended."""
-    return drain_s(app) + math.ceil(max(tier.replicas.start_s for tier in app.tiers))
+    return drain_s(app) + math.ceil(max(tier.replicas.start_s for tier in app.deployed))
 
 
 def stop_s(app: AppConfig) -> int:

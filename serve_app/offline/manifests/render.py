@@ -11,8 +11,9 @@ import yaml
 
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import deployed_environment
-from serve_app.config.reader import ROUTER_NAME, ServeConfig
+from serve_app.config.reader import ServeConfig
 from serve_app.config.scaled import read_scaled
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.fit import parse_selector
 from serve_app.deploy.pools import POD_MEMORY_GIB, NodePool, fits_on_head, plan_pods
 from serve_app.offline.manifests.deployed import deploy_document, is_fetched, is_mounted, model_dir
@@ -81,7 +82,7 @@ def render_serve_file(config: ServeConfig, source: str) -> str:
 
 def render_models(app: AppConfig, source: str) -> str:
     """The list of the model cache: `HUB_ID DIRECTORY`, one model per line."""
-    lines = (f"{tier.source} {model_dir(tier)}\n" for tier in app.tiers if is_fetched(tier))
+    lines = (f"{tier.source} {model_dir(tier)}\n" for tier in app.deployed if is_fetched(tier))
     return HEADER.format(source=source) + "".join(lines)
 
 
@@ -123,7 +124,7 @@ def render_patch(config: ServeConfig, source: str) -> str:
 
 
 def head_resources(app: AppConfig) -> Object:
-    engines = sum(tier.replicas.max * tier.data_parallel_size for tier in app.tiers)
+    engines = sum(tier.replicas.max * tier.data_parallel_size for tier in app.deployed)
     memory = f"{POD_MEMORY_GIB * (1 + engines)}Gi"
     return {
         "requests": {
@@ -162,7 +163,7 @@ def build_group(pool: NodePool, pod: Object, app: AppConfig) -> Object:
 def _build_pod(pool: NodePool, pod: Object, app: AppConfig) -> Object:
     made = copy.deepcopy(pod)
     spec = made["spec"]
-    if not any(is_mounted(tier) for tier in app.tiers if tier.name in pool.deployments):
+    if not any(is_mounted(tier) for tier in app.deployed if tier.name in pool.deployments):
         _leave_out(spec, MODEL_PARTS)
     if not pool.gpus:
         _leave_out(spec, CACHE_PARTS)

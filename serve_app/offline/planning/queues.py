@@ -56,7 +56,7 @@ def plan_queues(
     config: ServeConfig, planned: Mapping[str, Rates | None], load: Workload
 ) -> Iterator[Queue]:
     """The queues of all tiers with a known speed: from the config's rates, or from the plan's."""
-    for tier in config.app.tiers:
+    for tier in config.app.deployed:
         estimate = planned[tier.name]
         rates = _read_rates(tier) or (estimate and estimate.round_down())
         if rates is not None:

@@ -18,7 +18,8 @@ from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
 from serve_app.config.app import AppConfig
-from serve_app.config.reader import IMPORT_PATH, ROUTER_NAME, ServeConfig, read_serve_config
+from serve_app.config.reader import IMPORT_PATH, ServeConfig, read_serve_config
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.fit import Room
 from serve_app.deploy.fleet import Named, fit_all
 from serve_app.deploy.pools import (

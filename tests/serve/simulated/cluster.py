@@ -13,7 +13,7 @@ from ray.cluster_utils import Cluster
 
 from serve_app.config.app import AppConfig
 from serve_app.config.environment import ray_environment
-from serve_app.config.reader import ROUTER_NAME
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.cluster_nodes import read_groups
 from tests.serve.service import ROOT, dashboard, free_port, wait_for
 

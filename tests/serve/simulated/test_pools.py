@@ -10,7 +10,8 @@ import pytest
 import ray
 
 from serve_app.config.app import AppConfig
-from serve_app.config.reader import IMPORT_PATH, ROUTER_NAME, ServeConfig
+from serve_app.config.reader import IMPORT_PATH, ServeConfig
+from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.pools import NodePool, plan_pods
 from serve_app.offline.manifests.deployed import deploy_document
 from tests.serve.service import wait_for

@@ -1,0 +1,1 @@
+"""Variants of a tier: shares of its calls, shadows, and the automatic rollback."""
