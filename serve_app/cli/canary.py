@@ -13,7 +13,13 @@ from rich.console import Console
 from rich.table import Table
 
 from serve_app.cli.check import read_or_exit
-from serve_app.cli.reload import DashboardOption, WaitOption, apply_config
+from serve_app.cli.reload import (
+    ClusterOption,
+    DashboardOption,
+    WaitOption,
+    apply_config,
+    confirm_config,
+)
 from serve_app.config.edit import NotEditable, set_router_key
 from serve_app.config.reader import ConfigError, ServeConfig, read_serve_config
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
@@ -24,6 +30,7 @@ from serve_app.deploy.live import (
     Document,
     ServiceNotFound,
     ask_routers,
+    open_cluster,
     open_live,
 )
 from serve_app.variants.trials import RouterReport, merge_reports
@@ -42,13 +49,15 @@ class CanaryRefused(Exception):
 
 def status(
     dashboard: DashboardOption = DASHBOARD,
+    cluster: ClusterOption = "auto",
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Show the share, the calls and the bad ends of each variant, over all Routers."""
     try:
         with open_live(dashboard) as live:
             application = live.find()
-            reports = ask_routers(application["name"], "read_trials")
+            with open_cluster(cluster):
+                reports = ask_routers(application["name"], "read_trials")
     except ServiceNotFound as error:
         _fail(error)
     if json:
@@ -63,13 +72,14 @@ def set_share(
     variant: VariantArgument,
     share: Annotated[str, typer.Argument(help="The share of the calls, as 0.1 or 10%.")],
     dashboard: DashboardOption = DASHBOARD,
+    cluster: ClusterOption = "auto",
     wait_s: WaitOption = 60.0,
 ) -> None:
     """Give a variant a share of its tier's calls, in the file and in the running Routers.
 
     A variant that had no share, or that is rolled back, begins a new trial.
     """
-    _change(config, tier, variant, parse_share(share), dashboard, wait_s)
+    _change(config, tier, variant, parse_share(share), dashboard, cluster, wait_s)
 
 
 def promote(
@@ -77,6 +87,7 @@ def promote(
     tier: TierArgument,
     variant: VariantArgument,
     dashboard: DashboardOption = DASHBOARD,
+    cluster: ClusterOption = "auto",
     wait_s: WaitOption = 60.0,
 ) -> None:
     """Give a variant all calls of its tier, if it has as many replicas as the incumbent.
@@ -84,7 +95,7 @@ def promote(
     The incumbent keeps its replicas, so that `canary set` can go back at once. It has no calls, so
     autoscaling takes them down to `replicas.min`.
     """
-    _change(config, tier, variant, 1.0, dashboard, wait_s)
+    _change(config, tier, variant, 1.0, dashboard, cluster, wait_s)
 
 
 def abort(
@@ -92,10 +103,11 @@ def abort(
     tier: TierArgument,
     variant: VariantArgument,
     dashboard: DashboardOption = DASHBOARD,
+    cluster: ClusterOption = "auto",
     wait_s: WaitOption = 60.0,
 ) -> None:
     """Give all calls of a variant back to the incumbent."""
-    _change(config, tier, variant, 0.0, dashboard, wait_s)
+    _change(config, tier, variant, 0.0, dashboard, cluster, wait_s)
 
 
 def parse_share(text: str) -> float:
@@ -114,7 +126,7 @@ def parse_share(text: str) -> float:
 
 
 def _change(
-    path: Path, tier: str, variant: str, share: float, dashboard: str, wait_s: float
+    path: Path, tier: str, variant: str, share: float, dashboard: str, cluster: str, wait_s: float
 ) -> None:
     config = read_or_exit(path)
     try:
@@ -123,12 +135,12 @@ def _change(
                 check_room(live.find(), tier, variant)
             text = change_share(path.read_text(encoding="utf-8"), config, tier, variant, share)
             changed = _read_changed(path, text)
-            apply_config(live, changed, wait_s=wait_s)
+            if apply_config(live, changed, wait_s=wait_s):
+                _write(path, text)
+                typer.echo(f"{path} has it too.")
+                confirm_config(changed, cluster)
     except (ServiceNotFound, ChangeRefused, CanaryRefused, NotEditable) as error:
         _fail(error)
-    # Only what the Routers have taken is written, so that the file and the service agree.
-    _write(path, text)
-    typer.echo(f"{path} has it too.")
 
 
 def change_share(text: str, config: ServeConfig, tier: str, variant: str, share: float) -> str:

@@ -32,6 +32,16 @@ class Commands(LazyGroup):
             "Start the service on this machine and wait; Ctrl-C or `serve-app down` stops it.",
         ),
         LazyCommand(
+            "status",
+            "serve_app.cli.status:status",
+            "Show tiers, replicas, waits, shares, savings and alarms of a running service.",
+        ),
+        LazyCommand(
+            "logs",
+            "serve_app.cli.logs:logs",
+            "Print the access logs and Serve's logs of all nodes, in the order of time.",
+        ),
+        LazyCommand(
             "reload",
             "serve_app.cli.reload:reload",
             "Give the running Routers the `user_config` of a file, once all of it has been"

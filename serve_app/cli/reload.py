@@ -18,11 +18,15 @@ from serve_app.deploy.live import (
     LiveService,
     ServiceNotFound,
     ask_routers,
+    open_cluster,
     open_live,
     read_user_config,
 )
 
 DashboardOption = Annotated[str, typer.Option(help="The address of Ray's dashboard.")]
+ClusterOption = Annotated[
+    str, typer.Option(help="The address of Ray's head (host:port). auto: the cluster of this node.")
+]
 WaitOption = Annotated[
     float, typer.Option(min=1, max=3600, help="Seconds until every Router must have the config.")
 ]
@@ -33,6 +37,7 @@ VALUE_CHARACTERS_MAX = 120
 def reload(
     config: Annotated[Path, typer.Argument(help="The Serve config file of the running service.")],
     dashboard: DashboardOption = DASHBOARD,
+    cluster: ClusterOption = "auto",
     wait_s: WaitOption = 60.0,
     dry_run: Annotated[
         bool, typer.Option("--dry-run", help="Show the difference and change nothing.")
@@ -46,19 +51,20 @@ def reload(
     serve_config = read_or_exit(config)
     try:
         with open_live(dashboard) as live:
-            apply_config(live, serve_config, wait_s=wait_s, dry_run=dry_run)
+            if apply_config(live, serve_config, wait_s=wait_s, dry_run=dry_run):
+                confirm_config(serve_config, cluster)
     except (ServiceNotFound, ChangeRefused) as error:
         _refuse(str(error))
 
 
 def apply_config(
     live: LiveService, config: ServeConfig, *, wait_s: float, dry_run: bool = False
-) -> None:
-    """Show what a file changes, and give the Routers its `user_config`.
+) -> bool:
+    """Show what a file changes, and give the Routers its `user_config`; whether they got one.
 
     Raises:
         ServiceNotFound: nothing runs there.
-        ChangeRefused: the file would restart deployments, or the config was not taken.
+        ChangeRefused: the file would restart deployments, or Serve did not take the config.
     """
     application = live.find()
     written = find_written(config.document)
@@ -71,20 +77,31 @@ def apply_config(
     changes = list(find_changes(read_user_config(application), wanted))
     if not changes:
         typer.echo("The Routers have this config already.")
-        return
+        return False
     for change in changes:
         typer.echo(change)
-    if dry_run:
-        return
-    live.configure(wanted, wait_s=wait_s)
-    answers = ask_routers(application["name"], "read_user_config")
-    refused = sum(answer != wanted for answer in answers)
-    if refused:
+    if not dry_run:
+        live.configure(wanted, wait_s=wait_s)
+    return not dry_run
+
+
+def confirm_config(config: ServeConfig, cluster: str) -> None:
+    """Check that every Router has taken the `user_config` of a file.
+
+    Raises:
+        ServiceNotFound: the Routers cannot be asked from here.
+        ChangeRefused: a Router has refused it.
+    """
+    written = find_written(config.document)
+    wanted = read_user_config({"deployed_app_config": written})
+    with open_cluster(cluster):
+        answers = ask_routers(written["name"], "read_user_config")
+    count = len(answers)
+    if refused := sum(answer != wanted for answer in answers):
         raise ChangeRefused(
-            f"{refused} of {len(answers)} Routers refused it and keep their old config; "
+            f"{refused} of {count} Routers refused it and keep their old config; "
             'their logs say why: serve-app logs --grep "user_config refused"'
         )
-    count = len(answers)
     typer.echo(f"{count} Router{'s have' if count != 1 else ' has'} it.")
 
 

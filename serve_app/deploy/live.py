@@ -3,9 +3,10 @@
 from __future__ import annotations
 
 import copy
+import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -139,18 +140,32 @@ def open_live(dashboard: str) -> Iterator[LiveService]:
         yield LiveService(http)
 
 
-def ask_routers(application: str, method: str, cluster: str = "auto") -> Sequence[Any]:
-    """The answers of all Routers to one method.
+@contextmanager
+def open_cluster(address: str) -> Iterator[None]:
+    """A connection to the Ray cluster.
 
     Raises:
-        ServiceNotFound: the cluster cannot be reached from here, or a Router does not answer.
+        ServiceNotFound: the cluster cannot be reached from here.
+    """
+    # It tells a person about its own connections.
+    logging.getLogger("ray.serve").setLevel(logging.WARNING)
+    with ExitStack() as stack:
+        try:
+            stack.enter_context(connected(address))
+        except ClusterUnreachable as error:
+            raise ServiceNotFound(f"the cluster cannot be reached: {error}") from None
+        yield
+
+
+def ask_routers(application: str, method: str) -> Sequence[Any]:
+    """The answers of all Routers to one method, on an open connection.
+
+    Raises:
+        ServiceNotFound: a Router does not answer.
     """
     try:
-        with connected(cluster):
-            handle = serve.get_deployment_handle(ROUTER_NAME, application)
-            return list(handle.broadcast(method).results(timeout_s=ROUTERS_S))
-    except ClusterUnreachable as error:
-        raise ServiceNotFound(f"the cluster cannot be reached: {error}") from None
+        handle = serve.get_deployment_handle(ROUTER_NAME, application)
+        return list(handle.broadcast(method).results(timeout_s=ROUTERS_S))
     except (RayError, OSError, RuntimeError, ValueError) as error:
         raise ServiceNotFound(f"the Routers do not answer: {_explain(error)}") from None
 

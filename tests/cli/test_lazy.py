@@ -17,6 +17,7 @@ from serve_app.cli.main import (
     EXTRA_OF,
     AuditCommands,
     Benchmarks,
+    Canary,
     Certificates,
     Commands,
     Keys,
@@ -42,7 +43,14 @@ def imported(*arguments: str) -> tuple[str, set[str]]:
 
 @pytest.mark.parametrize(
     "command",
-    [*Commands.lazy, *Benchmarks.lazy, *Certificates.lazy, *AuditCommands.lazy, *Keys.lazy],
+    [
+        *Commands.lazy,
+        *Benchmarks.lazy,
+        *Certificates.lazy,
+        *AuditCommands.lazy,
+        *Keys.lazy,
+        *Canary.lazy,
+    ],
     ids=lambda command: command.name,
 )
 def test_the_list_says_what_the_command_says(command: LazyCommand) -> None:

@@ -216,7 +216,7 @@ def hedging(
         Path | None, typer.Option(help="Log file to which a section is appended.")
     ] = None,
 ) -> None:
-    """Send a tier whose engines pause the same calls with hedging and without; no Ray, no model."""
+    """Send a tier whose engines pause the same calls with hedging and without."""
     check_outputs(log)
     machine = describe_machine()
     grids = [measure(Load(replicas, per_s, seconds, seed, together)) for together in (False, True)]
