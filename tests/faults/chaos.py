@@ -13,7 +13,7 @@ from pathlib import Path
 
 import psutil
 
-from tests.faults.strikes import kill_engine, named
+from tests.faults.strikes import kill, kill_engine, named
 from tests.faults.trial import Subject
 from tests.outcomes.account import leaked, left_files
 from tests.outcomes.fault_table import FaultRow, make_row, render_table
@@ -24,27 +24,21 @@ PAUSE_S = (1.0, 30.0)
 """Between two kills: some strike while the last is not mended, some after."""
 
 
-def kill_kind(kind: str) -> Callable[[Subject], None]:
-    """`kill -9` of one process of a kind, if there is one just now."""
-
-    def strike(subject: Subject) -> None:
-        for process in named(subject, kind)[:1]:
-            process.kill()
-
-    return strike
+Strike = Callable[[Subject], None]
+"""Raises AssertionError or psutil's errors if there is nothing to kill just now."""
 
 
-def kill_engine_of(tier: str) -> Callable[[Subject], None]:
-    """`kill -9` of the engine of a tier, if it has a replica just now."""
-
-    def strike(subject: Subject) -> None:
-        if subject.service.replica_processes(f"tier-{tier}"):
-            kill_engine(subject, tier)
-
-    return strike
+def kill_kind(kind: str) -> Strike:
+    """`kill -9` of one process of a kind."""
+    return lambda subject: kill(named(subject, kind)[:1])
 
 
-STRIKES: dict[str, Callable[[Subject], None]] = {
+def kill_engine_of(tier: str) -> Strike:
+    """`kill -9` of the engine of a tier; its replica lives."""
+    return lambda subject: kill_engine(subject, tier)
+
+
+STRIKES: dict[str, Strike] = {
     "replica of fast": kill_kind("ray::ServeReplica:llm:tier-fast"),
     "replica of strong": kill_kind("ray::ServeReplica:llm:tier-strong"),
     "engine of fast": kill_engine_of("fast"),
@@ -100,7 +94,8 @@ def keep_striking(subject: Subject, seconds: float, rng: random.Random) -> Count
         try:
             STRIKES[name](subject)
         except (psutil.Error, AssertionError):
-            continue  # It has died of the kill before.
+            time.sleep(PAUSE_S[0])  # It is not back yet.
+            continue
         struck[name] += 1
         print(f"{until_s - time.monotonic():4.0f} s left: {name}", flush=True)
         time.sleep(rng.uniform(*PAUSE_S))

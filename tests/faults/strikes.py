@@ -28,5 +28,6 @@ def kill_replica(subject: Subject, tier: str) -> None:
 
 def kill_engine(subject: Subject, tier: str) -> None:
     """The engine of one replica of a tier; the replica lives."""
-    replica, *_ = subject.service.replica_processes(f"tier-{tier}")
-    kill([each for each in replica.children(recursive=True) if "VLLM::" in title_of(each)])
+    replicas = subject.service.replica_processes(f"tier-{tier}")[:1]
+    below = [child for replica in replicas for child in replica.children(recursive=True)]
+    kill([each for each in below if "VLLM::" in title_of(each)])

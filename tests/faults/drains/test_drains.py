@@ -103,7 +103,11 @@ def test_a_scale_down_loses_no_call(subject: Subject) -> None:
         "scale-down of `fast` from two replicas to one",
         strike,
         while_loaded=wait_a_thousand,
-        removes={"ray::ServeReplica:llm:tier-fast": 1, "VLLM::": 1},
+        removes={
+            "ray::ServeReplica:llm:tier-fast": 1,
+            "VLLM::": 1,
+            "multiprocessing.resource_tracker": 1,
+        },
     )
     row.check()
     assert row.calls >= CALLS
