@@ -26,6 +26,7 @@ FILES_PER_CONNECTION = 2.5
 RESERVED = 64
 """Connections that the public port leaves for metrics and statistics."""
 MAXCONN = r"(?m)^    maxconn (\d+)$"
+SERVER = r"(?m)^(    server .*)$"
 ADMIN_SOCKET = r"(?m)^    stats socket (\S+) mode 666 (level admin .*)$"
 
 
@@ -144,7 +145,8 @@ def amend(text: str, limits: HAProxyLimits, files_max: int, tls: TlsListener | N
         text, found = re.subn(pattern, lines, text)
         if found != 1:
             raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
-    return text
+    # HAProxy ignores this one in `default-server`. There may be no Router yet, and so no line.
+    return re.sub(SERVER, rf"\1 tcp-ut {SILENT_S_MAX}s", text)
 
 
 def _read_maxconn(text: str) -> int:
@@ -207,7 +209,7 @@ def _defaults(limits: HAProxyLimits) -> Iterator[str]:
     yield "    option srvtcpka"
     yield f"    srvtcpka-idle {PROBE_S}s"
     yield f"    srvtcpka-intvl {PROBE_S}s"
-    yield f"    default-server tcp-ut {SILENT_S_MAX}s"
+    yield f"    srvtcpka-cnt {SILENT_S_MAX // PROBE_S - 1}"
     yield from (f"    http-error {error.render()}" for error in ERRORS)
 
 
