@@ -35,6 +35,7 @@ APPLICATION = r"(?m)^    use_backend "
 SERVER = r"(?m)^    server \S+ \S+ check"
 ROUTER = r"(?m)^    server (\S+) \S+ check(?!.* backup$)"
 BACKEND = r"(?m)^(backend \S+\n)((?:(?:    .*)?\n)*)"
+SERVER_LINE = r"(?m)^(    server .*)$"
 ADMIN_SOCKET = r"(?m)^    stats socket (\S+) mode 666 (level admin .*)$"
 
 
@@ -164,7 +165,9 @@ def amend(
         text, found = re.subn(pattern, lines, text)
         if found != 1:
             raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
-    return re.sub(BACKEND, _amend_backend, text)
+    text = re.sub(BACKEND, _amend_backend, text)
+    # HAProxy ignores this one in `default-server`. There may be no Router yet, and so no line.
+    return re.sub(SERVER_LINE, rf"\1 tcp-ut {SILENT_S_MAX}s", text)
 
 
 def _amend_backend(backend: re.Match[str]) -> str:
@@ -250,7 +253,7 @@ def _defaults(limits: HAProxyLimits) -> Iterator[str]:
     yield "    option srvtcpka"
     yield f"    srvtcpka-idle {PROBE_S}s"
     yield f"    srvtcpka-intvl {PROBE_S}s"
-    yield f"    default-server tcp-ut {SILENT_S_MAX}s"
+    yield f"    srvtcpka-cnt {SILENT_S_MAX // PROBE_S - 1}"
     yield from (f"    http-error {error.render()}" for error in ERRORS)
 
 

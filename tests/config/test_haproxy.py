@@ -33,6 +33,7 @@ from serve_app.config.haproxy import (
     amend,
     read_limits,
 )
+from serve_app.core.peer_watch import SILENT_S_MAX
 
 CLIENT_S = 1
 """`timeout client` of these tests, 300 s in earnest."""
@@ -472,3 +473,12 @@ def test_the_program_is_there() -> None:
     assert program.is_absolute()
     assert os.access(program, os.X_OK)
     assert ray_environment()["SERVE_APP_PYTHON"] == sys.executable
+
+
+def test_lost_routers_are_noticed_by_the_kernel(tmp_path: Path) -> None:
+    """On the line of each server, because HAProxy ignores `tcp-ut` elsewhere."""
+    write_config(tmp_path, backend_port=1)
+    text = amend((tmp_path / "haproxy.cfg").read_text(), HAProxyLimits(), FILES)
+    servers = [line for line in text.splitlines() if line.startswith("    server ")]
+    assert servers
+    assert all(line.endswith(f" tcp-ut {SILENT_S_MAX}s") for line in servers)

@@ -21,6 +21,7 @@ import yaml
 
 from serve_app.config.environment import ray_environment
 from tests.faults.network import CLIENT, Machine, network
+from tests.routing.prompts import HARD_EN
 from tests.serve.service import ROOT, dashboard, tool, wait_for
 
 GCS_PORT = 6379
@@ -172,7 +173,8 @@ def ask(url: str, model: str, *, tokens: int, timeout_s: float = 120.0) -> Told:
     """One streamed call, to its end."""
     body = {
         "model": model,
-        "messages": [{"role": "user", "content": "Hello"}],
+        # Left to itself the Router would send this to `strong`.
+        "messages": [{"role": "user", "content": HARD_EN[0]}],
         "max_tokens": tokens,
         "stream": True,
     }

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 import asyncio
+import signal
 import sys
 import tempfile
 import time
@@ -23,6 +24,8 @@ SAMPLE_S = 15.0
 
 def main() -> None:
     options = parse_options()
+    # An exception, so that the service ends in order.
+    signal.signal(signal.SIGTERM, lambda *_: sys.exit(1))
     with (
         tempfile.TemporaryDirectory(prefix="serve-app-soak-") as scratch,
         running_service(CONFIG, Path(scratch) / "service") as service,
