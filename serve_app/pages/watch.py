@@ -7,6 +7,7 @@ import logging
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from contextlib import suppress
+from contextvars import Context
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -93,7 +94,9 @@ class NumbersWatch:
 
     def _start(self) -> None:
         if self._task is None:
-            self._task = asyncio.get_running_loop().create_task(self._run())
+            # A context of its own: Serve cancels what a request has begun once its client has gone.
+            loop = asyncio.get_running_loop()
+            self._task = loop.create_task(self._run(), context=Context())
 
     async def _run(self) -> None:
         try:
