@@ -129,9 +129,8 @@ async def at_a_rate(target: Target, per_s: float, one: Attack) -> None:
 
 async def be_idle(target: Target) -> None:
     """Say nothing, and come again a while after the connection has been closed."""
-    with await target.connect() as connection:
-        with suppress(ConnectionError):
-            await target.end(connection)
+    with await target.connect() as connection, suppress(ConnectionError):
+        await target.end(connection)
     await asyncio.sleep(AGAIN_S)
 
 
