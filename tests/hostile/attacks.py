@@ -31,6 +31,7 @@ DRIPPERS = 500
 READERS = 16
 LEAVERS_PER_S = 50.0
 BODIES_PER_S = 20.0
+AGAIN_S = 5.0
 STREAM_TOKENS = 256
 LARGE_BYTES = 340_000
 """Nearly what `configs/local.yaml` allows."""
@@ -127,9 +128,10 @@ async def at_a_rate(target: Target, per_s: float, one: Attack) -> None:
 
 
 async def be_idle(target: Target) -> None:
-    """Say nothing."""
-    with await target.connect() as connection:
+    """Say nothing, and come again a while after the connection has been closed."""
+    with await target.connect() as connection, suppress(ConnectionError):
         await target.end(connection)
+    await asyncio.sleep(AGAIN_S)
 
 
 async def drip_head(target: Target) -> None:
