@@ -18,7 +18,6 @@ from typing import Annotated, cast
 
 import httptools
 import typer
-import uvloop
 
 from serve_app.config.hedging import HedgingConfig
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
@@ -229,9 +228,9 @@ def hedging(
 
 def measure(load: Load) -> Grid:
     """One row without hedging, and one for each quantile."""
-    runs = {"off": uvloop.run(send(load, None))}
+    runs = {"off": asyncio.run(send(load, None))}
     for quantile in QUANTILES:
-        runs[f"after p{100 * quantile:g}"] = uvloop.run(
+        runs[f"after p{100 * quantile:g}"] = asyncio.run(
             send(load, HedgingConfig(quantile=quantile))
         )
     base = percentile(runs["off"].first_s, 0.99)
