@@ -13,7 +13,17 @@ from serve_app.offline.bench.machine import Machine
 from serve_app.offline.bench.summary import percentile
 from tests.soak.samples import MIB, Series
 from tests.soak.traffic import Answer
-from tests.soak.verdict import DESCRIPTORS, LATENCY, MEMORY, POINTS_MIN, THREADS, Bound, Line, fit
+from tests.soak.verdict import (
+    DESCRIPTORS,
+    LATENCY,
+    MEMORY,
+    POINTS_MIN,
+    SETTLED_SHARE,
+    THREADS,
+    Bound,
+    Line,
+    fit,
+)
 
 MINUTE_S = 60.0
 TIMED = frozenset({"chat, auto, streamed", "chat, fast, streamed"})
@@ -61,7 +71,7 @@ class Finding:
 def find_all(run: Run) -> list[Finding]:
     """The findings of every process, and of the latency."""
     found = []
-    for series in run.series:
+    for series in lasting(run):
         name = f"{series.part} ({series.pid})"
         for field, noun, bound, unit in (
             ("own_bytes", "memory, MiB", MEMORY, MIB),
@@ -74,6 +84,23 @@ def find_all(run: Run) -> list[Finding]:
         name = f"first byte, p{share * 100:g}, ms"
         found.append(Finding(name, fit(points), LATENCY, 0.001))
     return found
+
+
+def lasting(run: Run) -> list[Series]:
+    """The processes that have not ended in the warm-up, as the HAProxy before a reload does."""
+    half_s = SETTLED_SHARE * run.seconds
+    return [series for series in run.series if series.samples[-1].at_s > half_s]
+
+
+def replaced(run: Run) -> list[str]:
+    """The parts of which a process ended or began in the second half: it has died, or leaked."""
+    half_s = SETTLED_SHARE * run.seconds
+    end_s = max((series.samples[-1].at_s for series in run.series), default=0.0)
+    return [
+        series.part
+        for series in lasting(run)
+        if series.samples[0].at_s > half_s or series.samples[-1].at_s < end_s
+    ]
 
 
 def by_minute(answers: Sequence[Answer]) -> Iterator[tuple[float, list[float]]]:
@@ -89,7 +116,7 @@ def by_minute(answers: Sequence[Answer]) -> Iterator[tuple[float, list[float]]]:
 def passed(run: Run) -> bool | None:
     """The verdict; None where the run was too short for one."""
     held = [finding.holds for finding in find_all(run)]
-    if run.wrong or False in held:
+    if run.wrong or replaced(run) or False in held:
         return False
     return None if None in held else True
 
@@ -98,7 +125,7 @@ def render_page(run: Run) -> str:
     """The whole page, in Markdown."""
     verdict = {
         True: "**Passed**: memory, descriptors, threads and latency stay where they are.",
-        False: "**Failed**: see the rows with *no*.",
+        False: "**Failed**: see the rows with *no*, *replaced* or *wrong*.",
         None: f"**No verdict**: too short. The second half needs {POINTS_MIN} minutes.",
     }[passed(run)]
     lines = [f"- {line}" for line in run.machine.lines]
@@ -135,7 +162,7 @@ def course_grid(run: Run) -> Grid:
     """Every few minutes: calls, latency, and the memory of the parts that serve."""
     minutes = list(by_minute(run.answers))
     step = max(1, len(minutes) // 10)
-    shown = [series for series in run.series if series.part not in ("GCS", "raylet")]
+    shown = [series for series in lasting(run) if series.part not in ("GCS", "raylet")]
     header = ("minute", "p50 ms", "p95 ms", *(f"{each.part}, MiB" for each in shown))
     rows = []
     for at_s, times in minutes[::step]:
@@ -155,5 +182,6 @@ def calls_grid(run: Run) -> Grid:
     """The calls by kind and status, and what was wrong."""
     counted = Counter((answer.kind, answer.status) for answer in run.answers)
     rows = [(kind, str(status), f"{count:,}") for (kind, status), count in sorted(counted.items())]
+    rows += [(f"**replaced**: {part}", "", "") for part in replaced(run)]
     rows += [(f"**wrong**: {what}", "", f"{count:,}") for what, count in run.wrong.items()]
     return Grid(f"{len(run.answers):,} calls", ("kind", "status", "calls"), rows)

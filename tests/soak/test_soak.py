@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import random
+from dataclasses import replace
 
 import httpx
 import pytest
@@ -73,7 +74,7 @@ def test_few_points_say_nothing() -> None:
 @pytest.mark.parametrize(("last", "holds"), [(101.9, True), (102.1, False), (50, True)])
 def test_memory_may_rise_by_two_percent(last: float, holds: bool) -> None:
     """The bound is a share of the value at half time; a fall is fine."""
-    assert MEMORY.holds(Line(100, last)) is holds
+    assert MEMORY.holds(Line(100 * MIB, last * MIB)) is holds
 
 
 def test_small_numbers_may_rise_by_a_few() -> None:
@@ -85,7 +86,7 @@ def test_small_numbers_may_rise_by_a_few() -> None:
 
 def test_a_value_from_nothing_has_no_share() -> None:
     """A rise from zero is infinite, unless the bound allows so much."""
-    assert not MEMORY.holds(Line(0, 1))
+    assert not MEMORY.holds(Line(0, 2 * MIB))
     assert LATENCY.holds(Line(0, 0.001))
     assert MEMORY.holds(Line(0, 0))
 
@@ -107,6 +108,29 @@ def test_a_run_fails(run: Run) -> None:
     """A leak, a slower service and a wrong answer fail it, each alone."""
     assert passed(run) is False
     assert "**Failed**" in render_page(run)
+
+
+def cut_series(run: Run, first: int, last: int, pid: int = 8) -> Run:
+    """The run with one process more, which has only these samples."""
+    [router] = run.series
+    samples = [replace(each, pid=pid) for each in router.samples[first:last]]
+    series = [*run.series, *by_process(samples)]
+    return replace(run, series=series)
+
+
+def test_a_process_that_ends_in_the_warm_up_does_not_count() -> None:
+    """HAProxy is replaced when Routers start."""
+    run = cut_series(make_run(), 0, 8)
+    assert passed(run) is True
+    assert len(find_all(run)) == 5
+
+
+@pytest.mark.parametrize(("first", "last"), [(0, 100), (90, 121)])
+def test_a_process_that_is_replaced_fails_the_run(first: int, last: int) -> None:
+    """One that ends or begins in the second half has died, or was not there before."""
+    run = cut_series(make_run(), first, last)
+    assert passed(run) is False
+    assert "**replaced**: Router" in render_page(run)
 
 
 def test_a_short_run_has_no_verdict() -> None:

@@ -48,7 +48,8 @@ class Bound:
         return line.rise_ratio <= self.ratio_max or line.rise <= self.rise_max
 
 
-MEMORY = Bound(0.02)
+MEMORY = Bound(0.02, rise_max=float(1 << 20))
+"""A page or two is much of HAProxy, whose memory is 4 MiB, and nothing of a Router."""
 DESCRIPTORS = Bound(0.02, rise_max=3)
 THREADS = Bound(0.02, rise_max=1)
 LATENCY = Bound(0.10, rise_max=0.010)
