@@ -2,6 +2,11 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
+from pathlib import Path
+
 import pytest
 from vllm import envs
 
@@ -15,3 +20,30 @@ def test_nothing_compiles_cuda_at_a_start(monkeypatch: pytest.MonkeyPatch, name:
     assert envs.environment_variables[name]() is True
     monkeypatch.setenv(name, ray_environment()[name])
     assert envs.environment_variables[name]() is False
+
+
+LOGS = """
+import logging, pathlib, sys
+from ray.serve._private.constants import RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE
+from ray.serve._private.logging_utils import configure_component_logger
+from ray.serve.schema import LoggingConfig
+
+configure_component_logger(
+    component_name="Router",
+    component_id="r1",
+    logging_config=LoggingConfig(logs_dir=sys.argv[1]),
+    buffer_size=RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE,
+    max_bytes=1000,
+    backup_count=1,
+)
+logging.getLogger("ray.serve").warning("the tier waits")
+print([path.read_text() for path in pathlib.Path(sys.argv[1]).glob("*.log")])
+"""
+
+
+def test_a_line_of_a_log_is_written_at_once(tmp_path: Path) -> None:
+    """Ray's throughput options would keep a warning in memory, as long as no error comes."""
+    environment = {**os.environ, **ray_environment()}
+    command = [sys.executable, "-W", "ignore", "-c", LOGS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "the tier waits" in done.stdout
