@@ -39,8 +39,8 @@ def ray_environment(
       `serve run` would end with it.
     - Ray starts a program of this package as HAProxy. The program amends Ray's configuration
       (`config/haproxy.py`). The callback puts this service's edge before Serve's HTTP layers.
-    - A line of a log is written at once. The throughput options would keep a thousand lines in memory
-      until an error comes, and Routers log little else than what an operator waits for.
+    - A line of a log is written at once. The throughput options would keep a thousand lines in
+      memory until an error comes, and Routers log little else than what an operator waits for.
     - Usage statistics are off, because no data may leave the site.
     - Serve packs replicas, the largest first, onto nodes that are in use already. Spread over all
       nodes, small replicas would leave no node with enough free GPUs for a large replica.
