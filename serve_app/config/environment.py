@@ -42,6 +42,8 @@ def ray_environment(
       process was killed after three failures, and the port of the node is closed until then.
     - Ray starts a program of this package as HAProxy. The program amends Ray's configuration
       (`config/haproxy.py`). The callback puts this service's edge before Serve's HTTP layers.
+    - A line of a log is written at once. The throughput options would keep a thousand lines in
+      memory until an error comes, and Routers log little else than what an operator waits for.
     - Usage statistics are off, because no data may leave the site.
     - Serve packs replicas, the largest first, onto nodes that are in use already. Spread over all
       nodes, small replicas would leave no node with enough free GPUs for a large replica.
@@ -51,6 +53,7 @@ def ray_environment(
     return {
         HAPROXY_ON: "1" if haproxy else "0",
         "RAY_SERVE_THROUGHPUT_OPTIMIZED": "1",
+        "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": "1",
         "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": "true",
         "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": "3600",
         "RAY_SERVE_HAPROXY_MAXCONN": "20000",

@@ -2,6 +2,12 @@
 
 from __future__ import annotations
 
+<<<<<<< HEAD
+=======
+import os
+import subprocess
+import sys
+>>>>>>> seeing
 from pathlib import Path
 
 import pytest
@@ -20,6 +26,7 @@ def test_nothing_compiles_cuda_at_a_start(monkeypatch: pytest.MonkeyPatch, name:
     assert envs.environment_variables[name]() is False
 
 
+<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("given", "sessions"),
     [
@@ -42,3 +49,30 @@ def test_the_sessions_of_ray_stay_where_ray_puts_them(
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     assert get_default_system_temp_dir() == before
+=======
+LOGS = """
+import logging, pathlib, sys
+from ray.serve._private.constants import RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE
+from ray.serve._private.logging_utils import configure_component_logger
+from ray.serve.schema import LoggingConfig
+
+configure_component_logger(
+    component_name="Router",
+    component_id="r1",
+    logging_config=LoggingConfig(logs_dir=sys.argv[1]),
+    buffer_size=RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE,
+    max_bytes=1000,
+    backup_count=1,
+)
+logging.getLogger("ray.serve").warning("the tier waits")
+print([path.read_text() for path in pathlib.Path(sys.argv[1]).glob("*.log")])
+"""
+
+
+def test_a_line_of_a_log_is_written_at_once(tmp_path: Path) -> None:
+    """Ray's throughput options would keep a warning in memory, as long as no error comes."""
+    environment = {**os.environ, **ray_environment()}
+    command = [sys.executable, "-W", "ignore", "-c", LOGS, str(tmp_path)]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    assert "the tier waits" in done.stdout
+>>>>>>> seeing

@@ -194,6 +194,9 @@ def check_environment(
 WHY: Mapping[str, str] = {
     "RAY_SERVE_ENABLE_HA_PROXY": "Serve's own proxy has half the throughput in tokens.",
     "RAY_SERVE_THROUGHPUT_OPTIMIZED": "Serve would have half the throughput.",
+    "RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE": (
+        "A thousand lines of a Router's log would stay in memory until an error comes."
+    ),
     "RAY_kill_child_processes_on_worker_exit_with_raylet_subreaper": (
         "A replica that is killed would leave its engine behind, which holds the GPU."
     ),

@@ -123,7 +123,9 @@ def make_config(root: Path) -> dict[str, Any]:
             "rules": [{"per": "tenant", "tokens_per_day": 1_000_000_000}],
             "store": {"directory": str(root / "limits"), "deadline_s": 10},
         },
-        "prices": {"tiers": {name: {"input": 1, "output": 2} for name in ("fast", "strong")}},
+        "prices": {
+            "tiers": {"fast": {"input": 1, "output": 2}, "strong": {"input": 10, "output": 20}}
+        },
         "routing": {"strong_ratio_target": 0.5, "strong_ratio_window": WINDOW},
     }
 
