@@ -2,12 +2,9 @@
 
 from __future__ import annotations
 
-<<<<<<< HEAD
-=======
 import os
 import subprocess
 import sys
->>>>>>> seeing
 from pathlib import Path
 
 import pytest
@@ -26,7 +23,6 @@ def test_nothing_compiles_cuda_at_a_start(monkeypatch: pytest.MonkeyPatch, name:
     assert envs.environment_variables[name]() is False
 
 
-<<<<<<< HEAD
 @pytest.mark.parametrize(
     ("given", "sessions"),
     [
@@ -49,7 +45,8 @@ def test_the_sessions_of_ray_stay_where_ray_puts_them(
     for name, value in found.items():
         monkeypatch.setenv(name, value)
     assert get_default_system_temp_dir() == before
-=======
+
+
 LOGS = """
 import logging, pathlib, sys
 from ray.serve._private.constants import RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE
@@ -75,4 +72,3 @@ def test_a_line_of_a_log_is_written_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", LOGS, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "the tier waits" in done.stdout
->>>>>>> seeing
