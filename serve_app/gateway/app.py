@@ -31,7 +31,7 @@ from serve_app.gateway.browser import BrowserPages, Files, NumbersSource
 from serve_app.gateway.feedback import build_feedback_page, read_page_body
 from serve_app.gateway.guard import Guard, check_endpoint, read_caller
 from serve_app.gateway.handlers import CallHandler, ClientGone, Recorder
-from serve_app.gateway.held_bodies import HeldBodies, HeldBody
+from serve_app.gateway.held_bodies import HeldBodies, BodyPlace
 from serve_app.gateway.openapi import build_openapi_page
 from serve_app.gateway.paths import route_path
 from serve_app.gateway.readiness import Readiness
@@ -183,10 +183,10 @@ class Pages:
         return _json(orjson.dumps(model_card(model_id, self._created)))
 
     async def explain_route(self, request: Request) -> Response:
-        with HeldBody(self._bodies) as held:
+        with BodyPlace(self._bodies) as held:
             return await self._explain(request, held)
 
-    async def _explain(self, request: Request, held: HeldBody) -> Response:
+    async def _explain(self, request: Request, held: BodyPlace) -> Response:
         headers = RequestHeaders(request.scope)
         headers.check_media_type()
         limits = self._pipeline.runtime.limits

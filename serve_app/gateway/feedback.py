@@ -15,7 +15,7 @@ from serve_app.core.errors import BodyTooSlow, FeedbackOff, InvalidField
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.lines import FeedbackReport
 from serve_app.gateway.handlers import read_body
-from serve_app.gateway.held_bodies import HeldBodies, HeldBody
+from serve_app.gateway.held_bodies import HeldBodies, BodyPlace
 from serve_app.gateway.request_headers import REQUEST_ID, RequestHeaders
 from serve_app.gateway.wire import parse_json
 
@@ -34,7 +34,7 @@ def build_feedback_page(
     async def take_feedback(request: Request) -> Response:
         headers = RequestHeaders(request.scope)
         headers.check_media_type()
-        with HeldBody(bodies) as held:
+        with BodyPlace(bodies) as held:
             body = await read_page_body(request.receive, headers, BODY_BYTES_MAX, held)
         report = parse_report(body)
         if feedback is None:
@@ -49,7 +49,7 @@ async def read_page_body(
     receive: Receive,
     headers: RequestHeaders,
     bytes_max: int,
-    held: HeldBody,
+    held: BodyPlace,
     *,
     body_s: float = BODY_S,
 ) -> bytes:

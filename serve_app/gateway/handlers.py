@@ -29,7 +29,7 @@ from serve_app.gateway.cache_use import read_cache_use
 from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.dialect import Translation, translate
 from serve_app.gateway.guard import check_endpoint
-from serve_app.gateway.held_bodies import HeldBodies, HeldBody
+from serve_app.gateway.held_bodies import HeldBodies, BodyPlace
 from serve_app.gateway.render import (
     JSON_CONTENT,
     error_headers,
@@ -64,7 +64,7 @@ class Recorder(Protocol):
 
 
 async def read_body(
-    receive: Receive, headers: RequestHeaders, bytes_max: int, held: HeldBody
+    receive: Receive, headers: RequestHeaders, bytes_max: int, held: BodyPlace
 ) -> bytes:
     """The whole request body.
 
@@ -96,7 +96,7 @@ async def read_body_in_time(
     receive: Receive,
     headers: RequestHeaders,
     bytes_max: int,
-    held: HeldBody,
+    held: BodyPlace,
     deadlines: Deadlines,
 ) -> bytes:
     """The body as from `read_body`, within the time that the first byte of the answer may take.
@@ -189,10 +189,10 @@ class CallHandler:
         self._clock = clock
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        with HeldBody(self._bodies) as held:
+        with BodyPlace(self._bodies) as held:
             await self._call(scope, receive, send, held)
 
-    async def _call(self, scope: Scope, receive: Receive, send: Send, held: HeldBody) -> None:
+    async def _call(self, scope: Scope, receive: Receive, send: Send, held: BodyPlace) -> None:
         started = self._clock()
         deadlines = self._pipeline.runtime.deadlines.start(asyncio.get_running_loop().time())
         headers = RequestHeaders(scope)
@@ -230,7 +230,7 @@ class CallHandler:
         scope: Scope,
         headers: RequestHeaders,
         receive: Receive,
-        held: HeldBody,
+        held: BodyPlace,
         deadlines: Deadlines,
     ) -> Order:
         """Read the client's request.

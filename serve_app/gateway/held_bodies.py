@@ -26,7 +26,7 @@ class HeldBodies:
         return self._pipeline.runtime.limits.held_body_bytes_max
 
 
-class HeldBody:
+class BodyPlace:
     """One body; closing the block gives its bytes back."""
 
     __slots__ = ("_all", "_bytes")
@@ -35,7 +35,7 @@ class HeldBody:
         self._all = bodies
         self._bytes = 0
 
-    def __enter__(self) -> HeldBody:
+    def __enter__(self) -> BodyPlace:
         return self
 
     def __exit__(self, *_: object) -> None:

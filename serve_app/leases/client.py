@@ -207,7 +207,7 @@ class Attempt:
         self._release(reusable=True)
 
 
-class Trial(NamedTuple):
+class Tried(NamedTuple):
     """What came of an attempt; `exchange` is None if the replica has not begun the call."""
 
     attempt: Attempt
@@ -434,7 +434,7 @@ class TierClient:
 
     async def _hedge(
         self, hedging: Hedging, attempt: Attempt, request: UpstreamRequest, deadlines: Deadlines
-    ) -> list[Trial]:
+    ) -> list[Tried]:
         """What came of an attempt, and of a second attempt if the first took long."""
         late_after_s = hedging.late_after_s()
         if late_after_s is None:
@@ -451,10 +451,10 @@ class TierClient:
         request: UpstreamRequest,
         deadlines: Deadlines,
         late_after_s: float,
-    ) -> list[Trial]:
+    ) -> list[Tried]:
         hedge: list[Attempt] = []
 
-        async def second() -> Trial | None:
+        async def second() -> Tried | None:
             lease = await self._spare_lease(hedging, attempt)
             if lease is None:
                 return None
@@ -462,14 +462,14 @@ class TierClient:
             hedge[0].charged = attempt.charged
             return await self._try(hedge[0], deadlines, until_first=True)
 
-        def wins(trial: Trial | None) -> bool:
+        def wins(trial: Tried | None) -> bool:
             if trial is None or trial.verdict is not Verdict.BEGUN:
                 return False
             for other in (attempt, *hedge):
                 other.pays = other is trial.attempt
             return True
 
-        trials: list[Trial | None] = []
+        trials: list[Tried | None] = []
         try:
             trials = await race(
                 partial(self._try, attempt, deadlines, until_first=True),
@@ -503,7 +503,7 @@ class TierClient:
             hedging.spend()
         return lease
 
-    def _note_times(self, hedging: Hedging, first: Attempt, last: Trial) -> None:
+    def _note_times(self, hedging: Hedging, first: Attempt, last: Tried) -> None:
         if (
             last.verdict is not Verdict.BEGUN
             or last.exchange is None
@@ -529,7 +529,7 @@ class TierClient:
 
     async def _try(
         self, attempt: Attempt, deadlines: Deadlines, *, until_first: bool = False
-    ) -> Trial:
+    ) -> Tried:
         """The exchange with the answer's head, and with its first bytes if asked."""
         address = attempt.lease.address
         try:
@@ -539,7 +539,7 @@ class TierClient:
             self._leases.lose(address)
             if error.begun:
                 self._note_fault(address)
-            return Trial(attempt, Verdict.LOST, None)
+            return Tried(attempt, Verdict.LOST, None)
         except ExchangeTimeout as error:
             attempt.cut()
             raise DeadlineExceeded(error.limit, error.seconds) from None
@@ -550,7 +550,7 @@ class TierClient:
         if verdict is not Verdict.BEGUN:
             attempt.drop()
         kept = verdict not in (Verdict.REFUSED, Verdict.LOST)
-        return Trial(attempt, verdict, exchange if kept else None)
+        return Tried(attempt, verdict, exchange if kept else None)
 
     def _judge(self, exchange: Exchange, address: Address) -> Verdict:
         if self.watches_load:
@@ -717,13 +717,13 @@ class TierClient:
             self._engines.note(address, load, asyncio.get_running_loop().time())
 
 
-def drop_trial(trial: Trial | None) -> None:
+def drop_trial(trial: Tried | None) -> None:
     """End an attempt whose answer came too late."""
     if trial is not None:
         trial.attempt.drop()
 
 
-def judge_hedge(hedge: Attempt, trials: Sequence[Trial | None]) -> HedgeFate:
+def judge_hedge(hedge: Attempt, trials: Sequence[Tried | None]) -> HedgeFate:
     """What became of a hedge, by the results of the race; no results: the call was cancelled."""
     own = [trial for trial in trials if trial is not None and trial.attempt is hedge]
     if not own:

@@ -78,7 +78,7 @@ async def test_the_same_answer_is_right_twice(bench: Bench) -> None:
     await bench.finish()
     assert bench.labels == [("a", Label(1.0, 1.0, "match", same=True))]
     [request] = bench.strong.requests
-    assert request.request_id == b"label-a"
+    assert request.request_id == "label-a"
     assert not request.stream
     assert bench.strong.bodies() == [{"messages": [{"role": "user", "content": "a"}]}]
     assert not bench.fast.requests

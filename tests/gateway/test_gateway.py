@@ -22,7 +22,7 @@ from serve_app.core.errors import (
 )
 from serve_app.core.load import BreakerState, TierLoad
 from serve_app.gateway.feedback import read_page_body
-from serve_app.gateway.held_bodies import HeldBodies, HeldBody
+from serve_app.gateway.held_bodies import HeldBodies, BodyPlace
 from serve_app.gateway.request_headers import RequestHeaders
 from tests.fakes import FakeAnswer
 from tests.gateway.conftest import Gateway
@@ -468,7 +468,7 @@ async def test_a_page_does_not_wait_for_ever_for_a_body(gateway: Gateway) -> Non
         return {"type": "http.request", "body": b" ", "more_body": True}
 
     headers = RequestHeaders({"headers": []})
-    with HeldBody(HeldBodies(gateway.pipeline)) as held, pytest.raises(BodyTooSlow):
+    with BodyPlace(HeldBodies(gateway.pipeline)) as held, pytest.raises(BodyTooSlow):
         await read_page_body(receive, headers, 1000, held, body_s=0.05)
 
 

@@ -203,6 +203,9 @@ WHY: Mapping[str, str] = {
     "RAY_SERVE_PROXY_READY_CHECK_TIMEOUT_S": (
         "On a busy node, Serve would kill a HAProxy that needs more than 5 s to start."
     ),
+    "RAY_SERVE_PROXY_HEALTH_CHECK_PERIOD_S": (
+        "Serve would notice a dead HAProxyManager only after half a minute."
+    ),
     "RAY_SERVE_HAPROXY_HARD_STOP_AFTER_S": (
         "Long streams would be cut whenever Routers start or stop."
     ),
