@@ -5,6 +5,8 @@ import { nanos, percent, rate, reason, score, seconds, whole } from "./format.js
 import { render } from "./markdown.js";
 import { events, post } from "./service.js";
 
+const WRITING_S_MIN = 0.05;
+
 // What a call has cost, in nanos, by the rules of the service's own bill.
 function cost(price, usage) {
   if (!price) return null;
@@ -182,7 +184,8 @@ export class Answer {
   #figures() {
     const tokens = this.usage?.completion_tokens;
     const writing = this.totalS - this.firstTokenS;
-    const speed = tokens > 1 && writing > 0 ? (tokens - 1) / writing : null;
+    // A short answer, or a draft that was held back, comes at once: that says nothing of the speed.
+    const speed = tokens > 1 && writing >= WRITING_S_MIN ? (tokens - 1) / writing : null;
     const rows = [
       ["First token", seconds(this.firstTokenS)],
       ["Tokens/s", rate(speed)],

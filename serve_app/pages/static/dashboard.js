@@ -123,7 +123,7 @@ function figures({ calls, routing: state, money: amounts, tiers }) {
   const aim = state.target === null ? `threshold ${score(state.threshold_min)}` : `target ${percent(state.target)}`;
   const found = [
     figure("Calls a second", rate(calls.per_s), `${whole(calls.ended_ever)} since the start`),
-    figure("In flight", whole(calls.in_flight), `${whole(waiting)} wait for a place or an engine`),
+    figure("In flight", whole(calls.in_flight), `${whole(waiting)} wait`),
     figure("Failed", percent(ratio, 1), `${whole(calls.failed)} of ${whole(calls.ended)} calls`, ratio >= 0.01 ? "bad" : ""),
     figure(`Share of ${state.strongest}`, percent(state.share), `${aim}, of ${whole(state.routed)} routed`),
   ];
