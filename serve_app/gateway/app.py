@@ -31,7 +31,7 @@ from serve_app.gateway.browser import BrowserPages, Files, NumbersSource
 from serve_app.gateway.feedback import build_feedback_page, read_page_body
 from serve_app.gateway.guard import Guard, check_endpoint, read_caller
 from serve_app.gateway.handlers import CallHandler, ClientGone, Recorder
-from serve_app.gateway.held_bodies import HeldBodies, BodyPlace
+from serve_app.gateway.held_bodies import BodyPlace, HeldBodies
 from serve_app.gateway.openapi import build_openapi_page
 from serve_app.gateway.paths import route_path
 from serve_app.gateway.readiness import Readiness

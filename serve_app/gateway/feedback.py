@@ -15,7 +15,7 @@ from serve_app.core.errors import BodyTooSlow, FeedbackOff, InvalidField
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.lines import FeedbackReport
 from serve_app.gateway.handlers import read_body
-from serve_app.gateway.held_bodies import HeldBodies, BodyPlace
+from serve_app.gateway.held_bodies import BodyPlace, HeldBodies
 from serve_app.gateway.request_headers import REQUEST_ID, RequestHeaders
 from serve_app.gateway.wire import parse_json
 

@@ -29,7 +29,7 @@ from serve_app.gateway.cache_use import read_cache_use
 from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.dialect import Translation, translate
 from serve_app.gateway.guard import check_endpoint
-from serve_app.gateway.held_bodies import HeldBodies, BodyPlace
+from serve_app.gateway.held_bodies import BodyPlace, HeldBodies
 from serve_app.gateway.render import (
     JSON_CONTENT,
     error_headers,

@@ -22,7 +22,7 @@ from serve_app.core.errors import (
 )
 from serve_app.core.load import BreakerState, TierLoad
 from serve_app.gateway.feedback import read_page_body
-from serve_app.gateway.held_bodies import HeldBodies, BodyPlace
+from serve_app.gateway.held_bodies import BodyPlace, HeldBodies
 from serve_app.gateway.request_headers import RequestHeaders
 from tests.fakes import FakeAnswer
 from tests.gateway.conftest import Gateway
