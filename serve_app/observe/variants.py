@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections import Counter as Counts
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any, Protocol
+from typing import Protocol
 
 from ray.serve.metrics import Counter, Gauge
 
@@ -39,20 +39,25 @@ class VariantMetrics:
     def __init__(self, read: Callable[[], Sequence[TrialSeen]]) -> None:
         self._read = read
         self._counted: Counts[tuple[str, ...]] = Counts()
-        keys: Any = ("tier", "variant")  # Ray's types say: a tuple of one
         self._share = Gauge(
-            "serve_app_variant_ratio", "Share of the tier's calls that the variant gets.", keys
+            "serve_app_variant_ratio",
+            "Share of the tier's calls that the variant gets.",
+            ("tier", "variant"),  # type: ignore[arg-type]  # Ray says: a tuple of one
         )
         self._out = Gauge(
-            "serve_app_variant_rolled_back", "1 if the variant is rolled back, otherwise 0.", keys
+            "serve_app_variant_rolled_back",
+            "1 if the variant is rolled back, otherwise 0.",
+            ("tier", "variant"),  # type: ignore[arg-type]  # as above
         )
         self._calls = Counter(
-            "serve_app_variant_calls", "Calls drawn for a variant, or for its incumbent.", keys
+            "serve_app_variant_calls",
+            "Calls drawn for a variant, or for its incumbent.",
+            ("tier", "variant"),  # type: ignore[arg-type]  # as above
         )
         self._bad = Counter(
             "serve_app_variant_bad_ends",
             "Calls that ended badly at a variant, or at its incumbent, by signal.",
-            (*keys, "signal"),
+            ("tier", "variant", "signal"),  # type: ignore[arg-type]  # as above
         )
 
     def flush(self) -> None:

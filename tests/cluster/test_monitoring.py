@@ -65,6 +65,7 @@ WITH_KEYS = {
     *WITH_TARGET,
     "ray_serve_app_budget_used_ratio",  # limits.rules
     "ray_serve_app_certificate_end_seconds",  # SERVE_APP_TLS_CERTIFICATE
+    "ray_serve_app_variant_rolled_back",  # args.variants
 }
 """Metrics of ours that need a key which not every shipped config has."""
 OF_PROMETHEUS = {"job", "instance"}

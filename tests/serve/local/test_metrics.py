@@ -51,6 +51,7 @@ NEVER_HERE = {
     "ray_memory_manager_worker_eviction_total",  # once Ray has killed a process for memory
     "ray_serve_app_audit_missed_total",  # once a call could not be recorded
     "ray_serve_app_certificate_end_seconds",  # with TLS on the public port
+    "ray_serve_app_variant_rolled_back",  # with variants
     "ray_serve_app_draft_confidence_bucket",  # with a cascade
     "ray_serve_app_draft_tokens_total",  # with a cascade
     "ray_vllm_num_preemptions_total",  # once an engine has preempted a call
