@@ -104,7 +104,7 @@ def plan(
     scaled = read_scaled(serve_config)
     try:
         made = make_plan(
-            scaled.tiers,
+            scaled.deployed,
             Options(
                 cards=_parse_cards(card or []),
                 quantizations=tuple(_split(quantization)),

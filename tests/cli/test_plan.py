@@ -6,6 +6,7 @@ from pathlib import Path
 
 import orjson
 import pytest
+import yaml
 from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
@@ -170,3 +171,17 @@ def test_a_wrong_engine_key_is_found_first(tmp_path: Path) -> None:
     result = run(path)
     assert result.exit_code == 2
     assert "did you mean 'tensor_parallel_size'" in result.stderr
+
+
+def test_variants_are_planned_beside_their_tiers(tmp_path: Path) -> None:
+    """A blue-green switch needs the GPUs of both engines at the same time."""
+    document = yaml.safe_load((CONFIGS / "prod.yaml").read_text())
+    document["applications"][0]["args"]["variants"] = [{"tier": "fast", "name": "next"}]
+    path = tmp_path / "variants.yaml"
+    path.write_text(yaml.safe_dump(document))
+    result = run(path, "--json")
+    assert [tier["tier"] for tier in orjson.loads(result.stdout)["tiers"]] == [
+        "fast",
+        "strong",
+        "fast--next",
+    ]
