@@ -7,6 +7,7 @@ it imports little.
 from __future__ import annotations
 
 import fcntl
+import json
 import os
 import resource
 import signal
@@ -24,7 +25,14 @@ from serve_app.cli.haproxy_supervisor import (
 )
 from serve_app.cli.tls_files import TlsFiles, TlsFileUnusable, write_private
 from serve_app.config.environment import HAPROXY_PROGRAM
-from serve_app.config.haproxy import TemplateChanged, amend, find_admin_socket, read_limits
+from serve_app.config.haproxy import (
+    TemplateChanged,
+    amend,
+    find_admin_socket,
+    find_routers,
+    keep_routers,
+    read_limits,
+)
 from serve_app.config.tls import read_tls
 
 
@@ -36,6 +44,9 @@ def main() -> None:
     os.environ.pop(HAPROXY_PROGRAM, None)
     try:
         written, launch = Launch.parse(read_arguments(holder))
+        if not launch.predecessors:
+            # A start and no reload: the Routers of an earlier cluster are others.
+            _routers_file(written).unlink(missing_ok=True)
         ray_socket = Path(find_admin_socket(_read_locked(written)))
         generation = Generation(holder, written, ray_socket)
         supervisor = Supervisor(generation, launch, get_haproxy_binary(), environment)
@@ -63,12 +74,28 @@ def write_amended(generation: Generation, environment: dict[str, str]) -> None:
     _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
     listener = None if tls is None else TlsFiles(tls, written).prepare()
     limits, socket = read_limits(environment), str(generation.socket)
+    text = _keep_routers(_read_locked(written), _routers_file(written))
     write_private(
         generation.configuration,
-        amend(_read_locked(written), limits, files_max, listener, admin_socket=socket),
+        amend(text, limits, files_max, listener, admin_socket=socket),
     )
     if tls is not None:
         _watch_certificates(generation, environment)
+
+
+def _routers_file(written: Path) -> Path:
+    return written.with_name(f"{written.name}.routers")
+
+
+def _keep_routers(text: str, file: Path) -> str:
+    """Ray's configuration with the Routers that it named last, where it names none."""
+    try:
+        known: dict[str, list[str]] = json.loads(file.read_text())
+    except (OSError, ValueError):
+        known = {}
+    kept = keep_routers(text, known)
+    write_private(file, json.dumps(find_routers(kept)))
+    return kept
 
 
 def _watch_certificates(generation: Generation, environment: dict[str, str]) -> None:

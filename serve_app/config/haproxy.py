@@ -11,7 +11,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
@@ -34,6 +34,7 @@ RETRIES_MAX = 3
 APPLICATION = r"(?m)^    use_backend "
 SERVER = r"(?m)^    server \S+ \S+ check"
 ROUTER = r"(?m)^    server (\S+) \S+ check(?!.* backup$)"
+ROUTER_LINE = rf"{ROUTER}.*"
 BACKEND = r"(?m)^(backend \S+\n)((?:(?:    .*)?\n)*)"
 SERVER_LINE = r"(?m)^(    server .*)$"
 ADMIN_SOCKET = r"(?m)^    stats socket (\S+) mode 666 (level admin .*)$"
@@ -168,6 +169,34 @@ def amend(
     text = re.sub(BACKEND, _amend_backend, text)
     # HAProxy ignores this one in `default-server`. There may be no Router yet, and so no line.
     return re.sub(SERVER_LINE, rf"\1 tcp-ut {SILENT_S_MAX}s", text)
+
+
+def find_routers(text: str) -> dict[str, list[str]]:
+    """The lines of the Routers in Ray's configuration, by backend; empty where Ray names none."""
+    found = {}
+    for head, lines in re.findall(BACKEND, text):
+        if re.search(SERVER, lines):
+            found[head.split()[1]] = [match[0] for match in re.finditer(ROUTER_LINE, lines)]
+    return found
+
+
+def keep_routers(text: str, known: Mapping[str, Sequence[str]]) -> str:
+    """Ray's configuration, with the last known Routers where it names none.
+
+    While all Routers take a new `user_config`, Ray names none of them for about a second, although
+    they serve on. Whether a Router is there is for HAProxy's own health check to say.
+    """
+
+    def keep(backend: re.Match[str]) -> str:
+        head, lines = backend.groups()
+        kept = known.get(head.split()[1], ())
+        if not kept or re.search(ROUTER, lines):
+            return backend[0]
+        first = re.search(SERVER, lines)
+        at = len(lines) if first is None else first.start()
+        return "".join((head, lines[:at], *(line + "\n" for line in kept), lines[at:]))
+
+    return re.sub(BACKEND, keep, text)
 
 
 def _amend_backend(backend: re.Match[str]) -> str:

@@ -5,9 +5,9 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
-import sys
 import time
 from collections.abc import AsyncIterator, Callable
+from contextlib import suppress
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -39,6 +39,9 @@ from serve_app.replica.state import find_draining, is_dead, read_check_times
 from serve_app.replica.vllm_engine import VLLMSigns
 
 logger = logging.getLogger("ray.serve")
+
+STDERR = 2
+"""The file descriptor; Ray shows what is written there to the driver."""
 
 
 class TensorGroupTorn(Exception):
@@ -135,9 +138,13 @@ class TierServer(LLMServer):
 
     @staticmethod
     def _tell(step: StartStep) -> None:
-        """Tell `serve-app up` how far the start has come: Serve holds lines of its log back."""
+        """Tell `serve-app up` how far the start has come.
+
+        Serve puts what is written to `sys.stderr` into its log, which another process cannot find.
+        """
         name = serve.get_replica_context().deployment.removeprefix(DEPLOYMENT_PREFIX)
-        print(render_step(name, step), file=sys.stderr, flush=True)  # noqa: T201  # as said above
+        with suppress(OSError):
+            os.write(STDERR, f"{render_step(name, step)}\n".encode())
 
     def _check_place(self) -> None:
         size = int(self._llm_config.engine_kwargs.get("tensor_parallel_size") or 1)

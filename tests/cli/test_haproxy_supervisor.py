@@ -349,19 +349,36 @@ async def test_without_a_router_the_answer_comes_at_once(door: Door) -> None:
 @pytest.mark.parametrize("listed", [True, False])
 async def test_no_call_is_held_until_a_router_runs(door: Door, *, listed: bool) -> None:
     """Ray's fallback would hold it without a limit; for Ray's health check it stands in."""
-    ports = [free_port()] if listed else []
-    backend = build_backends(*ports)["llm"]
-    fallback = door.server.sockets[0].getsockname()[1]
+    stand_in = await asyncio.start_server(Router(), "127.0.0.1", 0)
+    backend = build_backends(*([free_port()] if listed else []))["llm"]
+    fallback = stand_in.sockets[0].getsockname()[1]
     backend.fallback_server = ServerConfig("fallback", "127.0.0.1", fallback)
+    door.server.close()
+    door.router.die()
     door.api.set_backend_configs({"llm": backend})
     await door.api.reload()
     assert (await door.read("/v1/models")).startswith(b"HTTP/1.1 503 ")
+    while b",DOWN," not in (await door.api._send_socket_command("show stat")).encode():
+        await asyncio.sleep(0.05)
+    # The fallback is the only server that is up.
     assert (await door.read("/-/healthz")).startswith(b"HTTP/1.1 200 ")
-    if listed:
-        while b",DOWN," not in (await door.api._send_socket_command("show stat")).encode():
-            await asyncio.sleep(0.05)
-        # The fallback is the only server that is up.
-        assert (await door.read("/v1/models")).startswith(b"HTTP/1.1 503 ")
+    assert (await door.read("/v1/models")).startswith(b"HTTP/1.1 503 ")
+    stand_in.close()
+
+
+async def test_routers_that_take_a_new_config_are_kept(door: Door) -> None:
+    """Ray names no Router for about a second while all of them take a `user_config`."""
+    backend = build_backends()["llm"]
+    backend.fallback_server = ServerConfig("fallback", "127.0.0.1", free_port())
+    async with Poll(door) as poll:
+        for _ in range(2):
+            door.api.set_backend_configs({"llm": backend})
+            await door.api.reload()
+            await asyncio.sleep(0.3)
+        door.api.set_backend_configs(build_backends(door.server.sockets[0].getsockname()[1]))
+        await door.api.reload()
+        await wait_for(lambda: len(poll.outcomes) > 20)
+    assert not poll.failed, Counter(said for _, said in poll.outcomes)
 
 
 async def test_a_call_before_the_application_is_known(door: Door) -> None:
