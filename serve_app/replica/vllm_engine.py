@@ -7,6 +7,7 @@ import os
 import threading
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from pathlib import Path
 from typing import Any
 
 import psutil
@@ -14,6 +15,9 @@ import psutil
 from serve_app.replica.engine_stats import EngineStats
 from serve_app.replica.liveness import EngineFault
 from serve_app.replica.state import is_dead
+
+WORKER_TITLE = "VLLM::Worker"
+"""How vLLM titles the processes of its workers."""
 
 
 class VLLMSigns:
@@ -29,6 +33,7 @@ class VLLMSigns:
         """`serves` says whether the engine's HTTP server runs; `probe` computes one token."""
         self._client, self._stats = client, stats
         self._serves, self._probe = serves, probe
+        self._workers = find_workers()
 
     @property
     def can_be_pinged(self) -> bool:
@@ -36,8 +41,11 @@ class VLLMSigns:
         return hasattr(self._client, "is_paused") and hasattr(self._client, "output_processor")
 
     def fault(self) -> EngineFault | None:
-        """Whether vLLM has noticed its engine's death, or the HTTP server has ended."""
-        if is_dead(self._client):
+        """Whether the engine or one of its workers has died, or the HTTP server has ended.
+
+        vLLM says that its engine is dead only once it has waited seconds for the other workers.
+        """
+        if is_dead(self._client) or any(map(has_ended, self._workers)):
             return EngineFault.DEAD
         return None if self._serves() else EngineFault.CLOSED
 
@@ -62,6 +70,32 @@ class VLLMSigns:
         finally:
             if self._stats is not None:
                 self._stats.probing = False
+
+
+def find_workers() -> list[int]:
+    """The processes of the engine's workers on this node; none where one process does all work.
+
+    Workers that are actors of Ray are not among them; EngineCore waits for their end by itself.
+    """
+    found = []
+    for child in multiprocessing.active_children():
+        with suppress(psutil.Error):
+            family = psutil.Process(child.pid).children(recursive=True)
+            found += [each.pid for each in family if _is_worker(each)]
+    return found
+
+
+def _is_worker(process: psutil.Process) -> bool:
+    return any(word.startswith(WORKER_TITLE) for word in process.cmdline())
+
+
+def has_ended(pid: int) -> bool:
+    """Whether a process has ended, or waits for its parent to notice; costs microseconds."""
+    try:
+        stat = Path(f"/proc/{pid}/stat").read_bytes()
+    except OSError:
+        return True
+    return stat.rpartition(b") ")[2][:1] in (b"Z", b"X")
 
 
 def kill_engine() -> None:

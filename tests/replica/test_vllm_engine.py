@@ -22,7 +22,13 @@ from vllm.v1.engine.output_processor import OutputProcessor
 
 from serve_app.replica.engine_stats import EngineStats
 from serve_app.replica.liveness import EngineFault
-from serve_app.replica.vllm_engine import VLLMSigns, kill_engine
+from serve_app.replica.vllm_engine import (
+    WORKER_TITLE,
+    VLLMSigns,
+    find_workers,
+    has_ended,
+    kill_engine,
+)
 
 
 class FakeClient:
@@ -158,3 +164,24 @@ def run_engine(sender: multiprocessing.connection.Connection) -> None:
     worker = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(60)"])
     sender.send(worker.pid)
     time.sleep(60)
+
+
+def test_a_dead_worker_is_a_dead_engine() -> None:
+    """Before vLLM says so: it first waits for the other workers. A zombie is dead too."""
+    title = f"exec -a {WORKER_TITLE}_TP0 sleep 60 & wait"
+    context = multiprocessing.get_context("fork")
+    engine = context.Process(target=os.execvp, args=("bash", ["bash", "-c", title]))
+    engine.start()
+    try:
+        while not (workers := find_workers()):
+            time.sleep(0.01)
+        made = Made()
+        assert made.signs.fault() is None
+        os.kill(workers[0], signal.SIGKILL)
+        while not has_ended(workers[0]):
+            time.sleep(0.01)
+        assert made.signs.fault() is EngineFault.DEAD
+    finally:
+        engine.kill()
+        engine.join()
+    assert find_workers() == []

@@ -25,6 +25,7 @@ def test_a_replica_refuses_other_weights(tmp_path_factory: pytest.TempPathFactor
     document = yaml.safe_load((ROOT / "configs" / "local.yaml").read_text())
     args = document["applications"][0]["args"]
     args["tiers"] = args["tiers"][:1]
+    del document["applications"][0]["deployments"][0]["user_config"]["prices"]
     sums = make_sums(demo.locate("fast"))
     args["tiers"][0]["sha256sums"] = {**sums, "model.safetensors": "0" * 64}
     directory = run_dir(tmp_path_factory)
