@@ -125,15 +125,26 @@ def parse_share(text: str) -> float:
     return share
 
 
+def _find_rolled_back(application: Document, cluster: str) -> set[tuple[str, str]]:
+    """The variants that are out, with their tiers."""
+    with open_cluster(cluster):
+        merged = merge_reports(ask_routers(application["name"], "read_trials"))
+    return {(tier, name) for tier, trial in merged.items() for name in trial.out}
+
+
 def _change(
     path: Path, tier: str, variant: str, share: float, dashboard: str, cluster: str, wait_s: float
 ) -> None:
     config = read_or_exit(path)
     try:
         with open_live(dashboard) as live:
+            application = live.find()
             if share == 1:
-                check_room(live.find(), tier, variant)
-            text = change_share(path.read_text(encoding="utf-8"), config, tier, variant, share)
+                check_room(application, tier, variant)
+            anew = (tier, variant) in _find_rolled_back(application, cluster)
+            text = change_share(
+                path.read_text(encoding="utf-8"), config, tier, variant, share, anew=anew
+            )
             changed = _read_changed(path, text)
             if apply_config(live, changed, wait_s=wait_s):
                 _write(path, text)
@@ -143,8 +154,10 @@ def _change(
         _fail(error)
 
 
-def change_share(text: str, config: ServeConfig, tier: str, variant: str, share: float) -> str:
-    """The text of a config with another share of one variant.
+def change_share(
+    text: str, config: ServeConfig, tier: str, variant: str, share: float, *, anew: bool = False
+) -> str:
+    """The text of a config with another share of one variant; `anew` begins a new trial.
 
     Raises:
         CanaryRefused: the config has no such variant.
@@ -165,7 +178,7 @@ def change_share(text: str, config: ServeConfig, tier: str, variant: str, share:
         for name, one in config.runtime.variants.items()
     }
     own = {**written.get(tier, {}), "shares": {name: part for name, part in shares.items() if part}}
-    if not before.shares.get(variant) or share == 0:
+    if anew or not before.shares.get(variant) or share == 0:
         own["trial"] = time.strftime("%Y-%m-%dT%H:%M:%SZ", time.gmtime())
     if sum(shares.values()) >= 1 and own.get("rollback") is not None:
         del own["rollback"]  # There is nothing left to compare with.
@@ -236,7 +249,7 @@ def draw_table(rows: Sequence[Mapping[str, Any]]) -> Table:
     """The rows for a person."""
     table = Table(box=None, padding=(0, 2))
     for heading in ("tier", "variant", "share", "replicas", "calls", "bad ends", ""):
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for row in rows:
         bad = ", ".join(f"{signal} {count}" for signal, count in row["bad"].items())
         out = f"rolled back: {row['rolled_back']}" if row["rolled_back"] else ""

@@ -35,6 +35,7 @@ FLUSH_S = 0.1
 HEARTBEAT_S = 5.0
 SEND_S = 2.0
 CLOSE_S = 2.0
+CLOSE_RETRY_S = 0.1
 REFUSAL_MS = 100
 ATTEMPTS = 3
 """A slice may end on its way, because its slot closes."""
@@ -128,10 +129,21 @@ class SlicedCounters:
         for task in self._asking:
             task.cancel()
         self._purse.empty()
-        with suppress(CountersUnreachable, TimeoutError):
+        with suppress(TimeoutError):
             async with asyncio.timeout(CLOSE_S):
+                await self._flush_until_told()
+                await self._flush_until_told()
+
+    async def _flush_until_told(self) -> None:
+        """Send the changes again if they got lost: the first message to an owner that has been
+        started again finds only that the old one is gone."""
+        while True:
+            try:
                 await self.flush()
-                await self.flush()
+            except CountersUnreachable:
+                await asyncio.sleep(CLOSE_RETRY_S)
+            else:
+                return
 
     async def reserve(self, call_id: str, asks: Sequence[LimitAsk]) -> LimitVerdict:
         """Reserve all or nothing.

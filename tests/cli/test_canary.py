@@ -72,6 +72,17 @@ def test_a_share_begins_a_trial_and_a_larger_one_goes_on_with_it(path: Path) -> 
     assert [line for line in path.read_text().splitlines() if "#" in line] == comments
 
 
+def test_a_variant_that_is_out_begins_a_new_trial(path: Path) -> None:
+    """Otherwise its share would be without effect."""
+    rollback = {"fast": {"shares": {"next": 0.1}, "trial": "first"}}
+    path.write_text(set_router_key(path.read_text(), "variants", rollback))
+    before, text = read_serve_config(path), path.read_text()
+    for anew in (False, True):
+        path.write_text(change_share(text, before, "fast", "next", 1.0, anew=anew))
+        after = read_serve_config(path).runtime.variants["fast"]
+        assert (after.trial != "first") is anew
+
+
 def test_all_calls_leave_nothing_to_compare_with(path: Path) -> None:
     """A promotion takes out bounds that were set for the comparison, an abort the share."""
     rollback = {"fast": {"shares": {"next": 0.1}, "rollback": {"worse_ratio_max": 2.0}}}

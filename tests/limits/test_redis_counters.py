@@ -157,13 +157,13 @@ async def test_the_places_of_a_dead_router_expire(redis_url: str) -> None:
     """Its calls stay charged by their estimates; a Router that lives keeps its places."""
     places, tokens = places_of(2), limit_of(100)
     asks = [LimitAsk(places, 1), LimitAsk(tokens, 40)]
-    async with counters_of(redis_url, place_s=0.4) as living:
-        async with counters_of(redis_url, place_s=0.4) as dead:
+    async with counters_of(redis_url, place_s=1.5) as living:
+        async with counters_of(redis_url, place_s=1.5) as dead:
             await dead.reserve("d1", asks)
         await living.reserve("l1", asks)
         await until_used(living, places, 1)
         for _ in range(5):
-            await asyncio.sleep(0.2)
+            await asyncio.sleep(0.4)
             assert await used(living, places) == 1
         assert await used(living, tokens) == 80
 

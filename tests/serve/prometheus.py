@@ -31,6 +31,10 @@ class Prometheus:
         self._client = httpx.Client(base_url=base_url, timeout=60)
         self._begun = time.time()
 
+    def close(self) -> None:
+        """Close the connection."""
+        self._client.close()
+
     def ready(self) -> bool:
         """Whether it answers queries."""
         try:
@@ -88,11 +92,12 @@ def running_prometheus(directory: Path, rules: Sequence[Path]) -> Iterator[Prome
     log = directory / "prometheus.log"
     with log.open("wb") as output:
         child = subprocess.Popen(command, stdout=output, stderr=subprocess.STDOUT)
+    prometheus = Prometheus(f"http://{address}")
     try:
-        prometheus = Prometheus(f"http://{address}")
         wait_for(prometheus.ready, timeout_s=STARTS_S, what=log.read_text()[-2000:] or "ready")
         yield prometheus
     finally:
+        prometheus.close()
         child.terminate()
         child.wait(30)
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import subprocess
 import threading
 import time
@@ -104,7 +105,9 @@ def test_garbage_is_out_within_a_minute_and_no_call_is_lost(service: Service, co
     assert any(variant == "garbage" and not good for (_, variant, good) in seen), seen
     after = [ask(service) for _ in range(50)]
     assert not any("x-route-variant" in response.headers for response in after)
-    assert "rolled back: disliked" in canary("status")
+    rows = {row["variant"]: row for row in json.loads(canary("status", "--json"))}
+    assert rows["garbage"]["rolled_back"] == "disliked"
+    assert rows["(incumbent)"]["bad"] == {}
 
 
 def test_a_promotion_takes_over_at_once(service: Service, config: Path) -> None:
