@@ -18,6 +18,7 @@ from tests.outcomes.fault_table import read_rows, render_table, write_between_ma
 from tests.outcomes.load import CLIENTS
 
 ROOT = Path(__file__).parents[2]
+FOLDERS = ("tests/faults", "tests/serve")
 PAGE = ROOT / "docs" / "guarantees.md"
 
 
@@ -43,7 +44,7 @@ def parse_options() -> argparse.Namespace:
 
 def run_tests(tests: list[str], rows: Path) -> int:
     """Pytest's exit code; the tests add their rows to the file."""
-    command = [sys.executable, "-m", "pytest", *(tests or ["tests/faults"])]
+    command = [sys.executable, "-m", "pytest", "-m", "faults", *(tests or FOLDERS)]
     return subprocess.run(command, cwd=ROOT, env={**os.environ, ROWS: str(rows)}).returncode
 
 
