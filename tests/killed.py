@@ -5,8 +5,10 @@ from __future__ import annotations
 import multiprocessing
 import random
 import time
+import warnings
 from collections.abc import Callable
 from contextlib import suppress
+from multiprocessing import resource_tracker
 from multiprocessing.connection import Connection
 from pathlib import Path
 
@@ -19,6 +21,10 @@ def kill_writer(
     write: Callable[[Path, Connection], None], directory: Path, seed: int, *preload: str
 ) -> list[object]:
     """Run `write` in a process, kill -9 it; returns what it had sent to the connection."""
+    with warnings.catch_warnings():
+        # Tests of how a service ends may have ended the tracker with this process's descendants.
+        warnings.simplefilter("ignore", UserWarning)
+        resource_tracker.ensure_running()
     context = multiprocessing.get_context("forkserver")
     # Importing takes a process longer than all the writing.
     context.set_forkserver_preload(list(preload))

@@ -18,6 +18,9 @@ FINDINGS_MAX = 100
 """Findings of one chain that are kept; a log in ruins need not be described line by line."""
 
 
+SEAL_KEYS = frozenset({"seq", "kind", "seal", "prev", "hash"})
+
+
 @dataclass(frozen=True, slots=True)
 class LogFinding:
     """Something that no Router has done to its log. `line` is None where a whole file is meant."""
@@ -264,6 +267,9 @@ class _ChainCheck:
         except BadSeal as error:
             self._find(f"a seal does not hold: {error}")
             return
+        if document.keys() - SEAL_KEYS:
+            # No signature covers the last seal's own line.
+            self._find("the record of a seal holds more than the seal")
         filed = self._seals.get(seal.seq)
         if seal.seq != seq - 1 or seal.chain != self._chain:
             self._find("a seal is not where it was written")

@@ -112,6 +112,15 @@ def rechain(lines: list[bytes], at: int) -> list[bytes]:
     return changed
 
 
+def test_the_last_seal_holds_nothing_else(written: Place, tmp_path: Path) -> None:
+    """No later seal covers its line, so somebody without the key could add to it."""
+    place = written.copy(tmp_path / "copy")
+    path = place.files()[-1]
+    lines = read_lines(path)
+    write_lines(path, rechain(lines, len(lines) - 1))
+    assert ["more than the seal" in finding for finding in place.findings()] == [True]
+
+
 @pytest.mark.parametrize("seals", [True, False])
 def test_a_forged_end_needs_the_newest_seal(written: Place, tmp_path: Path, seals: bool) -> None:
     """A log and its seals that are cut alike are whole by themselves; the directory of the key
