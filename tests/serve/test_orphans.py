@@ -71,7 +71,7 @@ class Killed:
         """End it, whatever a test has left."""
         if is_living(self.up):
             self.up.send_signal(signal.SIGTERM)
-            self.up.wait(60)
+        self.up.wait(60)
         processes.end(RunDirectory(self.run_dir).find_processes(), grace_s=1)
 
 
