@@ -23,7 +23,7 @@ from serve_app.config.environment import HAPROXY_PROGRAM, ray_environment
 from tests.config.test_haproxy import free_port, listens, wait_for
 
 BACK_S = 8.0
-"""docs/guarantees.md promises 2 s and has the figure. A loaded machine takes longer; Ray alone takes 30."""
+"""docs/guarantees.md promises 2 s. A loaded machine takes longer, Ray alone takes 30 s."""
 STREAM_S = float(os.environ.get("SERVE_APP_STREAM_S", "6"))
 """How long the stream over three reloads lasts: with 600 in the environment ten minutes."""
 SHORT_S = 2.0

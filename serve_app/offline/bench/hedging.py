@@ -109,6 +109,7 @@ class PausingEngine:
         self._server: asyncio.Server | None = None
         self.held = 0
         """Places that are granted."""
+        self.connections: set[asyncio.Transport] = set()
 
     async def start(self) -> Address:
         """Open the port."""
@@ -118,10 +119,14 @@ class PausingEngine:
         host, port = self._server.sockets[0].getsockname()[:2]
         return str(host), int(port)
 
-    def close(self) -> None:
-        """Close the port."""
+    async def close(self) -> None:
+        """Close the port and every connection."""
         if self._server is not None:
             self._server.close()
+        for transport in self.connections:
+            transport.abort()
+        while self.connections:
+            await asyncio.sleep(0)
 
     def first_s(self) -> float:
         """The time to the first token of a call that begins now."""
@@ -151,8 +156,11 @@ class _EngineConnection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         # uvloop's transports do not derive from asyncio's.
         self._transport = cast(asyncio.Transport, transport)
+        self._engine.connections.add(self._transport)
 
     def connection_lost(self, exc: Exception | None) -> None:
+        if self._transport is not None:
+            self._engine.connections.discard(self._transport)
         self._transport = None
         if self._timer is not None:
             self._timer.cancel()
@@ -305,9 +313,10 @@ async def _tier(load: Load, run: Run, config: HedgingConfig | None) -> AsyncIter
         yield client
     finally:
         client.close()
-        for engine in engines.values():
-            engine.close()
         await _end_all()
+        client.close()  # the connections over which the last leases were ended
+        for engine in engines.values():
+            await engine.close()
 
 
 async def _end_all() -> None:

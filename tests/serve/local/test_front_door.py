@@ -19,7 +19,7 @@ pytestmark = pytest.mark.serve
 
 POLL_S = 0.02
 BACK_S = 8.0
-"""docs/guarantees.md promises 2 s and has the figure. A loaded machine takes longer; Ray alone takes 30."""
+"""docs/guarantees.md promises 2 s. A loaded machine takes longer, Ray alone takes 30 s."""
 
 
 @dataclass
