@@ -13,8 +13,8 @@ import typer
 from ray.util.state import get_log, list_logs, list_nodes
 from ray.util.state.exception import RayStateApiException
 
-from serve_app.cli.reload import ClusterOption, DashboardOption
-from serve_app.deploy.live import DASHBOARD, ServiceNotFound, open_cluster
+from serve_app.cli.reload import ClusterOption
+from serve_app.deploy.live import ServiceNotFound, open_cluster
 
 GLOB = "serve/*"
 WANTED = re.compile(r"serve/(access_.*\.jsonl|(replica|controller|proxy|haproxy)_.*\.log)$")
@@ -47,7 +47,6 @@ def logs(
         int,
         typer.Option(min=1, max=1_000_000, help="Lines that are read from the end of each log."),
     ] = TAIL,
-    dashboard: DashboardOption = DASHBOARD,
     cluster: ClusterOption = "auto",
 ) -> None:
     """Print the access logs and Serve's logs of all nodes, in the order of time.
@@ -58,7 +57,7 @@ def logs(
     begin_at = 0.0 if since is None else datetime.now(UTC).timestamp() - parse_age(since)
     try:
         with open_cluster(cluster):
-            found = sorted(read_lines(dashboard, tail), key=lambda line: line.at)
+            found = sorted(read_lines(tail), key=lambda line: line.at)
     except (ServiceNotFound, RayStateApiException, ConnectionError) as error:
         typer.echo(str(error).splitlines()[0], err=True)
         raise typer.Exit(1) from None
@@ -86,16 +85,13 @@ def parse_age(text: str) -> float:
     return int(found[1]) * AGE_UNITS_S[found[2]]
 
 
-def read_lines(dashboard: str, tail: int) -> Iterator[LogLine]:
+def read_lines(tail: int) -> Iterator[LogLine]:
     """The ends of all logs of all living nodes."""
-    for node in list_nodes(address=dashboard, filters=[("state", "=", "ALIVE")]):
-        listed = list_logs(
-            address=dashboard, node_id=node.node_id, glob_filter=GLOB, timeout=TIMEOUT_S
-        )
+    for node in list_nodes(filters=[("state", "=", "ALIVE")]):
+        listed = list_logs(node_id=node.node_id, glob_filter=GLOB, timeout=TIMEOUT_S)
         for name in sorted({name for names in listed.values() for name in names}):
             if WANTED.search(name):
                 chunks = get_log(
-                    address=dashboard,
                     node_id=node.node_id,
                     filename=name,
                     tail=tail,

@@ -144,11 +144,11 @@ def _list_headings(summary: Summary) -> Iterator[Text]:
 
 def draw_tiers(summary: Summary) -> Table:
     """One row a tier."""
-    table = Table(box=None, padding=(0, 2))
+    table = Table(box=None, padding=(0, 1))
     for heading in (
-        "tier", "replicas", "ongoing", "waiting", "first token p50, p95", "tokens/s", "KV cache"
+        "tier", "replicas", "ongoing", "waiting", "first token", "p95", "tokens/s", "KV cache"
     ):  # fmt: skip
-        table.add_column(heading)
+        table.add_column(heading, no_wrap=True)
     for tier in summary.tiers:
         table.add_row(*_list_cells(tier))
     return table
@@ -159,7 +159,7 @@ def _list_cells(tier: TierRow) -> Iterator[str]:
     yield str(tier.replicas)
     yield str(tier.ongoing)
     yield str(tier.waiting)
-    p50, p95 = tier.first_token_p50_s, tier.first_token_p95_s
-    yield "-" if p50 is None or p95 is None else f"{p50:g} s, {p95:g} s"
+    for seconds in (tier.first_token_p50_s, tier.first_token_p95_s):
+        yield "-" if seconds is None else f"{seconds:g} s"
     yield f"{tier.output_tokens_per_s:,.0f}"
     yield "-" if tier.kv_used_ratio is None else f"{tier.kv_used_ratio:.0%}"
