@@ -20,12 +20,12 @@ from serve_app.cli.reload import (
     apply_config,
     confirm_config,
 )
+from serve_app.config.dashboard import DASHBOARD
 from serve_app.config.edit import NotEditable, set_router_key
 from serve_app.config.reader import ConfigError, ServeConfig, read_serve_config
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
 from serve_app.config.variants import SEPARATOR, TierVariantsConfig
 from serve_app.deploy.live import (
-    DASHBOARD,
     ChangeRefused,
     Document,
     ServiceNotFound,
@@ -146,10 +146,10 @@ def _change(
                 path.read_text(encoding="utf-8"), config, tier, variant, share, anew=anew
             )
             changed = _read_changed(path, text)
-            if apply_config(live, changed, wait_s=wait_s):
-                _write(path, text)
-                typer.echo(f"{path} has it too.")
-                confirm_config(changed, cluster)
+            apply_config(live, changed, wait_s=wait_s)
+            _write(path, text)
+            typer.echo(f"{path} has it too.")
+            confirm_config(changed, cluster)
     except (ServiceNotFound, ChangeRefused, CanaryRefused, NotEditable) as error:
         _fail(error)
 

@@ -9,10 +9,10 @@ from typing import Annotated, Any, NoReturn
 import typer
 
 from serve_app.cli.check import read_or_exit
+from serve_app.config.dashboard import DASHBOARD
 from serve_app.config.reader import IMPORT_PATH, ServeConfig
 from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.live import (
-    DASHBOARD,
     ChangeRefused,
     Document,
     LiveService,

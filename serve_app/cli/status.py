@@ -15,10 +15,10 @@ from rich.text import Text
 
 from serve_app.cli.reload import ClusterOption, DashboardOption
 from serve_app.config.app import AppConfig
+from serve_app.config.dashboard import DASHBOARD
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
 from serve_app.core.call import TierState
 from serve_app.deploy.live import (
-    DASHBOARD,
     Document,
     ServiceNotFound,
     ask_routers,

@@ -36,6 +36,7 @@ from serve_app.cli.leftovers import (
 from serve_app.cli.start_log import begin_log, find_trouble, read_end
 from serve_app.cli.start_progress import StartProgress, StartTimes
 from serve_app.cli.start_view import StartView, build_view
+from serve_app.config.dashboard import AUTH_TOKEN, DASHBOARD
 from serve_app.config.environment import (
     local_environment,
     ray_environment,
@@ -49,10 +50,6 @@ from serve_app.replica.shared_files import SharedFileRecords
 GRACE_S = 20.0
 POLL_S = 0.5
 ENDING_POLL_S = 0.1
-DASHBOARD = "http://127.0.0.1:8265"
-"""Ray's default address of the dashboard."""
-AUTH_TOKEN = Path.home() / ".ray" / "auth_token"
-"""Ray's default path; to ask Ray for the token takes 2 s, in which the cluster can start."""
 
 
 DAEMONS = frozenset(("raylet", "gcs_server"))

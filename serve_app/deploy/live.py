@@ -7,21 +7,17 @@ import logging
 import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
-from pathlib import Path
 from typing import Any
 
 import httpx
 from ray import serve
 from ray.exceptions import RayError
 
+from serve_app.config.dashboard import AUTH_TOKEN
 from serve_app.config.reader import IMPORT_PATH
 from serve_app.config.serve_file import ROUTER_NAME
 from serve_app.deploy.cluster_facts import ClusterUnreachable, connected
 
-DASHBOARD = "http://127.0.0.1:8265"
-"""Ray's default address of the dashboard."""
-AUTH_TOKEN = Path.home() / ".ray" / "auth_token"
-"""Ray's default path of the token."""
 APPLICATIONS = "/api/serve/applications/"
 REST_S = 30.0
 ROUTERS_S = 10.0

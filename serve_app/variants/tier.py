@@ -95,7 +95,8 @@ class VariantTier:
             GatewayError: as at each of the tiers.
         """
         loop = asyncio.get_running_loop()
-        drawn = self.trial.draw(self._key(request))
+        trial = self.trial  # A new trial may begin before the call ends, and has not drawn it.
+        drawn = trial.draw(self._key(request))
         began_at = loop.time()
         bad: list[Signal] = []
         watched: Watched | None = None
@@ -109,7 +110,7 @@ class VariantTier:
             answered = request.variant == drawn.variant
             first_at = watched.first_at if watched and answered and not watched.bad else None
             told = first_at is not None and request.opens_with_token
-            self.trial.note_end(
+            trial.note_end(
                 drawn,
                 {*bad, *(watched.bad if watched and answered else ())},
                 request.request_id,

@@ -24,7 +24,7 @@ from ray.serve.schema import ApplicationStatus, ApplicationStatusOverview
 from ray.util.state import list_actors
 
 from serve_app.cli import processes
-from serve_app.cli.up import AUTH_TOKEN, DASHBOARD
+from serve_app.config.dashboard import AUTH_TOKEN, DASHBOARD
 
 T = TypeVar("T")
 

@@ -140,6 +140,16 @@ async def test_calls_without_a_session_do_not_stick() -> None:
     assert {request.variant for request in requests} == {None, "next"}
 
 
+async def test_a_call_ends_in_the_trial_that_drew_it() -> None:
+    """A new trial begins in the middle of the call, and knows nothing of it."""
+    pair, new = Pair(), make_trial(trial="second")
+    old, now = pair.trial, asyncio.get_running_loop().time()
+    async with pair.tier.exchange(make_request(), make_deadlines(now)):
+        pair.tier.trial = new
+    assert old.tallies == {"next": Tally(1)}
+    assert new.tallies == {}
+
+
 async def test_a_shadow_answer_goes_nowhere() -> None:
     """The variant answers as well, the client gets the incumbent's answer, nobody is charged."""
     pair = Pair(shares={}, shadows={"next": 1.0})
