@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import re
 from pathlib import Path
 from typing import Any
@@ -54,6 +55,24 @@ async def test_an_answer_streams_and_says_who_wrote_it(tab: Any) -> None:
         assert "€0.0000032" in text
         assert "€0.000032 (90 % saved)" in text
         assert "90 % saved" in await tab.locator("#tally").text_content()
+
+
+async def test_a_question_before_the_page_is_ready_waits(tab: Any) -> None:
+    """A reader who presses Enter before the service said what it is gets the answer once."""
+    facts = asyncio.Event()
+
+    async def late(route: Any) -> None:
+        await facts.wait()
+        await route.continue_()
+
+    async with running_site() as site:
+        await tab.route("**/playground/facts", late)
+        await tab.goto(f"{site.url}/playground")
+        answer = await ask(tab)
+        await tab.keyboard.press("Enter")
+        facts.set()
+        await answer.locator(".figures").wait_for()
+        assert len(site.fast.bodies) == 1
 
 
 async def test_the_conversation_goes_on(tab: Any) -> None:

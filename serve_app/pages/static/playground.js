@@ -71,6 +71,8 @@ async function explain(body, headers, signal) {
 
 async function submit(text) {
   const question = text.trim();
+  // A reader may be quicker than the first answer of the service: the question waits for it.
+  await begun;
   if (!question || running !== null || facts === null) return;
   running = new AbortController();
   showRunning(true);
@@ -263,4 +265,4 @@ async function begin() {
   page.question.focus();
 }
 
-begin();
+const begun = begin();
