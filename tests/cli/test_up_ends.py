@@ -29,7 +29,7 @@ LOCAL = ROOT / "configs" / "local.yaml"
 pytestmark = pytest.mark.slow
 
 READY_S = 60.0
-GONE_S = 10.0
+GONE_S = 60.0
 PARTS = 5
 """`serve run`, two daemons, an agent and an engine."""
 
