@@ -180,6 +180,11 @@ class Benchmarks(LazyGroup):
             "Compare TLS with plain HTTP between a Router's client and a replica's server.",
         ),
         LazyCommand(
+            "gateway",
+            "serve_app.offline.bench.gateway.command:gateway",
+            "Measure a Router before an engine of recorded bytes, beside other gateways.",
+        ),
+        LazyCommand(
             "gpu",
             "serve_app.offline.bench.gpu.command:gpu",
             "Compare plan and doctor with measurements of one GPU, and the service with bare vLLM.",

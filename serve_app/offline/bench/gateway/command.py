@@ -1,0 +1,146 @@
+"""`serve-app bench gateway`: what a Router costs a chunk and a call, beside other gateways.
+
+The engines answer with recorded bytes, one event a stream and step. The CPU time is that of each
+process, from /proc, so other work on the machine hardly changes it.
+"""
+
+from __future__ import annotations
+
+import tempfile
+from collections.abc import Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass
+from pathlib import Path
+from time import perf_counter
+from typing import Annotated
+
+import typer
+
+from serve_app.offline.bench.bench_errors import NothingMeasured, RequestsFailed
+from serve_app.offline.bench.clocks import Clocks
+from serve_app.offline.bench.gateway.costs import PartSpent, Run, build_grids
+from serve_app.offline.bench.gateway.raw_engine import HOST
+from serve_app.offline.bench.gateway.spent import read_spent
+from serve_app.offline.bench.gateway.targets import (
+    MODEL,
+    NAMES,
+    RIVALS,
+    Target,
+    find_program,
+    running_engines,
+    start_targets,
+)
+from serve_app.offline.bench.generator import LoadGenerator, run_load_generator
+from serve_app.offline.bench.journal import append_section, render_section
+from serve_app.offline.bench.machine import describe_machine
+from serve_app.offline.bench.options import check_outputs
+from serve_app.offline.bench.phase import Phase
+from serve_app.offline.bench.results import collect
+from serve_app.offline.bench.summary import percentile
+
+WARM_UP_S = 0.5
+
+
+@dataclass(frozen=True, slots=True)
+class Load:
+    """What each target gets in each round."""
+
+    clients: int
+    lengths: Sequence[int]
+    seconds: float
+    rounds: int
+    step_s: float
+
+
+def gateway(
+    only: Annotated[
+        str, typer.Option(help=f"Targets, separated by commas: {', '.join(NAMES)}.")
+    ] = ",".join(NAMES),
+    clients: Annotated[int, typer.Option(min=1, help="Streams at a time.")] = 16,
+    short: Annotated[int, typer.Option(min=1, help="Tokens of a short answer.")] = 16,
+    long: Annotated[int, typer.Option(min=2, help="Tokens of a long answer.")] = 512,
+    step_ms: Annotated[
+        float, typer.Option(min=0, help="Time between two events of a stream; 0: at once.")
+    ] = 4.0,
+    seconds: Annotated[float, typer.Option(min=0.1, help="Length of each run.")] = 3.0,
+    rounds: Annotated[int, typer.Option(min=1, help="Rounds, in turns.")] = 3,
+    json: Annotated[Path | None, typer.Option(help="JSON file for every number.")] = None,
+    log: Annotated[
+        Path | None, typer.Option(help="Log file to which a section is appended.")
+    ] = None,
+) -> None:
+    """Measure a Router before an engine of recorded bytes, beside other gateways."""
+    check_outputs(json, log)
+    names, missing = parse_names(only)
+    for name in missing:
+        typer.echo(f"{name} is left out: it is neither beside this Python nor in PATH.", err=True)
+    machine = describe_machine()
+    load = Load(clients, (short, long), seconds, rounds, step_ms / 1000)
+    runs, failure = collect(measure(names, load), build_grids, machine, json)
+    if failure is not None:
+        typer.echo(f"The run failed; nothing is written to the log. {failure}", err=True)
+        raise typer.Exit(1)
+    if log is not None:
+        command = f"serve-app bench gateway --only={','.join(names)} --clients={clients}"
+        command += f" --short={short} --long={long} --step-ms={step_ms:g}"
+        command += f" --seconds={seconds:g} --rounds={rounds}"
+        append_section(log, render_section(machine, command, build_grids(runs)))
+
+
+def parse_names(text: str) -> tuple[list[str], list[str]]:
+    """The targets to measure, and the ones whose program is missing."""
+    names = text.split(",")
+    if unknown := set(names) - set(NAMES):
+        raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}; use {', '.join(NAMES)}")
+    missing = [name for name in names if name in RIVALS and find_program(name) is None]
+    return [name for name in names if name not in missing], missing
+
+
+def measure(names: Sequence[str], load: Load) -> Iterator[Run]:
+    """Every target with every length, round by round.
+
+    Raises:
+        BenchFailed: a target did not start, or did not answer every request.
+    """
+    with ExitStack() as stack:
+        scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
+        engines = stack.enter_context(running_engines(load.step_s, scratch))
+        targets = start_targets(names, engines, scratch, stack)
+        generator = stack.enter_context(run_load_generator())
+        for number in range(load.rounds):
+            for tokens in load.lengths:
+                for target in targets:
+                    yield _run(target, tokens, number, load, generator)
+
+
+def _run(target: Target, tokens: int, number: int, load: Load, generator: LoadGenerator) -> Run:
+    """One run, from before the first request until after the last byte.
+
+    The engine counts the calls and chunks, so that the edges of a window play no part.
+    """
+    phase = Phase(
+        HOST, target.port, MODEL, load.clients, True, tokens, WARM_UP_S, load.seconds - WARM_UP_S
+    )
+    pids = {name: part.pids for name, part in target.parts.items()}
+    before = {name: read_spent(ids) for name, ids in pids.items()}
+    counted, began = target.read_counts(), perf_counter()
+    outcome, _, _ = generator.run(phase, lambda: Clocks({}, 0.0))
+    seconds = perf_counter() - began
+    if outcome.errors:
+        tail = next(iter(target.parts.values())).tail()
+        raise RequestsFailed(target.name, phase.label, outcome.errors, tail)
+    if not outcome.total_s:
+        raise NothingMeasured(target.name, phase.label, outcome.window_s)
+    counts = target.read_counts()
+    spent = {name: read_spent(ids) - before[name] for name, ids in pids.items()}
+    return Run(
+        target.name,
+        number,
+        tokens,
+        counts.calls - counted.calls,
+        counts.chunks - counted.chunks,
+        seconds,
+        1000 * percentile(outcome.first_event_s, 0.5),
+        1000 * percentile(outcome.first_event_s, 0.99),
+        {name: PartSpent(one.cpu_s, one.reads, one.writes) for name, one in spent.items()},
+    )
