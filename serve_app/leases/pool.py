@@ -365,16 +365,13 @@ class LeasePool:
         self._give(self._waiting.first, lease)
 
     def _give(self, waiter: Waiter | None, lease: Lease) -> None:
-        if waiter is None:
-            self._keep(lease)
-        else:
-            self._serve(waiter, lease)
-
-    def _serve(self, waiter: Waiter, lease: Lease) -> None:
-        if waiter.done():
+        # A loop, because thousands of calls may be cancelled in one turn.
+        while waiter is not None and waiter.done():
             # The call has been cancelled in this turn of the loop and has not run since.
             self._waiting.leave(waiter)
-            self._offer(lease)
+            waiter = self._waiting.first
+        if waiter is None:
+            self._keep(lease)
         else:
             self._waiting.serve(waiter)
             lease.charged = waiter.claim

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from statistics import median
@@ -17,8 +18,10 @@ _HEADER = (
     "(min-max)",
     "chunks/s a core",
     "calls/s a core",
+    "reads a chunk",
     "writes a chunk",
     "first event p50 ms",
+    "p99 ms",
 )
 
 
@@ -41,8 +44,8 @@ class Run:
     calls: int
     chunks: int
     seconds: float
-    first_p50_ms: float
-    first_p99_ms: float
+    first_p50_ms: float | None
+    first_p99_ms: float | None
     spent: Mapping[str, PartSpent]
 
     def cpu_a_call_us(self, part: str) -> float:
@@ -58,8 +61,10 @@ class Cost:
     call_us: float
     chunks_per_core_s: float
     calls_per_core_s: float
+    reads_a_chunk: float
     writes_a_chunk: float
     first_p50_ms: float
+    first_p99_ms: float
 
 
 def solve(part: str, short: Run, long: Run) -> Cost:
@@ -73,8 +78,10 @@ def solve(part: str, short: Run, long: Run) -> Cost:
         call_us=short_us - chunk_us * short_chunks,
         chunks_per_core_s=1e6 * ratio(long_chunks, long_us),
         calls_per_core_s=ratio(1e6, short_us),
+        reads_a_chunk=ratio(long.spent[part].reads, long.chunks),
         writes_a_chunk=ratio(long.spent[part].writes, long.chunks),
-        first_p50_ms=short.first_p50_ms,
+        first_p50_ms=math.nan if short.first_p50_ms is None else short.first_p50_ms,
+        first_p99_ms=math.nan if short.first_p99_ms is None else short.first_p99_ms,
     )
 
 
@@ -122,6 +129,8 @@ def _cells(costs: Sequence[Cost]) -> list[str]:
         spread(lambda cost: cost.call_us, ".0f"),
         f"{middle(lambda cost: cost.chunks_per_core_s):,.0f}",
         f"{middle(lambda cost: cost.calls_per_core_s):,.0f}",
+        f"{middle(lambda cost: cost.reads_a_chunk):.2f}",
         f"{middle(lambda cost: cost.writes_a_chunk):.2f}",
-        f"{middle(lambda cost: cost.first_p50_ms):.2f}",
+        f"{middle(lambda cost: cost.first_p50_ms):.1f}",
+        f"{middle(lambda cost: cost.first_p99_ms):.1f}",
     ]

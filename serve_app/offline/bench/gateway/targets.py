@@ -81,6 +81,9 @@ class Engines:
     control_port: int
 
 
+_PATIENCE = {"lease_s": 600.0, "first_byte_s": 600.0}
+"""Ten thousand streams that begin at once wait for each other, on a machine of few cores."""
+
 Rival = Callable[[int, int, Path], Sequence[str]]
 """The command of a gateway that listens on the first port before the engine at the second."""
 
@@ -174,7 +177,7 @@ def _router_command(port: int, scratch: Path, options: Mapping[str, object]) -> 
     document = {
         "port": port,
         "access_log": str(scratch / f"access-{port}.jsonl"),
-        "runtime": {"limits": {"calls_max": 65536}},
+        "runtime": {"limits": {"calls_max": 65536}, "deadlines": _PATIENCE},
         **options,
     }
     # The benchmark imports nothing of the gateway, so the Router's process is a program of `cli/`.
