@@ -139,7 +139,7 @@ def measure(names: Sequence[str], load: Load) -> Iterator[Run]:
     """
     if not load.rounds:
         return
-    with _started(names, load.step_s) as (targets, generator):
+    with _started(names, load.step_s) as targets, run_load_generator() as generator:
         for number in range(load.rounds):
             for tokens in load.lengths:
                 for target in targets:
@@ -154,19 +154,16 @@ def measure_memory(names: Sequence[str], numbers: Sequence[int]) -> Iterator[Hel
     """
     for name in names:
         for number in numbers:
-            with _started([name], STEP_S) as (targets, generator):
-                yield from hold_streams(targets[0], number, generator)
+            with _started([name], STEP_S) as targets:
+                yield from hold_streams(targets[0], number)
 
 
 @contextmanager
-def _started(
-    names: Sequence[str], step_s: float
-) -> Iterator[tuple[Sequence[Target], LoadGenerator]]:
+def _started(names: Sequence[str], step_s: float) -> Iterator[Sequence[Target]]:
     with ExitStack() as stack:
         scratch = Path(stack.enter_context(tempfile.TemporaryDirectory(prefix="bench-")))
         engines = stack.enter_context(running_engines(step_s, scratch))
-        targets = start_targets(names, engines, scratch, stack)
-        yield targets, stack.enter_context(run_load_generator())
+        yield start_targets(names, engines, scratch, stack)
 
 
 def _run(target: Target, tokens: int, number: int, load: Load, generator: LoadGenerator) -> Run:

@@ -3,22 +3,19 @@
 from __future__ import annotations
 
 import resource
-import time
+import subprocess
+import sys
 from dataclasses import dataclass
 
-from serve_app.offline.bench.bench_errors import RequestsFailed
-from serve_app.offline.bench.clocks import Clocks
-from serve_app.offline.bench.gateway.raw_engine import HOST
+from serve_app.offline.bench.bench_errors import ServerEnded
 from serve_app.offline.bench.gateway.spent import read_memory_bytes
-from serve_app.offline.bench.gateway.targets import MODEL, Target
-from serve_app.offline.bench.generator import LoadGenerator
+from serve_app.offline.bench.gateway.targets import Target
 from serve_app.offline.bench.grids import Grid
-from serve_app.offline.bench.phase import Phase
 
-STEP_S = 2.0
+STEP_S = 5.0
 """Between two events of a stream."""
-OPEN_S_MAX = 120.0
-_POLL_S = 0.1
+OPENED_PER_S = 200.0
+"""Thousands of streams that begin in one moment would measure queues and timeouts."""
 _SPARE_FILES = 200
 _FILES_A_STREAM = 2
 _MIB = 1024 * 1024
@@ -47,37 +44,27 @@ def streams_max(files: int) -> int:
     return (files - _SPARE_FILES) // _FILES_A_STREAM
 
 
-def hold_streams(target: Target, streams: int, generator: LoadGenerator) -> list[Held]:
-    """Open streams, read the memory once the engine answers all of them, and let them end.
+def hold_streams(target: Target, streams: int) -> list[Held]:
+    """Open streams, read the memory once all are open, and close them.
 
     Raises:
-        RequestsFailed: a stream was not answered in full.
+        ServerEnded: a stream was refused or broken.
     """
     pids = {name: part.pids for name, part in target.parts.items()}
     idle = {name: read_memory_bytes(ids) for name, ids in pids.items()}
-    begun = target.read_counts().calls
-    # The streams must outlast the opening of the last of them.
-    tokens = int(max(10.0, streams / 100) / STEP_S)
-    phase = Phase(HOST, target.port, MODEL, streams, True, tokens, 0.1, 0.1, drain_s=OPEN_S_MAX)
-    held: dict[str, int] = {}
-
-    def read_when_open() -> Clocks:
-        if not held:
-            _wait_open(target, begun + streams)
-            held.update({name: read_memory_bytes(ids) for name, ids in pids.items()})
-        return Clocks({}, 0.0)
-
-    outcome, _, _ = generator.run(phase, read_when_open)
-    if outcome.errors:
+    module = f"{__package__}.holder"
+    command = [sys.executable, "-m", module, str(target.port), str(streams), f"{OPENED_PER_S:g}"]
+    with subprocess.Popen(
+        command, stdin=subprocess.PIPE, stdout=subprocess.PIPE, stderr=subprocess.PIPE
+    ) as holder:
+        assert holder.stdout is not None
+        opened = holder.stdout.readline()
+        held = {name: read_memory_bytes(ids) for name, ids in pids.items()}
+        _, errors = holder.communicate()
+    if not opened or holder.returncode:
         tail = next(iter(target.parts.values())).tail()
-        raise RequestsFailed(target.name, phase.label, outcome.errors, tail)
+        raise ServerEnded(f"a stream of {target.name}", f"{errors.decode()[-500:]}\n{tail}")
     return [Held(target.name, name, streams, idle[name], held[name]) for name in pids]
-
-
-def _wait_open(target: Target, calls: int) -> None:
-    deadline = time.monotonic() + OPEN_S_MAX
-    while target.read_counts().calls < calls and time.monotonic() < deadline:
-        time.sleep(_POLL_S)
 
 
 def build_memory_grid(held: list[Held]) -> list[Grid]:

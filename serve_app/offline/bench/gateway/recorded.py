@@ -10,7 +10,7 @@ _HEAD += b'"model":"fast",'
 _EVENT = b"data: %b%b\n\n"
 _ROLE = b'"choices":[{"index":0,"delta":{"role":"assistant","content":""},"logprobs":null,'
 _ROLE += b'"finish_reason":null}],"prompt_token_ids":null}'
-_TOKEN = b'"choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,'
+_TOKEN = b'"choices":[{"index":0,"delta":{"content":" %b"},"logprobs":null,'
 _TOKEN += b'"finish_reason":null,"token_ids":null}]}'
 _LAST = b'"choices":[{"index":0,"delta":{"content":" word"},"logprobs":null,'
 _LAST += b'"finish_reason":"length","stop_reason":null,"token_ids":null}]}'
@@ -18,7 +18,8 @@ _USAGE = b'"choices":[],"usage":{"prompt_tokens":61,"total_tokens":%d,"completio
 _PROMPT_TOKENS = 61
 
 ROLE = _EVENT % (_HEAD, _ROLE)
-TOKEN = _EVENT % (_HEAD, _TOKEN)
+TOKENS = tuple(_EVENT % (_HEAD, _TOKEN % word) for word in (b"some", b"word"))
+"""In turns, because LiteLLM takes a hundred equal chunks for a model that has gone astray."""
 LAST = _EVENT % (_HEAD, _LAST)
 DONE = b"data: [DONE]\n\n"
 
@@ -45,7 +46,7 @@ class Asked:
         if number == 0:
             return ROLE
         if number < self.tokens:
-            return TOKEN
+            return TOKENS[number % len(TOKENS)]
         if number == self.tokens:
             return LAST
         if number == self.tokens + 1 and self.usage:

@@ -229,10 +229,18 @@ def build_litellm(port: int, engine: int, scratch: Path) -> list[str]:
     params["api_key"] = "none"
     path = scratch / "litellm.yaml"
     # JSON is YAML too.
-    config = {"model_list": [{"model_name": MODEL, "litellm_params": params}]}
+    config = {
+        "model_list": [{"model_name": MODEL, "litellm_params": params}],
+        # Without authentication, as the other gateways here; it listens on the loopback address.
+        "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
+        "litellm_settings": {"telemetry": False},
+    }
     path.write_bytes(orjson.dumps(config))
     program = find_program("litellm") or "litellm"
-    return [program, f"--config={path}", f"--host={HOST}", f"--port={port}", "--num_workers=1"]
+    # Otherwise it fetches a list of prices from the Internet.
+    offline = ["env", "LITELLM_LOCAL_MODEL_COST_MAP=True"]
+    flags = [f"--config={path}", f"--host={HOST}", f"--port={port}", "--num_workers=1"]
+    return [*offline, program, *flags, "--telemetry=False"]
 
 
 def build_haproxy(port: int, engine: int, scratch: Path) -> list[str]:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from serve_app.offline.bench.gateway.costs import PartSpent, Run, build_grids, solve
-from serve_app.offline.bench.gateway.recorded import DONE, LAST, ROLE, TOKEN, read_asked
+from serve_app.offline.bench.gateway.recorded import DONE, LAST, ROLE, TOKENS, read_asked
 
 
 def make_run(tokens: int, cpu_s: float, *, number: int = 0) -> Run:
@@ -37,7 +37,7 @@ def test_recorded_answer_ends_as_vllm_ends_it() -> None:
     body = b'{"stream":true,"max_tokens":3,"stream_options":{"include_usage":true}}'
     asked = read_asked(body)
     events = [asked.event(number) for number in range(asked.events)]
-    assert events[:4] == [ROLE, TOKEN, TOKEN, LAST]
+    assert events[:4] == [ROLE, TOKENS[1], TOKENS[0], LAST]
     assert b'"completion_tokens":3' in events[4]
     assert events[5:] == [DONE]
     assert read_asked(b'{"stream":true,"max_tokens":3}').events == 5
