@@ -1,8 +1,9 @@
 """Which replica would begin an answer first: the expected seconds until the first token.
 
 The cost of a replica is the time in which it reads what is before the call and what of the call it
-has not cached. There is no gate for the whole fleet, and cached tokens have no value of their own:
-they count only as the seconds that they save on this replica.
+has not cached. The latter counts `READ_WEIGHT` times, because the calls that come after it wait for
+it too, while the work before the call is there whichever replica is chosen. There is no gate for
+the whole fleet, and cached tokens have no value beyond the seconds that they save.
 """
 
 from __future__ import annotations
@@ -15,10 +16,12 @@ from typing import NamedTuple
 
 PREFILL_TOKENS_PER_S = 10_000.0
 """The rate of a replica that has read nothing yet."""
+READ_WEIGHT = 2.0
+"""By `serve-app bench prefix-trace`: 1 reads more, and from 4 on calls wait for warm replicas."""
 RUNNING_S = 0.0005
 """What a running call adds: its part of every step in which a prompt is read."""
-NEAR_RATIO = 0.05
-NEAR_S = 0.005
+NEAR_RATIO = 0.1
+NEAR_S = 0.02
 """Costs that differ by less, in proportion or in seconds, are equal; among these chance decides."""
 UNSEEN_S = 0.15
 """The age up to which a Router's own choices are not in the replica's reports yet."""
@@ -44,7 +47,7 @@ NO_LOAD = ReplicaLoad()
 
 
 class Ranked(NamedTuple):
-    """A replica, the expected seconds until the first token there, and the cached tokens."""
+    """A replica, the seconds that the call costs there by the rule above, and the cached tokens."""
 
     cost_s: float
     replica: str
@@ -58,9 +61,14 @@ def expected_s(
 
     `own_tokens` are those that this Router has sent there and the report does not know yet.
     """
+    before_s = (load.pending_tokens + own_tokens) / load.prefill_tokens_per_s
+    return before_s + load.running * RUNNING_S + read_s(load, prompt_tokens, cached_tokens)
+
+
+def read_s(load: ReplicaLoad, prompt_tokens: int, cached_tokens: int) -> float:
+    """The seconds in which a replica reads what it has not cached of a prompt."""
     saved = load.trust_ratio * min(cached_tokens, prompt_tokens)
-    tokens = load.pending_tokens + own_tokens + prompt_tokens - saved
-    return tokens / load.prefill_tokens_per_s + load.running * RUNNING_S
+    return (prompt_tokens - saved) / load.prefill_tokens_per_s
 
 
 def rank(
@@ -74,7 +82,8 @@ def rank(
     ranked = []
     for name, load in loads.items():
         tokens = cached.get(name, 0)
-        cost_s = expected_s(load, prompt_tokens, tokens, own.get(name, 0))
+        begin_s = expected_s(load, prompt_tokens, tokens, own.get(name, 0))
+        cost_s = begin_s + (READ_WEIGHT - 1) * read_s(load, prompt_tokens, tokens)
         ranked.append(Ranked(cost_s, name, tokens))
     ranked.sort()
     _mix(ranked, chance)

@@ -1,7 +1,7 @@
 """Replicas with prefix caches under a trace, and Routers that choose between them.
 
-Each call comes to a Router by chance. A call goes to its replica at once, and waits there: vLLM reads
-prompts in the order of their arrival. The time on the network is left out.
+Each call comes to a Router by chance. A call goes to its replica at once, and waits there: vLLM
+reads prompts in the order of their arrival. The time on the network is left out.
 """
 
 from __future__ import annotations

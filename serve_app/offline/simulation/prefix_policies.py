@@ -1,9 +1,10 @@
 """How Routers choose a replica: this service's classes, and the rules of others as published.
 
-Where a rule needs the state of the replicas, it gets the best that its system offers: the exact
-state at once for llm-d, which has one scheduler, and for the cached blocks of Dynamo, which hears
-the engines' events. SGLang's routers and, unless they are synchronised, Dynamo's know only the calls
-that they sent themselves.
+Where a rule needs the state of the replicas, it gets the best that its system offers. The cached
+blocks are exact and known at once for llm-d and Dynamo, which hear the engines' events. llm-d has
+one scheduler for all calls, and so knows their load exactly; the same rule with a scheduler in each
+Router knows the load of its own calls. SGLang's routers know only the calls that they sent, and so
+do Dynamo's unless they are synchronised, here without any delay.
 """
 
 from __future__ import annotations
@@ -107,22 +108,41 @@ class LlmdFilter(SilentPolicy):
     MATCH_MIN, PENALTY_MAX_S, EXPLORE_RATIO = 0.8, 18.0, 0.01
 
     def __init__(
-        self, nodes: Sequence[Node], holders: Holders, token_s: float, chance: random.Random
+        self,
+        nodes: Sequence[Node],
+        holders: Holders,
+        token_s: float,
+        chance: random.Random,
+        *,
+        alone: bool,
     ) -> None:
+        """`alone`: one scheduler chooses for all Routers."""
         self._nodes, self._holders, self._token_s = nodes, holders, token_s
         self._chance = chance
+        self._alone = alone
+        self._sent = [0] * len(nodes)
 
     def choose(self, call: SharingCall, now_s: float) -> int:
         """The least loaded of the replicas with the prompt, or of all."""
-        loads = [node.pending_tokens for node in self._nodes]
         cached = self._holders.match(call.call.blocks, len(self._nodes))
-        warm = [i for i, tokens in enumerate(cached) if tokens >= self.MATCH_MIN * call.prompt]
+        chosen = self._choose(cached, call.prompt)
+        call.expected_cached = cached[chosen]
+        self._sent[chosen] += call.prompt - cached[chosen]
+        return chosen
+
+    def _choose(self, cached: Sequence[int], prompt: int) -> int:
+        loads = [node.pending_tokens for node in self._nodes] if self._alone else self._sent
+        warm = [i for i, tokens in enumerate(cached) if tokens >= self.MATCH_MIN * prompt]
         if not warm or self._chance.random() < self.EXPLORE_RATIO:
             return _least(loads, self._chance)
         penalty_s = (min(loads[i] for i in warm) - min(loads)) * self._token_s
         if penalty_s > self.PENALTY_MAX_S:
             return _least(loads, self._chance)
         return warm[_least([loads[i] for i in warm], self._chance)]
+
+    def began(self, call: SharingCall) -> None:
+        """The prompt has been read."""
+        self._sent[call.replica] -= call.prompt - call.expected_cached
 
 
 class SglangCacheAware(SilentPolicy):
@@ -249,7 +269,12 @@ RIVALS: Mapping[str, Build] = {
     "round robin": lambda nodes, _holders, _token_s, chance: RoundRobin(nodes, chance),
     "least loaded, exact": lambda nodes, _holders, _token_s, chance: LeastLoaded(nodes, chance),
     "SGLang": lambda nodes, _holders, _token_s, chance: SglangCacheAware(nodes, chance),
-    "llm-d, one scheduler": LlmdFilter,
+    "llm-d, one scheduler": lambda nodes, holders, token_s, chance: LlmdFilter(
+        nodes, holders, token_s, chance, alone=True
+    ),
+    "llm-d, one a Router": lambda nodes, holders, token_s, chance: LlmdFilter(
+        nodes, holders, token_s, chance, alone=False
+    ),
     "Dynamo": lambda nodes, holders, _token_s, chance: DynamoCost(
         nodes, holders, chance, synced=False
     ),

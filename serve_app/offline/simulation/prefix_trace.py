@@ -1,9 +1,9 @@
 """Traces of calls that share beginnings, in the format of Mooncake's published traces.
 
-A line names the blocks of 512 tokens of a prompt; equal names mean an equal prompt up to there. For
-more load than the trace's own, several copies of it run at once, each shifted in time and with
-blocks of its own. Blocks that many calls have (a system prompt) are the same in all copies. A faster
-replay would bring the next turn of a conversation before the last one is answered.
+A line names the blocks of 512 tokens of a prompt; equal names mean an equal prompt up to there.
+For more load than the trace's own, several copies of it run at once, each shifted in time and with
+blocks of its own. Blocks that many calls have (a system prompt) are the same in all copies. A
+faster replay would bring the next turn of a conversation before the last one is answered.
 """
 
 from __future__ import annotations
