@@ -111,9 +111,13 @@ class OwnChoices:
         self._tokens: dict[str, int] = {}
 
     def note(self, replica: str, uncached_tokens: int, now_s: float) -> None:
-        """A call goes to a replica, which will read so many tokens of it."""
-        self._choices.append((now_s + self._unseen_s, replica, uncached_tokens))
-        self._tokens[replica] = self._tokens.get(replica, 0) + uncached_tokens
+        """A call goes to a replica, which will read so many tokens of it.
+
+        The number may be negative where the prompt was estimated too short; that counts as zero.
+        """
+        tokens = max(0, uncached_tokens)
+        self._choices.append((now_s + self._unseen_s, replica, tokens))
+        self._tokens[replica] = self._tokens.get(replica, 0) + tokens
 
     def tokens(self, now_s: float) -> Mapping[str, int]:
         """The tokens by replica."""

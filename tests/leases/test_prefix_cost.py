@@ -90,3 +90,12 @@ def test_own_choices_count_until_reports_show_them() -> None:
     assert dict(own.tokens(0.15)) == {"a": 150, "b": 7}
     assert dict(own.tokens(0.25)) == {"a": 50, "b": 7}
     assert dict(own.tokens(0.5)) == {}
+
+
+def test_a_prompt_that_seems_all_cached_is_no_debt() -> None:
+    """A prompt that was estimated shorter than its cached beginning makes no replica look free."""
+    own = OwnChoices()
+    own.note("a", -300, 0.0)
+    assert dict(own.tokens(0.1)) == {"a": 0}
+    assert rank({"a": NO_LOAD}, {"a": 800}, own.tokens(0.1), 500, random.Random(0))
+    assert dict(own.tokens(1)) == {}
