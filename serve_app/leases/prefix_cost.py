@@ -1,9 +1,11 @@
 """Which replica would begin an answer first: the expected seconds until the first token.
 
 The cost of a replica is the time in which it reads what is before the call and what of the call it
-has not cached. The latter counts `READ_WEIGHT` times, because the calls that come after it wait for
-it too, while the work before the call is there whichever replica is chosen. There is no gate for
-the whole fleet, and cached tokens have no value beyond the seconds that they save.
+has not cached. The latter counts several times, because the calls that come after it wait for it
+too, while the work before the call is there whichever replica is chosen. It counts the more, the
+longer even the least busy replica would let the call wait: then many calls will come after it.
+There is no gate for the whole fleet, and cached tokens have no value beyond the seconds that they
+save.
 """
 
 from __future__ import annotations
@@ -16,8 +18,11 @@ from typing import NamedTuple
 
 PREFILL_TOKENS_PER_S = 10_000.0
 """The rate of a replica that has read nothing yet."""
-READ_WEIGHT = 2.0
-"""By `serve-app bench prefix-trace`: 1 reads more, and from 4 on calls wait for warm replicas."""
+READ_WEIGHT = 3.0
+"""How many times the reading of a prompt counts while a replica is free. In the simulation of
+`serve-app bench prefix-trace`, with 1 replicas read more, with 6 calls wait for warm replicas."""
+BUSY_WEIGHT_PER_S = 10.0
+"""How many times more it counts for each second of work on the least busy replica."""
 RUNNING_S = 0.0005
 """What a running call adds: its part of every step in which a prompt is read."""
 NEAR_RATIO = 0.1
@@ -61,8 +66,13 @@ def expected_s(
 
     `own_tokens` are those that this Router has sent there and the report does not know yet.
     """
+    return wait_s(load, own_tokens) + read_s(load, prompt_tokens, cached_tokens)
+
+
+def wait_s(load: ReplicaLoad, own_tokens: int = 0) -> float:
+    """The seconds in which a replica reads what comes before the call."""
     before_s = (load.pending_tokens + own_tokens) / load.prefill_tokens_per_s
-    return before_s + load.running * RUNNING_S + read_s(load, prompt_tokens, cached_tokens)
+    return before_s + load.running * RUNNING_S
 
 
 def read_s(load: ReplicaLoad, prompt_tokens: int, cached_tokens: int) -> float:
@@ -79,11 +89,12 @@ def rank(
     chance: random.Random,
 ) -> Sequence[Ranked]:
     """The replicas of `loads`, the cheapest first, nearly equal first ones in a random order."""
+    waits = {name: wait_s(load, own.get(name, 0)) for name, load in loads.items()}
+    weight = READ_WEIGHT + BUSY_WEIGHT_PER_S * min(waits.values(), default=0.0)
     ranked = []
     for name, load in loads.items():
         tokens = cached.get(name, 0)
-        begin_s = expected_s(load, prompt_tokens, tokens, own.get(name, 0))
-        cost_s = begin_s + (READ_WEIGHT - 1) * read_s(load, prompt_tokens, tokens)
+        cost_s = waits[name] + weight * read_s(load, prompt_tokens, tokens)
         ranked.append(Ranked(cost_s, name, tokens))
     ranked.sort()
     _mix(ranked, chance)
@@ -113,11 +124,12 @@ class OwnChoices:
     def note(self, replica: str, uncached_tokens: int, now_s: float) -> None:
         """A call goes to a replica, which will read so many tokens of it.
 
-        The number may be negative where the prompt was estimated too short; that counts as zero.
+        A prompt that is estimated shorter than its cached beginning has nothing to read.
         """
-        tokens = max(0, uncached_tokens)
-        self._choices.append((now_s + self._unseen_s, replica, tokens))
-        self._tokens[replica] = self._tokens.get(replica, 0) + tokens
+        if uncached_tokens <= 0:
+            return
+        self._choices.append((now_s + self._unseen_s, replica, uncached_tokens))
+        self._tokens[replica] = self._tokens.get(replica, 0) + uncached_tokens
 
     def tokens(self, now_s: float) -> Mapping[str, int]:
         """The tokens by replica."""
