@@ -13,6 +13,7 @@ from serve_app.core.caller import ANONYMOUS, Caller
 from serve_app.core.content import Content
 from serve_app.core.headers import Headers
 from serve_app.core.load import BreakerState
+from serve_app.core.prefix import PrefixKeys
 from serve_app.core.trace import Trace
 
 AUTO = "auto"
@@ -93,6 +94,10 @@ class Payload(Protocol):
     def for_label(self, model_id: str) -> bytes | None:
         """The body that asks another model the same question, for an answer in one piece. None
         where the two answers could not be compared."""
+        ...
+
+    def prefix_keys(self) -> PrefixKeys:
+        """The keys of the prompt's beginnings, before they are made those of a model."""
         ...
 
     def capped(self, call: Call, tokens_max: int, contexts: Mapping[str, int]) -> Payload:

@@ -17,9 +17,11 @@ from serve_app.config.bodies import BodiesConfig
 from serve_app.core.call import AUTO, NO_LIMITS, CacheUse, Call, Endpoint, Policy, TierLimits
 from serve_app.core.errors import InvalidField, MalformedBody, TooMany
 from serve_app.core.headers import POLICY_HEADER
+from serve_app.core.prefix import PrefixKeys
 from serve_app.gateway.fields import admit_fields
 from serve_app.gateway.grammars import GRAMMAR_FIELDS, check_grammars
 from serve_app.gateway.output_cap import OutputCap, choose_cap
+from serve_app.gateway.prefix_text import read_prefix_keys
 from serve_app.gateway.prompts import detect_endpoint, read_prompt, read_text
 from serve_app.gateway.stored_responses import check_nothing_stored
 from serve_app.gateway.values import admit_tools, check_values
@@ -41,7 +43,7 @@ UNLIMITED = -1
 class JsonPayload:
     """A JSON body that can be addressed to another model."""
 
-    __slots__ = ("_cap", "_document", "_thinking_tokens_max")
+    __slots__ = ("_cap", "_document", "_prefix_keys", "_thinking_tokens_max")
 
     def __init__(
         self,
@@ -53,6 +55,7 @@ class JsonPayload:
         self._document = document
         self._thinking_tokens_max = thinking_tokens_max
         self._cap = cap
+        self._prefix_keys: PrefixKeys | None = None
 
     @property
     def deterministic(self) -> bool:
@@ -75,6 +78,12 @@ class JsonPayload:
             return orjson.dumps(document)
         except TypeError:
             raise MalformedBody("it is nested too deeply") from None
+
+    def prefix_keys(self) -> PrefixKeys:
+        """The keys of the prompt's beginnings, made when they are first asked for."""
+        if self._prefix_keys is None:
+            self._prefix_keys = read_prefix_keys(self._document)
+        return self._prefix_keys
 
     def _budget(self, most: int) -> object:
         """The budget that the client asks for, within bounds; vLLM rejects other values."""

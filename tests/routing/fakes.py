@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Mapping
 
 from serve_app.core.call import Call, Prompt
+from serve_app.core.prefix import NO_KEYS, PrefixKeys
 
 
 class FakeScorer:
@@ -27,6 +28,9 @@ class FakePayload:
 
     def for_label(self, model_id: str) -> bytes | None:
         return b"{}"
+
+    def prefix_keys(self) -> PrefixKeys:
+        return NO_KEYS
 
     def capped(self, call: Call, tokens_max: int, contexts: Mapping[str, int]) -> FakePayload:
         return self
