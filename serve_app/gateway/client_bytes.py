@@ -1,16 +1,17 @@
 """The client's connection beneath ASGI, for bytes that need no change.
 
 Nearly every token of a stream passes as it came from the replica: both sides speak HTTP/1.1 with
-chunks. Such a chunk is written to the client's connection at once. By way of a task and of ASGI's
-`send` it would cost several times the CPU (`serve-app bench gateway`; decision 0017).
+chunks. Such a chunk is written to the client's connection at once, which spares a task switch and
+ASGI's `send` (`serve-app bench gateway`; decision 0017).
 """
 
 from __future__ import annotations
 
 import asyncio
+from weakref import ref
 
 from starlette.types import Scope
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol, RequestResponseCycle
+from uvicorn.protocols.http.httptools_impl import RequestResponseCycle
 
 from serve_app.core.chunks import Take
 from serve_app.gateway.stream_tap import StreamTap
@@ -25,11 +26,13 @@ UNSENT_BYTES_MAX = 32 * 1024
 class ClientBytes:
     """What `EdgeProtocol` puts into the scope of each request; uvicorn's own state is read only."""
 
-    __slots__ = ("_cycle", "_protocol")
+    __slots__ = ("_cycle", "_loop")
 
-    def __init__(self, protocol: HttpToolsProtocol, cycle: RequestResponseCycle) -> None:
-        self._protocol = protocol
-        self._cycle = cycle
+    def __init__(self, loop: asyncio.AbstractEventLoop, cycle: RequestResponseCycle) -> None:
+        self._loop = loop
+        # The cycle owns the scope, and so this. A strong reference would leave each ended request,
+        # its headers included, to the garbage collector.
+        self._cycle = ref(cycle)
 
     def __reduce__(self) -> tuple[type[None], tuple[()]]:
         """None: without HAProxy, Serve's proxy sends the scope to another process."""
@@ -40,10 +43,11 @@ class ClientBytes:
 
         None if the answer is not chunked, or if another event loop than the client's is running.
         """
-        cycle = self._cycle
+        cycle = self._cycle()
+        if cycle is None or self._loop is not asyncio.get_running_loop():
+            return None
         chunked = cycle.response_started and cycle.chunked_encoding and not cycle.response_complete
-        here = self._protocol.loop is asyncio.get_running_loop()
-        return cycle.transport if chunked and here else None
+        return cycle.transport if chunked else None
 
 
 def open_passage(scope: Scope, tap: StreamTap) -> Take | None:

@@ -81,7 +81,7 @@ class EdgeProtocol(HttpToolsProtocol):
             raise NoUpgrade
         super().on_headers_complete()
         # The task of the request has been made, and does not run before this returns.
-        self.scope["extensions"] = {EXTENSION: {"client": ClientBytes(self, self.cycle)}}
+        self.scope["extensions"] = {EXTENSION: {"client": ClientBytes(self.loop, self.cycle)}}
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed; none of its headers is known."""

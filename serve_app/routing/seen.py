@@ -13,7 +13,7 @@ class Seen(Generic[T]):
 
     A conversation brings its system prompt and its earlier turns again with each call. The key of
     a result is Python's hash of the texts: 64 bits, with a secret that differs in each process. So
-    no text is kept, and nobody can make two texts that share a key.
+    no text is kept, and no client can make two texts that share a key.
     """
 
     def __init__(self, entries_max: int) -> None:

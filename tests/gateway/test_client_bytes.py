@@ -3,10 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import gc
 import pickle
 from collections.abc import AsyncIterator
 from contextlib import AsyncExitStack
 from typing import Any
+from weakref import ref
 
 import orjson
 import pytest
@@ -216,3 +218,25 @@ def test_the_scope_can_be_sent_to_another_process() -> None:
     """Without HAProxy, Serve's proxy pickles it; the connection stays behind."""
     client = object.__new__(ClientBytes)
     assert pickle.loads(pickle.dumps({"client": client})) == {"client": None}
+
+
+async def test_an_ended_request_leaves_no_garbage() -> None:
+    """It is freed with its last reference, and not by a collection that stops every stream."""
+    seen: list[ref[object]] = []
+
+    async def look(scope: Scope, receive: Receive, send: Send) -> None:
+        seen.append(ref(receive.__self__))  # type: ignore[attr-defined]  # uvicorn's method
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        await send({"type": "http.response.body", "body": b""})
+
+    async with serving(look, EdgeProtocol) as port:
+        reader, writer = await asyncio.open_connection("127.0.0.1", port)
+        gc.disable()
+        try:
+            for _ in range(3):
+                writer.write(b"GET / HTTP/1.1\r\nhost: h\r\n\r\n")
+                await reader.readuntil(b"0\r\n\r\n")
+            assert [cycle() is None for cycle in seen] == [True, True, False]
+        finally:
+            gc.enable()
+        writer.close()

@@ -550,7 +550,7 @@ async def test_a_closed_pool_drops_its_idle_connections(monkeypatch: pytest.Monk
 async def test_diverted_chunks_keep_their_order(
     texts: list[bytes], cuts: list[int], data: st.DataObject
 ) -> None:
-    """However the bytes arrive, whoever takes or leaves them, the body is whole and in order."""
+    """However bytes arrive, and whether they are taken or left, the body is whole and in order."""
     events = [b"data: " + text + b"\n\n" for text in texts]
     stream = CHUNKED + b"".join(map(chunk, events)) + chunk(b"")
     places = sorted({0, *(cut % len(stream) for cut in cuts), len(stream)})

@@ -96,13 +96,14 @@ def _wait_ready(server: Owned, port: int) -> None:
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:
         server.check()
-        if _answers(port):
+        if answers(port):
             return
         time.sleep(_READY_POLL_S)
     raise ServerNotReady(server.name, _READY_S, server.log_tail())
 
 
-def _answers(port: int) -> bool:
+def answers(port: int) -> bool:
+    """Whether the server answers a chat request with 200."""
     body = {"model": MODEL_ID, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
     connection = HTTPConnection(HOST, port, timeout=30)
     try:

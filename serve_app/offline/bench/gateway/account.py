@@ -20,7 +20,6 @@ from serve_app.offline.bench.clocks import Clocks
 from serve_app.offline.bench.gateway.raw_engine import HOST
 from serve_app.offline.bench.gateway.spent import read_spent
 from serve_app.offline.bench.gateway.targets import (
-    MODEL,
     ROUTER,
     Target,
     find_program,
@@ -31,6 +30,7 @@ from serve_app.offline.bench.generator import LoadGenerator, run_load_generator
 from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.journal import render_grid
 from serve_app.offline.bench.phase import Phase
+from serve_app.offline.bench.targets import MODEL_ID
 
 CLIENTS = 16
 STEP_S = 0.004
@@ -91,7 +91,7 @@ def main(tokens: int, seconds: float) -> None:
         engines = stack.enter_context(running_engines(STEP_S, scratch))
         (target,) = start_targets([ROUTER], engines, scratch, stack)
         generator = stack.enter_context(run_load_generator())
-        phase = Phase(HOST, target.port, MODEL, CLIENTS, True, tokens, 0.5, seconds)
+        phase = Phase(HOST, target.port, MODEL_ID, CLIENTS, True, tokens, 0.5, seconds)
         a_chunk_us, a_call_us = _measure(target, phase, generator)
         parts = _profile(target, phase, generator, scratch / "samples")
     title = f"A call of {tokens} tokens"

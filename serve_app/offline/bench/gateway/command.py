@@ -31,7 +31,6 @@ from serve_app.offline.bench.gateway.memory import (
 from serve_app.offline.bench.gateway.raw_engine import HOST
 from serve_app.offline.bench.gateway.spent import read_spent
 from serve_app.offline.bench.gateway.targets import (
-    MODEL,
     NAMES,
     RIVALS,
     Target,
@@ -47,6 +46,7 @@ from serve_app.offline.bench.options import check_outputs, parse_counts
 from serve_app.offline.bench.phase import Outcome, Phase
 from serve_app.offline.bench.results import collect
 from serve_app.offline.bench.summary import percentile
+from serve_app.offline.bench.targets import MODEL_ID
 
 WARM_UP_S = 0.5
 
@@ -172,7 +172,7 @@ def _run(target: Target, tokens: int, number: int, load: Load, generator: LoadGe
     The engine counts the calls and chunks, so that the edges of a window play no part.
     """
     phase = Phase(
-        HOST, target.port, MODEL, load.clients, True, tokens, WARM_UP_S, load.seconds - WARM_UP_S
+        HOST, target.port, MODEL_ID, load.clients, True, tokens, WARM_UP_S, load.seconds - WARM_UP_S
     )
     pids = {name: part.pids for name, part in target.parts.items()}
     before = {name: read_spent(ids) for name, ids in pids.items()}

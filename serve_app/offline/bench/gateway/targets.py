@@ -9,7 +9,7 @@ import time
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass
-from http.client import HTTPConnection, HTTPException
+from http.client import HTTPConnection
 from pathlib import Path
 
 import orjson
@@ -17,9 +17,9 @@ import orjson
 from serve_app.offline.bench.bench_errors import ServerEnded, ServerNotReady
 from serve_app.offline.bench.gateway.raw_engine import COUNTS_PATH, HOST, Counts
 from serve_app.offline.bench.gateway.spent import family
-from serve_app.offline.bench.runner import find_free_port
+from serve_app.offline.bench.runner import answers, find_free_port
+from serve_app.offline.bench.targets import MODEL_ID
 
-MODEL = "fast"
 READY_S = 120.0
 _POLL_S = 0.2
 ENGINE = "engine"
@@ -189,24 +189,11 @@ def _wait_ready(target: Target) -> None:
     while time.monotonic() < deadline:
         for part in target.parts.values():
             part.check()
-        if _answers(target.port):
+        if answers(target.port):
             return
         time.sleep(_POLL_S)
     started = next(iter(target.parts.values()))
     raise ServerNotReady(target.name, READY_S, started.tail())
-
-
-def _answers(port: int) -> bool:
-    body = {"model": MODEL, "messages": [{"role": "user", "content": "Hello"}], "max_tokens": 1}
-    connection = HTTPConnection(HOST, port, timeout=30)
-    try:
-        headers = {"content-type": "application/json"}
-        connection.request("POST", "/v1/chat/completions", orjson.dumps(body), headers)
-        return connection.getresponse().status == 200
-    except (OSError, HTTPException):
-        return False
-    finally:
-        connection.close()
 
 
 def build_vllm_router(port: int, engine: int, scratch: Path) -> list[str]:
@@ -225,12 +212,12 @@ def build_vllm_router(port: int, engine: int, scratch: Path) -> list[str]:
 
 def build_litellm(port: int, engine: int, scratch: Path) -> list[str]:
     """LiteLLM's proxy with one model, without a database."""
-    params = {"model": f"hosted_vllm/{MODEL}", "api_base": f"http://{HOST}:{engine}/v1"}
+    params = {"model": f"hosted_vllm/{MODEL_ID}", "api_base": f"http://{HOST}:{engine}/v1"}
     params["api_key"] = "none"
     path = scratch / "litellm.yaml"
     # JSON is YAML too.
     config = {
-        "model_list": [{"model_name": MODEL, "litellm_params": params}],
+        "model_list": [{"model_name": MODEL_ID, "litellm_params": params}],
         # Without authentication, as the other gateways here; it listens on the loopback address.
         "general_settings": {"dangerously_permit_weak_or_unset_master_key": True},
         "litellm_settings": {"telemetry": False},
