@@ -77,8 +77,11 @@ class ServeConfig:
         """This config with a directory for the playground's thumbs.
 
         Nothing but a thumb that somebody gives is kept: no call is drawn as a sample. A config that
-        names a directory of its own, or clients elsewhere, stays as it is.
+        names a directory of its own, or clients elsewhere, stays as it is; so does a config with a
+        single tier to judge.
         """
+        if len([tier for tier in self.app.tiers if "generate" in tier.tasks]) < 2:
+            return self
         document = copy.deepcopy(self.document)
         config = _router_section(document)
         if not (self.loopback and self.runtime.pages.playground) or "feedback" in config:

@@ -401,6 +401,9 @@ def thumbs_of(load: Load, user_config: dict[str, Any], host: str = "127.0.0.1") 
     """The section `feedback` of the document that `serve-app up` would run."""
     document = valid_with("deployments.0.user_config", user_config)
     document["http_options"]["host"] = host
+    names = ("fast", "strong")
+    tiers = [{"name": name, "model_id": name} for name in names]
+    document["applications"][0]["args"]["tiers"] = tiers
     config = load(document).with_thumbs(Path("/run/feedback"))
     assert (
         config.runtime.feedback
@@ -422,6 +425,16 @@ def test_no_other_config_is_given_a_directory(load: Load) -> None:
     assert thumbs_of(load, {}) is None
     assert thumbs_of(load, {**LOCAL_PLAYGROUND, **own}) == own["feedback"]
     assert thumbs_of(load, LOCAL_PLAYGROUND, host="0.0.0.0") is None
+
+
+def test_a_single_tier_is_given_no_directory(load: Load) -> None:
+    """Labels compare two tiers: a Router with one tier rejects the directory and never starts."""
+    document = valid_with("deployments.0.user_config", LOCAL_PLAYGROUND)
+    document["http_options"]["host"] = "127.0.0.1"
+    args = document["applications"][0]["args"]
+    args["tiers"] = args["tiers"][:1]
+    config = load(document)
+    assert config.with_thumbs(Path("/run/feedback")) is config
 
 
 def test_the_runtime_of_args_holds_without_a_user_config(load: Load) -> None:
