@@ -41,8 +41,8 @@ class Phase:
 class Outcome:
     """The answers of one phase; the times are those of the answers that ended in its window.
 
-    `sent_at` is Unix time. `errors` counts failures by their text, in warm-up and drain too, because
-    a server must answer every request of the phase.
+    `sent_at` is Unix time. `errors` counts failures by their text, in warm-up and drain too,
+    because a server must answer every request of the phase.
     """
 
     request_ids: list[str]

@@ -92,9 +92,9 @@ def measure(
         BenchFailed: it did not start, or a request failed.
     """
     with locked(plan.lock), tempfile.TemporaryDirectory(prefix="bench-", dir="/tmp") as directory:
-        place = Place(
-            find_free_port(), plan.model, Path(directory), find_free_port(), stages=plan.stages
-        )
+        port, engine_port, metrics_port = (find_free_port() for _ in range(3))
+        scratch = Path(directory)
+        place = Place(port, plan.model, scratch, engine_port, metrics_port, plan.stages)
         target = build(place)
         if target.requirement is not None:
             install(target.requirement)

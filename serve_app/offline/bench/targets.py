@@ -67,15 +67,16 @@ class Target:
 class Place:
     """Where a target runs: its port, the model's directory, and a directory for its files.
 
-    A target that stands before a plain engine has that engine at `engine_port`. `stages` asks this
-    service to note the times of each call. The path of `scratch` must be short: Ray keeps Unix
-    sockets below it.
+    A target that stands before a plain engine has that engine at `engine_port`, and may have its
+    metrics at `metrics_port`. `stages` asks this service to note the times of each call. The path
+    of `scratch` must be short: Ray keeps Unix sockets below it.
     """
 
     port: int
     model: Path
     scratch: Path
     engine_port: int = 0
+    metrics_port: int = 0
     stages: bool = False
 
 
@@ -101,8 +102,8 @@ def build_vllm_router(place: Place) -> Target:
     engine = build_peer(replace(place, port=place.engine_port))
     flags = [f"--host={HOST}", f"--port={place.port}", "--policy=round_robin", "--log-level=error"]
     urls = ["--worker-urls", f"http://{HOST}:{place.engine_port}"]
-    # Its metrics have a port of their own, which must not be taken.
-    metrics = [f"--prometheus-host={HOST}", "--prometheus-port=0"]
+    # Its metrics have a port of their own, and 0 is refused.
+    metrics = [f"--prometheus-host={HOST}", f"--prometheus-port={place.metrics_port}"]
     command = [*command_of(VLLM_ROUTER, "vllm-router"), *flags, *metrics, *urls]
     return Target("vllm-router", command, COMMON_ENV, engine=engine, requirement=VLLM_ROUTER)
 
@@ -114,7 +115,7 @@ def build_litellm(place: Place) -> Target:
     url = f"http://{HOST}:{place.engine_port}/v1"
     model = {"model": f"hosted_vllm/{MODEL_ID}", "api_base": url, "api_key": "none"}
     config = {"model_list": [{"model_name": MODEL_ID, "litellm_params": model}]}
-    flags = [f"--config={path}", f"--host={HOST}", f"--port={place.port}", "--telemetry=False"]
+    flags = ["--config", path, f"--host={HOST}", f"--port={place.port}", "--telemetry=False"]
     env = {
         **COMMON_ENV,
         # Otherwise it asks a site for the prices of models, and waits for it where there is none.
