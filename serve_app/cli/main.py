@@ -150,7 +150,7 @@ class Benchmarks(LazyGroup):
         LazyCommand(
             "overhead",
             "serve_app.offline.bench.command:overhead",
-            "Measure this service, Ray Serve LLM and the bare engine in turn, and compare them.",
+            "Measure this service, its rivals and the bare engine in turn, and compare them.",
         ),
         LazyCommand(
             "scorer",

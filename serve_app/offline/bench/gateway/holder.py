@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import sys
+from functools import partial
 from typing import cast
 
 import uvloop
@@ -81,7 +82,8 @@ async def hold(port: int, number: int, per_s: float) -> None:
     began = loop.time()
     for count in range(number):
         await asyncio.sleep(max(0.0, began + count / per_s - loop.time()))
-        await loop.create_connection(lambda: HeldStream(streams, requests.next()), HOST, port)
+        _, request = requests.next()
+        await loop.create_connection(partial(HeldStream, streams, request), HOST, port)
     await streams.outcome
     print(OPENED, flush=True)
     ended = loop.run_in_executor(None, sys.stdin.readline)

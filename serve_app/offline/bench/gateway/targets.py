@@ -189,7 +189,7 @@ def _wait_ready(target: Target) -> None:
     while time.monotonic() < deadline:
         for part in target.parts.values():
             part.check()
-        if answers(target.port):
+        if answers(target.port, MODEL_ID):
             return
         time.sleep(_POLL_S)
     started = next(iter(target.parts.values()))
