@@ -6,6 +6,9 @@ from typing import Any
 
 from ray.llm._internal.serve.engines.vllm.vllm_engine import VLLMEngine
 
+EXECUTOR = "serve_app.replica.one_device.OneDeviceExecutor"
+"""By its name, so that torch and vLLM's workers are imported in the engine's process alone."""
+
 
 class OneProcessEngine(VLLMEngine):
     """vLLM's engine, whose only worker runs inside the engine's process.
@@ -19,5 +22,5 @@ class OneProcessEngine(VLLMEngine):
     def _prepare_engine_config(self, callback_ctx: Any) -> tuple[Any, Any, Any]:
         arguments, frontend, config = super()._prepare_engine_config(callback_ctx)
         if config.parallel_config.world_size == 1:
-            config.parallel_config.distributed_executor_backend = "uni"
+            config.parallel_config.distributed_executor_backend = EXECUTOR
         return arguments, frontend, config
