@@ -44,6 +44,12 @@ def ray_environment(
       (`config/haproxy.py`). The callback puts this service's edge before Serve's HTTP layers.
     - A line of a log is written at once. The throughput options would keep a thousand lines in
       memory until an error comes, and Routers log little else than what an operator waits for.
+    - What only feeds metrics runs less often, because an idle service should take no CPU: Serve's
+      processes hand their counters to Ray every second instead of ten times (Ray exports them every
+      ten), and Ray's dashboard and its agents read `/proc` every minute and every ten seconds
+      instead of every five.
+    - The log monitor looks for new files every second. Otherwise it lists the directory of logs ten
+      times a second, unless the directory holds a thousand files.
     - Usage statistics are off, because no data may leave the site.
     - Serve packs replicas, the largest first, onto nodes that are in use already. Spread over all
       nodes, small replicas would leave no node with enough free GPUs for a large replica.
@@ -66,6 +72,11 @@ def ray_environment(
         "RAY_SERVE_USE_PACK_SCHEDULING_STRATEGY": "1",
         "VLLM_USE_FLASHINFER_SAMPLER": "0",
         "VLLM_USE_DEEP_GEMM": "0",
+        "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "1000",
+        "REPORTER_UPDATE_INTERVAL_MS": "10000",
+        "METRICS_RECORD_INTERVAL_S": "60",
+        "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "0",
+        "LOG_NAME_UPDATE_INTERVAL_S": "1",
         "RAY_USAGE_STATS_ENABLED": "0",
         "VLLM_NO_USAGE_STATS": "1",
         "DO_NOT_TRACK": "1",

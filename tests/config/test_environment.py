@@ -47,6 +47,14 @@ def test_the_sessions_of_ray_stay_where_ray_puts_them(
     assert get_default_system_temp_dir() == before
 
 
+IDLE_TIMERS = (
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS",
+    "REPORTER_UPDATE_INTERVAL_MS",
+    "METRICS_RECORD_INTERVAL_S",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD",
+    "LOG_NAME_UPDATE_INTERVAL_S",
+)
+
 LOGS = """
 import logging, pathlib, sys
 from ray.serve._private.constants import RAY_SERVE_REQUEST_PATH_LOG_BUFFER_SIZE
@@ -72,3 +80,35 @@ def test_a_line_of_a_log_is_written_at_once(tmp_path: Path) -> None:
     command = [sys.executable, "-W", "ignore", "-c", LOGS, str(tmp_path)]
     done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
     assert "the tier waits" in done.stdout
+
+
+INTERVALS = """
+from ray._private import log_monitor
+from ray.dashboard import consts
+from ray.dashboard.modules.reporter import reporter_consts
+from ray.serve._private import constants
+
+print(
+    constants.RAY_SERVE_METRICS_EXPORT_INTERVAL_MS,
+    reporter_consts.REPORTER_UPDATE_INTERVAL_MS,
+    consts.METRICS_RECORD_INTERVAL_S,
+    log_monitor.RAY_LOG_MONITOR_MANY_FILES_THRESHOLD,
+    log_monitor.LOG_NAME_UPDATE_INTERVAL_S,
+)
+"""
+
+
+def test_idle_timers_are_slower_than_the_defaults() -> None:
+    """The pinned Ray reads our intervals, under these names."""
+    ours = {**os.environ, **ray_environment()}
+    rays = {name: value for name, value in ours.items() if name not in IDLE_TIMERS}
+    assert [_read_intervals(each) for each in (ours, rays)] == [
+        "1000 10000 60 0 1.0",
+        "100 5000 5 1000 0.5",
+    ]
+
+
+def _read_intervals(environment: dict[str, str]) -> str:
+    command = [sys.executable, "-W", "ignore", "-c", INTERVALS]
+    done = subprocess.run(command, env=environment, capture_output=True, text=True, check=True)
+    return done.stdout.strip()
