@@ -20,15 +20,23 @@ from serve_app.replica.one_process import EXECUTOR
 GROUPS = 5
 # In a process of its own, because the threads of groups that are gone end a little later.
 COUNT = """
-import contextlib, pathlib, sys
+import contextlib, pathlib, sys, time
 import torch.distributed as dist
 from serve_app.replica.one_device import sharing_one_device
 
 with sharing_one_device() if sys.argv[2] == "shared" else contextlib.nullcontext():
     dist.init_process_group("gloo", init_method=sys.argv[1], rank=0, world_size=1)
     groups = [dist.new_group([0], backend="gloo") for _ in range(4)]
-names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
-print("loops", names.count("gloo_tcp_loop"))
+
+def count():
+    names = [path.read_text().strip() for path in pathlib.Path("/proc/self/task").glob("*/comm")]
+    return names.count("gloo_tcp_loop")
+
+# A thread names itself, a moment after it was made.
+deadline = time.monotonic() + 30
+while count() < int(sys.argv[3]) and time.monotonic() < deadline:
+    time.sleep(0.05)
+print("loops", count())
 """
 
 
@@ -47,7 +55,7 @@ def build_groups(store: str) -> list[dist.ProcessGroup]:
 @pytest.mark.parametrize(("way", "loops"), [("shared", 1), ("alone", 5)])
 def test_groups_share_one_polling_thread(tmp_path: Path, way: str, loops: int) -> None:
     """Torch makes a device with a thread for each group, which wakes a hundred times a second."""
-    command = [sys.executable, "-c", COUNT, f"file://{tmp_path}/store", way]
+    command = [sys.executable, "-c", COUNT, f"file://{tmp_path}/store", way, str(loops)]
     done = subprocess.run(command, capture_output=True, text=True, check=True)
     assert done.stdout.splitlines()[-1] == f"loops {loops}"
 
