@@ -30,6 +30,7 @@ from serve_app.deploy.status import UNKNOWN, ServeReadiness
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.tally import FeedbackTally
 from serve_app.gateway.app import build_gateway
+from serve_app.leases.board import find_board
 from serve_app.leases.client import TierClient
 from serve_app.leases.opener import build_opener
 from serve_app.leases.retries import RetryBudget
@@ -79,6 +80,7 @@ class Router:
                 runtime.leases,
                 asks_by_session=tier.replica_choice == "session",
                 retries=self._retries,
+                board=find_board(handles[tier.name].deployment_name),
             )
             for tier in config.deployed
         }
@@ -127,6 +129,8 @@ class Router:
         )
 
     async def __serve_build_asgi_app__(self) -> object:
+        for client in self._clients.values():
+            client.start()
         self._recorder.start()
         self._steps.start()
         self._feedback.start()

@@ -29,6 +29,7 @@ from serve_app.core.load import BreakerState, TierLoad
 from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.admission import Admission
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
+from serve_app.leases.board import ReplicaBoard
 from serve_app.leases.breaker import TierBreaker
 from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
 from serve_app.leases.hedging import HedgeFate, Hedging, race
@@ -45,6 +46,8 @@ from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_e
 from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, FairOrder, WaitingOrder
 from serve_app.leases.pool import LeasePool
 from serve_app.leases.retries import RetryBudget
+from serve_app.leases.state_stream import StateStreams
+from serve_app.leases.tier_state import TierState
 from serve_app.leases.waiting import Waiter
 
 LEASE_HEADER = b"x-lease-id"
@@ -59,9 +62,6 @@ RESPONSES_PATH = Endpoint.RESPONSES.value.encode()
 
 TELL_S = 2.0
 """The longest wait for an answer by the replica itself; then the Router gives up."""
-
-POLL_S = 0.9
-"""How often the Router asks for the load of replicas that have not reported it with an answer."""
 
 PROBE_S = 1.0
 """How soon a tier that could not be reached is tried again."""
@@ -226,8 +226,10 @@ class TierClient:
         *,
         asks_by_session: bool = False,
         retries: RetryBudget | None = None,
+        board: ReplicaBoard | None = None,
     ) -> None:
-        """`retries` is shared by the tiers of a Router; None: the tier has a budget of its own."""
+        """`retries` is shared by the tiers of a Router; None: the tier has a budget of its own.
+        `board` says where the replicas tell their state, after `start`."""
         self.name = name
         self._unreachable = False
         """No replica could be reached; a probe finds out when a replica can be reached again."""
@@ -235,13 +237,13 @@ class TierClient:
         self._retries = retries or RetryBudget()
         self._hedging: Hedging | None = None
         self.watches_load = False
-        """Whether the Router measures waits and asks replicas for their load."""
+        """Whether the Router measures waits, and reads the loads in the heads of answers."""
         self._config_watches = self._is_watched = False
         self._first_tokens = FirstTokens()
         self._engines = EngineLoads()
+        self._state_of = TierState(self._engines)
+        self._streams = StateStreams(board or ReplicaBoard(), self._state_of)
         self._fairness: FairnessConfig | None = None
-        self._poller: asyncio.Task[None] | None = None
-        self._polled_at = float("-inf")
         self._probe: asyncio.Task[None] | None = None
         self._probe_waits = False
         self._leases = LeasePool(
@@ -332,7 +334,7 @@ class TierClient:
         return fates
 
     def watch(self, *, on: bool) -> None:
-        """Ask replicas for their load from now on, whether or not the config asks for it."""
+        """Measure waits from now on, whether or not the config asks for it."""
         self._is_watched = on
         self.watches_load = on or self._config_watches
 
@@ -340,11 +342,15 @@ class TierClient:
         """The newest reports of the engines; see `EngineLoads.reports`."""
         return self._engines.reports(asyncio.get_running_loop().time())
 
+    def start(self) -> None:
+        """Read the state of every replica from now on, in the running event loop."""
+        self._streams.start()
+
     def close(self) -> None:
         """End all leases that no call is using."""
-        for task in (self._poller, self._probe):
-            if task is not None:
-                task.cancel()
+        self._streams.close()
+        if self._probe is not None:
+            self._probe.cancel()
         self._leases.close()
         self._connections.close()
 
@@ -522,10 +528,8 @@ class TierClient:
     def _watch(self, request: UpstreamRequest) -> None:
         if request.opens_with_token:
             self._admission.firsts.begin(request, asyncio.get_running_loop().time())
-        if self.watches_load:
-            self._poll_soon()
-            if not request.opens_with_token:
-                self._first_tokens.forget(request)
+        if self.watches_load and not request.opens_with_token:
+            self._first_tokens.forget(request)
 
     async def _try(
         self, attempt: Attempt, deadlines: Deadlines, *, until_first: bool = False
@@ -650,27 +654,6 @@ class TierClient:
                 self._leases.drop_idle(lease.address)
             self._leases.release(lease, reusable=reached)
         return reached
-
-    def _poll_soon(self) -> None:
-        if self._poller is None:
-            loop = asyncio.get_running_loop()
-            self._poller = loop.create_task(self._poll(), context=Context())
-
-    async def _poll(self) -> None:
-        """Ask the replicas that have not reported their load lately, while leases are held."""
-        loop = asyncio.get_running_loop()
-        try:
-            while self._leases.open_leases:
-                await asyncio.sleep(max(0.0, self._polled_at + POLL_S - loop.time()))
-                since, self._polled_at = loop.time() - POLL_S, loop.time()
-                silent = [
-                    lease
-                    for lease in self._leases.held()
-                    if not self._engines.told_since(lease.address, since)
-                ]
-                await asyncio.gather(*(self._tell(lease, LOAD_PATH) for lease in silent))
-        finally:
-            self._poller = None
 
     def _end_soon(self, lease: Lease) -> None:
         task = asyncio.get_running_loop().create_task(self._end(lease), context=Context())

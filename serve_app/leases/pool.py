@@ -83,12 +83,6 @@ class LeasePool:
         """Places held at this moment, idle ones included."""
         return len(self._in_use) + len(self._idle)
 
-    def held(self) -> list[Lease]:
-        """The newest place that is held on each replica."""
-        leases = [*self._in_use, *self._idle]
-        leases.sort(key=lambda lease: lease.granted_at)
-        return list({lease.address: lease for lease in leases}.values())
-
     @property
     def waiting(self) -> int:
         """Calls that wait for a place."""
