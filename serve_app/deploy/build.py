@@ -62,6 +62,7 @@ def build_tier(
             "sha256sums": tier.sha256sums,
             "tls": tier.tls,
             "watch": plan_watch(tier),
+            "by_prefix": tier.replica_choice == "prefix",
         },
         deployment_cls=deployment_cls(tier),
     )

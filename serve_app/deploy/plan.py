@@ -114,8 +114,9 @@ def plan_need(tier: TierConfig) -> Need:
 REQUEST_ROUTERS = {
     "balanced": "serve_app.leases.ray_router.BalancedRouter",
     "session": "serve_app.leases.ray_router.SessionRouter",
+    "prefix": "serve_app.leases.ray_router.PrefixRouter",
 }
-"""Ray's own choices, by classes that also tell a Router where its replicas are."""
+"""Classes that also tell a Router where its replicas are; the first two choose as Ray's own."""
 
 LOGGING = {"enable_access_log": False}
 """Serve would write a line for each call and each lease. The Router's access log holds more, and

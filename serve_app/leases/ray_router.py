@@ -7,11 +7,14 @@ and alpha in ray 2.60; `tests/leases/test_ray_router.py` fails when an upgrade c
 
 from __future__ import annotations
 
+import random
+
 from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
 from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
-from ray.serve.request_router import RequestRouter, RunningReplica
+from ray.serve.request_router import PendingRequest, RequestRouter, RunningReplica
 
 from serve_app.leases.board import Seat, find_board, parse_seat
+from serve_app.leases.ranking import find_ranking
 
 
 def read_seats(replicas: list[RunningReplica]) -> dict[str, Seat]:
@@ -35,3 +38,37 @@ class BalancedRouter(SeatsRouter, PowerOfTwoChoicesRequestRouter):
 
 class SessionRouter(SeatsRouter, ConsistentHashRouter):
     """Ray's choice by a hash of the session."""
+
+
+RANKED_MAX = 4
+"""How many replicas of a ranking are tried in one look; a replica that turns out to be full costs a
+message."""
+
+
+class PrefixRouter(SeatsRouter):
+    """The replica that the call ranks first, of those that have a place.
+
+    Without Ray's `FIFOMixin`, which gives the found replica to the call that has waited for
+    longest. Each rank is one replica, because within a rank Ray takes the shortest queue.
+    """
+
+    async def choose_replicas(
+        self,
+        candidate_replicas: list[RunningReplica],
+        pending_request: PendingRequest | None = None,
+    ) -> list[list[RunningReplica]]:
+        """The best replicas of the call's ranking, one by one, and then any two."""
+        if not candidate_replicas:
+            return []
+        wanted: tuple[str, ...] = ()
+        if pending_request is not None:
+            # Without it Ray looks again at once, and a full tier takes all of the Router's time
+            # (https://github.com/ray-project/ray/issues/63238).
+            pending_request.routing_context.should_backoff = True
+            wanted = find_ranking(next(iter(pending_request.args), None))
+        free = self.select_available_replicas(candidate_replicas)
+        by_name = {each.replica_id.unique_id: each for each in free} if wanted else {}
+        best = [by_name[name] for name in wanted if name in by_name][:RANKED_MAX]
+        others = [each for each in candidate_replicas if each not in best]
+        two = random.sample(others, min(2, len(others)))
+        return [*([each] for each in best), *([two] if two else [])]

@@ -39,7 +39,7 @@ from serve_app.replica.prefills import PrefillWatch
 from serve_app.replica.shared_files import SharedFileRecords
 from serve_app.replica.state import find_draining, is_dead, read_check_times
 from serve_app.replica.state_feed import StateFeed, read_load
-from serve_app.replica.vllm_engine import VLLMSigns
+from serve_app.replica.vllm_engine import VLLMSigns, build_table
 
 logger = logging.getLogger("ray.serve")
 
@@ -66,18 +66,19 @@ class TierServer(LLMServer):
     _sha256sums: str | dict[str, str] | None = None
     _stats: EngineStats | None = None
     _is_draining: Callable[[], bool] = staticmethod(bool)
-    _tls = False
+    _by_prefix = _tls = False
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self,
         llm_config: LLMConfig,
         *,
         sha256sums: str | dict[str, str] | None = None,
+        by_prefix: bool = False,
         tls: bool = False,
         watch: WatchPlan,
     ) -> None:
         self._sha256sums = sha256sums
-        self._tls = tls
+        self._by_prefix, self._tls = by_prefix, tls
         self._plan = watch
         self._health = ReplicaHealth(watch)
         await super().__init__(llm_config)
@@ -109,10 +110,11 @@ class TierServer(LLMServer):
         watch_tokens(self._engine_client)
         self._stats = watch_engine(self._engine_client)
         self._is_draining = find_draining()
-        prefills = PrefillWatch()
+        table = build_table(self._engine_client) if self._by_prefix else None
+        prefills = PrefillWatch(table)
         if self._stats is not None:
             self._stats.after_step = prefills.look
-        self._feed = StateFeed(partial(read_load, self._leases, self._stats, prefills))
+        self._feed = StateFeed(partial(read_load, self._leases, self._stats, prefills), table)
         app = LeasedApp(
             DraftApp(engine_app),
             self._leases,

@@ -115,7 +115,7 @@ class StateFeed:
         self.token = secrets.token_hex(16)
         """Opens the stream; Ray carries it to the Routers."""
         self._read = read
-        self._table: KeyTable = table or NoKeys()
+        self._table: KeyTable = NoKeys() if table is None else table  # An empty table is false.
         self._epoch = secrets.randbits(64)
         self._version = 0
         self._readers: set[StateReader] = set()
