@@ -230,6 +230,17 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.traces:traces",
             "Measure the CPU time that traces cost a call, by the share of calls that are traced.",
         ),
+        LazyCommand(
+            "prefix",
+            "serve_app.offline.bench.prefix:prefix",
+            "Time the keys of a prompt, the search over all replicas and their ranking, without"
+            " Ray.",
+        ),
+        LazyCommand(
+            "prefix-trace",
+            "serve_app.offline.bench.prefix_trace:prefix_trace",
+            "Simulate rules for the choice of a replica on a trace of calls that share beginnings.",
+        ),
     )
 
 

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import time
 from collections.abc import Callable
-from dataclasses import replace
+from dataclasses import dataclass, replace
 
 from serve_app.core.prefix import NO_KEYS, PrefixKeys
 from serve_app.leases.prefix_cost import PREFILL_TOKENS_PER_S, ReplicaLoad
@@ -24,6 +24,17 @@ GUESS_TOKENS = 2000.0
 """The weight of the rate that is assumed at the start."""
 KEPT = 0.9
 """The weight that earlier measurements keep at the next one."""
+
+
+@dataclass(slots=True)
+class PrefixCounts:
+    """Prompts that were read, their tokens, those of them that were cached, and by how many tokens
+    the table was wrong about that."""
+
+    prompts: int = 0
+    prompt_tokens: int = 0
+    cached_tokens: int = 0
+    error_tokens: int = 0
 
 
 class PrefillRate:
@@ -87,6 +98,7 @@ class PrefillWatch:
         self._clock = clock
         self._unread: dict[int, tuple[EngineRequest, Reading | None, int]] = {}
         self._rate = PrefillRate()
+        self._counts = PrefixCounts()
         self._looked_at = 0.0
         self.pending_tokens = 0
         """The tokens of all unread prompts that are not cached, as far as is known."""
@@ -130,8 +142,20 @@ class PrefillWatch:
         self.forget(request)
         cached = min(count_cached(request), request.prompt_len)
         if reading is not None and self.table is not None:
-            self.table.admit(reading, request.prompt_len, cached)
+            error = self.table.admit(reading, request.prompt_len, cached)
+            self._count(request.prompt_len, cached, error)
         return request.prompt_len - cached
+
+    def _count(self, prompt_tokens: int, cached_tokens: int, error_tokens: int) -> None:
+        self._counts.prompts += 1
+        self._counts.prompt_tokens += prompt_tokens
+        self._counts.cached_tokens += cached_tokens
+        self._counts.error_tokens += abs(error_tokens)
+
+    def take_counts(self) -> PrefixCounts:
+        """What has been read since this was last asked."""
+        counts, self._counts = self._counts, PrefixCounts()
+        return counts
 
     def forget(self, request: EngineRequest) -> None:
         """A prompt has been read, or will not be."""

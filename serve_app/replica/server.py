@@ -36,6 +36,7 @@ from serve_app.replica.liveness import WatchPlan
 from serve_app.replica.parent_watch import watch_engine_processes
 from serve_app.replica.place import count_torn_groups, own_workers_by_node
 from serve_app.replica.prefills import PrefillWatch
+from serve_app.replica.prefix_metrics import PrefixMetrics
 from serve_app.replica.shared_files import SharedFileRecords
 from serve_app.replica.state import find_draining, is_dead, read_check_times
 from serve_app.replica.state_feed import StateFeed, read_load
@@ -63,6 +64,7 @@ class TierServer(LLMServer):
 
     _http: EngineHTTPServer | None = None
     _feed: StateFeed | None = None
+    _flushing: asyncio.Task[None] | None = None
     _sha256sums: str | dict[str, str] | None = None
     _stats: EngineStats | None = None
     _is_draining: Callable[[], bool] = staticmethod(bool)
@@ -114,6 +116,8 @@ class TierServer(LLMServer):
         prefills = PrefillWatch(table)
         if self._stats is not None:
             self._stats.after_step = prefills.look
+        if table is not None:
+            self._flushing = asyncio.create_task(PrefixMetrics(prefills).run())
         self._feed = StateFeed(partial(read_load, self._leases, self._stats, prefills), table)
         app = LeasedApp(
             DraftApp(engine_app),
@@ -239,6 +243,8 @@ class TierServer(LLMServer):
 
     async def __del__(self) -> None:
         self._health.close()
+        if self._flushing is not None:
+            self._flushing.cancel()
         if self._feed is not None:
             self._feed.close()
         if self._http is not None:

@@ -120,12 +120,13 @@ class StateFeed:
         self._version = 0
         self._readers: set[StateReader] = set()
         self._ticking: asyncio.Task[None] | None = None
+        self._closed = False
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """The stream, until the reader leaves."""
         if not self._may_read(scope):
             await _refuse(send, 403)
-        elif len(self._readers) >= READERS_MAX:
+        elif self._closed or len(self._readers) >= READERS_MAX:
             await _refuse(send, 503)
         else:
             await self._serve(receive, send)
@@ -162,6 +163,7 @@ class StateFeed:
 
     def close(self) -> None:
         """End all streams: the replica ends, and a server does not end answers by itself."""
+        self._closed = True
         for reader in self._readers:
             reader.close()
 

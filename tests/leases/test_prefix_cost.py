@@ -7,7 +7,15 @@ import random
 from hypothesis import given
 from hypothesis import strategies as st
 
-from serve_app.leases.prefix_cost import NO_LOAD, OwnChoices, ReplicaLoad, expected_s, rank
+from serve_app.leases.prefix_cost import (
+    NEAR_RATIO,
+    NEAR_S,
+    NO_LOAD,
+    OwnChoices,
+    ReplicaLoad,
+    expected_s,
+    rank,
+)
 
 loads = st.builds(
     ReplicaLoad,
@@ -47,21 +55,22 @@ def test_every_replica_is_ranked_once(
     assert sorted(one.replica for one in ranked) == sorted(replicas)
     if ranked:
         best_s = min(one.cost_s for one in ranked)
-        assert ranked[0].cost_s <= 1.05 * best_s + 0.005
+        assert ranked[0].cost_s <= (1 + NEAR_RATIO) * best_s + NEAR_S
 
 
 def test_a_cached_prompt_is_worth_a_wait_but_no_long_one() -> None:
-    """The cached replica wins until the work before the call takes longer than reading it anew."""
+    """The cached replica wins until the work before the call takes thrice as long as what it
+    saves."""
     cached = {"warm": 8000}
-    busy = ReplicaLoad(pending_tokens=4000)
+    busy = ReplicaLoad(pending_tokens=20_000)
     assert choose({"warm": busy, "cold": NO_LOAD}, cached, 8100) == "warm"
-    busier = ReplicaLoad(pending_tokens=12_000)
+    busier = ReplicaLoad(pending_tokens=28_000)
     assert choose({"warm": busier, "cold": NO_LOAD}, cached, 8100) == "cold"
 
 
 def test_a_replica_that_promises_too_much_is_believed_less() -> None:
     """Its cached tokens count by its trust ratio."""
-    doubtful = ReplicaLoad(pending_tokens=2000, trust_ratio=0.1)
+    doubtful = ReplicaLoad(pending_tokens=6000, trust_ratio=0.1)
     assert choose({"warm": doubtful, "cold": NO_LOAD}, {"warm": 8000}, 8100) == "cold"
 
 
@@ -81,3 +90,21 @@ def test_own_choices_count_until_reports_show_them() -> None:
     assert dict(own.tokens(0.15)) == {"a": 150, "b": 7}
     assert dict(own.tokens(0.25)) == {"a": 50, "b": 7}
     assert dict(own.tokens(0.5)) == {}
+
+
+def test_a_prompt_that_seems_all_cached_is_no_debt() -> None:
+    """A prompt that was estimated shorter than its cached beginning makes no replica look free."""
+    own = OwnChoices()
+    own.note("a", -300, 0.0)
+    own.note("a", 0, 0.0)
+    assert dict(own.tokens(0.1)) == {}
+    assert rank({"a": NO_LOAD}, {"a": 800}, own.tokens(0.1), 500, random.Random(0))
+    assert dict(own.tokens(1)) == {}
+
+
+def test_a_busy_fleet_saves_more_work() -> None:
+    """Where every replica makes a call wait, a warm replica is worth a longer wait."""
+    warm, cold = ReplicaLoad(pending_tokens=50_000), ReplicaLoad(pending_tokens=10_000)
+    assert choose({"warm": warm, "cold": cold}, {"warm": 8000}, 8100) == "warm"
+    idle = ReplicaLoad(pending_tokens=40_000)
+    assert choose({"warm": idle, "cold": NO_LOAD}, {"warm": 8000}, 8100) == "cold"

@@ -9,7 +9,7 @@ import pytest
 from serve_app.core.prefix import PrefixKeys, prefix_keys
 from serve_app.leases.prefix_cost import PREFILL_TOKENS_PER_S, ReplicaLoad
 from serve_app.replica.meter import Meter, Tokens
-from serve_app.replica.prefills import PrefillRate, PrefillWatch
+from serve_app.replica.prefills import PrefillRate, PrefillWatch, PrefixCounts
 from serve_app.replica.prefix_table import PrefixTable
 
 TEXT = prefix_keys([b"x" * 2048])
@@ -79,6 +79,8 @@ def test_cached_tokens_are_not_pending() -> None:
     second.is_prefilling, second.num_cached_tokens = False, 0
     watch.look()
     assert watch.complete(ReplicaLoad()).trust_ratio < 1
+    assert watch.take_counts() == PrefixCounts(2, 1024, 0, 512)
+    assert watch.take_counts() == PrefixCounts()
 
 
 def test_the_rate_is_that_of_long_prompts() -> None:

@@ -38,14 +38,18 @@ class EngineTiming:
 
 
 class SimCall:
-    """One call: its arrival, its lengths in tokens, and the time of its first token."""
+    """One call: its arrival, its lengths in tokens, and the time of its first token.
 
-    __slots__ = ("arrived_s", "first_token_s", "output", "placed_s", "prompt", "spilled")
+    `cached` are the tokens of the prompt that the engine need not read.
+    """
+
+    __slots__ = ("arrived_s", "cached", "first_token_s", "output", "placed_s", "prompt", "spilled")
 
     def __init__(self, arrived_s: float, prompt: int, output: int) -> None:
         self.arrived_s = arrived_s
         self.prompt = prompt
         self.output = output
+        self.cached = 0
         self.placed_s = NEVER
         self.first_token_s = NEVER
         self.spilled = False
@@ -156,7 +160,8 @@ class SimEngine:
         timing = self._timing
         step_s = timing.step_s(len(self._running), self._context)
         if self.prefilling:
-            step_s += timing.token_s * min(timing.chunk_tokens, self.prefilling[0].prompt)
+            call = self.prefilling[0]
+            step_s += timing.token_s * min(timing.chunk_tokens, call.prompt - call.cached)
         return step_s
 
     def _advance(self, now_s: float) -> None:
@@ -192,7 +197,13 @@ class SimEngine:
         if not self.prefilling:
             return
         timing = self._timing
-        prompt = self.prefilling[0].prompt
+        call = self.prefilling[0]
+        call.cached = self._find_cached(call)
+        prompt = call.prompt - call.cached
         steps = -(-prompt // timing.chunk_tokens)
         step_s = timing.step_s(len(self._running), self._context)
         self._left_s = prompt * timing.token_s + steps * step_s
+
+    def _find_cached(self, call: SimCall) -> int:
+        """The tokens of a prompt that need not be read; this engine has no prefix cache."""
+        return 0

@@ -18,9 +18,12 @@ ARITHMETIC = 989e12
 """Operations a second of one GPU."""
 BANDWIDTH_REACHED, ARITHMETIC_REACHED = 0.7, 0.5
 MEMORY_BYTES, RESERVED_BYTES = 0.9 * 80e9, 5e9
+H200_BANDWIDTH, H200_MEMORY_BYTES = 4.8e12, 0.9 * 141e9
+"""NVIDIA's for the H200 SXM, whose arithmetic is the H100's."""
 CHUNK_TOKENS = 8192
 REPLICAS_MAX = 12
 PATIENCE_S = 60.0
+SHARING_GPUS = 4
 
 
 def build_timing(
@@ -62,6 +65,25 @@ def strong_tier(start_s: float = 300.0) -> SimTier:
         parameters=72.7e9, layers=80, kv_heads=8, gpus=4, overhead_s=0.004, sequences_max=128
     )
     return SimTier("strong", timing, 4, start_s, REPLICAS_MAX, 128, 512, PATIENCE_S, 5.0)
+
+
+def sharing_timing() -> EngineTiming:
+    """The 72B over four H200 with keys and values in FP8: a cache of two million tokens.
+
+    A smaller cache would forget a conversation of Mooncake's trace before its next turn.
+    """
+    gpus, parameters, kv_bytes = SHARING_GPUS, 72.7e9, 2 * 128 * 80 * 8
+    bandwidth = H200_BANDWIDTH * gpus * BANDWIDTH_REACHED
+    memory = gpus * (H200_MEMORY_BYTES - RESERVED_BYTES) - 2 * parameters
+    return EngineTiming(
+        weights_s=2 * parameters / bandwidth,
+        token_s=2 * parameters / (ARITHMETIC * gpus * ARITHMETIC_REACHED),
+        context_token_s=kv_bytes / bandwidth,
+        overhead_s=0.004,
+        chunk_tokens=CHUNK_TOKENS,
+        kv_tokens=int(memory / kv_bytes),
+        sequences_max=128,
+    )
 
 
 def token_rates(timing: EngineTiming, context_tokens: float) -> tuple[float, float]:
