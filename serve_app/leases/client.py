@@ -48,9 +48,9 @@ from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, FairOrder, Wai
 from serve_app.leases.pool import LeasePool
 from serve_app.leases.prefix_choice import Prefix, PrefixChoice, PrefixPlan
 from serve_app.leases.prefix_cost import OwnChoice
+from serve_app.leases.replica_states import ReplicaStates
 from serve_app.leases.retries import RetryBudget
 from serve_app.leases.state_stream import StateStreams
-from serve_app.leases.tier_state import TierState
 from serve_app.leases.waiting import Waiter
 
 LEASE_HEADER = b"x-lease-id"
@@ -246,7 +246,7 @@ class TierClient:
         self._config_watches = self._is_watched = False
         self._first_tokens = FirstTokens()
         self._engines = EngineLoads()
-        self._state_of = TierState(self._engines)
+        self._state_of = ReplicaStates(self._engines)
         board = board or ReplicaBoard()
         self._streams = StateStreams(board, self._state_of)
         self._fairness: FairnessConfig | None = None

@@ -11,7 +11,7 @@ from serve_app.leases.board import ReplicaBoard
 from serve_app.leases.http1 import Address
 from serve_app.leases.prefix_cost import OwnChoice, OwnChoices, ReplicaLoad, rank
 from serve_app.leases.ranking import Ranking
-from serve_app.leases.tier_state import TierState
+from serve_app.leases.replica_states import ReplicaStates
 
 
 @dataclass(frozen=True, slots=True)
@@ -43,7 +43,7 @@ class PrefixChoice:
     def __init__(
         self,
         board: ReplicaBoard,
-        state: TierState,
+        state: ReplicaStates,
         in_use_at: Callable[[Address], int],
         avoided: Callable[[Address], bool],
         chance: random.Random | None = None,

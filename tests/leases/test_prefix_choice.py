@@ -20,9 +20,9 @@ from serve_app.leases.pool import RANKED_S, LeasePool
 from serve_app.leases.prefix_choice import Prefix, PrefixChoice
 from serve_app.leases.prefix_cost import ReplicaLoad
 from serve_app.leases.ranking import Ranking, find_ranking, handed_over
+from serve_app.leases.replica_states import ReplicaStates
 from serve_app.leases.signature import LeaseSigner
 from serve_app.leases.state_frames import Keys
-from serve_app.leases.tier_state import TierState
 from serve_app.replica.meter import METER
 from serve_app.replica.prefix_table import PrefixTable
 from tests.fakes import FakeGrant
@@ -43,7 +43,7 @@ class Setting:
     def __init__(self) -> None:
         self.board = ReplicaBoard()
         self.board.publish(SEATS)
-        self.state = TierState(EngineLoads())
+        self.state = ReplicaStates(EngineLoads())
         self.in_use: dict[Address, int] = {}
         self.failing: set[Address] = set()
         self.choice = PrefixChoice(

@@ -14,9 +14,9 @@ from serve_app.leases.board import ReplicaBoard, Seat
 from serve_app.leases.http1 import Address
 from serve_app.leases.load import EngineLoads
 from serve_app.leases.prefix_cost import ReplicaLoad
+from serve_app.leases.replica_states import ReplicaStates
 from serve_app.leases.state_frames import render_hello, render_keys, render_load
 from serve_app.leases.state_stream import StateStreams
-from serve_app.leases.tier_state import TierState
 from tests.leases.replica import Replica, Stats
 
 HEAD = b"HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n"
@@ -51,11 +51,11 @@ async def until(condition: Callable[[], object]) -> None:
 
 
 @asynccontextmanager
-async def reading(**seats: Seat) -> AsyncIterator[tuple[TierState, ReplicaBoard]]:
+async def reading(**seats: Seat) -> AsyncIterator[tuple[ReplicaStates, ReplicaBoard]]:
     """What a Router knows of these replicas."""
     board = ReplicaBoard()
     board.publish(seats)
-    state = TierState(EngineLoads())
+    state = ReplicaStates(EngineLoads())
     streams = StateStreams(board, state)
     streams.start()
     try:
@@ -105,7 +105,7 @@ def chunk(data: bytes) -> bytes:
     return b"%x\r\n%b\r\n" % (len(data), data)
 
 
-def keys_of(state: TierState, name: str) -> dict[int, int]:
+def keys_of(state: ReplicaStates, name: str) -> dict[int, int]:
     found = state.index._replicas.get(name)
     return {} if found is None else dict(found.known)
 

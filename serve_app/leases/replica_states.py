@@ -13,7 +13,7 @@ from serve_app.leases.prefix_index import PrefixIndex
 from serve_app.leases.state_frames import Keys
 
 
-class TierState:
+class ReplicaStates:
     """The newest load and the keys of each replica, by Ray's ids of the replicas."""
 
     def __init__(self, engines: EngineLoads) -> None:
