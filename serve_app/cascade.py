@@ -20,6 +20,7 @@ from dataclasses import replace
 
 from serve_app.config.cascade import ConfidenceConfig
 from serve_app.core.call import Draft, Reason, Route
+from serve_app.core.chunks import Take
 from serve_app.core.errors import GatewayError
 from serve_app.core.headers import Headers
 from serve_app.leases.client import UpstreamRequest
@@ -43,6 +44,9 @@ class WholeAnswer:
         """The body, then b''."""
         body, self._body = self._body, b""
         return body
+
+    def divert(self, take: Take) -> None:
+        """Nothing comes any more."""
 
 
 @asynccontextmanager

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from serve_app.access.identity import Identity
 from serve_app.core.call import Record, TierState
 from serve_app.core.caller import Credentials
+from serve_app.core.chunks import Take
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import GatewayError, TooManyCalls, Unauthorized
 from serve_app.core.load import TierLoad
@@ -36,6 +37,9 @@ class FakeAnswer:
         self._chunks = list(chunks)
         self._error = error
         self._hang = hang
+
+    def divert(self, take: Take) -> None:
+        """No chunk comes from a connection."""
 
     async def read(self) -> bytes:
         if self._chunks:

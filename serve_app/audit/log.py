@@ -9,6 +9,7 @@ from serve_app.audit.writer import AuditWriter
 from serve_app.config.audit import AuditConfig
 from serve_app.core.audit_state import AuditState
 from serve_app.core.call import Call, Record
+from serve_app.core.chunks import Take
 from serve_app.core.content import Content
 from serve_app.core.errors import AuditUnavailable
 from serve_app.leases.tier import Answer
@@ -91,3 +92,6 @@ class CopiedAnswer:
         chunk = await self._answer.read()
         self._content.add(chunk)
         return chunk
+
+    def divert(self, take: Take) -> None:
+        """Every chunk is kept for the record."""

@@ -8,6 +8,7 @@ from dataclasses import dataclass
 import orjson
 
 from serve_app.core.call import Decision, Reason
+from serve_app.core.chunks import Take
 from serve_app.core.headers import Headers
 
 FORM = 1
@@ -43,6 +44,9 @@ class Replay:
     async def read(self) -> bytes:
         """The next chunk, then b''."""
         return next(self._chunks, b"")
+
+    def divert(self, take: Take) -> None:
+        """No chunk comes from a connection."""
 
 
 def dump_entry(entry: StoredAnswer) -> bytes:

@@ -16,6 +16,7 @@ from collections import deque
 from collections.abc import Callable
 
 from serve_app.core.call import CacheResult, Record, Usage
+from serve_app.core.chunks import Take
 from serve_app.core.errors import UpstreamFailed
 from serve_app.core.headers import Headers
 from serve_app.core.usage import read_usage
@@ -204,6 +205,9 @@ class Reader:
             self.position += 1
             self._flight.note_read()
         return chunk
+
+    def divert(self, take: Take) -> None:
+        """Every chunk is kept for the other calls."""
 
     async def _wait(self) -> None:
         self._news.clear()

@@ -238,7 +238,8 @@ def render_rows(
                     "share": share,
                     "replicas": sum(one["state"] == RUNNING for one in found["replicas"]),
                     "calls": tally.calls if tally else 0,
-                    "bad": dict(tally.bad) if tally else {},
+                    # A Router names signals by members of an enum.
+                    "bad": {str(signal): bad for signal, bad in tally.bad.items()} if tally else {},
                     "rolled_back": trial.out.get(name),
                 }
             )

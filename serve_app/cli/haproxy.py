@@ -73,12 +73,16 @@ def write_amended(generation: Generation, environment: dict[str, str]) -> None:
     written, tls = generation.written, read_tls(environment)
     _, files_max = resource.getrlimit(resource.RLIMIT_NOFILE)
     listener = None if tls is None else TlsFiles(tls, written).prepare()
-    limits, socket = read_limits(environment), str(generation.socket)
     text = _keep_routers(_read_locked(written), _routers_file(written))
-    write_private(
-        generation.configuration,
-        amend(text, limits, files_max, listener, admin_socket=socket),
+    amended = amend(
+        text,
+        read_limits(environment),
+        files_max,
+        listener,
+        admin_socket=str(generation.socket),
+        door=str(generation.door),
     )
+    write_private(generation.configuration, amended)
     if tls is not None:
         _watch_certificates(generation, environment)
 

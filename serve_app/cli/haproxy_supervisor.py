@@ -59,6 +59,11 @@ class Generation:
         return self.ray_socket.with_name(f"h{self.holder}")
 
     @property
+    def door(self) -> Path:
+        """Where HAProxy takes the requests of those that it has replaced: the same for all."""
+        return self.ray_socket.with_name("door")
+
+    @property
     def admin(self) -> AdminSocket:
         """HAProxy's control socket, to be asked."""
         return AdminSocket(str(self.socket))

@@ -150,7 +150,7 @@ class Benchmarks(LazyGroup):
         LazyCommand(
             "overhead",
             "serve_app.offline.bench.command:overhead",
-            "Measure this service, Ray Serve LLM and the bare engine in turn, and compare them.",
+            "Measure this service, its rivals and the bare engine in turn, and compare them.",
         ),
         LazyCommand(
             "scorer",
@@ -178,6 +178,11 @@ class Benchmarks(LazyGroup):
             "transport",
             "serve_app.offline.bench.transport:transport",
             "Compare TLS with plain HTTP between a Router's client and a replica's server.",
+        ),
+        LazyCommand(
+            "gateway",
+            "serve_app.offline.bench.gateway.command:gateway",
+            "Measure a Router before an engine of recorded bytes, beside other gateways.",
         ),
         LazyCommand(
             "gpu",

@@ -10,6 +10,7 @@ import typer
 
 from serve_app.cli.check import read_or_exit
 from serve_app.cli.verify import terminal_progress
+from serve_app.config.app import AppConfig
 from serve_app.config.edit import NotEditable, Value, set_tier_keys
 from serve_app.config.reader import process_environment
 from serve_app.config.tiers import DEMO_PREFIX, TierConfig
@@ -51,10 +52,11 @@ def pin(
 ) -> None:
     """Pin each tier to the model files on this machine, by the hub's commit or by SHA-256 sums.
 
-    `engine.revision` is written if the commit is known, `sha256sums` if the tier reads a directory.
-    Nothing is downloaded. Exit code 1: this machine has no files to pin a tier to.
+    A variant is pinned as the tier TIER--NAME, unless its tier pins it. `engine.revision` is
+    written if the commit is known, `sha256sums` if the tier reads a directory. Nothing is
+    downloaded. Exit code 1: this machine has no files to pin a tier to.
     """
-    tiers = [one for one in read_or_exit(config).app.tiers if tier in (None, one.name)]
+    tiers = [one for one in _list_own(read_or_exit(config).app) if tier in (None, one.name)]
     if not tiers or (model_dir is not None and len(tiers) != 1):
         _refuse("name one tier of the config: --tier NAME", 2)
     text = config.read_text(encoding="utf-8")
@@ -69,6 +71,16 @@ def pin(
         typer.echo(text, nl=False)
     else:
         config.write_text(text, encoding="utf-8")
+
+
+def _list_own(app: AppConfig) -> list[TierConfig]:
+    """The tiers, and the variants that do not read their tier's files by their tier's arguments."""
+    inherit = {
+        each.deployed_name
+        for each in app.variants
+        if each.model_source is None and each.engine is None
+    }
+    return [tier for tier in app.deployed if tier.name not in inherit]
 
 
 def find_changes(tier: TierConfig, given: Path | None, cache: Path) -> Iterator[Change]:

@@ -50,7 +50,9 @@ from serve_app.replica.shared_files import SharedFileRecords
 GRACE_S = 20.0
 POLL_S = 0.5
 ENDING_POLL_S = 0.1
-
+ASK_S = 2.0
+"""How long an answer may take while the service starts. Nothing answers once GCS has died, and then
+the others are to be ended soon."""
 
 DAEMONS = frozenset(("raylet", "gcs_server"))
 """The parts of Ray without which `serve run` would wait for ever; it notices late or never."""
@@ -134,6 +136,7 @@ def up(
         serve_config = serve_config.with_port(port)
     tls = _read_tls(haproxy=haproxy)
     directory = RunDirectory(run_dir())
+    serve_config = serve_config.with_thumbs(directory.path / "feedback")
     _take(directory)
     base_url = serve_config.base_url if tls is None else _secure(serve_config.base_url)
     processes.adopt_orphans()
@@ -336,11 +339,11 @@ def _wait_ready(
     while time.monotonic() < deadline:
         applications = _list_applications(service.auth_token)
         show(applications)
+        if (why := service.why_ended()) is not None:
+            raise ChildProcessError(why)
         is_ready = _is_running(applications) if asks_clients else _is_ready(base_url)
         service.find_daemons()
         directory.note_sessions(find_sessions(service.daemons.values()))
-        if (why := service.why_ended()) is not None:
-            raise ChildProcessError(why)
         if is_ready:
             return
         if (why := _find_failure(applications)) is not None:
@@ -355,7 +358,7 @@ def _list_applications(auth_token: str) -> dict[str, Any]:
         f"{DASHBOARD}/api/serve/applications/", headers={"Authorization": f"Bearer {auth_token}"}
     )
     try:
-        with urllib.request.urlopen(request, timeout=5) as response:
+        with urllib.request.urlopen(request, timeout=ASK_S) as response:
             applications: dict[str, Any] = json.load(response)["applications"]
     except OSError:
         return {}  # The dashboard starts after the cluster, and may be off.
@@ -385,7 +388,9 @@ def _is_ready(base_url: str) -> bool:
     # Whether the service is ready says no secret, so any certificate will do here.
     context = ssl._create_unverified_context() if base_url.startswith("https:") else None
     try:
-        with urllib.request.urlopen(f"{base_url}/ready", timeout=5, context=context) as response:
+        with urllib.request.urlopen(
+            f"{base_url}/ready", timeout=ASK_S, context=context
+        ) as response:
             return bool(response.status == 200)
     except OSError:
         return False

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from serve_app.config.serve_file import ROUTER_NAME
+from serve_app.config.variants import SEPARATOR
 
 WIDTH_MAX = 1_000_000
 Value = str | Mapping[str, Any]
@@ -20,8 +21,9 @@ class NotEditable(Exception):
 def set_tier_keys(text: str, tier: str, path: tuple[str, ...], value: Value) -> str:
     """The text with one key of a tier set; `path` is the key, or `("engine", key)`.
 
-    An existing key gets the new value and loses its comments. A new key goes before the first key
-    of its map, or after `model_id`.
+    A variant has the name of its deployment, `TIER--NAME`. An existing key gets the new value and
+    loses its comments. A new key goes before the first key of its map, or after `model_id`, or
+    after the `tier` of a variant.
 
     Raises:
         NotEditable: the tier, or the map of the key, is not written in block style.
@@ -60,15 +62,20 @@ def _is_router(deployment: yaml.Node) -> bool:
 
 def _find_tier(root: yaml.Node | None, name: str) -> yaml.MappingNode:
     for tier in _list_tiers(root):
-        found = _get(tier, "name")
-        if isinstance(found, yaml.ScalarNode) and found.value == name and not tier.flow_style:
+        if _deployed_name(tier) == name and not tier.flow_style:
             return tier
     raise NotEditable(f"tier {name} is not written out key by key")
 
 
+def _deployed_name(tier: yaml.MappingNode) -> str:
+    parts = (_get(tier, "tier"), _get(tier, "name"))
+    return SEPARATOR.join(part.value for part in parts if isinstance(part, yaml.ScalarNode))
+
+
 def _list_tiers(root: yaml.Node | None) -> Iterator[yaml.MappingNode]:
     for application in _items(_get(root, "applications")):
-        for tier in _items(_get(_get(application, "args"), "tiers")):
+        args = _get(application, "args")
+        for tier in (*_items(_get(args, "tiers")), *_items(_get(args, "variants"))):
             if isinstance(tier, yaml.MappingNode):
                 yield tier
 
@@ -100,7 +107,7 @@ def _set(text: str, node: yaml.MappingNode, key: str, value: Value) -> str:
             begin, end = name.start_mark.line, _last_line(old)
             lines[begin : end + 1] = _render(indent, key, value)
             return "".join(lines)
-    after = next((old for name, old in node.value if name.value == "model_id"), None)
+    after = _get(node, "model_id") or _get(node, "tier")
     at = first.line if after is None else _last_line(after) + 1
     lines[at:at] = _render(indent, key, value)
     return "".join(lines)

@@ -111,13 +111,13 @@ def local_environment(run_dir: Path) -> dict[str, str]:
 
     HAProxy and vLLM keep their sockets there, because vLLM leaves sockets behind when an engine is
     killed. The drain period gives load balancers on other nodes time to react; a single machine
-    has none. The controller's interval is 0.5 s instead of 0.1 s, because it shares the models'
-    cores.
+    has none, but a Router must take calls until HAProxy has been replaced. The controller's
+    interval is 0.5 s instead of 0.1 s, because it shares the models' cores.
     """
     sockets = socket_dir(run_dir)
     return {
         RUN_MARKER: str(run_dir),
-        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "1",
+        "RAY_SERVE_DIRECT_INGRESS_MIN_DRAINING_PERIOD_S": "3",
         "RAY_SERVE_HAPROXY_CONFIG_FILE_LOC": str(sockets / "haproxy.cfg"),
         "RAY_SERVE_HAPROXY_SOCKET_PATH": str(sockets / "admin.sock"),
         "RAY_SERVE_HAPROXY_METRICS_SOCKET_PATH": str(sockets / "metrics.sock"),

@@ -15,6 +15,7 @@ from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from ipaddress import ip_address, ip_network
 
+from serve_app.config.haproxy_successor import FRONTEND, PASS_ON, render_door, route_stopping
 from serve_app.config.tls import TlsListener
 from serve_app.core.headers import CERTIFICATE_HEADER
 from serve_app.core.peer_watch import PROBE_S, SILENT_S_MAX
@@ -37,6 +38,8 @@ ROUTER = r"(?m)^    server (\S+) \S+ check(?!.* backup$)"
 ROUTER_LINE = rf"{ROUTER}.*"
 BACKEND = r"(?m)^(backend \S+\n)((?:(?:    .*)?\n)*)"
 SERVER_LINE = r"(?m)^(    server .*)$"
+HEALTHY = "    http-check expect status 200\n"
+HEALTHY_OR_DRAINING = "    http-check expect rstring (success|DRAINING)\n"
 ADMIN_SOCKET = r"(?m)^    stats socket (\S+) mode 666 (level admin .*)$"
 
 
@@ -140,6 +143,7 @@ ERRORS = (
     ProxyError(504, "timeout_error", "deadline_exceeded", "The router did not answer in time."),
 )
 NOT_FOUND = ProxyError(404, "invalid_request_error", "unknown_url", "Unknown request URL.")
+ROUTES = f"    http-request return {NOT_FOUND.render()} if routes"
 
 
 def amend(
@@ -149,11 +153,13 @@ def amend(
     tls: TlsListener | None = None,
     *,
     admin_socket: str | None = None,
+    door: str | None = None,
 ) -> str:
     """Amend Ray's configuration with this service's limits and errors, for `files_max` open files.
 
     `tls` None: the public port speaks plain HTTP. `admin_socket` None: HAProxy is controlled at the
-    path that Ray chose.
+    path that Ray chose. `door`: the path at which each HAProxy takes the requests of those that it
+    has replaced; None: they answer by their own configuration.
 
     Raises:
         TemplateChanged: a line to amend does not occur exactly once.
@@ -162,13 +168,22 @@ def amend(
     connections_max = min(_read_maxconn(text), max(RESERVED * 2, possible))
     # Ray starts HAProxy before it knows the application.
     elsewhere = NOT_FOUND if re.search(APPLICATION, text) else UNAVAILABLE
+    text = _replace(r"(?m)^    http-request return .* if routes$", _literal(ROUTES), text)
+    taken_over = "" if door is None else render_door(text, door)
     for pattern, lines in _amendments(limits, connections_max, elsewhere, tls, admin_socket):
-        text, found = re.subn(pattern, lines, text)
-        if found != 1:
-            raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
+        text = _replace(pattern, lines, text)
+    if door is not None:
+        text = re.sub(FRONTEND, lambda frontend: route_stopping(frontend[0]), text) + taken_over
     text = re.sub(BACKEND, _amend_backend, text)
     # HAProxy ignores this one in `default-server`. There may be no Router yet, and so no line.
     return re.sub(SERVER_LINE, rf"\1 tcp-ut {SILENT_S_MAX}s", text)
+
+
+def _replace(pattern: str, lines: str, text: str) -> str:
+    text, found = re.subn(pattern, lines, text)
+    if found != 1:
+        raise TemplateChanged(f"{found} matches of {pattern!r}, expected one")
+    return text
 
 
 def find_routers(text: str) -> dict[str, list[str]]:
@@ -205,6 +220,9 @@ def _amend_backend(backend: re.Match[str]) -> str:
     A retry at the same Router would wait for a second, so there is one retry for each further
     Router. Ray's fallback, a proxy on the head, would hold calls until a Router runs, without a
     limit. The fallback stays a server, so that Ray's health check counts it.
+
+    A Router that drains still answers calls, until Ray has taken it out of the configuration, and
+    its health says 503 at once. HAProxy may know no other Router by then.
     """
     head, lines = backend.groups()
     routers = re.findall(ROUTER, lines)
@@ -214,6 +232,7 @@ def _amend_backend(backend: re.Match[str]) -> str:
     down = "".join(f" !{{ srv_is_up({name}/{router}) }}" for router in routers)
     refused = f"    http-request return {UNAVAILABLE.render()}{' if' if down else ''}{down}\n"
     retries = max(0, min(RETRIES_MAX, len(routers) - 1))
+    lines = lines.replace(HEALTHY, HEALTHY_OR_DRAINING)
     return f"{head}    retries {retries}\n{refused}{lines}"
 
 
@@ -257,10 +276,6 @@ def _amendments(
     yield (
         r"(?m)^(frontend http_frontend\n    bind \S+)$",
         "\\1" + _literal(tls.bind() if tls else "", *_public(limits, connections_max, tls)),
-    )
-    yield (
-        r"(?m)^    http-request return .* if routes$",
-        _literal(f"    http-request return {NOT_FOUND.render()} if routes"),
     )
     yield (
         r"(?m)^(backend default_backend\n)    http-request return status 404 .*$",
@@ -314,3 +329,4 @@ def _public(limits: HAProxyLimits, connections_max: int, tls: TlsListener | None
         yield from tls.requests()
     # No Router gets the request before its body is complete or fills HAProxy's buffer.
     yield f"    http-request wait-for-body time {limits.body_s}s if METH_POST"
+    yield PASS_ON.rstrip("\n")

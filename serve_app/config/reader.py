@@ -73,6 +73,36 @@ class ServeConfig:
         document.setdefault("http_options", {})["port"] = port
         return ServeConfig(document, self.app, self.runtime)
 
+    def with_thumbs(self, directory: Path) -> ServeConfig:
+        """This config with a directory for the playground's thumbs.
+
+        Nothing but a thumb that somebody gives is kept: no call is drawn as a sample. A config that
+        names a directory of its own, or clients elsewhere, stays as it is; so does a config with a
+        single tier to judge.
+        """
+        if len([tier for tier in self.app.tiers if "generate" in tier.tasks]) < 2:
+            return self
+        document = copy.deepcopy(self.document)
+        config = _router_section(document)
+        if not (self.loopback and self.runtime.pages.playground) or "feedback" in config:
+            return self
+        config["feedback"] = {"directory": str(directory.absolute()), "sample_ratio": 0.0}
+        feedback = self.runtime.feedback.model_validate(config["feedback"])
+        return ServeConfig(
+            document, self.app, self.runtime.model_copy(update={"feedback": feedback})
+        )
+
+
+def _router_section(document: dict[str, Any]) -> dict[str, Any]:
+    """The Router's `user_config` in a checked document; one of its own if there is none."""
+    ours = (each for each in document["applications"] if each["import_path"] == IMPORT_PATH)
+    for application in ours:
+        for deployment in application.get("deployments") or ():
+            if deployment["name"] == ROUTER_NAME:
+                found: dict[str, Any] = deployment.get("user_config") or {}
+                return found
+    return {}
+
 
 def read_serve_config(path: Path) -> ServeConfig:
     """Read and check a Serve config file.

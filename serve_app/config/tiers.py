@@ -386,6 +386,14 @@ class TierConfig(Config):
         "replica makes its own certificate, and a lease carries its digest: no authority and no "
         "file are needed ([tls.md](tls.md#between-routers-and-engines)). Needs the extra `access`.",
     )
+    stream_join_ms: float = Field(
+        50.0,
+        ge=0,
+        le=1000,
+        description="While a replica's event loop lags, tokens of a stream wait for each other for "
+        "at most this long and then travel as one event. The first text and the end never wait, "
+        "and without a lag each token is an event of its own. 0: never.",
+    )
     engine_watch: EngineWatchConfig = Field(
         default_factory=EngineWatchConfig,
         description="How a replica watches its engine "

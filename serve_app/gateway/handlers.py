@@ -26,6 +26,7 @@ from serve_app.core.usage import read_usage
 from serve_app.feedback.capture import Capture
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.cache_use import read_cache_use
+from serve_app.gateway.client_bytes import open_passage
 from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.dialect import Translation, translate
 from serve_app.gateway.guard import check_endpoint
@@ -210,7 +211,7 @@ class CallHandler:
                 record.stream = order.call.stream
                 if record.trace is not None:
                     record.trace.note_received()
-                await self._answer(order, response, record, started, deadlines)
+                await self._answer(scope, order, response, record, started, deadlines)
         except GatewayError as error:
             await self._fail(error, response, record)
         except ClientGone:
@@ -262,6 +263,7 @@ class CallHandler:
 
     async def _answer(
         self,
+        scope: Scope,
         order: Order,
         response: Response,
         record: Record,
@@ -291,7 +293,7 @@ class CallHandler:
                 await self._refuse(translation, answer, response, record, decided)
             elif content_type.startswith(EVENT_STREAM):
                 response.tap = translation.tap(call, record.usage)
-                await self._stream(response.tap, answer, response, out, capture)
+                await self._stream(scope, response.tap, answer, response, out, capture)
             else:
                 await self._whole(translation, answer, response, record, out, capture)
         if capture is not None and self._feedback is not None:
@@ -299,6 +301,7 @@ class CallHandler:
 
     async def _stream(
         self,
+        scope: Scope,
         tap: StreamTap,
         answer: Answer,
         response: Response,
@@ -312,6 +315,7 @@ class CallHandler:
             if events := tap.feed(chunk):
                 if not response.begun:
                     await response.begin(answer.status, head)
+                    self._open_passage(scope, tap, answer, capture)
                 await response.write(events, more=True)
             if tap.error is not None:
                 # Before the first event the error can still be an answer with its own status.
@@ -324,6 +328,14 @@ class CallHandler:
                 raise UpstreamFailed
             await response.begin(answer.status, head)
         await response.write(rest, more=False)
+
+    @staticmethod
+    def _open_passage(
+        scope: Scope, tap: StreamTap, answer: Answer, capture: Capture | None
+    ) -> None:
+        """Let events that need no look pass to the client without this task."""
+        if capture is None and (take := open_passage(scope, tap)) is not None:
+            answer.divert(take)
 
     async def _whole(
         self,

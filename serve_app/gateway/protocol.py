@@ -9,6 +9,8 @@ from uvicorn.middleware.proxy_headers import ProxyHeadersMiddleware
 from uvicorn.protocols.http import auto
 from uvicorn.protocols.http.httptools_impl import STATUS_LINE, HttpToolsProtocol
 
+from serve_app.gateway.client_bytes import EXTENSION, ClientBytes
+
 NOT_HTTP = orjson.dumps(
     {
         "error": {
@@ -78,6 +80,8 @@ class EdgeProtocol(HttpToolsProtocol):
         if self.parser.should_upgrade():
             raise NoUpgrade
         super().on_headers_complete()
+        # The task of the request has been made, and does not run before this returns.
+        self.scope["extensions"] = {EXTENSION: {"client": ClientBytes(self.loop, self.cycle)}}
 
     def send_400_response(self, msg: str) -> None:
         """Answer a request that cannot be parsed; none of its headers is known."""

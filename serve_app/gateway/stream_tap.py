@@ -83,6 +83,18 @@ class StreamTap:
             self._last = data
         return data
 
+    def lets_pass(self, chunks: bytes) -> bool:
+        """Whether whole events, in HTTP chunks that end as events do, pass as they came.
+
+        If not, `feed` them.
+        """
+        if self._rest or self._forces_tool:
+            return False
+        if chunks.rfind(self._error_start) >= 0 or chunks.rfind(USAGE_KEY) >= 0:
+            return False
+        self._last = chunks
+        return True
+
     def flush(self) -> bytes:
         """The bytes that are left when the stream has ended without closing its last event."""
         rest, self._rest = self._rest, b""

@@ -16,6 +16,7 @@ from serve_app.config.fairness import FairnessConfig
 from serve_app.config.hedging import HedgingConfig
 from serve_app.config.runtime import LeaseConfig
 from serve_app.core.call import Endpoint, Usage
+from serve_app.core.chunks import Take
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import (
     DeadlineExceeded,
@@ -122,6 +123,10 @@ class Upstream:
             self._note_first()
             self._note_first = None
         return chunk
+
+    def divert(self, take: Take) -> None:
+        """Offer the chunks that come from now on to `take` first."""
+        self._exchange.divert(take)
 
 
 class Attempt:

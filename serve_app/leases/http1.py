@@ -22,6 +22,7 @@ from typing import cast
 
 import httptools
 
+from serve_app.core.chunks import Take, are_whole_events
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.headers import Headers
 from serve_app.core.peer_watch import SILENT_S_MAX, watch_peer
@@ -77,6 +78,7 @@ class Exchange:
         self._paused = False
         self._error: Exception | None = None
         self._has_head = False
+        self._take: Take | None = None
         self.status = 0
         self.headers: Headers = []
         self.complete = False
@@ -132,6 +134,13 @@ class Exchange:
             self._resume()
         return data
 
+    def divert(self, take: Take) -> None:
+        """Offer whole chunks to `take` while a `read` waits; what it leaves is read as before.
+
+        A `read` that waits has given away all that came before, so the order stays.
+        """
+        self._take = take
+
     def abandon(self) -> None:
         """Drop the connection, unless the answer is complete and the connection serves others."""
         if not self.complete:
@@ -143,6 +152,18 @@ class Exchange:
         """Bytes have come: the peer is not silent."""
         if not self._silent:
             self._expect_more()
+
+    def pass_on(self, chunks: bytes) -> bool:
+        """Whether the bytes have gone past the owner; they begin where a chunk does."""
+        take, waiter = self._take, self._waiter
+        return (
+            take is not None
+            and waiter is not None
+            # A cancelled waiter's owner is about to leave.
+            and not waiter.done()
+            and are_whole_events(chunks)
+            and take(chunks)
+        )
 
     def note_headers(self, status: int) -> None:
         """The head has come."""
@@ -238,6 +259,8 @@ class Connection(asyncio.Protocol):
         self._parser = httptools.HttpResponseParser(self)
         self._exchange: Exchange | None = None
         self._message_complete = False
+        self._between_chunks = False
+        """The parser has read the whole of a chunk, and nothing of the next one."""
         self._interim = False
         self._keep_alive = False
         self.idle_since = 0.0
@@ -308,13 +331,19 @@ class Connection(asyncio.Protocol):
             self.close()
             return
         exchange.note_data()
+        if self._between_chunks and exchange.pass_on(data):
+            return
+        self._between_chunks = False
         try:
             self._parser.feed_data(data)
         except (httptools.HttpParserError, httptools.HttpParserUpgrade):
             self.close()
             if not self._message_complete:
                 self._fail_exchange()
+        # The parser says nothing of the first digits of a chunk's length.
+        self._between_chunks = self._between_chunks and data.endswith(b"\r\n")
         if self._message_complete:
+            self._between_chunks = False
             self._exchange = None
             self.idle_since = self._loop.time()
             exchange.finish()
@@ -350,6 +379,12 @@ class Connection(asyncio.Protocol):
     def on_body(self, data: bytes) -> None:
         if self._exchange is not None:
             self._exchange.note_body(data)
+
+    def on_chunk_header(self) -> None:
+        self._between_chunks = False
+
+    def on_chunk_complete(self) -> None:
+        self._between_chunks = True
 
     def on_message_begin(self) -> None:
         if self._message_complete:

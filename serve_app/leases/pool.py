@@ -421,6 +421,12 @@ class LeasePool:
         self._give(self._taker(lease), lease)
 
     def _give(self, waiter: Waiter | None, lease: Lease) -> None:
+        # A loop, because thousands of calls may be cancelled in one turn.
+        while waiter is not None and waiter.done():
+            # The call has been cancelled in this turn of the loop and has not run since.
+            self._picky.pop(waiter, None)
+            self._waiting.leave(waiter)
+            waiter = self._taker(lease)
         if waiter is None:
             self._keep(lease)
         else:
@@ -428,14 +434,9 @@ class LeasePool:
 
     def _serve(self, waiter: Waiter, lease: Lease) -> None:
         self._picky.pop(waiter, None)
-        if waiter.done():
-            # The call has been cancelled in this turn of the loop and has not run since.
-            self._waiting.leave(waiter)
-            self._offer(lease)
-        else:
-            self._waiting.serve(waiter)
-            lease.charged = waiter.claim
-            waiter.set_result(lease)
+        self._waiting.serve(waiter)
+        lease.charged = waiter.claim
+        waiter.set_result(lease)
 
     def _keep(self, lease: Lease) -> None:
         lease.charged = None

@@ -5,6 +5,7 @@ from __future__ import annotations
 from contextlib import AbstractAsyncContextManager
 from typing import Protocol
 
+from serve_app.core.chunks import Take
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.load import TierLoad
 from serve_app.leases.client import UpstreamRequest
@@ -19,6 +20,13 @@ class Answer(Protocol):
 
     async def read(self) -> bytes:
         """The next body bytes, b'' after the last ones."""
+        ...
+
+    def divert(self, take: Take) -> None:
+        """Offer whole chunks to `take` while a `read` waits; what it leaves is read as before.
+
+        An answer whose bytes do not come from a connection, or that are looked at, offers none.
+        """
         ...
 
 

@@ -13,6 +13,7 @@ from typing import Any
 import orjson
 
 from serve_app.core.call import Draft, Record
+from serve_app.core.trace import Trace
 from serve_app.observe.log_files import OwnedLogs
 
 BYTES_MAX = 100 * 1024 * 1024
@@ -23,6 +24,9 @@ DIRECTORY_BYTES_MAX = 2 * 1024**3
 """The bound on the logs of all Routers that ever ran on this node; each has its own name."""
 
 PRUNE_S = 600.0
+
+STAGES = ("receive", "decide", "lease", "head")
+"""What a traced call does one after another until the head of its answer is there."""
 
 
 def serve_log_dir() -> Path | None:
@@ -95,10 +99,27 @@ def render_line(record: Record) -> dict[str, Any]:
         "prompt_tokens": record.usage.prompt_tokens,
         "completion_tokens": record.usage.completion_tokens,
         **({} if record.cache is None else {"cache": record.cache.value}),
-        **({} if record.trace is None else {"trace_id": record.trace.trace_id}),
+        **({} if record.trace is None else render_trace(record.arrived_at, record.trace)),
         **({} if record.variant is None else {"variant": record.variant}),
         **render_draft(record.draft),
     }
+
+
+def render_trace(arrived_at: float, trace: Trace) -> dict[str, Any]:
+    """The id of a traced call, and how long it took from each of its noted times to the next."""
+    last = trace.exchanges[-1] if trace.exchanges else None
+    times = (
+        arrived_at,
+        trace.received_at,
+        trace.decided_at,
+        None if last is None else last.leased_at,
+        None if last is None else last.head_at,
+    )
+    parts = {
+        f"{name}_ms": None if begun is None or ended is None else _ms(ended - begun)
+        for name, begun, ended in zip(STAGES, times, times[1:], strict=False)
+    }
+    return {"trace_id": trace.trace_id, "arrived_at": arrived_at, **parts}
 
 
 def render_draft(draft: Draft | None) -> dict[str, Any]:

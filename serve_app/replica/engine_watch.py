@@ -7,6 +7,7 @@ the call, so the answers hold them only where the client asked for them.
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
 from contextlib import aclosing
@@ -17,6 +18,7 @@ from vllm.sampling_params import RequestOutputKind, SamplingParams
 
 from serve_app.replica.draft_gate import WATCH, Watch
 from serve_app.replica.meter import METER
+from serve_app.replica.stream_join import JoinedStream, StreamJoiner
 
 logger = logging.getLogger("ray.serve")
 
@@ -53,6 +55,73 @@ def metered(add_request: Callable[..., None], states: Mapping[str, Any]) -> Call
             meter.add(states[request.request_id])
 
     return add
+
+
+def join_streams(client: Any, bound_s: float) -> None:
+    """Let tokens of a stream wait for each other, up to a bound, while this event loop lags.
+
+    vLLM's `stream_interval` counts tokens, for all streams, whether the loop lags or not. So the
+    decision is made here, where vLLM would make it. None of these interfaces is public: without
+    them each token stays an event.
+    """
+    if bound_s <= 0:
+        return
+    processor: Any = getattr(client, "output_processor", None)
+    needed = ("request_states", "add_request", "process_outputs")
+    if not all(hasattr(processor, name) for name in needed):
+        logger.warning("the engine has no output processor, so tokens of streams are never joined")
+        return
+    joiner = StreamJoiner(bound_s, asyncio.get_running_loop())
+    processor.add_request = joined(processor.add_request, processor.request_states, joiner)
+    processor.process_outputs = timed(processor.process_outputs, joiner)
+
+
+def joined(
+    add_request: Callable[..., None], states: Mapping[str, Any], joiner: StreamJoiner
+) -> Callable[..., None]:
+    """Wrap `OutputProcessor.add_request` to let the tokens of streams wait for each other."""
+
+    def add(request: Any, *args: Any, **kwargs: Any) -> None:
+        known = request.request_id in states
+        add_request(request, *args, **kwargs)
+        state: Any = states.get(request.request_id)
+        if not known and _is_joinable(state):
+            state.make_request_output = JoinedStream(state, joiner, _choose_wait(WATCH.get())).make
+
+    return add
+
+
+def _is_joinable(state: Any) -> bool:
+    """Whether a state streams text; a `stream_interval` of the client's own stays as it is."""
+    return (
+        state is not None
+        and state.output_kind is RequestOutputKind.DELTA
+        and state.stream_interval == 1
+        and state.queue is not None
+        and state.detokenizer is not None
+        and not state.streaming_input
+    )
+
+
+def _choose_wait(watch: Watch | None) -> Callable[[], bool]:
+    """A draft's tokens wait only once its checkpoint has seen them."""
+    return _always if watch is None else lambda: watch.done
+
+
+def _always() -> bool:
+    return True
+
+
+def timed(process_outputs: Callable[..., Any], joiner: StreamJoiner) -> Callable[..., Any]:
+    """Wrap `OutputProcessor.process_outputs` to time how long the loop needs for each step."""
+
+    def process(*args: Any, **kwargs: Any) -> Any:
+        joiner.begin_step()
+        processed = process_outputs(*args, **kwargs)
+        joiner.end_step()
+        return processed
+
+    return process
 
 
 def watched(generate: Generate) -> Generate:

@@ -264,7 +264,7 @@ class PrefixTable:
             return
         self._changed[key] = tokens
         if len(self._changed) > self._keys_max:
-            self._changed = None  # Nobody has read it for long: a snapshot is shorter.
+            self._changed = None  # It was not read for long, and a snapshot is shorter.
 
     def _learn(self, reading: Reading, prompt_tokens: int, cached_tokens: int) -> int:
         predicted = reading.predicted_tokens

@@ -29,7 +29,7 @@ from serve_app.replica.asgi import ASGIApp
 from serve_app.replica.draft_gate import DraftApp
 from serve_app.replica.engine_http import EngineHTTPServer, LeasedApp, probe, warm_up
 from serve_app.replica.engine_stats import EngineStats, watch_engine
-from serve_app.replica.engine_watch import watch_drafts, watch_tokens
+from serve_app.replica.engine_watch import join_streams, watch_drafts, watch_tokens
 from serve_app.replica.health import ReplicaHealth, choose_hold_s
 from serve_app.replica.lease_table import LeaseTable
 from serve_app.replica.liveness import WatchPlan
@@ -37,6 +37,7 @@ from serve_app.replica.parent_watch import watch_engine_processes
 from serve_app.replica.place import count_torn_groups, own_workers_by_node
 from serve_app.replica.prefills import PrefillWatch
 from serve_app.replica.prefix_metrics import PrefixMetrics
+from serve_app.replica.settle import settle
 from serve_app.replica.shared_files import SharedFileRecords
 from serve_app.replica.state import find_draining, is_dead, read_check_times
 from serve_app.replica.state_feed import StateFeed, read_load
@@ -78,9 +79,11 @@ class TierServer(LLMServer):
         by_prefix: bool = False,
         tls: bool = False,
         watch: WatchPlan,
+        stream_join_s: float = 0.0,
     ) -> None:
         self._sha256sums = sha256sums
         self._by_prefix, self._tls = by_prefix, tls
+        self._stream_join_s = stream_join_s
         self._plan = watch
         self._health = ReplicaHealth(watch)
         await super().__init__(llm_config)
@@ -110,6 +113,7 @@ class TierServer(LLMServer):
         await warm_up(engine_app, self._llm_config.model_id)
         watch_drafts(self._engine_client)
         watch_tokens(self._engine_client)
+        join_streams(self._engine_client, self._stream_join_s)
         self._stats = watch_engine(self._engine_client)
         self._is_draining = find_draining()
         table = build_table(self._engine_client) if self._by_prefix else None
@@ -132,6 +136,7 @@ class TierServer(LLMServer):
         how = "TLS" if self._tls else "plain HTTP"
         logger.info("engine app open to lease holders on port %d, %s", self._http.address[1], how)
         self._start_watch(engine_app)
+        settle()
 
     def _start_watch(self, engine_app: ASGIApp) -> None:
         http, model = self._http, self._llm_config.model_id

@@ -19,7 +19,9 @@ import orjson
 import psutil
 
 SHARED_MEMORY = Path("/dev/shm")
-_MAPPED = re.compile(r" (/dev/shm/[^/\n]+)$", re.MULTILINE)
+_MAPPED = re.compile(r" (\d+) +/dev/shm/[^/\n]+$", re.MULTILINE)
+"""The number of the file. Its name may be another one: glibc makes a semaphore under a random name,
+and renames it once it is mapped."""
 _RENDEZVOUS = re.compile(r"vllm_dist_[0-9a-f]{32}")
 _SOCKET = re.compile(r"[0-9a-f]{8}(?:-[0-9a-f]{4}){3}-[0-9a-f]{12}")
 """The names of vLLM's sockets."""
@@ -28,7 +30,8 @@ _RECORD = re.compile(r"(\d+)-(\d+)\.json")
 
 def find_mapped(pids: Iterable[int]) -> set[Path]:
     """The files in shared memory that these processes use now."""
-    return {Path(name) for pid in pids for name in _MAPPED.findall(_read_maps(pid))}
+    mapped = {int(number) for pid in pids for number in _MAPPED.findall(_read_maps(pid))}
+    return {path for path in SHARED_MEMORY.iterdir() if _read_number(path) in mapped}
 
 
 def find_own(pid: int) -> set[Path]:
@@ -112,6 +115,12 @@ def _read_maps(pid: int) -> str:
     with suppress(OSError):  # it has ended, or is another user's
         return Path(f"/proc/{pid}/maps").read_text(errors="replace")
     return ""
+
+
+def _read_number(path: Path) -> int | None:
+    with suppress(OSError):  # it has just been removed
+        return path.lstat().st_ino
+    return None
 
 
 def _started_ms(pid: int) -> int:

@@ -8,14 +8,14 @@ look only at the newest user turns, and every pattern is linear.
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from enum import StrEnum
 
 from serve_app.core.call import Prompt, Turn
 from serve_app.core.tokens import estimate_text_tokens
 from serve_app.routing import lexicon
-from serve_app.routing.terms import Terms
+from serve_app.routing.terms import Terms, Words, rarest_character
 
 HEAD_CHARS = 1000
 TAIL_CHARS = 500
@@ -38,6 +38,17 @@ _ITEM = re.compile(r"\n[ \t]{0,8}(?:[0-9]{1,2}[.)、]|[-*•])")
 _OPTION = re.compile(r"\n\(?[a-j][.)、]")
 _PUNCTUATION = " \t\r\n.!?~,。！？～，"
 _SYMBOLS = "_(){}[]=<>\\^$+/'`:|&.#*²³√∑∫∞∂≤≥≡≠∀∃∈π"
+_ASCII_SYMBOLS = "".join(symbol for symbol in _SYMBOLS if symbol.isascii())
+
+
+def _keep_only(kept: str) -> bytes:
+    """A table for `bytes.translate` that makes spaces of all other characters."""
+    return bytes(code if chr(code) in kept else 32 for code in range(256))
+
+
+_WORD_CHARACTERS = _keep_only("abcdefghijklmnopqrstuvwxyz-")
+_NUMBER_CHARACTERS = _keep_only("0123456789.,:")
+_is_long = LONG_WORD_CHARS.__le__
 
 
 def _first_word(phrase: str) -> str:
@@ -48,23 +59,36 @@ def _first_symbol(mark: str) -> str:
     return next(char for char in mark if char in _SYMBOLS)
 
 
-def _first_character(term: str) -> str:
-    return term[0]
-
-
-_HARD_ASK_PHRASES = Terms(lexicon.HARD_ASK_PHRASES, _first_word)
-_HARD_TERM_PHRASES = Terms(lexicon.HARD_TERM_PHRASES, _first_word)
-_EASY_PHRASES = Terms(lexicon.EASY_PHRASES, _first_word)
-_STEP_PHRASES = Terms(lexicon.STEP_PHRASES, _first_word)
-_QUANTITY_PHRASES = Terms(lexicon.QUANTITY_PHRASES, _first_word)
-_CODE_MARKS = Terms(lexicon.CODE_MARKS, _first_symbol)
-_MATHS_MARKS = Terms(lexicon.MATHS_MARKS, _first_symbol)
-_HARD_ASKS_ZH = Terms(lexicon.HARD_ASKS_ZH, _first_character)
-_HARD_TERMS_ZH = Terms(lexicon.HARD_TERMS_ZH, _first_character)
-_EASY_ASKS_ZH = Terms(lexicon.EASY_ASKS_ZH, _first_character)
-_BOUNDS_ZH = Terms(lexicon.BOUNDS_ZH, _first_character)
-_STEPS_ZH = Terms(lexicon.STEPS_ZH, _first_character)
-_QUANTITIES_ZH = Terms(lexicon.QUANTITIES_ZH, _first_character)
+_WORDS = Words(
+    (
+        lexicon.HARD_ASK_WORDS,
+        lexicon.HARD_TERM_WORDS,
+        lexicon.EASY_WORDS,
+        lexicon.BOUND_WORDS,
+        lexicon.CODE_WORDS,
+    )
+)
+_PHRASES = Terms(
+    (
+        lexicon.HARD_ASK_PHRASES,
+        lexicon.HARD_TERM_PHRASES,
+        lexicon.EASY_PHRASES,
+        lexicon.STEP_PHRASES,
+        lexicon.QUANTITY_PHRASES,
+    ),
+    _first_word,
+)
+_MARKS = Terms((lexicon.MATHS_MARKS, lexicon.CODE_MARKS), _first_symbol)
+_CHINESE_LISTS = (
+    lexicon.HARD_TERMS_ZH,
+    lexicon.EASY_ASKS_ZH,
+    lexicon.BOUNDS_ZH,
+    lexicon.STEPS_ZH,
+    lexicon.QUANTITIES_ZH,
+)
+_CHINESE = Terms(_CHINESE_LISTS, rarest_character(_CHINESE_LISTS))
+_CHINESE_HARD_ASKS = Terms((lexicon.HARD_ASKS_ZH,), rarest_character((lexicon.HARD_ASKS_ZH,)))
+_NO_CHINESE = (0,) * (1 + len(_CHINESE_LISTS))
 
 
 class Language(StrEnum):
@@ -140,14 +164,18 @@ def list_asks(prompt: Prompt) -> list[str]:
     return users[: -RECENT_ASKS_MAX - 1 : -1] or [turn.text for turn in recent[-1:]]
 
 
-def extract_context(prompt: Prompt, asks: tuple[TextFeatures, ...] = ()) -> Features:
-    """The features of everything around the asks."""
+def extract_context(
+    prompt: Prompt,
+    asks: tuple[TextFeatures, ...] = (),
+    read: Callable[[str], TextFeatures] | None = None,
+) -> Features:
+    """The features of everything around the asks; `read` may replace `extract_text_features`."""
     system = system_texts(prompt)
     recent = prompt.turns[-RECENT_TURNS_MAX:]
     users = [turn.text for turn in recent if _is_user(turn)]
     return Features(
         asks=asks,
-        system=_system_features(system),
+        system=_system_features(system, read or extract_text_features),
         system_tokens=sum(map(estimate_text_tokens, system)),
         turn_index=max(0, len(users) - 1),
         tool_turns=_tool_turns(recent),
@@ -164,32 +192,28 @@ def extract_text_features(text: str) -> TextFeatures:
     """Count what one text shows; linear in its length, so give it a window."""
     low = "\n" + text.lower()
     language = _language(text)
-    words = set(_WORD.findall(low))
-    chars = _characters(low)
-    symbols = {symbol for symbol in _SYMBOLS if symbol in low}
+    words = _find_words(low)
+    hard_ask_words, hard_term_words, easy_words, bound_words, code_words = _WORDS.count(words)
+    hard_asks, hard_terms, easy_asks, steps, quantities = _PHRASES.count(low, words)
+    asks_zh, terms_zh, easy_zh, bounds_zh, steps_zh, quantities_zh = _count_chinese(low)
+    maths, code = _MARKS.count(low, _find_symbols(low))
     return TextFeatures(
         tokens=estimate_text_tokens(text),
         language=language,
-        hard_asks=len(words & lexicon.HARD_ASK_WORDS)
-        + _HARD_ASK_PHRASES.count(low, words)
-        + _hard_asks_zh(low, chars),
-        hard_terms=len(words & lexicon.HARD_TERM_WORDS)
-        + _HARD_TERM_PHRASES.count(low, words)
-        + _HARD_TERMS_ZH.count(low, chars),
-        easy_asks=len(words & lexicon.EASY_WORDS)
-        + _EASY_PHRASES.count(low, words)
-        + _EASY_ASKS_ZH.count(low, chars),
-        bounds=len(words & lexicon.BOUND_WORDS) + _BOUNDS_ZH.count(low, chars),
-        steps=_STEP_PHRASES.count(low, words) + _STEPS_ZH.count(low, chars),
+        hard_asks=hard_ask_words + hard_asks + asks_zh,
+        hard_terms=hard_term_words + hard_terms + terms_zh,
+        easy_asks=easy_words + easy_asks + easy_zh,
+        bounds=bound_words + bounds_zh,
+        steps=steps + steps_zh,
         items=len(_ITEM.findall(low)),
         options=len(_OPTION.findall(low)),
         questions=low.count("?") + low.count("？"),
         clauses=_clauses(low),
         long_words=_long_words(words, language),
-        numbers=len(set(_NUMBER.findall(low))),
-        quantity=_QUANTITY_PHRASES.count(low, words) + _QUANTITIES_ZH.count(low, chars) > 0,
-        maths=_MATHS_MARKS.count(low, symbols),
-        code=len(words & lexicon.CODE_WORDS) + _CODE_MARKS.count(low, symbols),
+        numbers=_count_numbers(low),
+        quantity=quantities + quantities_zh > 0,
+        maths=maths,
+        code=code_words + code,
     )
 
 
@@ -204,11 +228,11 @@ def system_texts(prompt: Prompt) -> list[str]:
     return [turn.text for turn in prompt.turns[:SYSTEM_TURNS_MAX] if turn.role in SYSTEM_ROLES]
 
 
-def _system_features(texts: Sequence[str]) -> TextFeatures:
+def _system_features(texts: Sequence[str], read: Callable[[str], TextFeatures]) -> TextFeatures:
     if not texts:
         return TextFeatures()
     windows = [cut_window(text, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS) for text in texts]
-    return extract_text_features("\n".join(windows))
+    return read("\n".join(windows))
 
 
 def cut_window(text: str, head_chars: int, tail_chars: int) -> str:
@@ -247,27 +271,50 @@ def is_small_talk(text: str) -> bool:
     return len(text) <= 40 and text.strip(_PUNCTUATION).lower() in lexicon.SMALL_TALK
 
 
-def _characters(low: str) -> frozenset[str]:
-    """The keys of Chinese terms; ASCII text holds none."""
-    return frozenset() if low.isascii() else frozenset(low)
+def _find_words(low: str) -> set[str]:
+    """The words of `_WORD`: splitting is quicker than the pattern, which only hyphens need."""
+    spaced = low.encode("ascii", "replace").translate(_WORD_CHARACTERS).decode()
+    return set(_WORD.findall(spaced)) if "-" in spaced else set(spaced.split())
 
 
-def _hard_asks_zh(low: str, chars: frozenset[str]) -> int:
+def _count_numbers(low: str) -> int:
+    """The distinct numbers of `_NUMBER`, looked for among nothing but digits and their marks."""
+    spaced = low.encode("ascii", "replace").translate(_NUMBER_CHARACTERS).decode().split()
+    return len(set(_NUMBER.findall(" ".join(spaced))))
+
+
+def _find_symbols(low: str) -> set[str]:
+    symbols = _ASCII_SYMBOLS if low.isascii() else _SYMBOLS
+    return {symbol for symbol in symbols if symbol in low}
+
+
+def _count_chinese(low: str) -> Sequence[int]:
+    """The counts of hard asks, and then those of `_CHINESE`; ASCII text holds none."""
+    if low.isascii():
+        return _NO_CHINESE
+    chars = frozenset(low)
+    return [*_hard_asks_zh(low, chars), *_CHINESE.count(low, chars)]
+
+
+def _hard_asks_zh(low: str, chars: frozenset[str]) -> list[int]:
     if "证" in chars:
         for harmless in lexicon.HARMLESS_ZH:
             low = low.replace(harmless, "")
-    return _HARD_ASKS_ZH.count(low, chars)
+    return _CHINESE_HARD_ASKS.count(low, chars)
 
 
 def _clauses(low: str) -> int:
-    return low.count(", ") + low.count("; ") + low.count("，") + low.count("；") + low.count("、")
+    ascii_clauses = low.count(", ") + low.count("; ")
+    if low.isascii():
+        return ascii_clauses
+    return ascii_clauses + low.count("，") + low.count("；") + low.count("、")
 
 
 def _long_words(words: set[str], language: Language) -> int:
     """The long words of Chinese text: nearly every Latin word in it is technical."""
     if language is Language.CHINESE:
         return len(words)
-    return sum([len(word) >= LONG_WORD_CHARS for word in words])
+    return sum(map(_is_long, map(len, words)))
 
 
 def _language(text: str) -> Language:

@@ -3,10 +3,15 @@
 from __future__ import annotations
 
 import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
 
 from serve_app.core.call import Prompt
 from serve_app.routing.features import TextFeatures, is_small_talk
-from serve_app.routing.vector import Observer
+from serve_app.routing.seen import Seen
+from serve_app.routing.vector import Observer, SystemViews
 from serve_app.routing.weights import RoutingWeights
 
 # The share of a hard turn's score that the next turn inherits. A follow-up has the same subject; a
@@ -15,10 +20,29 @@ FOLLOW_UP_DECAY = 0.97
 NEW_ASK_DECAY = 0.8
 FOLLOW_UP_TOKENS_MAX = 16
 
-_REFERS = re.compile(
-    r"\b(?:it|its|this|that|these|those|them|they|above|previous|again|same|instead|also|too"
-    r"|continue|go on)\b|^and\b|[它这那再也还]|继续|上面|上述|前面|之前|刚才|同样|改成|换成|接着"
+REFERENCE_CHARS_MAX = 400
+VIEWS_MAX = 1024
+
+_REFERRING = frozenset(
+    (
+        *("it", "its", "this", "that", "these", "those", "them", "they", "above", "previous"),
+        *("again", "same", "instead", "also", "too", "continue"),
+    )
 )
+_REFERS = re.compile(
+    r"\bgo on\b|^and\b|[它这那再也还]|继续|上面|上述|前面|之前|刚才|同样|改成|换成|接着"
+)
+_RUNS = re.compile(r"\w+")
+
+
+@dataclass(slots=True)
+class _View:
+    """What a score needs of one ask: the n-grams' part of the log-odds, and the features."""
+
+    ngrams: NDArray[np.float32]
+    text: TextFeatures
+    share: float | None = None
+    """What of an earlier score this turn inherits, None until it is asked for."""
 
 
 class LearnedScorer:
@@ -30,6 +54,8 @@ class LearnedScorer:
 
     def __init__(self, weights: RoutingWeights) -> None:
         self._weights = weights
+        self._systems = SystemViews()
+        self._views = Seen[_View](VIEWS_MAX)
 
     def score(self, prompt: Prompt) -> float:
         """The highest score of the newest asks, where older asks count less.
@@ -37,24 +63,48 @@ class LearnedScorer:
         A hard ask escalates at once. Later turns inherit from it, and a short follow-up inherits
         nearly all of it, until a turn is plainly about something easy.
         """
-        observer = Observer(prompt)
-        best, kept = 0.0, 1.0
-        for age, ask in enumerate(observer.asks):
-            vector = observer.observe(age)
-            best = max(best, kept * self._weights.score(vector))
-            kept *= _inherited_share(ask, vector.text)
+        observer = Observer(prompt, self._systems)
+        view = self._view(observer, 0)
+        best, kept = self._score(view, observer), 1.0
+        for age in range(1, len(observer.asks)):
+            kept *= _inherited_share(observer.asks[age - 1], view)
             if kept <= best:  # earlier scores, at most 1, can no longer matter
                 break
+            view = self._view(observer, age)
+            best = max(best, kept * self._score(view, observer))
         return best
 
+    def _view(self, observer: Observer, age: int) -> _View:
+        """An ask is hashed and searched once, though it comes with each later turn."""
+        begin = observer.asks[age][: REFERENCE_CHARS_MAX + 1]
+        return self._views.recall((begin, *observer.texts(age)), lambda: self._look(observer, age))
 
-def _inherited_share(ask: str, text: TextFeatures) -> float:
+    def _look(self, observer: Observer, age: int) -> _View:
+        vector = observer.observe(age)
+        return _View(self._weights.weigh_ngrams(vector), vector.text)
+
+    def _score(self, view: _View, observer: Observer) -> float:
+        return self._weights.score_from(view.ngrams, observer.list_terms(view.text))
+
+
+def _inherited_share(ask: str, view: _View) -> float:
     """The share of an earlier score that this turn inherits."""
+    if view.share is None:
+        view.share = _find_share(ask, view.text)
+    return view.share
+
+
+def _find_share(ask: str, text: TextFeatures) -> float:
     if is_small_talk(ask):
         return 0.0
-    refers = len(ask) <= 400 and _REFERS.search(ask.lower()) is not None
+    refers = len(ask) <= REFERENCE_CHARS_MAX and _refers(ask.lower())
     if text.easy_asks and not text.hard_asks and not refers:
         return 0.0
     if refers or text.tokens <= FOLLOW_UP_TOKENS_MAX:
         return FOLLOW_UP_DECAY
     return NEW_ASK_DECAY
+
+
+def _refers(low: str) -> bool:
+    """Whether a turn names something said before."""
+    return not _REFERRING.isdisjoint(_RUNS.findall(low)) or _REFERS.search(low) is not None

@@ -7,6 +7,7 @@ point in the learned scorer's space, and learning starts from that point where t
 from __future__ import annotations
 
 import math
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
@@ -25,6 +26,7 @@ from serve_app.routing.features import (
 )
 from serve_app.routing.ngrams import hash_ngrams
 from serve_app.routing.scorer import WEIGHTS, HeuristicWeights
+from serve_app.routing.seen import Seen
 
 FEATURES_VERSION = 1
 """Must be raised when the same prompt gives another vector, because older weights no longer fit."""
@@ -34,6 +36,7 @@ EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS = 300, 150
 TERM_HEAD_CHARS, TERM_TAIL_CHARS = 450, 200
 SYSTEM_HEAD_CHARS, SYSTEM_TAIL_CHARS = 300, 150
 SYSTEM_SALT = 1
+SYSTEMS_MAX = 64
 
 TEXT_TERMS = (
     "hard_asks", "hard_terms", "easy_asks", "bounds", "steps", "items", "questions", "maths",
@@ -66,40 +69,82 @@ class Vector:
     text: TextFeatures
 
 
+class SystemViews:
+    """What is seen of the system prompts of the latest calls, which many calls share."""
+
+    def __init__(self) -> None:
+        self._features = Seen[TextFeatures](SYSTEMS_MAX)
+        self._ngrams = Seen[NDArray[np.uint16]](SYSTEMS_MAX)
+
+    def read(self, text: str) -> TextFeatures:
+        """The features of a window of the system prompt."""
+        return self._features.recall((text,), lambda: extract_text_features(text))
+
+    def hash(self, text: str) -> NDArray[np.uint16]:
+        """The buckets of its n-grams."""
+        return self._ngrams.recall((text,), lambda: hash_ngrams(text, SYSTEM_SALT))
+
+
 class Observer:
     """Turns the asks of one prompt into vectors, and computes their shared parts once."""
 
-    def __init__(self, prompt: Prompt) -> None:
+    def __init__(self, prompt: Prompt, systems: SystemViews | None = None) -> None:
         self.asks = list_asks(prompt) or [""]
-        features = extract_context(prompt)
-        self._context = _context_terms(features)
+        self._systems = systems or SystemViews()
+        self._context = _context_terms(extract_context(prompt, read=self._systems.read))
         system = [cut_window(t, SYSTEM_HEAD_CHARS, SYSTEM_TAIL_CHARS) for t in system_texts(prompt)]
-        self._system = hash_ngrams("\n".join(system), SYSTEM_SALT) if system else None
+        self._system = "\n".join(system) if system else None
+
+    def texts(self, age: int) -> tuple[str, str, str]:
+        """All of the prompt that the vector of an ask depends on, but for the context's terms: the
+        windows for its n-grams and for its terms, and the system prompt's."""
+        ask = self.asks[age]
+        if age:
+            window = cut_window(ask, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS)
+            return window, window, self._system or ""
+        return (
+            cut_window(ask, NGRAM_HEAD_CHARS, NGRAM_TAIL_CHARS),
+            cut_window(ask, TERM_HEAD_CHARS, TERM_TAIL_CHARS),
+            self._system or "",
+        )
 
     def observe(self, age: int) -> Vector:
         """The vector of the newest ask (age 0) or of an earlier ask."""
-        ask = self.asks[age]
-        if age:
-            seen = text = cut_window(ask, EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS)
-        else:
-            seen = cut_window(ask, NGRAM_HEAD_CHARS, NGRAM_TAIL_CHARS)
-            text = cut_window(ask, TERM_HEAD_CHARS, TERM_TAIL_CHARS)
+        seen, text, _ = self.texts(age)
         features = extract_text_features(text)
-        terms = np.array(_text_terms(features) + self._context, dtype=np.float32)
-        return Vector(*self._weigh(hash_ngrams(seen)), terms, features)
+        return Vector(*self._weigh(hash_ngrams(seen)), self.list_terms(features), features)
+
+    def list_terms(self, text: TextFeatures) -> NDArray[np.float32]:
+        """The TERMS of an ask with these features, in the context of this prompt."""
+        return np.frombuffer(array("f", _text_terms(text) + self._context), dtype=np.float32)
 
     def _weigh(self, grams: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         # The vector is sparse: short enough for BLAS to stay in this thread, which shares its cores
         # with other threads.
         if self._system is not None:
-            grams = np.concatenate([grams, self._system])
-        grams = np.sort(grams, kind="stable")  # of 16-bit integers: a radix sort
-        ends = np.flatnonzero(np.append(grams[1:] != grams[:-1], len(grams) > 0))
-        buckets = grams[ends].astype(np.int64)
-        counts = np.diff(ends, prepend=-1)
-        values: NDArray[np.float32] = _SUBLINEAR.take(counts, mode="clip")
+            grams = np.concatenate([grams, self._systems.hash(self._system)])
+        if not len(grams):
+            return np.empty(0, dtype=np.int64), np.empty(0, dtype=np.float32)
+        grams.sort(kind="stable")  # of 16-bit integers: a radix sort
+        ends = _find_ends(grams)
+        values: NDArray[np.float32] = _SUBLINEAR.take(_count_runs(ends), mode="clip")
         length = math.sqrt(float(values @ values))
-        return buckets, values / np.float32(length or 1.0)
+        return grams[ends].astype(np.int64), values / np.float32(length or 1.0)
+
+
+def _find_ends(grams: NDArray[np.uint16]) -> NDArray[np.int64]:
+    """The last place of each of the sorted numbers."""
+    is_end = np.empty(len(grams), dtype=np.bool_)
+    is_end[-1] = True
+    np.not_equal(grams[1:], grams[:-1], out=is_end[:-1])
+    return is_end.nonzero()[0]
+
+
+def _count_runs(ends: NDArray[np.int64]) -> NDArray[np.int64]:
+    counts = np.empty_like(ends)
+    counts[0] = ends[0] + 1
+    np.subtract(ends[1:], ends[:-1], out=counts[1:])
+    return counts
 
 
 def observe(prompt: Prompt) -> Vector:

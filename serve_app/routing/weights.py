@@ -73,13 +73,27 @@ class RoutingWeights:
 
     def predict(self, vector: Vector) -> tuple[float, float]:
         """P(fast right) and P(strong right)."""
-        ngrams = self.ngrams.take(vector.buckets, axis=1) @ vector.values
-        log_odds = ngrams + self.terms @ vector.terms + self.intercepts
-        return _logistic(float(log_odds[0])), _logistic(float(log_odds[1]))
+        return self.predict_from(self.weigh_ngrams(vector), vector.terms)
+
+    def weigh_ngrams(self, vector: Vector) -> NDArray[np.float32]:
+        """The part of both heads' log-odds that comes from the n-grams."""
+        weighed: NDArray[np.float32] = self.ngrams.take(vector.buckets, axis=1) @ vector.values
+        return weighed
+
+    def predict_from(
+        self, ngrams: NDArray[np.float32], terms: NDArray[np.float32]
+    ) -> tuple[float, float]:
+        """The same as `predict`, from what `weigh_ngrams` gave and from the terms."""
+        fast, strong = (ngrams + self.terms @ terms + self.intercepts).tolist()
+        return _logistic(fast), _logistic(strong)
 
     def score(self, vector: Vector) -> float:
         """The gain from the strong model, mapped to 0..1."""
-        fast, strong = self.predict(vector)
+        return self.score_from(self.weigh_ngrams(vector), vector.terms)
+
+    def score_from(self, ngrams: NDArray[np.float32], terms: NDArray[np.float32]) -> float:
+        """The same as `score`, from what `weigh_ngrams` gave and from the terms."""
+        fast, strong = self.predict_from(ngrams, terms)
         return self.map_gain(strong - fast)
 
     def map_gain(self, gain: float) -> float:

@@ -9,6 +9,7 @@ from contextlib import AsyncExitStack, asynccontextmanager
 from contextvars import Context
 from dataclasses import replace
 
+from serve_app.core.chunks import Take
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import (
     DeadlineExceeded,
@@ -55,6 +56,10 @@ class Watched:
         if self.first_at is None:
             self.first_at = self._loop.time()
         return chunk
+
+    def divert(self, take: Take) -> None:
+        """Offer the chunks that come from now on to `take` first; the end is still noted."""
+        self._answer.divert(take)
 
 
 class VariantTier:

@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.cache.flight import Flight
 from serve_app.core.call import CacheResult, Endpoint, Record
+from serve_app.core.chunks import Take
 from serve_app.core.errors import UpstreamFailed
 from serve_app.core.headers import Headers
 
@@ -40,6 +41,9 @@ class Engine:
         if isinstance(chunk, Exception):
             raise chunk
         return chunk
+
+    def divert(self, take: Take) -> None:
+        """No chunk comes from a connection."""
 
     def send(self, *chunks: bytes | Exception) -> None:
         for chunk in chunks:

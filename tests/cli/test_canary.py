@@ -23,7 +23,7 @@ from serve_app.cli.reload import apply_config, find_changes, find_restarts, find
 from serve_app.config.edit import NotEditable, set_router_key
 from serve_app.config.reader import ServeConfig, read_serve_config
 from serve_app.deploy.live import ChangeRefused, LiveService, ServiceNotFound
-from serve_app.variants.trial import Tally, TrialReport
+from serve_app.variants.trial import Signal, Tally, TrialReport
 from serve_app.variants.trials import RouterReport, merge_reports
 
 LOCAL = Path(__file__).parents[2] / "configs" / "local.yaml"
@@ -129,9 +129,8 @@ def test_a_promoted_variant_has_as_many_replicas(variant: int, fits: bool) -> No
 
 def test_the_table_sums_all_routers() -> None:
     """Shares, replicas, calls, bad ends and the rollback."""
-    one = TrialReport(
-        "fast/1", {"": 0.9, "next": 0.1}, {}, {"next": "faults"}, {"next": Tally(3, {"faults": 2})}
-    )
+    bad = {"next": Tally(3, {Signal.FAULTS: 2})}
+    one = TrialReport("fast/1", {"": 0.9, "next": 0.1}, {}, {"next": Signal.FAULTS}, bad)
     two = TrialReport(
         "fast/1", {"": 0.9, "next": 0.1}, {}, {}, {"next": Tally(1), "": Tally(9, {"slow": 1})}
     )
@@ -145,6 +144,7 @@ def test_the_table_sums_all_routers() -> None:
     assert rows[1]["rolled_back"] == "faults"
     assert one.tallies["next"] == Tally(3, {"faults": 2})
     assert draw_table(rows).row_count == 2
+    assert orjson.loads(orjson.dumps(rows))[1]["bad"] == {"faults": 2}
     assert merge_reports([]) == {}
 
 

@@ -36,14 +36,28 @@ class Router:
 
     def __init__(self) -> None:
         self._open: set[asyncio.StreamWriter] = set()
+        self.draining = False
+        self.checks = 0
+        self.head = b""
 
     async def __call__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         self._open.add(writer)
         with suppress(asyncio.IncompleteReadError, ConnectionError, asyncio.CancelledError):
             while head := await reader.readuntil(b"\r\n\r\n"):
-                await answer(writer, re.search(rb"^GET /stream/(\d+)", head))
+                if head.startswith(b"GET /-/healthz "):
+                    self._answer_check(writer)
+                else:
+                    self.head = head.lower()
+                    await answer(writer, re.search(rb"^GET /stream/(\d+)", head))
         self._open.discard(writer)
         writer.close()
+
+    def _answer_check(self, writer: asyncio.StreamWriter) -> None:
+        """As Ray's replicas answer HAProxy's health checks."""
+        self.checks += 1
+        status, body = (b"503", b"DRAINING") if self.draining else (b"200", b"success")
+        length = b"content-length: %d" % len(body)
+        writer.write(b"HTTP/1.1 %b x\r\n%b\r\n\r\n%b" % (status, length, body))
 
     def die(self) -> None:
         """Every connection breaks, as when the process is killed."""
@@ -307,6 +321,46 @@ async def test_a_stream_lives_through_three_reloads(door: Door) -> None:
     await wait_for(lambda: door.api.count_haproxy_processes() == 1)
     await wait_for(lambda: not door.api.has_alive_old_procs())
     other.close()
+
+
+async def ask_again(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> bytes:
+    """One more answer on a connection of HTTP/1.1."""
+    writer.write(b"GET /v1/models HTTP/1.1\r\nhost: h\r\n\r\n")
+    return await asyncio.wait_for(reader.readuntil(LAST_CHUNK), 5)
+
+
+@pytest.mark.parametrize("reloads", [1, 2])
+async def test_an_open_connection_outlives_its_routers(door: Door, reloads: int) -> None:
+    """HAProxy that was replaced hands the next request to the new one, whose Routers are there."""
+    connection = await asyncio.open_connection("127.0.0.1", door.port)
+    assert (await ask_again(*connection)).startswith(b"HTTP/1.1 200 ")
+    new = Router()
+    other = await asyncio.start_server(new, "127.0.0.1")
+    door.api.set_backend_configs(build_backends(other.sockets[0].getsockname()[1]))
+    for _ in range(reloads):
+        await door.api.reload()
+    door.server.close()
+    door.router.die()
+    answer = await ask_again(*connection)
+    assert answer.startswith(b"HTTP/1.1 200 ")
+    assert b"connection: close" in answer.lower()
+    assert new.head.count(b"x-forwarded-for: 127.0.0.1\r\n") == 1
+    connection[1].close()
+    other.close()
+
+
+async def test_a_router_that_drains_is_used_until_it_goes(door: Door) -> None:
+    """Its health check fails at once, before Ray has told HAProxy of another Router."""
+    backends = build_backends(door.server.sockets[0].getsockname()[1])
+    backends["llm"].health_check_inter = "100ms"
+    door.api.set_backend_configs(backends)
+    await door.api.reload()
+    door.router.draining = True
+    seen = door.router.checks
+    async with Poll(door) as poll:
+        await wait_for(lambda: door.router.checks > seen + 3)
+        await wait_for(lambda: len(poll.outcomes) > 20)
+    assert not poll.failed, Counter(said for _, said in poll.outcomes)
 
 
 async def test_a_stream_of_a_dead_router_looks_broken(door: Door) -> None:

@@ -89,6 +89,30 @@ def test_a_directory_elsewhere_stands_for_that_of_the_nodes(config: Path, tmp_pa
     assert tiers_of(config)["strong"].sha256sums is None
 
 
+def test_a_variant_is_pinned_where_its_tier_does_not_do_it(config: Path, tmp_path: Path) -> None:
+    """One of another model; the one with its tier's files and arguments stays as it is."""
+    write_model(tmp_path / "next")
+    variants = (
+        "      variants:\n"
+        "        - {tier: strong, name: same, max_queued_calls: 8}\n"
+        "        - tier: strong\n"
+        "          name: next\n"
+        f"          model_source: {tmp_path}/next\n"
+        "          engine:\n"
+        "            tensor_parallel_size: 2\n"
+    )
+    config.write_text(
+        config.read_text().replace("      router:\n", f"{variants}      router:\n", 1)
+    )
+    result = run(config, "--tier", "strong--next")
+    assert result.exit_code == 0, result.output
+    deployed = {tier.name: tier for tier in read_serve_config(config).app.deployed}
+    assert deployed["strong--next"].engine["revision"] == COMMIT
+    assert "model.safetensors" in (deployed["strong--next"].sha256sums or {})
+    assert deployed["strong--same"].sha256sums is None
+    assert run(config, "--tier", "strong--same").exit_code == 2
+
+
 def test_a_demo_model_has_its_sums_already(tmp_path: Path) -> None:
     """The file stays as it is."""
     path = tmp_path / "local.yaml"

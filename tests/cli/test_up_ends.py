@@ -34,6 +34,12 @@ PARTS = 5
 """`serve run`, two daemons, an agent and an engine."""
 
 
+def obey_signals() -> None:
+    """Undo what `nohup` and a shell's `&` do to the tests, because `up` would inherit it."""
+    for signum in (signal.SIGHUP, signal.SIGINT):
+        signal.signal(signum, signal.SIG_DFL)
+
+
 class Up:
     """A `serve-app up` whose `serve` and `ray` are those of `fake_serve.py`."""
 
@@ -73,6 +79,7 @@ class Up:
                 stdout=log,
                 stderr=log,
                 start_new_session=True,
+                preexec_fn=obey_signals,
             )
 
     def wait_ready(self) -> None:

@@ -106,7 +106,8 @@ class Backend:
         while path == b"/endless":
             writer.write(b"10000\r\n" + bytes(0x10000) + b"\r\n")
             await writer.drain()
-        writer.write(b"2\r\nok\r\n0\r\n\r\n")
+        body = b"success" if path == b"/-/healthz" else b"ok"
+        writer.write(b"%x\r\n%b\r\n0\r\n\r\n" % (len(body), body))
         await writer.drain()
 
 

@@ -394,6 +394,49 @@ def test_weights_of_a_directory_can_be_pinned(load: Load, source: str, sums: obj
     assert load(valid_with("args.tiers", [tier])).app.tiers[0].sha256sums == sums
 
 
+LOCAL_PLAYGROUND = {"pages": {"playground": True}}
+
+
+def thumbs_of(load: Load, user_config: dict[str, Any], host: str = "127.0.0.1") -> Any:
+    """The section `feedback` of the document that `serve-app up` would run."""
+    document = valid_with("deployments.0.user_config", user_config)
+    document["http_options"]["host"] = host
+    names = ("fast", "strong")
+    tiers = [{"name": name, "model_id": name} for name in names]
+    document["applications"][0]["args"]["tiers"] = tiers
+    config = load(document).with_thumbs(Path("/run/feedback"))
+    assert (
+        config.runtime.feedback
+        == RuntimeConfig.model_validate(
+            config.document["applications"][0]["deployments"][0]["user_config"]
+        ).feedback
+    )
+    return config.document["applications"][0]["deployments"][0]["user_config"].get("feedback")
+
+
+def test_a_local_playground_takes_thumbs(load: Load) -> None:
+    """They have a directory, and nobody's call is drawn as a sample."""
+    assert thumbs_of(load, LOCAL_PLAYGROUND) == {"directory": "/run/feedback", "sample_ratio": 0.0}
+
+
+def test_no_other_config_is_given_a_directory(load: Load) -> None:
+    """No playground, a `feedback` of its own, or clients on other machines."""
+    own = {"feedback": {"sample_ratio": 0.5}}
+    assert thumbs_of(load, {}) is None
+    assert thumbs_of(load, {**LOCAL_PLAYGROUND, **own}) == own["feedback"]
+    assert thumbs_of(load, LOCAL_PLAYGROUND, host="0.0.0.0") is None
+
+
+def test_a_single_tier_is_given_no_directory(load: Load) -> None:
+    """Labels compare two tiers: a Router with one tier rejects the directory and never starts."""
+    document = valid_with("deployments.0.user_config", LOCAL_PLAYGROUND)
+    document["http_options"]["host"] = "127.0.0.1"
+    args = document["applications"][0]["args"]
+    args["tiers"] = args["tiers"][:1]
+    config = load(document)
+    assert config.with_thumbs(Path("/run/feedback")) is config
+
+
 def test_the_runtime_of_args_holds_without_a_user_config(load: Load) -> None:
     """`args.runtime` is what the Router starts with where the file has no `user_config`."""
     document = valid_with("args.runtime.limits.calls_max", 5)

@@ -43,6 +43,8 @@ def why_not() -> str:
         return f"not installed: {', '.join(missing)}"
     if not Path("/dev/net/tun").exists():
         return "no /dev/net/tun"
+    if ROOT.is_relative_to("/tmp"):
+        return "the checkout is in /tmp, of which each machine has its own"
     tried = subprocess.run(
         ["unshare", "--net", "--pid", "--mount", "--fork", "ip", "link"], capture_output=True
     )

@@ -119,7 +119,9 @@ def run_trial(
         load.wait_answers(2 * clients)
     after = subject.wait_idle(replace(before, processes=whole))
     leaks, files = leaked(replace(before, processes=whole), after), left_files(before, after)
-    row = make_row(fault, load.account(fault_s), leaks, files, whole_s)
+    account = load.account(fault_s)
+    print(*account.unanswered(), sep="\n")
+    row = make_row(fault, account, leaks, files, whole_s)
     note(row)
     return row
 

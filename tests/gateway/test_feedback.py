@@ -300,6 +300,8 @@ async def test_a_waiting_sample_survives_its_router(service: Service) -> None:
     service.configure(redact=["email"])
     service.fast.say = lambda body: "Ask ann@example.com."
     service.strong.say = lambda body: "Ask [email]."
+    assert service.feedback.labeller is not None
+    service.feedback.labeller.call_began()  # It is never idle, so the sample waits.
     answered = await service.chat(
         messages=[{"role": "user", "content": "Where is bob@example.com?"}], user="eve@example.com"
     )

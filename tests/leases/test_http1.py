@@ -3,10 +3,13 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 import math
 from typing import cast
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from serve_app.core.deadlines import Deadlines
 from serve_app.leases.http1 import (
@@ -537,3 +540,88 @@ async def test_a_closed_pool_drops_its_idle_connections(monkeypatch: pytest.Monk
     listener.pool.close()
     assert (idle.transport.closed, used.transport.closed) == (True, False)
     assert await listener.take() is not idle.connection
+
+
+@given(
+    st.lists(st.text("ab\n", max_size=12).map(str.encode), min_size=1, max_size=6),
+    st.lists(st.integers(0, 120), max_size=8),
+    st.data(),
+)
+async def test_diverted_chunks_keep_their_order(
+    texts: list[bytes], cuts: list[int], data: st.DataObject
+) -> None:
+    """However bytes arrive, and whether they are taken or left, the body is whole and in order."""
+    events = [b"data: " + text + b"\n\n" for text in texts]
+    stream = CHUNKED + b"".join(map(chunk, events)) + chunk(b"")
+    places = sorted({0, *(cut % len(stream) for cut in cuts), len(stream)})
+    line = Line()
+    exchange = line.begin()
+    out: list[bytes] = []
+
+    def take(chunks: bytes) -> bool:
+        if not data.draw(st.booleans()):
+            return False
+        out.append(take_apart(chunks))
+        return True
+
+    async def pass_on() -> None:
+        await exchange.head()
+        exchange.divert(take)
+        while piece := await exchange.read():
+            out.append(piece)
+            for _ in range(data.draw(st.integers(0, 2))):
+                await asyncio.sleep(0)
+
+    owner = asyncio.create_task(pass_on())
+    await asyncio.sleep(0)
+    for start, end in itertools.pairwise(places):
+        line.answer(stream[start:end])
+        for _ in range(data.draw(st.integers(0, 3))):
+            await asyncio.sleep(0)
+    await owner
+    assert b"".join(out) == b"".join(events)
+    assert line.connection.reusable
+
+
+def take_apart(chunks: bytes) -> bytes:
+    """The body of whole chunks."""
+    body = b""
+    while chunks:
+        size, _, rest = chunks.partition(b"\r\n")
+        end = int(size, 16)
+        assert rest[end : end + 2] == b"\r\n"
+        body, chunks = body + rest[:end], rest[end + 2 :]
+    return body
+
+
+async def test_every_chunk_that_comes_alone_is_diverted() -> None:
+    """The reader sees the first and the last chunk, and none between them."""
+    line, taken = Line(), []
+    exchange = line.begin()
+    line.answer(CHUNKED, chunk(b"first\n\n"))
+    assert await exchange.read() == b"first\n\n"
+    exchange.divert(lambda chunks: taken.append(chunks) or True)  # type: ignore[func-returns-value]
+    last = asyncio.create_task(exchange.read())
+    await asyncio.sleep(0)
+    line.answer(chunk(b"a\n\n"), chunk(b"b\n\n") + chunk(b"c\n\n"))
+    assert taken == [chunk(b"a\n\n"), chunk(b"b\n\n") + chunk(b"c\n\n")]
+    line.answer(chunk(b"last\n\n") + chunk(b""))
+    assert await last == b"last\n\n"
+    assert await exchange.read() == b""
+
+
+async def test_diverted_chunks_move_the_deadline(monkeypatch: pytest.MonkeyPatch) -> None:
+    """An engine whose chunks pass the reader by is not silent."""
+    clock, line = Clock(monkeypatch), Line()
+    exchange = line.begin(gap_s=5.0)
+    line.answer(CHUNKED, chunk(b"first\n\n"))
+    await exchange.read()
+    exchange.divert(lambda chunks: True)
+    last = asyncio.create_task(exchange.read())
+    for _ in range(4):
+        await clock.advance(4.0)
+        line.answer(chunk(b"a\n\n"))
+    assert not last.done()
+    await clock.advance(5.1)
+    with pytest.raises(ExchangeTimeout):
+        await last

@@ -166,6 +166,22 @@ async def test_a_place_granted_to_a_cancelled_call_is_kept() -> None:
     assert (await pool.acquire()).lease_id == "lease-0"
 
 
+async def test_a_place_passes_by_thousands_of_cancelled_calls() -> None:
+    """A place that comes back in the turn of the loop that cancels thousands of waiting calls goes
+    to the first call that still waits."""
+    pool = build_pool(FakeOpener(permits=1))
+    lease = await pool.acquire()
+    lost = [asyncio.create_task(pool.acquire()) for _ in range(2000)]
+    waiting = asyncio.create_task(pool.acquire())
+    await asyncio.sleep(0.01)
+    for task in lost:
+        task.cancel()
+    pool.release(lease, reusable=True)
+    assert await waiting is lease
+    await asyncio.gather(*lost, return_exceptions=True)
+    assert pool.waiting == 0
+
+
 async def test_rays_refusal_reaches_one_caller() -> None:
     """An error of Ray's fails the call that waits, not the pool."""
     opener = FakeOpener()

@@ -46,6 +46,16 @@ class Account:
         times = [each.ended_s - each.started_s for each in answered if each.model == "auto"]
         return max(times, default=0.0)
 
+    def unanswered(self) -> list[str]:
+        """The calls that were refused or failed, one a line: when, and what their clients saw."""
+        bad = FAILED | WRONG | {Outcome.REFUSED}
+        return [
+            f"{outcome}: {each.model} to {each.tier}, {each.started_s - self.fault_s:.2f} to"
+            f" {each.ended_s - self.fault_s:.2f} s, {each.status} {each.error} {each.body[-300:]!r}"
+            for each in self.seen
+            if (outcome := judge(each)) in bad
+        ]
+
     def wrong(self) -> list[str]:
         """What must never be, in words; empty if the account is square."""
         twice = _repeated(each.number for each in self.seen)

@@ -68,6 +68,8 @@ class Seen:
     body: bytes = b""
     model: str = "auto"
     tier: str | None = None
+    error: str = ""
+    """The error of the client's HTTP library."""
 
     @property
     def sent_id(self) -> str:

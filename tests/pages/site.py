@@ -18,6 +18,7 @@ from serve_app.config.access import AccessConfig
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Record, TierState
+from serve_app.core.chunks import Take
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import GatewayError
 from serve_app.core.load import TierLoad
@@ -79,6 +80,9 @@ class ScriptedAnswer:
             await self._gate.wait()
         self._begun = True
         return self._chunks.pop(0) if self._chunks else b""
+
+    def divert(self, take: Take) -> None:
+        """No chunk comes from a connection."""
 
 
 class ScriptedTier:

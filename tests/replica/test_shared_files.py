@@ -42,10 +42,21 @@ time.sleep(60)
 SOCKETS = ("00786c31-845b-4ea8-85c8-28d8739360aa", "03a46213-8777-47a5-ba03-dd3574c5f6d8")
 
 
+LOCKER = """
+import multiprocessing, time
+from multiprocessing import resource_tracker
+resource_tracker.register = lambda *_: None
+held = multiprocessing.get_context("spawn").Lock()
+print("sem." + held._semlock.name[1:], flush=True)
+time.sleep(60)
+"""
+"""As vLLM's executor, whose workers share a lock."""
+
+
 @contextmanager
-def holder() -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
+def holder(code: str = HOLDER) -> Iterator[tuple[subprocess.Popen[bytes], Path]]:
     """A process that uses a file in shared memory, and removes nothing when it is killed."""
-    with subprocess.Popen([sys.executable, "-c", HOLDER], stdout=subprocess.PIPE) as process:
+    with subprocess.Popen([sys.executable, "-c", code], stdout=subprocess.PIPE) as process:
         assert process.stdout is not None
         path = SHARED_MEMORY / process.stdout.readline().decode().strip()
         try:
@@ -67,6 +78,18 @@ def test_the_files_of_a_process_are_found() -> None:
         assert path in find_mapped([process.pid])
         assert path in find_own(process.pid)
     assert find_mapped([process.pid]) == set()
+
+
+def test_the_lock_of_a_dead_engine_is_removed(records: SharedFileRecords) -> None:
+    """The file of a semaphore has another name in the maps of its processes."""
+    with holder(LOCKER) as (process, path):
+        assert path in find_mapped([process.pid])
+        records.write(process.pid)
+        assert remove_unused([path]) == set()
+        process.kill()
+        process.wait()
+        assert records.sweep() == {path}
+        assert not path.exists()
 
 
 def test_files_of_the_dead_are_removed_and_no_others(records: SharedFileRecords) -> None:

@@ -9,6 +9,7 @@ from typing import cast
 import numpy as np
 import pytest
 from hypothesis import given
+from numpy.typing import NDArray
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Prompt, Turn
@@ -128,7 +129,10 @@ class ScriptedWeights:
     def __init__(self, *scores: float) -> None:
         self.left = list(scores)
 
-    def score(self, vector: Vector) -> float:
+    def weigh_ngrams(self, vector: Vector) -> NDArray[np.float32]:
+        return np.zeros(2, np.float32)
+
+    def score_from(self, ngrams: NDArray[np.float32], terms: NDArray[np.float32]) -> float:
         return self.left.pop(0)
 
 

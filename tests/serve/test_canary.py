@@ -55,7 +55,9 @@ def service(config: Path, tmp_path_factory: pytest.TempPathFactory) -> Iterator[
 def canary(*arguments: object) -> str:
     """The output of `serve-app canary`."""
     command = [tool("serve-app"), "canary", *map(str, arguments)]
-    return subprocess.run(command, check=True, capture_output=True, text=True).stdout
+    done = subprocess.run(command, capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
+    return done.stdout
 
 
 def ask(service: Service) -> httpx.Response:

@@ -11,6 +11,7 @@ import signal
 import sys
 import time
 from collections.abc import Callable, Iterator
+from contextlib import suppress
 from pathlib import Path
 
 import httpx
@@ -188,8 +189,11 @@ def test_no_part_leaves_its_own_parts(service: Killed) -> None:
 
 
 def _kill_with_parts(process: psutil.Process) -> None:
-    parts = [process, *process.children(recursive=True)]
-    process.kill()
+    """One that has ended with a part that was killed before is no part any more."""
+    parts = [process]
+    with suppress(psutil.NoSuchProcess):
+        parts += process.children(recursive=True)
+        process.kill()
     wait_for(
         lambda: not any(map(is_living, parts)),
         timeout_s=GONE_S,

@@ -3,6 +3,7 @@
 BenchFailed
 ├── ServerEnded         a server ended while it was needed
 ├── ServerNotReady      a server did not answer in time after its start
+├── PeerUnavailable     the package of a peer is not installed and could not be
 ├── RequestsFailed      a server did not answer every request
 ├── NothingMeasured     no answer ended within the window
 ├── CallFailed          a call of a measurement was not answered in full
@@ -15,6 +16,7 @@ BenchFailed
 from __future__ import annotations
 
 from collections.abc import Mapping
+from pathlib import Path
 
 
 class BenchFailed(RuntimeError):
@@ -34,6 +36,16 @@ class ServerNotReady(BenchFailed):
     def __init__(self, server: str, waited_s: float, log_tail: str) -> None:
         super().__init__(
             f"{server} did not answer within {waited_s:g} s; the end of its log:\n{log_tail}"
+        )
+
+
+class PeerUnavailable(BenchFailed):
+    """The package of a peer is not installed and could not be."""
+
+    def __init__(self, requirement: str, venv: Path, reason: str) -> None:
+        super().__init__(
+            f"{requirement} could not be installed into {venv}; the other targets need it not. "
+            f"The end of the output:\n{reason}"
         )
 
 

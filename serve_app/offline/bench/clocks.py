@@ -32,12 +32,12 @@ class Part(StrEnum):
 _TITLES: tuple[tuple[Part, re.Pattern[str]], ...] = tuple(
     (part, re.compile(pattern))
     for part, pattern in (
-        (Part.OTHER, r"serve_app\.bench\.owner"),
+        (Part.OTHER, r"serve_app\.offline\.bench\.owner"),
         (Part.ENGINE_WORKER, r"^VLLM::Worker"),
         (Part.ENGINE_CORE, r"^VLLM::EngineCore"),
-        (Part.ROUTER, r"^ray::ServeReplica:.*(Router|Ingress)"),
+        (Part.ROUTER, r"^ray::ServeReplica:.*(Router|Ingress)|^vllm::router|bin/litellm "),
         (Part.SERVER, r"^ray::ServeReplica|vllm\.entrypoints\.openai\.api_server"),
-        (Part.SERVER, r"serve_app\.bench\.responder"),
+        (Part.SERVER, r"serve_app\.offline\.bench\.responder"),
         (Part.CONTROLLER, r"^ray::ServeController"),
         # HAProxyManager only starts and reloads HAProxy; ProxyActor carries every byte.
         (Part.CONTROLLER, r"^ray::HAProxyManager"),

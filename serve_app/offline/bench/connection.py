@@ -21,8 +21,9 @@ class RequestFailed(Exception):
 
 @dataclass(frozen=True, slots=True)
 class Timing:
-    """One answered request; times are seconds since its first byte was sent."""
+    """One answered request; times are seconds since its first byte was sent at `sent_at`."""
 
+    sent_at: float
     first_event_s: float
     total_s: float
 
@@ -98,7 +99,8 @@ class LoadConnection(asyncio.Protocol):
         self.reusable = self._parser.should_keep_alive()
         first_event_at = self._first_event_at or now
         if not self._answered.done():
-            self._answered.set_result(Timing(first_event_at - self._sent_at, now - self._sent_at))
+            sent_at = self._sent_at
+            self._answered.set_result(Timing(sent_at, first_event_at - sent_at, now - sent_at))
 
     def _fail(self, reason: str) -> None:
         if self._answered is not None and not self._answered.done():

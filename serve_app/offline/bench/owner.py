@@ -34,9 +34,12 @@ def main() -> int:
     parser.add_argument(
         "--leftovers-s", type=float, required=True, help="for processes that it leaves"
     )
+    parser.add_argument("--cores", type=int, nargs="*", help="for the command; all without it")
     parser.add_argument("command", nargs="+")
     args = parser.parse_args()
     _become_subreaper()
+    if args.cores:
+        os.sched_setaffinity(0, args.cores)
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(0))
     command = subprocess.Popen(args.command, stdin=subprocess.DEVNULL)
     try:

@@ -51,13 +51,16 @@ def owned(
     env: Mapping[str, str],
     log: Path,
     leftovers_s: float = _LEFTOVERS_S,
+    cores: Sequence[int] = (),
 ) -> Iterator[Owned]:
     """Runs a command under an owner of its own and ends all of its processes afterwards.
 
     `leftovers_s` is what the processes that the command leaves behind get before they are killed.
+    All of them run on `cores`, if there are any.
     """
     mark = uuid.uuid4().hex
     waits = [f"--grace-s={_GRACE_S:g}", f"--leftovers-s={leftovers_s:g}"]
+    waits += ["--cores", *map(str, cores)] if cores else []
     with log.open("wb") as output:
         owner = subprocess.Popen(
             [sys.executable, "-m", f"{__package__}.owner", *waits, "--", *command],

@@ -26,6 +26,8 @@ class Phase:
     warmup_s: float
     window_s: float
     drain_s: float = 60.0
+    first_serial: int = 0
+    """Phases of one server number their requests apart: no prompt comes twice."""
 
     @property
     def label(self) -> str:
@@ -39,10 +41,12 @@ class Phase:
 class Outcome:
     """The answers of one phase; the times are those of the answers that ended in its window.
 
-    `errors` counts failures by their text, in warm-up and drain too, because a server must answer
-    every request of the phase.
+    `sent_at` is Unix time. `errors` counts failures by their text, in warm-up and drain too,
+    because a server must answer every request of the phase.
     """
 
+    request_ids: list[str]
+    sent_at: list[float]
     first_event_s: list[float]
     total_s: list[float]
     errors: dict[str, int]
@@ -61,16 +65,19 @@ class Requests:
         length = len(before) + _SERIAL_DIGITS + len(after)
         head = (
             f"POST /v1/chat/completions HTTP/1.1\r\nhost: {phase.host}:{phase.port}\r\n"
-            f"content-type: application/json\r\ncontent-length: {length}\r\n\r\n"
+            f"content-type: application/json\r\ncontent-length: {length}\r\nx-request-id: bench-"
         )
-        self._before = head.encode() + before
+        self._head = head.encode()
+        self._before = b"\r\n\r\n" + before
         self._after = after
-        self._serial = 0
+        self._serial = phase.first_serial
 
-    def next(self) -> bytes:
-        """The next request, head and body."""
+    def next(self) -> tuple[str, bytes]:
+        """The next request: its id, its head and body."""
         self._serial += 1
-        return b"%b%0*d%b" % (self._before, _SERIAL_DIGITS, self._serial, self._after)
+        serial = f"{self._serial:0{_SERIAL_DIGITS}d}".encode()
+        request = self._head + serial + self._before + serial + self._after
+        return f"bench-{serial.decode()}", request
 
 
 def _render_body(phase: Phase) -> bytes:

@@ -15,7 +15,7 @@ from serve_app.offline.bench.options import check_outputs, parse_counts
 from serve_app.offline.bench.results import build_console
 from serve_app.offline.simulation.hardware import SHARING_GPUS, sharing_timing
 from serve_app.offline.simulation.prefix_fleet import PrefixFleet, PrefixOutcome, sum_up
-from serve_app.offline.simulation.prefix_policies import OURS, POLICIES
+from serve_app.offline.simulation.prefix_policies import OURS, POLICIES, REPORT_S, REPORTS_S
 from serve_app.offline.simulation.prefix_trace import (
     PrefixCall,
     TraceLine,
@@ -47,8 +47,8 @@ def prefix_trace(
         typer.Option(
             min=0.01, help="The work of reading all prompts without a cache, by what replicas can."
         ),
-    ] = 0.8,
-    calls: Annotated[int, typer.Option(min=10, help="About how many calls a run has.")] = 16_000,
+    ] = 0.9,
+    calls: Annotated[int, typer.Option(min=10, help="About how many calls a run has.")] = 12_000,
     jitter_s: Annotated[
         float, typer.Option(min=0, help="The step in which the trace's times are quantised.")
     ] = 3.0,
@@ -105,7 +105,8 @@ def _run_all(
 ) -> Iterator[tuple[str, PrefixOutcome]]:
     timing = sharing_timing()
     for name, build in POLICIES.items():
-        fleet = PrefixFleet(timing, replicas, routers, build, seed)
+        report_s = REPORTS_S.get(name, REPORT_S)
+        fleet = PrefixFleet(timing, replicas, routers, build, seed, report_s)
         yield name, sum_up(fleet.run(calls), timing)
 
 

@@ -17,7 +17,7 @@ from serve_app.offline.bench.machine import Machine
 if TYPE_CHECKING:
     from _typeshed import DataclassInstance
 
-_WIDTH = 160
+_WIDTH = 180
 Result = TypeVar("Result", bound="DataclassInstance")
 
 
@@ -34,7 +34,10 @@ def collect(
     results: list[Result] = []
     try:
         for result in runs:
-            results.append(result)  # noqa: PERF402  # `extend` would keep nothing if one fails
+            results.append(result)
+            # After each result, because no `finally` runs in a process that is killed.
+            if json is not None:
+                write_json(json, machine, results)
     except (BenchFailed, demo.CheckpointMissing) as error:
         return results, error
     finally:

@@ -3,7 +3,8 @@
 from __future__ import annotations
 
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
@@ -20,7 +21,7 @@ from serve_app.routing.learned import LearnedScorer
 from serve_app.routing.scorer import HeuristicScorer, Scorer
 from serve_app.routing.weights import read_weights
 
-LENGTHS = (50, 2_000, 100_000)
+LENGTHS = (50, 300, 2_000, 100_000)
 _WIDTH = 120
 _WARMUP = 20
 
@@ -69,21 +70,30 @@ def scorer(
         append_section(log, render_section(machine, "serve-app bench scorer", [grid]))
 
 
-def build_prompt(kind: str, chars: int, shift: int) -> Prompt:
-    """One user turn of this many characters; another shift begins at another place."""
+def build_prompt(kind: str, chars: int, number: int) -> Prompt:
+    """One user turn of this many characters; another number gives another text."""
     pieces = _TEXTS[kind]
-    start = shift % len(pieces)
-    cycle = " ".join([*pieces[start:], *pieces[:start]])
+    start = number % len(pieces)
+    cycle = f"{number} " + " ".join([*pieces[start:], *pieces[:start]])
     return Prompt(turns=(Turn("user", (cycle * (chars // len(cycle) + 1))[:chars]),))
 
 
+def build_conversation(kind: str, number: int) -> Prompt:
+    """The fifth call of a conversation under a system prompt; only the newest turn is new."""
+    earlier = [turn for age in range(4) for turn in build_prompt(kind, 200, age).turns]
+    answer = Turn("assistant", "As you wish.")
+    said = [turn for ask in earlier for turn in (ask, answer)]
+    system = Turn("system", " ".join(_TEXTS[kind]))
+    return Prompt(turns=(system, *said, *build_prompt(kind, 200, number + len(earlier)).turns))
+
+
 def time_scorers(
-    scorers: Mapping[str, Scorer], prompts: Sequence[Prompt], rounds: int
+    scorers: Mapping[str, Scorer], prompt_of: Callable[[int], Prompt], rounds: int
 ) -> Mapping[str, list[float]]:
-    """Seconds of every call, by scorer."""
+    """Seconds of every call, by scorer; `prompt_of` makes the prompt of each round."""
     seconds: dict[str, list[float]] = {name: [] for name in scorers}
     for number in range(rounds + _WARMUP):
-        prompt = prompts[number % len(prompts)]
+        prompt = prompt_of(number)
         for name, one in scorers.items():
             begin = time.perf_counter()
             one.score(prompt)
@@ -94,17 +104,24 @@ def time_scorers(
 
 
 def _measure_all(rounds: int) -> Iterator[Sequence[str]]:
+    learned = LearnedScorer(read_weights())
+    # The second call of the same scorer meets what the first one has just seen.
     scorers: Mapping[str, Scorer] = {
         "heuristic (peer)": HeuristicScorer(),
-        "learned": LearnedScorer(read_weights()),
+        "learned": learned,
+        "learned, text seen before": learned,
     }
-    peer = next(iter(scorers))
+    for name, prompt_of in _list_prompts():
+        seconds = time_scorers(scorers, prompt_of, rounds)
+        base = percentile(seconds["heuristic (peer)"], 0.5)
+        for scorer_name, taken in seconds.items():
+            p50, p99 = percentile(taken, 0.5), percentile(taken, 0.99)
+            yield name, scorer_name, f"{1e6 * p50:.0f}", f"{1e6 * p99:.0f}", f"{p50 / base:.2f}"
+
+
+def _list_prompts() -> Iterator[tuple[str, Callable[[int], Prompt]]]:
     for chars in LENGTHS:
         for kind in _TEXTS:
-            prompts = [build_prompt(kind, chars, shift) for shift in range(6)]
-            seconds = time_scorers(scorers, prompts, rounds)
-            base = percentile(seconds[peer], 0.5)
-            for name, taken in seconds.items():
-                p50, p99 = percentile(taken, 0.5), percentile(taken, 0.99)
-                cells = (f"{1e6 * p50:.0f}", f"{1e6 * p99:.0f}", f"{p50 / base:.2f}")
-                yield (f"{kind}, {chars:,} characters", name, *cells)
+            yield f"{kind}, {chars:,} characters", partial(build_prompt, kind, chars)
+    for kind in _TEXTS:
+        yield f"{kind}, conversation", partial(build_conversation, kind)

@@ -12,6 +12,21 @@ from serve_app.offline.bench.phase import Outcome, Phase
 
 
 @dataclass(frozen=True, slots=True)
+class StageTimes:
+    """How long one stage took in the calls of a phase.
+
+    `slowest_ms` is its mean in the slowest hundredth of the calls, `counts` the calls by the
+    bounds of `stages.BOUNDS_MS`.
+    """
+
+    p50_ms: float
+    p99_ms: float
+    mean_ms: float
+    slowest_ms: float
+    counts: Sequence[int]
+
+
+@dataclass(frozen=True, slots=True)
 class Measurement:
     """One server under one phase; only streams have a time to first token."""
 
@@ -26,6 +41,8 @@ class Measurement:
     total_p99_ms: float
     cpu_ms: Mapping[Part, float]
     elsewhere_ratio: float
+    round: int = 1
+    stages: Mapping[str, StageTimes] | None = None
 
     @property
     def cpu_total_ms(self) -> float:

@@ -38,9 +38,15 @@ class PrefixFleet:
     """Runs one policy."""
 
     def __init__(
-        self, timing: EngineTiming, replicas: int, routers: int, build: Build, seed: int = 0
+        self,
+        timing: EngineTiming,
+        replicas: int,
+        routers: int,
+        build: Build,
+        seed: int = 0,
+        report_s: float = REPORT_S,
     ) -> None:
-        self._timing = timing
+        self._report_s = report_s
         self._chance = random.Random(seed)  # Not for secrets: the same seed, the same run.
         holders = Holders()
         self._nodes = [Node(index, timing, holders) for index in range(replicas)]
@@ -60,7 +66,7 @@ class PrefixFleet:
             while report_s <= call.arrived_s:
                 self._advance(report_s)
                 self._report()
-                report_s += REPORT_S
+                report_s += self._report_s
             self._advance(call.arrived_s)
             placed.append(self._place(call))
         while self._heap:

@@ -14,7 +14,7 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Protocol
 
 from serve_app.core.prefix import PrefixChange
-from serve_app.leases.prefix_cost import OwnChoices, ReplicaLoad, rank
+from serve_app.leases.prefix_cost import UNSEEN_S, OwnChoices, ReplicaLoad, rank
 from serve_app.leases.prefix_index import PrefixIndex
 from serve_app.offline.simulation.prefix_engine import Holders, Node, SharingCall
 from serve_app.offline.simulation.prefix_trace import BLOCK_TOKENS
@@ -232,9 +232,11 @@ class DynamoCost(SilentPolicy):
 class ExpectedSeconds(SilentPolicy):
     """This service: the index, the cost and the replicas' tables that serve."""
 
-    def __init__(self, nodes: Sequence[Node], chance: random.Random) -> None:
+    def __init__(
+        self, nodes: Sequence[Node], chance: random.Random, unseen_s: float = UNSEEN_S
+    ) -> None:
         self._index = PrefixIndex()
-        self._own = OwnChoices()
+        self._own = OwnChoices(unseen_s)
         self._chance = chance
         self._loads: dict[str, ReplicaLoad] = {node.name: node.load() for node in nodes}
         self._versions: dict[str, int] = {}
@@ -283,9 +285,13 @@ RIVALS: Mapping[str, Build] = {
     ),
 }
 OURS = "expected seconds"
+OFTEN, OFTEN_S = "expected seconds, 0.02 s old", 0.02
+REPORTS_S: Mapping[str, float] = {OFTEN: OFTEN_S}
+"""The age of reports for rules that do not have `REPORT_S`."""
 POLICIES: Mapping[str, Build] = {
     **RIVALS,
     OURS: lambda nodes, _holders, _token_s, chance: ExpectedSeconds(nodes, chance),
+    OFTEN: lambda nodes, _holders, _token_s, chance: ExpectedSeconds(nodes, chance, 1.5 * OFTEN_S),
 }
 
 

@@ -27,6 +27,8 @@ time.sleep(60)
         ("ray::ServeReplica:app:LLMServer:fast", Part.SERVER),
         ("ray::ServeReplica:app:tier-fast", Part.SERVER),
         ("ray::ServeReplica:app:Router", Part.ROUTER),
+        ("vllm::router", Part.ROUTER),
+        ("python3 /cache/litellm-1.108.7/bin/litellm --config=serve.yaml", Part.ROUTER),
         ("ray::ServeReplica:app:LLMRouter", Part.ROUTER),
         ("ray::ServeReplica:app:OpenAiIngress", Part.ROUTER),
         ("ray::ServeController.listen_for_change", Part.CONTROLLER),
@@ -40,7 +42,7 @@ time.sleep(60)
         ("ray::DashboardAgent", Part.RAY_REST),
         ("python .venv/bin/serve run --address=local x.yaml", Part.RAY_REST),
         ("python .venv/bin/serve-app up x.yaml --port=1", Part.RAY_REST),
-        ("python -m serve_app.offline.bench.owner -- python -m vllm.entrypoints", Part.OTHER),
+        ("-m serve_app.offline.bench.owner -- -m vllm.entrypoints.openai.api_server", Part.OTHER),
         ("", Part.OTHER),
     ],
 )  # fmt: skip

@@ -24,7 +24,7 @@ from tests.offline.bench.fakes import (
 )
 
 Script = Sequence[bytes | asyncio.Event | None]
-REQUEST = Requests(make_phase(1)).next()
+REQUEST = Requests(make_phase(1)).next()[1]
 
 
 async def ask_and_open(gate: asyncio.Event, server: FakeServer) -> Timing:

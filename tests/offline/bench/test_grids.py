@@ -18,8 +18,9 @@ from serve_app.offline.bench.journal import (
     render_section,
     write_json,
 )
-from serve_app.offline.bench.machine import Machine, describe_machine
-from serve_app.offline.bench.summary import Measurement
+from serve_app.offline.bench.machine import Machine, describe_machine, split_cores
+from serve_app.offline.bench.stages import STAGES
+from serve_app.offline.bench.summary import Measurement, StageTimes
 
 MACHINE = Machine(
     at="2026-01-02 03:04 UTC",
@@ -59,7 +60,7 @@ def test_report_of_one_phase() -> None:
     """An overview, then the phase's rates and CPU; ratios are to the mean of the peer's runs."""
     overview, rates, cpu = build_report([PEER, OURS, AGAIN])
     assert overview.header == ("server", PEER.phase)
-    assert overview.rows[1] == ("ours", "150.0 (1.00)")
+    assert overview.rows[1] == ("ours", "150.0 x 1.00")
     assert rates.rows[0] == (
         *("peer", "200.0", "1.33", "3,200", "7.0", "9.0", "40.0", "50.0", "1%"),
     )
@@ -68,6 +69,28 @@ def test_report_of_one_phase() -> None:
         "engine Worker",
     )
     assert cpu.rows[1] == ("ours", "15.00", "1.50", "-", "3.00", "4.00", "8.00")
+
+
+def test_rounds_are_compared_within_each_round() -> None:
+    """A machine that is half as fast in its second round does not change the ratio."""
+    again = [replace(run, round=2, requests_per_s=run.requests_per_s / 2) for run in (PEER, OURS)]
+    overview, rates, cpu, *rest = build_report([PEER, OURS, *again])
+    assert overview.rows[1] == ("ours", "112.5 (75.0-150.0) x 0.75 (0.75-0.75)")
+    assert rates.rows[1][1:3] == ("112.5 (75.0-150.0)", "0.75 (0.75-0.75)")
+    assert cpu.rows[1][1] == "15.00 (15.00-15.00)"
+    assert rest == []
+
+
+def test_stages_have_a_table_for_each_target_that_noted_them() -> None:
+    """Calls of all rounds are counted together, in shares."""
+    times = StageTimes(
+        p50_ms=1.0, p99_ms=9.0, mean_ms=2.0, slowest_ms=8.0, counts=[1, 2, 1, 0, 0, 0, 0]
+    )
+    noted = replace(OURS, stages=dict.fromkeys(STAGES, times))
+    *_, grid = build_report([PEER, noted, replace(noted, round=2)])
+    assert grid.title == f"{PEER.phase}: stages of a call, ours; calls in % by milliseconds"
+    assert [row[0] for row in grid.rows] == list(STAGES)
+    assert grid.rows[0][4:8] == ("8.00 (8.00-8.00)", "25.0", "50.0", "25.0")
 
 
 def test_a_row_of_a_noisy_machine_is_marked() -> None:
@@ -79,14 +102,14 @@ def test_a_row_of_a_noisy_machine_is_marked() -> None:
 def test_without_a_peer_there_are_no_ratios() -> None:
     """A run of some servers only is still a report."""
     overview, rates, _ = build_report([OURS])
-    assert overview.rows == [("ours", "150.0 (nan)")]
+    assert overview.rows == [("ours", "150.0 x nan")]
     assert rates.rows[0][2] == "nan"
 
 
 def test_what_was_not_measured_is_a_dash() -> None:
     """Whole answers have no time to first token, and a server may miss a phase."""
     overview, _, _, rates, _ = build_report([PEER, WHOLE])
-    assert overview.rows == [("peer", "200.0 (1.00)", "-"), ("ours", "-", "150.0 (nan)")]
+    assert overview.rows == [("peer", "200.0 x 1.00", "-"), ("ours", "-", "150.0 x nan")]
     assert rates.rows[0][4:6] == ("-", "-")
 
 
@@ -130,7 +153,7 @@ def test_print_report() -> None:
     out = io.StringIO()
     print_report(Console(file=out, width=160), MACHINE, build_report([PEER, OURS]))
     assert "2 cores of Some CPU, 24 GiB" in out.getvalue()
-    assert "150.0 (0.75)" in out.getvalue()
+    assert "150.0 x 0.75" in out.getvalue()
 
 
 def test_describe_machine() -> None:
@@ -140,3 +163,14 @@ def test_describe_machine() -> None:
     assert machine.memory_gib > 0
     assert machine.cpu
     assert "ray" in machine.packages
+
+
+def test_cores_are_split_where_there_are_enough() -> None:
+    """Servers keep at least two; the report says which cores it were, or why not."""
+    cores = split_cores(1, [0, 1, 2, 5])
+    assert (cores.generator, cores.servers) == ([0], [1, 2, 5])
+    assert cores.note == "the load generator on cores 0, the servers on cores 1,2,5"
+    shared = split_cores(1, [0, 1])
+    assert (shared.generator, shared.servers) == ((), ())
+    assert "share 2 cores: too few for 1" in shared.note
+    assert split_cores(0, [0, 1]).note == "the load generator and the servers share 2 cores"

@@ -88,11 +88,13 @@ async def test_a_server_that_is_not_there_is_an_error() -> None:
 def test_requests_differ_only_in_their_number() -> None:
     """Every request is new to a cache, and all have the same length."""
     requests = Requests(make_phase(8000))
-    first, second = requests.next(), requests.next()
+    (_, first), (request_id, second) = requests.next(), requests.next()
     assert first != second
     assert len(first) == len(second)
     head, body = first.split(b"\r\n\r\n")
     assert f"content-length: {len(body)}".encode() in head
+    assert request_id == "bench-00000002"
+    assert b"x-request-id: bench-00000002\r\n\r\n" in second
     document = json.loads(body)
     assert document["messages"][0]["content"].startswith("Question 00000001: ")
     assert document["ignore_eos"] is True

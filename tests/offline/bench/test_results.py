@@ -66,3 +66,17 @@ def test_nothing_was_measured(tmp_path: Path) -> None:
 
     assert collect(fail(), build_report, MACHINE, tmp_path / "out.json") == ([], FAILURE)
     assert targets(tmp_path / "out.json") == []
+
+
+def test_a_killed_run_has_its_results(tmp_path: Path) -> None:
+    """Each result is in the file before the next is measured."""
+    path = tmp_path / "out.json"
+    seen: list[list[str]] = []
+
+    def watched() -> Iterator[Measurement]:
+        for run in measured():
+            yield run
+            seen.append(targets(path))
+
+    collect(watched(), build_report, MACHINE, path)
+    assert seen == [["peer"], ["peer", "ours"]]

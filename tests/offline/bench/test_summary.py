@@ -46,7 +46,9 @@ def test_ratio() -> None:
 
 def test_summarize_a_stream() -> None:
     """Rates are by the measured window; CPU is by request; the generator's does not serve."""
-    outcome = Outcome([0.010, 0.020], [0.100, 0.200], errors={}, window_s=0.5)
+    outcome = Outcome(
+        ["a", "b"], [1.0, 2.0], [0.010, 0.020], [0.100, 0.200], errors={}, window_s=0.5
+    )
     spent = Spent({Part.ROUTER: 0.004, Part.LOAD_GENERATOR: 0.010}, elsewhere_s=0.1)
     run = summarize("ours", make_phase(1, output_tokens=16), outcome, spent, cores=2)
     assert (run.requests, run.requests_per_s, run.tokens_per_s) == (2, 4.0, 64.0)
@@ -59,7 +61,7 @@ def test_summarize_a_stream() -> None:
 
 def test_summarize_a_whole_answer() -> None:
     """An answer that comes in one piece has no time to first token."""
-    outcome = Outcome([0.1], [0.1], errors={}, window_s=1.0)
+    outcome = Outcome(["a"], [1.0], [0.1], [0.1], errors={}, window_s=1.0)
     run = summarize("ours", make_phase(1, stream=False), outcome, Spent({}, 0.0), cores=1)
     assert run.ttft_p50_ms is None
     assert run.ttft_p99_ms is None
@@ -67,6 +69,6 @@ def test_summarize_a_whole_answer() -> None:
 
 def test_summarize_nothing() -> None:
     """A phase in which no answer ended is a failure, not a row of zeros."""
-    outcome = Outcome([], [], errors={}, window_s=1.0)
+    outcome = Outcome([], [], [], [], errors={}, window_s=1.0)
     with pytest.raises(NothingMeasured, match="ours"):
         summarize("ours", make_phase(1), outcome, Spent({}, 0.0), cores=1)

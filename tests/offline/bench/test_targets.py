@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,7 +43,8 @@ def test_the_config_is_where_the_command_looks(
     target.write_config()
     if target.config_path is not None:
         assert str(target.config_path) in target.command
-        assert json.loads(target.config_path.read_text())["http_options"]["port"] == 1234
+        config = json.loads(target.config_path.read_text())
+        assert config.get("http_options", {"port": 1234})["port"] == 1234
 
 
 def test_the_peer_has_the_same_engine_arguments(place: Place) -> None:
@@ -70,9 +72,32 @@ def test_ours_is_a_valid_config(place: Place) -> None:
     assert tier.max_ongoing_calls >= 64
 
 
-def test_leases_of_ours_can_be_set(place: Place) -> None:
-    """To see what a call costs whose lease is not used again."""
-    config = build_ours(place, {"reuse_s": 0.0}).config
-    assert config is not None
-    args = config["applications"][0]["args"]
-    assert AppConfig.model_validate(args).runtime.leases.reuse_s == 0
+def read_ours(target: Target) -> AppConfig:
+    """The config of a target that is this service."""
+    assert target.config is not None
+    return AppConfig.model_validate(target.config["applications"][0]["args"])
+
+
+def test_variants_of_ours(place: Place) -> None:
+    """Leases that are not used again, two Routers, and a choice that always falls on one tier."""
+    assert read_ours(BUILDERS["ours-new-leases"](place)).runtime.leases.reuse_s == 0
+    assert read_ours(BUILDERS["ours-two-routers"](place)).router.replicas.min == 2
+    auto = BUILDERS["ours-auto"](place)
+    assert (auto.model, len(read_ours(auto).tiers)) == ("auto", 2)
+
+
+def test_stages_are_noted_only_where_asked_for(place: Place) -> None:
+    """The figures of a run without them hold for the default config."""
+    assert read_ours(build_ours(place)).runtime.traces is None
+    traces = read_ours(build_ours(replace(place, stages=True))).runtime.traces
+    assert traces is not None
+    assert (traces.sample_ratio, traces.errors) == (0, False)
+
+
+@pytest.mark.parametrize("name", ["vllm-router", "litellm"])
+def test_other_routers_stand_before_the_peers_server(name: str, place: Place) -> None:
+    """Their engine is the same process as that of the peer, at a port of its own."""
+    target = BUILDERS[name](replace(place, engine_port=4321))
+    assert target.engine is not None
+    assert target.engine.command == build_peer(replace(place, port=4321)).command
+    assert target.requirement is not None

@@ -123,7 +123,7 @@ def test_the_answers_request_id_is_the_one_in_the_log(local: Service, sent: byte
     wait_for(logged, timeout_s=10, what="the access log has the call")
     feedback = {"request_id": found.decode(), "right": True}
     answer = httpx.post(f"{local.base_url}/v1/feedback", json=feedback)
-    assert answer.json()["error"]["code"] == "feedback_off"  # Not: a wrong request_id.
+    assert answer.status_code == 202, answer.text
 
 
 def test_a_wish_for_another_protocol_hides_no_request(local: Service) -> None:

@@ -141,7 +141,7 @@ class Server:
         return Prefill(self.name, tier, prompt_tokens, median(times[1:]))
 
     def _count_prompt(self, phase: Phase) -> int:
-        request = Requests(replace(phase, stream=False, output_tokens=1)).next()
+        _, request = Requests(replace(phase, stream=False, output_tokens=1)).next()
         answer = self._ask("/v1/chat/completions", request.partition(b"\r\n\r\n")[2])
         if answer is None:
             raise self._failed(phase.label)
