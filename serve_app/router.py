@@ -30,8 +30,9 @@ from serve_app.deploy.status import UNKNOWN, ServeReadiness
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.tally import FeedbackTally
 from serve_app.gateway.app import build_gateway
+from serve_app.leases.board import find_board
 from serve_app.leases.client import TierClient
-from serve_app.leases.opener import build_opener
+from serve_app.leases.opener import RayLeases
 from serve_app.leases.retries import RetryBudget
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.audit import AuditMetrics
@@ -73,13 +74,7 @@ class Router:
         self._taken: dict[str, Any] = {}
         self._retries = RetryBudget(runtime.retries)
         self._clients = {
-            tier.name: TierClient(
-                tier.name,
-                build_opener(handles[tier.name]),
-                runtime.leases,
-                asks_by_session=tier.replica_choice == "session",
-                retries=self._retries,
-            )
+            tier.name: build_client(tier, handles[tier.name], runtime, self._retries)
             for tier in config.deployed
         }
         self._configure_clients(runtime)
@@ -127,6 +122,8 @@ class Router:
         )
 
     async def __serve_build_asgi_app__(self) -> object:
+        for client in self._clients.values():
+            client.start()
         self._recorder.start()
         self._steps.start()
         self._feedback.start()
@@ -226,6 +223,22 @@ class Router:
                 client.close()
             await self._recorder.close()
             await self._steps.close()
+
+
+def build_client(
+    tier: TierConfig, handle: DeploymentHandle[Any], runtime: RuntimeConfig, retries: RetryBudget
+) -> TierClient:
+    """The replicas of one tier, behind a handle."""
+    places = RayLeases(handle)
+    return TierClient(
+        tier.name,
+        places.open,
+        runtime.leases,
+        asks_by_session=tier.replica_choice == "session",
+        retries=retries,
+        board=find_board(handle.deployment_name),
+        by_prefix=places.open_ranked if tier.replica_choice == "prefix" else None,
+    )
 
 
 def build_flushers(

@@ -10,9 +10,11 @@ from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Call, Decision, Draft, Reason, Record
 from serve_app.core.caller import Caller
 from serve_app.core.deadlines import Deadlines
+from serve_app.core.tokens import estimate_tokens
 from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.client import UpstreamRequest
 from serve_app.leases.order import NO_CLAIM, Claim
+from serve_app.leases.prefix_choice import Prefix
 from serve_app.leases.tier import Answer, Tier
 
 
@@ -60,6 +62,7 @@ class Way:
             session=call.session,
             usage=self.record.usage,
             claim=self.claim,
+            prefix=self._prefix(decision),
         )
         return await self.enter(tier, decision.tier, request, exchange)
 
@@ -77,7 +80,12 @@ class Way:
             silent=not call.stream,
             usage=draft.usage,
             claim=self.claim,
+            prefix=self._prefix(decision),
         )
+
+    def _prefix(self, decision: Decision) -> Prefix:
+        call = self.call
+        return Prefix(call.payload.prefix_keys, decision.model_id, estimate_tokens(call.prompt))
 
     async def enter(
         self, tier: Tier, name: str, request: UpstreamRequest, exchange: AsyncExitStack

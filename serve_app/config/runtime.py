@@ -311,7 +311,7 @@ class RuntimeConfig(Config):
 
     @property
     def watches_load(self) -> bool:
-        """Whether Routers ask the engines for their load.
+        """Whether Routers measure the waits for first tokens.
 
         Label calls run only while other Routers have no calls either; the engines' load shows that.
         """

@@ -364,12 +364,14 @@ class TierConfig(Config):
         description="Calls of one Router replica that may wait for a full tier; further calls get "
         "503.",
     )
-    replica_choice: Literal["balanced", "session"] = Field(
+    replica_choice: Literal["balanced", "session", "prefix"] = Field(
         "balanced",
         description="How Ray chooses a replica. balanced: the less loaded of two replicas. "
         "session: calls with the same `x-session-id` go to the same replica, by a hash of the id. "
         "Calls without the header are spread evenly, regardless of the load (Ray's experimental "
-        "ConsistentHashRouter).",
+        "ConsistentHashRouter). prefix: the replica that is expected to begin its answer first, by "
+        "what it has cached of the prompt and by its load "
+        "([placement.md](placement.md#by-what-a-replica-has-cached)).",
     )
     drain_timeout_s: float = Field(
         3600.0,

@@ -62,6 +62,7 @@ def build_tier(
             "sha256sums": tier.sha256sums,
             "tls": tier.tls,
             "watch": plan_watch(tier),
+            "by_prefix": tier.replica_choice == "prefix",
             "stream_join_s": tier.stream_join_ms / 1000,
         },
         deployment_cls=deployment_cls(tier),

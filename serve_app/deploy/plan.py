@@ -111,8 +111,12 @@ def plan_need(tier: TierConfig) -> Need:
     )
 
 
-SESSION_ROUTER = "ray.serve.experimental.consistent_hash_router.ConsistentHashRouter"
-"""Chooses by the `session_id` of a handle's options, which is public."""
+REQUEST_ROUTERS = {
+    "balanced": "serve_app.leases.ray_router.BalancedRouter",
+    "session": "serve_app.leases.ray_router.SessionRouter",
+    "prefix": "serve_app.leases.ray_router.PrefixRouter",
+}
+"""Classes that also tell a Router where its replicas are; the first two choose as Ray's own."""
 
 LOGGING = {"enable_access_log": False}
 """Serve would write a line for each call and each lease. The Router's access log holds more, and
@@ -149,10 +153,9 @@ def plan_labels(tier: TierConfig) -> dict[str, Any]:
 
 
 def plan_request_router(tier: TierConfig) -> dict[str, Any]:
-    """Serve's `request_router_config`, with Serve's own router unless the tier names another."""
-    if tier.replica_choice == "balanced":
-        return plan_backoff(tier)
-    return {"request_router_class": SESSION_ROUTER, **plan_backoff(tier)}
+    """Serve's `request_router_config`."""
+    chosen = REQUEST_ROUTERS[tier.replica_choice]
+    return {"request_router_class": chosen, **plan_backoff(tier)}
 
 
 def plan_backoff(tier: TierConfig) -> dict[str, Any]:

@@ -27,9 +27,11 @@ from serve_app.core.errors import (
 )
 from serve_app.core.headers import TRACEPARENT_HEADER, Headers
 from serve_app.core.load import BreakerState, TierLoad
+from serve_app.core.prefix import PREFIX_KEYS_HEADER, PrefixKeys, render_prefix_keys
 from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.admission import Admission
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
+from serve_app.leases.board import ReplicaBoard
 from serve_app.leases.breaker import TierBreaker
 from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
 from serve_app.leases.hedging import HedgeFate, Hedging, race
@@ -41,11 +43,15 @@ from serve_app.leases.http1 import (
     Exchange,
     ExchangeTimeout,
 )
-from serve_app.leases.lease import Lease, Opener
+from serve_app.leases.lease import Lease, Opener, RankedOpener
 from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_engine_load
 from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, FairOrder, WaitingOrder
 from serve_app.leases.pool import LeasePool
+from serve_app.leases.prefix_choice import Prefix, PrefixChoice, PrefixPlan
+from serve_app.leases.prefix_cost import OwnChoice
+from serve_app.leases.replica_states import ReplicaStates
 from serve_app.leases.retries import RetryBudget
+from serve_app.leases.state_stream import StateStreams
 from serve_app.leases.waiting import Waiter
 
 LEASE_HEADER = b"x-lease-id"
@@ -60,9 +66,6 @@ RESPONSES_PATH = Endpoint.RESPONSES.value.encode()
 
 TELL_S = 2.0
 """The longest wait for an answer by the replica itself; then the Router gives up."""
-
-POLL_S = 0.9
-"""How often the Router asks for the load of replicas that have not reported it with an answer."""
 
 PROBE_S = 1.0
 """How soon a tier that could not be reached is tried again."""
@@ -231,8 +234,12 @@ class TierClient:
         *,
         asks_by_session: bool = False,
         retries: RetryBudget | None = None,
+        board: ReplicaBoard | None = None,
+        by_prefix: RankedOpener | None = None,
     ) -> None:
-        """`retries` is shared by the tiers of a Router; None: the tier has a budget of its own."""
+        """`retries` is shared by the tiers of a Router; None: the tier has a budget of its own.
+        `board` says where the replicas tell their state, after `start`. `by_prefix` asks
+        Ray for the replica that would begin an answer first; None: Ray chooses by other rules."""
         self.name = name
         self._unreachable = False
         """No replica could be reached; a probe finds out when a replica can be reached again."""
@@ -240,13 +247,14 @@ class TierClient:
         self._retries = retries or RetryBudget()
         self._hedging: Hedging | None = None
         self.watches_load = False
-        """Whether the Router measures waits and asks replicas for their load."""
+        """Whether the Router measures waits, and reads the loads in the heads of answers."""
         self._config_watches = self._is_watched = False
         self._first_tokens = FirstTokens()
         self._engines = EngineLoads()
+        self._state_of = ReplicaStates(self._engines)
+        board = board or ReplicaBoard()
+        self._streams = StateStreams(board, self._state_of)
         self._fairness: FairnessConfig | None = None
-        self._poller: asyncio.Task[None] | None = None
-        self._polled_at = float("-inf")
         self._probe: asyncio.Task[None] | None = None
         self._probe_waits = False
         self._leases = LeasePool(
@@ -256,8 +264,14 @@ class TierClient:
             age_max_s=leases.age_max_s,
             session_s=leases.session_s,
             asks_by_session=asks_by_session,
+            ranked=by_prefix,
         )
         self._admission = Admission(self._leases)
+        self.choice: PrefixChoice | None = None
+        if by_prefix is not None:
+            self.choice = PrefixChoice(
+                board, self._state_of, self._leases.in_use_at, self._is_avoided
+            )
         self._connections = ConnectionPool()
         self._ending: set[asyncio.Task[None]] = set()
 
@@ -299,6 +313,19 @@ class TierClient:
             oldest_wait_s=self._leases.oldest_wait_s if waiting else 0.0,
         )
 
+    def _is_avoided(self, address: Address) -> bool:
+        return self._leases.penalties.active(address, asyncio.get_running_loop().time())
+
+    def _plan(self, request: UpstreamRequest, now: float) -> PrefixPlan | None:
+        """Which replica would be good for the call; None if its prompt does not choose."""
+        if self.choice is None or request.prefix is None:
+            return None
+        if request.keys is None:
+            request.keys = request.prefix.keys()
+        if not request.keys.keys and request.session is not None:
+            return None
+        return self.choice.plan(request.keys, request.prefix.prompt_tokens, now)
+
     def _state(self, now: float) -> BreakerState:
         return BreakerState.OPEN if self._unreachable else self._breaker.breaker.state(now)
 
@@ -337,7 +364,7 @@ class TierClient:
         return fates
 
     def watch(self, *, on: bool) -> None:
-        """Ask replicas for their load from now on, whether or not the config asks for it."""
+        """Measure waits from now on, whether or not the config asks for it."""
         self._is_watched = on
         self.watches_load = on or self._config_watches
 
@@ -345,11 +372,15 @@ class TierClient:
         """The newest reports of the engines; see `EngineLoads.reports`."""
         return self._engines.reports(asyncio.get_running_loop().time())
 
+    def start(self) -> None:
+        """Read the state of every replica from now on, in the running event loop."""
+        self._streams.start()
+
     def close(self) -> None:
         """End all leases that no call is using."""
-        for task in (self._poller, self._probe):
-            if task is not None:
-                task.cancel()
+        self._streams.close()
+        if self._probe is not None:
+            self._probe.cancel()
         self._leases.close()
         self._connections.close()
 
@@ -399,12 +430,18 @@ class TierClient:
             return
         self._leases.correct(charged, (usage.prompt_tokens or 0) + usage.completion_tokens)
 
+    def _end_choice(self, request: UpstreamRequest) -> None:
+        if request.choice is not None and self.choice is not None:
+            self.choice.end(request.choice)
+
     def _note_first(self, request: UpstreamRequest) -> None:
+        self._end_choice(request)
         now = asyncio.get_running_loop().time()
         self._first_tokens.end(request, now)
         self._admission.firsts.end(request, now)
 
     def _forget_first(self, request: UpstreamRequest) -> None:
+        self._end_choice(request)
         self._first_tokens.forget(request)
         self._admission.firsts.forget(request)
 
@@ -527,10 +564,8 @@ class TierClient:
     def _watch(self, request: UpstreamRequest) -> None:
         if request.opens_with_token:
             self._admission.firsts.begin(request, asyncio.get_running_loop().time())
-        if self.watches_load:
-            self._poll_soon()
-            if not request.opens_with_token:
-                self._first_tokens.forget(request)
+        if self.watches_load and not request.opens_with_token:
+            self._first_tokens.forget(request)
 
     async def _try(
         self, attempt: Attempt, deadlines: Deadlines, *, until_first: bool = False
@@ -606,11 +641,19 @@ class TierClient:
         began_at = clock()
         place_at = deadlines.place_at(began_at, stream=request.stream)
         in_time_at = self._admission.place_at(deadlines)
+        plan = self._plan(request, began_at)
         try:
             async with asyncio.timeout_at(min(place_at, in_time_at)):
-                return await self._leases.acquire(
-                    request.session, patience_s=request.patience_s, claim=request.claim
+                lease = await self._leases.acquire(
+                    request.session,
+                    patience_s=request.patience_s,
+                    claim=request.claim,
+                    ranking=None if plan is None else plan.ranking,
                 )
+            if plan is not None and self.choice is not None:
+                self._end_choice(request)
+                request.choice = self.choice.note(plan, lease.address, clock())
+            return lease
         except TimeoutError:
             if in_time_at < place_at:
                 raise self._admission.missed(request.claim) from None
@@ -655,27 +698,6 @@ class TierClient:
                 self._leases.drop_idle(lease.address)
             self._leases.release(lease, reusable=reached)
         return reached
-
-    def _poll_soon(self) -> None:
-        if self._poller is None:
-            loop = asyncio.get_running_loop()
-            self._poller = loop.create_task(self._poll(), context=Context())
-
-    async def _poll(self) -> None:
-        """Ask the replicas that have not reported their load lately, while leases are held."""
-        loop = asyncio.get_running_loop()
-        try:
-            while self._leases.open_leases:
-                await asyncio.sleep(max(0.0, self._polled_at + POLL_S - loop.time()))
-                since, self._polled_at = loop.time() - POLL_S, loop.time()
-                silent = [
-                    lease
-                    for lease in self._leases.held()
-                    if not self._engines.told_since(lease.address, since)
-                ]
-                await asyncio.gather(*(self._tell(lease, LOAD_PATH) for lease in silent))
-        finally:
-            self._poller = None
 
     def _end_soon(self, lease: Lease) -> None:
         task = asyncio.get_running_loop().create_task(self._end(lease), context=Context())
@@ -770,8 +792,9 @@ class UpstreamRequest:
     `draft_tokens` asks for a report on the first tokens of a draft; 0 for an answer that is not
     judged. `silent` says that the answer may pause between its head and its end. `usage` is filled
     if the answer is cut off. `claim` says whose turn it is where calls wait. `caller` names who
-    asks, None for this service's own requests. `variant` is set by a tier with variants: the name
-    of the variant that answers, None for the tier's own engine.
+    asks, None for this service's own requests. `prefix` tells the beginnings of the prompt.
+    `variant` is set by a tier with variants: the name of the variant that answers, None for the
+    tier's own engine.
     """
 
     __slots__ = (
@@ -779,8 +802,11 @@ class UpstreamRequest:
         "_draft_tokens",
         "_path",
         "caller",
+        "choice",
         "claim",
+        "keys",
         "patience_s",
+        "prefix",
         "request_id",
         "session",
         "settling",
@@ -806,8 +832,13 @@ class UpstreamRequest:
         usage: Usage | None = None,
         claim: Claim = NO_CLAIM,
         caller: str | None = None,
+        prefix: Prefix | None = None,
     ) -> None:
         self.caller = caller
+        self.prefix = prefix
+        self.choice: OwnChoice | None = None
+        self.keys: PrefixKeys | None = None
+        """The keys of the prompt, made when a tier needs them."""
         self.variant: str | None = None
         self.claim = claim
         self.trace: ExchangeTrace | None = None
@@ -860,8 +891,11 @@ class UpstreamRequest:
     def render(self, lease: Lease) -> bytes:
         """The bytes on the wire, with the lease that opens the engine's port."""
         request_id = self.request_id.encode()
+        more = b""
+        if self.keys is not None:
+            more = b"%b: %b\r\n" % (PREFIX_KEYS_HEADER, render_prefix_keys(self.keys))
         return _render(
-            self._path, lease, request_id, self._draft_tokens, self.traceparent, self._body
+            self._path, lease, request_id, self._draft_tokens, self.traceparent, self._body, more
         )
 
     def copy(self) -> UpstreamRequest:
@@ -877,8 +911,10 @@ def _render(
     draft_tokens: bytes,
     traceparent: bytes,
     body: bytes,
+    more: bytes = b"",
 ) -> bytes:
-    more = b"%b: %b\r\n" % (DRAFT_TOKENS_HEADER, draft_tokens) if draft_tokens else b""
+    if draft_tokens:
+        more += b"%b: %b\r\n" % (DRAFT_TOKENS_HEADER, draft_tokens)
     if traceparent:
         more += b"%b: %b\r\n" % (TRACEPARENT_HEADER, traceparent)
     return (

@@ -41,6 +41,18 @@ class Opener(Protocol):
         ...
 
 
+class RankedOpener(Protocol):
+    """Asks Ray for places on certain replicas."""
+
+    async def __call__(self, ranking: tuple[str, ...]) -> Grant:
+        """A place on the first replica of the ranking (Ray's ids) that has one, otherwise on any.
+
+        Raises:
+            GatewayError: Ray refused.
+        """
+        ...
+
+
 class Closer(Protocol):
     """Reports to a replica that a lease will not be used any more."""
 
@@ -110,6 +122,10 @@ class IdleLeases:
         lease = next(reversed(self._all))
         self.remove(lease)
         return lease
+
+    def addresses(self) -> Iterator[Address]:
+        """The replicas that have an idle place."""
+        return iter(self._at)
 
     def pop_at(self, address: Address) -> Lease | None:
         """Take the newest place on a replica, None if the replica has no idle place."""

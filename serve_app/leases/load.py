@@ -13,7 +13,8 @@ MEMORY_S = 2.0
 SAMPLES_MAX = 256
 
 ENGINE_FRESH_S = 2.0
-"""How long the report of an engine counts; the Router asks for a new report every second."""
+"""How long the report of an engine counts; the state streams bring one at least every half second.
+"""
 
 LOAD_HEADER = b"x-engine-load"
 """On a replica's answers: calls running, calls waiting in the engine, used part of the KV cache.

@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle, DeploymentResponseGenerator
 
 from serve_app.core.errors import TierOverloaded, TierUnavailable
 from serve_app.leases.http1 import Address
-from serve_app.leases.lease import Opener
+from serve_app.leases.ranking import handed_over
 from serve_app.leases.signature import LeaseSigner, new_secret
 
 logger = logging.getLogger("ray.serve")
@@ -48,11 +48,20 @@ class RayLeases:
         self._method = handle.options(stream=True).lease
         self._listening: set[asyncio.Task[None]] = set()
 
-    async def open(self, session: str | None = None) -> RayGrant:
+    async def open_ranked(self, ranking: tuple[str, ...]) -> RayGrant:
+        """A place on the first replica of the ranking that has one; see `ray_router.PrefixRouter`.
+
+        Raises:
+            TierOverloaded: too many calls wait already.
+            TierUnavailable: no replica can be asked.
+        """
+        return await self.open(ranking=ranking)
+
+    async def open(self, session: str | None = None, *, ranking: tuple[str, ...] = ()) -> RayGrant:
         """A place on a replica of Ray's choice.
 
-        Ray's request router sees the session. The tier's config (`replica_choice`) says whether Ray
-        chooses by the session.
+        Ray's request router sees the session and the ranking. The tier's config (`replica_choice`)
+        says whether Ray chooses by one of them.
 
         Raises:
             TierOverloaded: too many calls wait already.
@@ -65,7 +74,8 @@ class RayLeases:
         # With stream=True the handle returns a generator, which its types do not express.
         stream = cast("DeploymentResponseGenerator[Address]", method.remote(lease_id, secret))
         try:
-            address = await anext(stream)
+            with handed_over(lease_id, ranking):
+                address = await anext(stream)
         except BackPressureError:
             raise TierOverloaded(retry_after_s=5) from None
         except Exception as error:
@@ -83,8 +93,3 @@ async def _listen(stream: DeploymentResponseGenerator[Address]) -> None:
     with suppress(Exception):
         async for _ in stream:
             pass
-
-
-def build_opener(handle: DeploymentHandle[object]) -> Opener:
-    """Build the opener of leases on the tier behind `handle`."""
-    return RayLeases(handle).open

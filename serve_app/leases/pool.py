@@ -12,13 +12,15 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from contextvars import Context
+from itertools import islice
 
 from serve_app.core.errors import GatewayError, InternalError, TierUnavailable
 from serve_app.leases.forecast import Fullness, TimePerCall
 from serve_app.leases.http1 import Address
-from serve_app.leases.lease import Closer, IdleLeases, Lease, Opener
+from serve_app.leases.lease import Closer, IdleLeases, Lease, Opener, RankedOpener
 from serve_app.leases.order import NO_CLAIM, Claim, WaitingOrder
 from serve_app.leases.penalties import Penalties
+from serve_app.leases.ranking import Ranking
 from serve_app.leases.sessions import SessionMap
 from serve_app.leases.waiting import Ask, Waiter, WaitingCalls
 
@@ -34,6 +36,12 @@ ASKS_MAX = 3
 PARKED_S = 0.5
 """How long a place on a replica to be avoided is held, unused. Ray prefers the replica with the
 fewest calls, and a replica that fails each call at once has none."""
+
+RANKED_S = 0.05
+"""How long a call waits for a replica that its ranking accepts while it could have another place.
+"""
+RANKED_MAX = 8
+"""The waiting calls that a place is offered to, if the first ones want another replica."""
 
 KNOWN_S = 30.0
 """How long a replica that has granted a place counts as able to grant another place."""
@@ -51,8 +59,10 @@ class LeasePool:
         age_max_s: float,
         session_s: float,
         asks_by_session: bool,
+        ranked: RankedOpener | None = None,
     ) -> None:
-        """`asks_by_session`: Ray places the calls of one session on one replica."""
+        """`asks_by_session`: Ray places the calls of one session on one replica. `ranked` asks for
+        the places of calls with a ranking."""
         self.reuse_s = reuse_s
         self.age_max_s = age_max_s
         self.sessions = SessionMap(session_s)
@@ -61,9 +71,12 @@ class LeasePool:
         self._fullness = Fullness()
         self._asks_by_session = asks_by_session
         self._opener = opener
+        self._ranked = ranked
         self._closer = closer
         self._idle = IdleLeases()
         self._waiting = WaitingCalls()
+        self._picky: OrderedDict[Waiter, None] = OrderedDict()
+        """The waiting calls that would not take any replica, the first to wait first."""
         self._opening: set[asyncio.Task[None]] = set()
         self._sweeper: asyncio.TimerHandle | None = None
         self._in_use: set[Lease] = set()
@@ -83,11 +96,9 @@ class LeasePool:
         """Places held at this moment, idle ones included."""
         return len(self._in_use) + len(self._idle)
 
-    def held(self) -> list[Lease]:
-        """The newest place that is held on each replica."""
-        leases = [*self._in_use, *self._idle]
-        leases.sort(key=lambda lease: lease.granted_at)
-        return list({lease.address: lease for lease in leases}.values())
+    def in_use_at(self, address: Address) -> int:
+        """Places that calls are using on a replica."""
+        return self._in_use_at.get(address, 0)
 
     @property
     def waiting(self) -> int:
@@ -125,16 +136,23 @@ class LeasePool:
         *,
         patience_s: float | None = None,
         claim: Claim = NO_CLAIM,
+        ranking: Ranking | None = None,
     ) -> Lease:
         """A place; the caller must `release` it.
 
         A call of a session gets a place on the replica of its last call, if a place is idle there.
+        A call with a ranking gets an idle place if that costs less than a request to Ray.
         `patience_s` is how long the call waits while the Router holds no place and gets none.
 
         Raises:
             GatewayError: Ray refused.
             TierUnavailable: the call's patience is at its end.
         """
+        if ranking is not None:
+            lease = self._pop_ranked(ranking)
+            if lease is None:
+                lease = await self._wait_for_lease(None, patience_s, claim, ranking)
+            return self._use(lease)
         if session is not None:
             return await self._acquire_for(session, patience_s, claim)
         if self._idle:
@@ -232,6 +250,13 @@ class LeasePool:
             return self._idle.pop()
         return found
 
+    def _pop_ranked(self, ranking: Ranking) -> Lease | None:
+        """The idle place that is best for a call, None if Ray may know a better one."""
+        best = min(self._idle.addresses(), key=ranking.lost_s, default=None)
+        if best is None or not ranking.accepts(best):
+            return None
+        return self._idle.pop_at(best)
+
     def release(self, lease: Lease, *, reusable: bool) -> None:
         """Give a place back; a place that is not `reusable` ends."""
         self._in_use.discard(lease)
@@ -273,11 +298,18 @@ class LeasePool:
             self._closer(self._idle.pop())
 
     async def _wait_for_lease(
-        self, session: str | None, patience_s: float | None, claim: Claim
+        self,
+        session: str | None,
+        patience_s: float | None,
+        claim: Claim,
+        ranking: Ranking | None = None,
     ) -> Lease:
         loop = asyncio.get_running_loop()
         self._fullness.note(self.waiting, self.in_use, loop.time())
-        waiter = Waiter(session, loop=loop, claim=claim)
+        waiter = Waiter(session, loop=loop, claim=claim, ranking=ranking)
+        if ranking is not None:
+            self._picky[waiter] = None
+            loop.call_later(RANKED_S, self._settle_for_any, waiter)
         if patience_s is not None:
             waiter.timer = loop.call_later(patience_s, self._lose_patience, waiter, patience_s)
         ask = self._waiting.add(waiter, session if self._asks_by_session else None)
@@ -291,7 +323,26 @@ class LeasePool:
                 self._offer(waiter.result())
             raise
         finally:
+            self._picky.pop(waiter, None)
             self._waiting.leave(waiter)
+
+    def _settle_for_any(self, waiter: Waiter) -> None:
+        """The call has waited for its replica for long enough: any place will do."""
+        self._picky.pop(waiter, None)
+        ranking, waiter.ranking = waiter.ranking, None
+        if ranking is None or waiter.done():
+            return
+        best = min(self._idle.addresses(), key=ranking.lost_s, default=None)
+        if best is not None and (lease := self._idle.pop_at(best)) is not None:
+            self._serve(waiter, lease)
+
+    def _taker(self, lease: Lease) -> Waiter | None:
+        """The call whose turn it is and that takes a place there, None if no call does."""
+        first = self._waiting.first
+        if first is None or first not in self._picky:
+            return first
+        wanting = islice(self._picky, RANKED_MAX)
+        return next((each for each in wanting if _accepts(each, lease)), None)
 
     def _ask(self, ask: Ask) -> None:
         # The context is empty because Ray would otherwise tie the lease to the request that opens
@@ -322,7 +373,7 @@ class LeasePool:
             self._refuse(ask, InternalError())
             raise
         else:
-            self._give(self._waiting.grant(ask), lease)
+            self._give(self._waiting.grant_to(ask, self._taker(lease)), lease)
         finally:
             task = asyncio.current_task()
             assert task is not None
@@ -335,9 +386,13 @@ class LeasePool:
             GatewayError: Ray refused.
         """
         loop = asyncio.get_running_loop()
+        ranking = () if ask.ranking is None else ask.ranking.names
         for left in reversed(range(ASKS_MAX)):
             try:
-                grant = await (self._opener(ask.session) if ask.session else self._opener())
+                if ranking and self._ranked is not None:
+                    grant = await self._ranked(ranking)
+                else:
+                    grant = await (self._opener(ask.session) if ask.session else self._opener())
             except TierUnavailable:
                 # The replica that Ray chose died during the request.
                 if left and self.serving(loop.time()):
@@ -348,6 +403,7 @@ class LeasePool:
             if not left or not self._better_elsewhere(lease.address, now):
                 break
             loop.call_later(PARKED_S, self._closer, lease)
+            ranking = ()  # It would name the same replica again.
         return lease
 
     def _better_elsewhere(self, address: Address, now: float) -> bool:
@@ -362,20 +418,25 @@ class LeasePool:
 
     def _offer(self, lease: Lease) -> None:
         """Give the place to the call whose turn it is; otherwise keep the place."""
-        self._give(self._waiting.first, lease)
+        self._give(self._taker(lease), lease)
 
     def _give(self, waiter: Waiter | None, lease: Lease) -> None:
         # A loop, because thousands of calls may be cancelled in one turn.
         while waiter is not None and waiter.done():
             # The call has been cancelled in this turn of the loop and has not run since.
+            self._picky.pop(waiter, None)
             self._waiting.leave(waiter)
-            waiter = self._waiting.first
+            waiter = self._taker(lease)
         if waiter is None:
             self._keep(lease)
         else:
-            self._waiting.serve(waiter)
-            lease.charged = waiter.claim
-            waiter.set_result(lease)
+            self._serve(waiter, lease)
+
+    def _serve(self, waiter: Waiter, lease: Lease) -> None:
+        self._picky.pop(waiter, None)
+        self._waiting.serve(waiter)
+        lease.charged = waiter.claim
+        waiter.set_result(lease)
 
     def _keep(self, lease: Lease) -> None:
         lease.charged = None
@@ -392,6 +453,7 @@ class LeasePool:
         waiter = self._waiting.refuse(ask)
         if waiter is None:
             return
+        self._settle_for_any(waiter)
         self._waiting.leave(waiter)
         if not waiter.done():
             waiter.set_exception(error)
@@ -407,3 +469,8 @@ class LeasePool:
         if oldest is not None:
             delay_s = oldest.idle_since + self.reuse_s - loop.time()
             self._sweeper = loop.call_later(max(delay_s, 0.01), self._sweep)
+
+
+def _accepts(waiter: Waiter, lease: Lease) -> bool:
+    """Whether a call takes a place on this replica."""
+    return waiter.ranking is None or waiter.ranking.accepts(lease.address)

@@ -113,31 +113,49 @@ def _mix(ranked: list[Ranked], chance: random.Random) -> None:
     ranked[0], ranked[chosen] = ranked[chosen], ranked[0]
 
 
+@dataclass(slots=True)
+class OwnChoice:
+    """A call that has been sent to a replica; `tokens` of it are to be read there."""
+
+    until_s: float
+    replica: str
+    tokens: int
+
+
 class OwnChoices:
     """The tokens that a Router has sent to replicas too lately to be in their reports."""
 
     def __init__(self, unseen_s: float = UNSEEN_S) -> None:
         self._unseen_s = unseen_s
-        self._choices: deque[tuple[float, str, int]] = deque()
+        self._choices: deque[OwnChoice] = deque()
         self._tokens: dict[str, int] = {}
 
-    def note(self, replica: str, uncached_tokens: int, now_s: float) -> None:
+    def note(self, replica: str, uncached_tokens: int, now_s: float) -> OwnChoice:
         """A call goes to a replica, which will read so many tokens of it.
 
         A prompt that is estimated shorter than its cached beginning has nothing to read.
         """
-        if uncached_tokens <= 0:
+        tokens = max(0, uncached_tokens)
+        choice = OwnChoice(now_s + self._unseen_s, replica, tokens)
+        if not tokens:
+            return choice
+        self._choices.append(choice)
+        self._tokens[replica] = self._tokens.get(replica, 0) + tokens
+        return choice
+
+    def end(self, choice: OwnChoice) -> None:
+        """The call has been read, or has ended: nothing of it waits any more."""
+        if not choice.tokens:
             return
-        self._choices.append((now_s + self._unseen_s, replica, uncached_tokens))
-        self._tokens[replica] = self._tokens.get(replica, 0) + uncached_tokens
+        left = self._tokens[choice.replica] - choice.tokens
+        choice.tokens = 0
+        if left:
+            self._tokens[choice.replica] = left
+        else:
+            del self._tokens[choice.replica]
 
     def tokens(self, now_s: float) -> Mapping[str, int]:
         """The tokens by replica."""
-        while self._choices and self._choices[0][0] <= now_s:
-            _, replica, tokens = self._choices.popleft()
-            left = self._tokens[replica] - tokens
-            if left:
-                self._tokens[replica] = left
-            else:
-                del self._tokens[replica]
+        while self._choices and self._choices[0].until_s <= now_s:
+            self.end(self._choices.popleft())
         return self._tokens

@@ -25,15 +25,21 @@ from collections import OrderedDict
 
 from serve_app.leases.lease import Lease
 from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, WaitingOrder
+from serve_app.leases.ranking import Ranking
+
+ORPHANS_SPARED = 4
+"""So many requests without a call are left alone by calls that wait for certain replicas."""
 
 
 class Ask:
     """One request to Ray for a place, and the waiting call that it stands for."""
 
-    __slots__ = ("session", "waiter")
+    __slots__ = ("ranking", "session", "waiter")
 
     def __init__(self, waiter: Waiter, session: str | None) -> None:
         self.waiter: Waiter | None = waiter
+        self.ranking = waiter.ranking
+        """The ranking by which Ray chooses the replica, None if Ray does not."""
         self.session = session
         """The session by which Ray chooses the replica, None if Ray does not."""
 
@@ -47,8 +53,11 @@ class Waiter(asyncio.Future[Lease]):
         *,
         loop: asyncio.AbstractEventLoop,
         claim: Claim = NO_CLAIM,
+        ranking: Ranking | None = None,
     ) -> None:
         super().__init__(loop=loop)
+        self.ranking = ranking
+        """Which replicas the call waits for; None: any."""
         self.session = session
         self.claim = claim
         self.since = loop.time()
@@ -98,7 +107,8 @@ class WaitingCalls:
     def add(self, waiter: Waiter, session: str | None) -> Ask | None:
         """Add a call that waits. Returns the request to send to Ray, None if an orphan serves."""
         self._order.add(waiter)
-        if self._orphans:
+        # A call that waits for certain replicas asks for itself, unless many requests are in vain.
+        if len(self._orphans) > (ORPHANS_SPARED if waiter.ranking is not None else 0):
             ask, _ = self._orphans.popitem(last=False)
             ask.waiter, waiter.ask = waiter, ask
             return None
@@ -121,16 +131,18 @@ class WaitingCalls:
             self._orphans[ask] = None
 
     def grant(self, ask: Ask) -> Waiter | None:
+        """`grant_to` the call whose turn it is."""
+        return self.grant_to(ask, self.first)
+
+    def grant_to(self, ask: Ask, taker: Waiter | None) -> Waiter | None:
         """Ray has granted a place. Returns the call that gets the place, None if no call waits.
 
-        If the place was requested for a session, a call of that session comes first. The call that
-        `ask` stood for keeps waiting, with the request of the call that gets the place.
+        If the place was requested for a session or by a ranking, the call of that session or
+        ranking comes first, then `taker`. The call that `ask` stood for keeps waiting, with the
+        request of the call that gets the place.
         """
         own = ask.waiter
-        if ask.session is not None and own is not None and own.session == ask.session:
-            served: Waiter | None = own
-        else:
-            served = self.first
+        served = own if own is not None and _is_for(ask, own) else taker or own
         self._swap(ask, served)
         self._retire(ask)
         return served
@@ -162,3 +174,10 @@ class WaitingCalls:
         if ask.waiter is not None:
             ask.waiter.ask = None
             ask.waiter = None
+
+
+def _is_for(ask: Ask, waiter: Waiter) -> bool:
+    """Whether Ray has chosen the replica for this very call."""
+    if ask.ranking is not None and waiter.ranking is ask.ranking:
+        return True
+    return ask.session is not None and waiter.session == ask.session

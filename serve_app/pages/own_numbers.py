@@ -13,7 +13,7 @@ from serve_app.pages.numbers import EngineNumbers, RouterNumbers, RoutingNumbers
 from serve_app.pipeline import Pipeline
 
 WATCH_S = 5.0
-"""How long after the last question for the numbers the engines are still asked for their load."""
+"""How long after the last question for the numbers waits are still measured."""
 
 
 class WatchedTier(Protocol):
@@ -29,7 +29,7 @@ class WatchedTier(Protocol):
         ...
 
     def watch(self, *, on: bool) -> None:
-        """Ask the engines for their load from now on, whether or not the config asks for it."""
+        """Measure waits from now on, whether or not the config asks for it."""
         ...
 
     def engine_reports(self) -> Sequence[tuple[str, int, int, float | None]]:
@@ -61,7 +61,7 @@ class OwnNumbers:
             self._counts.add(record)
 
     def read(self) -> RouterNumbers:
-        """The numbers at this moment. Engines report their load from now on, for some seconds."""
+        """The numbers at this moment. Waits are measured from now on, for some seconds."""
         self._watch()
         prices = self._pipeline.steps.prices
         return RouterNumbers(

@@ -16,16 +16,20 @@ import uvicorn
 
 from serve_app.core.call import Endpoint
 from serve_app.core.peer_watch import UNREAD_S_MAX, watch_peer
+from serve_app.core.prefix import PREFIX_KEYS_HEADER, PrefixKeys, parse_prefix_keys
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, render_usage
 from serve_app.leases.client import LEASE_HEADER, LEASE_PATH, LEASE_REFUSED_HEADER, LOAD_PATH
 from serve_app.leases.draft_report import DRAFT_TOKENS_HEADER
 from serve_app.leases.http1 import IDLE_S_MAX, Address
 from serve_app.leases.load import LOAD_HEADER, EngineLoad
 from serve_app.leases.signature import parse_lease
+from serve_app.leases.state_stream import STATE_PATH
 from serve_app.replica.asgi import ASGIApp, Message, Receive, Scope, Send
 from serve_app.replica.engine_stats import EngineStats
 from serve_app.replica.lease_table import HeldLease, LeaseTable
 from serve_app.replica.meter import METER, Meter
+from serve_app.replica.prefills import PrefillWatch
+from serve_app.replica.state_feed import StateFeed
 
 logger = logging.getLogger("ray.serve")
 
@@ -55,18 +59,26 @@ class LeasedApp:
         stats: EngineStats | None = None,
         *,
         refusal: Callable[[], Refusal | None] = never,
+        prefills: PrefillWatch | None = None,
+        feed: StateFeed | None = None,
     ) -> None:
-        """`refusal` says why no exchange can begin now, None where it can."""
+        """`refusal` says why no exchange can begin now, None where it can. `prefills` is told of
+        each exchange, and `feed` answers those who read the replica's state."""
         self._app = app
         self._leases = leases
         self._stats = stats
         self._refusal = refusal
+        self._prefills = prefills or PrefillWatch()
+        self._feed = feed
         self._load: tuple[bytes, bytes] = (LOAD_HEADER, b"")
         self._load_until = float("-inf")
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         path = scope["path"]
         own = path in (LEASE_PATH, LOAD_PATH)
+        if path == STATE_PATH and scope["method"] == "GET" and self._feed is not None:
+            await self._feed.answer(scope, receive, send)
+            return
         if scope["method"] != "POST" or scope["query_string"] or not (own or path in PATHS):
             await _answer(send, 404, [])
             return
@@ -87,13 +99,15 @@ class LeasedApp:
             await self._exchange(lease, scope, receive, send)
 
     async def _exchange(self, lease: HeldLease, scope: Scope, receive: Receive, send: Send) -> None:
-        meter = Meter()
+        prefill = self._prefills.begin(find_keys(scope))
+        meter = Meter(prefill.add)
         answer = AnswerMessages(receive, send, self._recent_load_header, lease.complete_exchange)
         token = METER.set(meter)
         lease.begin_exchange(meter)
         try:
             await self._app(scope, answer.receive, answer.send)
         finally:
+            prefill.end(meter.read().completion_tokens or 0)
             lease.end_exchange()
             METER.reset(token)
 
@@ -145,6 +159,14 @@ class LeasedApp:
         if now >= self._load_until:
             self._load, self._load_until = self._load_header(), now + LOAD_KEPT_S
         return self._load
+
+
+def find_keys(scope: Scope) -> PrefixKeys | None:
+    """The keys of the prompt, if the Router has sent any."""
+    for name, value in scope["headers"]:
+        if name == PREFIX_KEYS_HEADER:
+            return parse_prefix_keys(value)
+    return None
 
 
 class AnswerMessages:

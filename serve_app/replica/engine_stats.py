@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 from serve_app.autoscaling.demand import EngineSignals
@@ -46,6 +46,8 @@ class EngineStats:
         """The steps that have been seen."""
         self.probing = False
         """Whether an idle engine is being probed, which is no call: it must not scale a tier."""
+        self.after_step: Callable[[], None] | None = None
+        """Called after each step, when vLLM has noted its outputs in the states of its requests."""
         self._newest: dict[int, SchedulerStats] = {}
         self._first_tokens = 0
         self._first_token_waits_s = 0.0
@@ -62,6 +64,8 @@ class EngineStats:
     ) -> None:
         """A step of the engine has ended."""
         self.steps += 1
+        if self.after_step is not None:
+            self.after_step()
         if self.probing:
             return
         if scheduler_stats is not None:

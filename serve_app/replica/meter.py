@@ -6,6 +6,7 @@ engine read its prompt and generated tokens.
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -35,14 +36,18 @@ class EngineRequest(Protocol):
 class Meter:
     """The engine's requests of one exchange: one for each choice of each prompt."""
 
-    __slots__ = ("_requests",)
+    __slots__ = ("_requests", "_tell")
 
-    def __init__(self) -> None:
+    def __init__(self, tell: Callable[[EngineRequest], None] | None = None) -> None:
+        """`tell` is told of each request."""
         self._requests: list[EngineRequest] = []
+        self._tell = tell
 
     def add(self, request: EngineRequest) -> None:
         """Add a request that the engine has accepted for the exchange."""
         self._requests.append(request)
+        if self._tell is not None:
+            self._tell(request)
 
     def read(self) -> Usage:
         """The tokens so far. A prompt counts once, whatever the number of its choices."""

@@ -22,6 +22,7 @@ from serve_app.autoscaling.ray_policies import render_signals
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
 from serve_app.core.start_steps import StartStep, render_step
 from serve_app.leases.answers import Refusal
+from serve_app.leases.board import Seat, render_seat
 from serve_app.leases.http1 import Address
 from serve_app.model_files.pinned import check_pinned, default_stamps
 from serve_app.replica.asgi import ASGIApp
@@ -34,10 +35,13 @@ from serve_app.replica.lease_table import LeaseTable
 from serve_app.replica.liveness import WatchPlan
 from serve_app.replica.parent_watch import watch_engine_processes
 from serve_app.replica.place import count_torn_groups, own_workers_by_node
+from serve_app.replica.prefills import PrefillWatch
+from serve_app.replica.prefix_metrics import PrefixMetrics
 from serve_app.replica.settle import settle
 from serve_app.replica.shared_files import SharedFileRecords
 from serve_app.replica.state import find_draining, is_dead, read_check_times
-from serve_app.replica.vllm_engine import VLLMSigns
+from serve_app.replica.state_feed import StateFeed, read_load
+from serve_app.replica.vllm_engine import VLLMSigns, build_table
 
 logger = logging.getLogger("ray.serve")
 
@@ -60,22 +64,25 @@ class TierServer(LLMServer):
     """One replica of a tier: Ray counts and places it, Routers talk HTTP to its engine."""
 
     _http: EngineHTTPServer | None = None
+    _feed: StateFeed | None = None
+    _flushing: asyncio.Task[None] | None = None
     _sha256sums: str | dict[str, str] | None = None
     _stats: EngineStats | None = None
     _is_draining: Callable[[], bool] = staticmethod(bool)
-    _tls = False
+    _by_prefix = _tls = False
 
     async def __init__(  # type: ignore[misc]  # Ray Serve awaits it
         self,
         llm_config: LLMConfig,
         *,
         sha256sums: str | dict[str, str] | None = None,
+        by_prefix: bool = False,
         tls: bool = False,
         watch: WatchPlan,
         stream_join_s: float = 0.0,
     ) -> None:
         self._sha256sums = sha256sums
-        self._tls = tls
+        self._by_prefix, self._tls = by_prefix, tls
         self._stream_join_s = stream_join_s
         self._plan = watch
         self._health = ReplicaHealth(watch)
@@ -109,7 +116,21 @@ class TierServer(LLMServer):
         join_streams(self._engine_client, self._stream_join_s)
         self._stats = watch_engine(self._engine_client)
         self._is_draining = find_draining()
-        app = LeasedApp(DraftApp(engine_app), self._leases, self._stats, refusal=self._refusal)
+        table = build_table(self._engine_client) if self._by_prefix else None
+        prefills = PrefillWatch(table)
+        if self._stats is not None:
+            self._stats.after_step = prefills.look
+        if table is not None:
+            self._flushing = asyncio.create_task(PrefixMetrics(prefills).run())
+        self._feed = StateFeed(partial(read_load, self._leases, self._stats, prefills), table)
+        app = LeasedApp(
+            DraftApp(engine_app),
+            self._leases,
+            self._stats,
+            refusal=self._refusal,
+            prefills=prefills,
+            feed=self._feed,
+        )
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address(), tls=self._tls)
         await self._http.wait_started()
         how = "TLS" if self._tls else "plain HTTP"
@@ -199,6 +220,12 @@ class TierServer(LLMServer):
             yield self._http.address
             await lease.wait_ended()
 
+    async def record_replica_metadata(self) -> dict[str, Any]:
+        """Where Routers read this replica's state: Ray carries it to them, once."""
+        if self._http is None or self._feed is None:
+            return {}
+        return render_seat(Seat(self._http.address, self._feed.token))
+
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """The engine's numbers for `LLMPolicy`; Ray carries them to its controller."""
         return render_signals(None if self._stats is None else self._stats.signals())
@@ -221,6 +248,10 @@ class TierServer(LLMServer):
 
     async def __del__(self) -> None:
         self._health.close()
+        if self._flushing is not None:
+            self._flushing.cancel()
+        if self._feed is not None:
+            self._feed.close()
         if self._http is not None:
             await self._http.close()
         client = self._engine_client

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import logging
 import multiprocessing
 import os
 import threading
@@ -14,7 +15,10 @@ import psutil
 
 from serve_app.replica.engine_stats import EngineStats
 from serve_app.replica.liveness import EngineFault
+from serve_app.replica.prefix_table import PrefixTable
 from serve_app.replica.state import is_dead
+
+logger = logging.getLogger("ray.serve")
 
 WORKER_TITLE = "VLLM::Worker"
 """How vLLM titles the processes of its workers."""
@@ -70,6 +74,20 @@ class VLLMSigns:
         finally:
             if self._stats is not None:
                 self._stats.probing = False
+
+
+def build_table(client: Any) -> PrefixTable | None:
+    """A table of the engine's prefix cache, None if the engine has none or does not say its size.
+
+    vLLM's engine processes tell the client how many blocks of its KV cache they have room for.
+    """
+    config = getattr(getattr(client, "vllm_config", None), "cache_config", None)
+    blocks = getattr(config, "num_gpu_blocks", None) or 0
+    size = getattr(config, "block_size", None) or 0
+    if not (blocks and size and getattr(config, "enable_prefix_caching", False)):
+        logger.warning("the engine has no prefix cache, so replicas are chosen by their load alone")
+        return None
+    return PrefixTable(blocks * size, block_tokens=size)
 
 
 def find_workers() -> list[int]:

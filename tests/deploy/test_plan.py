@@ -6,6 +6,8 @@ from importlib import import_module
 from typing import Any
 
 import pytest
+from ray.serve._private.request_router.pow_2_router import PowerOfTwoChoicesRequestRouter
+from ray.serve.experimental.consistent_hash_router import ConsistentHashRouter
 
 from serve_app.config.tiers import (
     PlacementConfig,
@@ -70,6 +72,7 @@ def test_the_whole_plan() -> None:
             "max_ongoing_requests": 32,
             "max_queued_requests": 64,
             "request_router_config": {
+                "request_router_class": "serve_app.leases.ray_router.BalancedRouter",
                 "initial_backoff_s": 0.01,
                 "backoff_multiplier": 2,
                 "max_backoff_s": 0.12,
@@ -236,10 +239,13 @@ def test_a_deployment_is_named_after_its_tier() -> None:
     assert deployment_name(tier()) == "tier-fast"
 
 
-def test_a_session_may_choose_the_replica() -> None:
-    """Ray's own router is asked for only where the config wants it."""
-    assert "request_router_class" not in plan_request_router(tier())
-    planned = plan_llm_config(tier(replica_choice="session"))["deployment_config"]
+@pytest.mark.parametrize(
+    ("choice", "expected"),
+    [("balanced", PowerOfTwoChoicesRequestRouter), ("session", ConsistentHashRouter)],
+)
+def test_the_config_says_how_ray_chooses_the_replica(choice: str, expected: type) -> None:
+    """By a class of Ray, or a class of ours that chooses as it does."""
+    planned = plan_llm_config(tier(replica_choice=choice))["deployment_config"]
     path = planned["request_router_config"]["request_router_class"]
     module, _, name = path.rpartition(".")
-    assert isinstance(getattr(import_module(module), name), type)
+    assert issubclass(getattr(import_module(module), name), expected)

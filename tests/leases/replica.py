@@ -7,16 +7,20 @@ import secrets
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from serve_app.core.errors import TierUnavailable
 from serve_app.leases.answers import Refusal
+from serve_app.leases.board import ReplicaBoard, Seat
 from serve_app.leases.http1 import Address
 from serve_app.leases.signature import LeaseSigner, new_secret
 from serve_app.replica.asgi import Message, Receive, Send
 from serve_app.replica.engine_http import EngineHTTPServer, LeasedApp
 from serve_app.replica.engine_stats import EngineStats
 from serve_app.replica.lease_table import LeaseTable
+from serve_app.replica.prefills import PrefillWatch
+from serve_app.replica.state_feed import KeyTable, StateFeed, read_load
 from tests.fakes import FakeGrant
 
 
@@ -32,7 +36,7 @@ class Stats:
 class Replica:
     """One replica: an engine that answers when it is allowed to, behind its door."""
 
-    def __init__(self, *, tls: bool = False) -> None:
+    def __init__(self, *, tls: bool = False, table: KeyTable | None = None) -> None:
         self.leases = LeaseTable()
         self.stats = EngineStats()
         self.released = asyncio.Event()
@@ -41,7 +45,16 @@ class Replica:
         self.status = 200
         self.refusal: Refusal | None = None
         self.asked: list[str] = []
-        door = LeasedApp(self, self.leases, self.stats, refusal=lambda: self.refusal)
+        self.prefills = PrefillWatch()
+        self.feed = StateFeed(partial(read_load, self.leases, self.stats, self.prefills), table)
+        door = LeasedApp(
+            self,
+            self.leases,
+            self.stats,
+            refusal=lambda: self.refusal,
+            prefills=self.prefills,
+            feed=self.feed,
+        )
         self._server = EngineHTTPServer(door, "127.0.0.1", tls=tls)
         self._holding: set[asyncio.Task[None]] = set()
 
@@ -64,6 +77,11 @@ class Replica:
     def address(self) -> Address:
         return self._server.address
 
+    @property
+    def seat(self) -> Seat:
+        """What Ray would carry to the Routers."""
+        return Seat(self.address, self.feed.token)
+
     async def start(self) -> None:
         await self._server.wait_started()
 
@@ -71,6 +89,7 @@ class Replica:
         """Die: the port closes, and with it every connection."""
         for task in self._holding:
             task.cancel()
+        self.feed.close()
         await self._server.close()
 
     def grant(self) -> FakeGrant:
@@ -91,6 +110,7 @@ class Replicas:
 
     def __init__(self) -> None:
         self.replicas: list[Replica] = []
+        self.board = ReplicaBoard()
         self.granted = 0
         self.sessions: list[str | None] = []
         self.refusing = False
@@ -106,16 +126,22 @@ class Replicas:
         await asyncio.sleep(0)
         return grant
 
+    def publish(self) -> None:
+        """Say which replicas there are, as Ray's request router does."""
+        self.board.publish({f"{each.address[1]}": each.seat for each in self.replicas})
+
     async def add(self) -> Replica:
         """One more replica."""
         replica = Replica()
         await replica.start()
         self.replicas.append(replica)
+        self.publish()
         return replica
 
     async def remove(self, replica: Replica) -> None:
         """Kill one."""
         self.replicas.remove(replica)
+        self.publish()
         await replica.stop()
 
 

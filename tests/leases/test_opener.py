@@ -14,7 +14,7 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.core.errors import TierOverloaded, TierUnavailable
 from serve_app.leases.http1 import Address
 from serve_app.leases.lease import Opener
-from serve_app.leases.opener import RayLeases, build_opener
+from serve_app.leases.opener import RayLeases
 from serve_app.leases.signature import LeaseVerifier, parse_lease
 
 ADDRESS: Address = ("10.0.0.1", 8000)
@@ -48,7 +48,7 @@ class FakeHandle:
 
 
 def build(handle: FakeHandle) -> Opener:
-    return build_opener(cast("DeploymentHandle[object]", handle))
+    return RayLeases(cast("DeploymentHandle[object]", handle)).open
 
 
 async def test_a_place_is_where_ray_says() -> None:

@@ -31,8 +31,6 @@ EXCHANGES = 300
 LOADS = 200
 QUEUED = 100
 HOUR_S = 3600.0
-POLLED_S = 1.5
-"""By then a Router that watches the load has asked every replica."""
 
 _DEADLINES = DeadlinesConfig(lease_s=30, first_byte_s=30, gap_s=30, total_s=60)
 _LEASES = LeaseConfig(reuse_s=0.9, age_max_s=30)
@@ -218,8 +216,6 @@ async def _tier(replicas: int, *, watches_load: bool = False) -> AsyncIterator[T
                     answer = await calls.enter_async_context(client.exchange(_REQUEST, _start()))
                     while await answer.read():
                         pass
-                if watches_load:
-                    await asyncio.sleep(POLLED_S)
             yield client
         finally:
             client.close()

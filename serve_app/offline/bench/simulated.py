@@ -11,6 +11,7 @@ import asyncio
 import os
 from collections.abc import AsyncIterator
 from dataclasses import asdict, dataclass
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +22,13 @@ from ray.serve import Application
 
 from serve_app.config.tiers import TierConfig
 from serve_app.deploy.plan import deployment_name, plan_deployment
+from serve_app.leases.board import Seat, render_seat
 from serve_app.leases.http1 import Address
 from serve_app.replica.asgi import Message, Receive, Scope, Send
 from serve_app.replica.draft_gate import DraftApp
 from serve_app.replica.engine_http import EngineHTTPServer, LeasedApp
 from serve_app.replica.lease_table import LeaseTable
+from serve_app.replica.state_feed import StateFeed, read_load
 
 LOOPBACK = "127.0.0.1"
 COUNTS_PATH = "/counts"
@@ -101,7 +104,8 @@ class SimulatedReplica:
         self._counts = Counts()
         self._leases = LeaseTable()
         engine = SimulatedEngine(options.pace_s, self._counts)
-        leased = LeasedApp(DraftApp(engine), self._leases)
+        self._feed = StateFeed(partial(read_load, self._leases, None))
+        leased = LeasedApp(DraftApp(engine), self._leases, feed=self._feed)
         self._http = EngineHTTPServer(leased, ray.util.get_node_ip_address(), tls=tls)
         self._direct = EngineHTTPServer(engine, LOOPBACK)
         await self._http.wait_started()
@@ -116,7 +120,12 @@ class SimulatedReplica:
             yield self._http.address
             await lease.wait_ended()
 
+    async def record_replica_metadata(self) -> dict[str, Any]:
+        """As `TierServer.record_replica_metadata`."""
+        return render_seat(Seat(self._http.address, self._feed.token))
+
     async def __del__(self) -> None:
+        self._feed.close()
         await self._http.close()
         await self._direct.close()
 

@@ -44,6 +44,11 @@ def test_one_page_shows_the_calls_of_all_routers(cluster: SimulatedCluster) -> N
     """Each Router has had some of the calls, and whichever serves the page knows them all."""
     cluster.deploy(CONFIG)
     cluster.wait_running()
+    wait_for(
+        lambda: all(tier["engines"] for tier in read_numbers(cluster)["tiers"]),
+        timeout_s=30,
+        what="the engines tell their load before the first call",
+    )
     body = {"messages": [{"role": "user", "content": "Hi"}], "max_tokens": 2}
     for _ in range(CALLS):  # each on a connection of its own, so that both Routers get some
         answer = httpx.post(f"{cluster.base_url}/v1/chat/completions", json=body, timeout=60)
