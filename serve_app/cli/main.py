@@ -246,6 +246,11 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.prefix_trace:prefix_trace",
             "Simulate rules for the choice of a replica on a trace of calls that share beginnings.",
         ),
+        LazyCommand(
+            "placing",
+            "serve_app.offline.bench.placing.command:placing",
+            "Compare the choices of a replica on three real engines with small prefix caches.",
+        ),
     )
 
 

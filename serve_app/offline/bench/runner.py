@@ -140,7 +140,7 @@ def _start(target: Target, place: Place, plan: Plan, running: ExitStack) -> list
     server = running.enter_context(
         owned(target.name, target.command, target.env, log, cores=plan.cores)
     )
-    _wait_ready(server, place.port, target.model)
+    wait_ready(server, place.port, target.model)
     return [server, *engines]
 
 
@@ -174,7 +174,7 @@ def _drive(
     return outcome, subtract_clocks(after, before)
 
 
-def _wait_ready(server: Owned, port: int, model: str) -> None:
+def wait_ready(server: Owned, port: int, model: str) -> None:
     """Wait until the server answers a chat request; a health route may report ready too early."""
     deadline = time.monotonic() + _READY_S
     while time.monotonic() < deadline:

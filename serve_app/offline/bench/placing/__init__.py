@@ -1,0 +1,1 @@
+"""Which replica a call goes to, measured on real engines with small prefix caches."""
