@@ -15,7 +15,7 @@ TURNS = 8
 TENANTS = 12
 CALLS_PER_TENANT = 12
 STRANGERS = 96
-SYSTEM_WORDS = 700
+SYSTEM_WORDS = 510
 """About 1,500 tokens of the demo's tokenizer; the report says how many they were."""
 TURN_WORDS = 40
 STRANGER_WORDS = 400
