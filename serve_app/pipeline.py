@@ -42,8 +42,8 @@ class IdleWork(Protocol):
         """A call has arrived: stop at once."""
         ...
 
-    def call_ended(self) -> None:
-        """A call has been answered or has failed."""
+    def call_ended(self, tokens: int) -> None:
+        """A call has been answered or has failed; its prompt and answer had so many tokens."""
         ...
 
 
@@ -181,7 +181,10 @@ class Pipeline:
         finally:
             self._release(record.caller.tenant)
             if self._idle_work is not None:
-                self._idle_work.call_ended()
+                usage = record.usage
+                self._idle_work.call_ended(
+                    (usage.prompt_tokens or 0) + (usage.completion_tokens or 0)
+                )
 
     def _admit(self, tenant: str) -> None:
         """Take one of the Router's places for calls.

@@ -72,6 +72,14 @@ class FeedbackConfig(Config):
     concurrency: int = Field(
         1, ge=1, le=64, description="Concurrent label calls of one Router replica."
     )
+    budget_ratio: float = Field(
+        0.0,
+        ge=0,
+        le=0.2,
+        description="Tokens that label calls may take although clients' calls are in flight, as a "
+        "share of the tokens of clients' calls. Such a label call begins only if no call waits on "
+        "its tiers. 0: label calls wait for idle time.",
+    )
     store_answers: bool = Field(
         False, description="Whether the answers are kept as well, redacted like the prompts."
     )

@@ -32,6 +32,18 @@ def answer_text(endpoint: Endpoint, body: bytes) -> str | None:
     return text if text.strip() else None
 
 
+def count_tokens(body: bytes) -> int:
+    """The tokens of prompt and answer that an engine's answer in one piece tells; 0 if none."""
+    try:
+        document = orjson.loads(body)
+        usage = document["usage"]
+        total = usage.get("total_tokens")
+        tokens = usage["input_tokens"] + usage["output_tokens"] if total is None else total
+    except (orjson.JSONDecodeError, KeyError, TypeError, AttributeError):
+        return 0
+    return tokens if isinstance(tokens, int) and tokens > 0 else 0
+
+
 def _parse(body: bytes) -> Json | None:
     try:
         document = orjson.loads(body)

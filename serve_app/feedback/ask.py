@@ -6,6 +6,7 @@ import asyncio
 
 from serve_app.config.runtime import DeadlinesConfig
 from serve_app.leases.client import UpstreamRequest
+from serve_app.leases.order import Claim
 from serve_app.leases.tier import Tier
 
 PLACE_S_MAX = 2.0
@@ -15,6 +16,10 @@ This is a deadline and not the request's patience: a call whose patience ends ma
 for users too.
 """
 TOTAL_S_MAX = 60.0
+
+
+CLAIM = Claim("feedback", 1.0, 1, batch=True)
+"""Where clients' calls wait too, a label call comes after them (`fairness`)."""
 
 
 class LabelRefused(Exception):
@@ -40,7 +45,7 @@ async def ask(
         LabelRefused: the engine answered with a 4xx.
         AnswerTooLong: the answer has more than `bytes_max` bytes.
     """
-    request = UpstreamRequest(path, body, request_id, stream=False)
+    request = UpstreamRequest(path, body, request_id, stream=False, claim=CLAIM)
     chunks: list[bytes] = []
     size = 0
     now = asyncio.get_running_loop().time()

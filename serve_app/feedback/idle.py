@@ -50,13 +50,18 @@ class IdleTiers:
             and reported <= min(ours + ended, ours_max)
         )
 
+    def has_room(self, tier: str) -> bool:
+        """Whether a call more would keep no call waiting, as far as this Router knows."""
+        load = self._tiers[tier].load()
+        return not (load.down or load.waiting or load.queued)
+
 
 class Pauses:
     """The time before which no label call begins."""
 
     def __init__(self, quiet_s: float) -> None:
         self._quiet_s = quiet_s
-        self._not_before = float("-inf")
+        self._not_before = self._troubled_until = float("-inf")
         self._back_off_s = quiet_s
 
     @property
@@ -64,13 +69,20 @@ class Pauses:
         """Whether no pause is left."""
         return asyncio.get_running_loop().time() >= self._not_before
 
+    @property
+    def backing_off(self) -> bool:
+        """Whether the pause after a tier's failure is not over."""
+        return asyncio.get_running_loop().time() < self._troubled_until
+
     def begin_quiet(self) -> None:
         """Pause after a client's call."""
         self._pause(self._quiet_s)
 
-    def back_off(self) -> None:
-        """Pause after trouble, twice as long each time."""
+    def back_off(self, *, failed: bool = False) -> None:
+        """Pause after trouble, twice as long each time; `failed`: a tier did not answer."""
         self._pause(self._back_off_s)
+        if failed:
+            self._troubled_until = self._not_before
         self._back_off_s = min(2 * self._back_off_s, BACK_OFF_S_MAX)
 
     def reset(self) -> None:

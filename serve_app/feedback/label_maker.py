@@ -8,7 +8,7 @@ from collections.abc import Mapping
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.core.call import Endpoint
 from serve_app.core.held_body import BYTES_BESIDE, BYTES_PER_CHAR
-from serve_app.feedback.answer_text import answer_text
+from serve_app.feedback.answer_text import answer_text, count_tokens
 from serve_app.feedback.ask import AnswerTooLong, LabelRefused, ask
 from serve_app.feedback.compare import same
 from serve_app.feedback.judge import parse_verdict, render_question
@@ -83,10 +83,12 @@ class LabelMaker:
         bytes_max = BYTES_PER_CHAR * runtime.feedback.text_chars_max + BYTES_BESIDE
         request_id = f"label-{sample.request_id}"
         try:
-            return await ask(
+            answer = await ask(
                 self._tiers[tier], endpoint.value, body, request_id, runtime.deadlines, bytes_max
             )
         except LabelRefused:
             raise NoLabel(Fate.REFUSED) from None
         except AnswerTooLong:
             raise NoLabel(Fate.TOO_LONG) from None
+        sample.label_tokens += count_tokens(answer)
+        return answer

@@ -1,4 +1,8 @@
-"""Labels samples while the tiers are idle, and stops when a client's call arrives."""
+"""Labels samples while the tiers are idle, and stops when a client's call arrives.
+
+A tier that is never idle gets labels too, if `feedback.budget_ratio` pays for them: such a label
+call begins although clients' calls are in flight, and goes on when more arrive.
+"""
 
 from __future__ import annotations
 
@@ -12,6 +16,7 @@ from functools import partial
 
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.core.errors import GatewayError
+from serve_app.feedback.budget import LabelBudget
 from serve_app.feedback.idle import QUIET_S, IdleTiers, Pauses
 from serve_app.feedback.label_maker import LabelMaker, NoLabel
 from serve_app.feedback.sample import Label, Sample
@@ -67,6 +72,9 @@ class IdleLabeller:
         self._pauses = Pauses(quiet_s)
         self._samples: deque[Sample] = deque()
         self._jobs: dict[asyncio.Task[Label], Sample] = {}
+        self._paid: set[asyncio.Task[Label]] = set()
+        """The jobs that need no idle time."""
+        self._budget = LabelBudget(maker.runtime.feedback.budget_ratio)
         self._calls = 0
         self._no_calls = asyncio.Event()
         self._no_calls.set()
@@ -94,7 +102,9 @@ class IdleLabeller:
                 self._drop_if_off()
                 self._yield_to_others()
                 while self._may_begin():
-                    self._begin(self._samples.popleft())
+                    self._begin(self._samples.popleft(), paid=False)
+                while self._may_pay():
+                    self._begin(self._samples.popleft(), paid=True)
                 await self._wait()
         finally:
             self._task = None
@@ -105,9 +115,9 @@ class IdleLabeller:
             case State.LABELLING:
                 first = asyncio.FIRST_COMPLETED
                 await asyncio.wait(self._jobs, timeout=self._poll_s, return_when=first)
-            case State.SERVING:
+            case State.SERVING if not self._budget.ratio:
                 await self._no_calls.wait()
-            case State.PAUSING | State.WATCHING:
+            case State.SERVING | State.PAUSING | State.WATCHING:
                 await asyncio.sleep(self._poll_s)
             case State.DONE:
                 pass
@@ -121,9 +131,19 @@ class IdleLabeller:
             and self._has_idle_tiers(self._samples[0])
         )
 
+    def _may_pay(self) -> bool:
+        return (
+            bool(self._samples)
+            and self._budget.affords
+            and not self._pauses.backing_off
+            and len(self._jobs) < self._maker.runtime.feedback.concurrency
+            and all(map(self._tiers.has_room, self._maker.tiers_of(self._samples[0])))
+        )
+
     def configure(self, runtime: RuntimeConfig) -> None:
         """Take new settings; label calls that are running take them too."""
         self._maker.runtime = runtime
+        self._budget.ratio = runtime.feedback.budget_ratio
 
     def offer(self, sample: Sample) -> None:
         """Take a sample."""
@@ -139,11 +159,12 @@ class IdleLabeller:
         """A client's call has arrived: label calls must not delay it."""
         self._calls += 1
         self._no_calls.clear()
-        for job in self._jobs:
+        for job in self._jobs.keys() - self._paid:
             job.cancel()
 
-    def call_ended(self) -> None:
-        """The client's call has been answered."""
+    def call_ended(self, tokens: int = 0) -> None:
+        """The client's call has been answered, with so many tokens of prompt and answer."""
+        self._budget.earn(tokens)
         self._calls -= 1
         if not self._calls:
             self._no_calls.set()
@@ -168,7 +189,11 @@ class IdleLabeller:
 
     def _yield_to_others(self) -> None:
         """Stop label calls on tiers with calls of other Routers, which only the engines know."""
-        crossed = [job for job, sample in self._jobs.items() if not self._has_idle_tiers(sample)]
+        crossed = [
+            job
+            for job, sample in self._jobs.items()
+            if job not in self._paid and not self._has_idle_tiers(sample)
+        ]
         for job in crossed:
             job.cancel()
         if crossed:
@@ -185,16 +210,22 @@ class IdleLabeller:
     def _count_jobs(self, tier: str) -> int:
         return sum(tier in self._maker.tiers_of(sample) for sample in self._jobs.values())
 
-    def _begin(self, sample: Sample) -> None:
+    def _begin(self, sample: Sample, *, paid: bool) -> None:
         sample.tries += 1
+        sample.label_tokens = 0
         loop = asyncio.get_running_loop()
         job = loop.create_task(self._maker.make(sample), context=Context())
         self._jobs[job] = sample
+        if paid:
+            self._paid.add(job)
         job.add_done_callback(partial(self._end, sample))
 
     def _end(self, sample: Sample, job: asyncio.Task[Label]) -> None:
         """Handle the result of a job: a label, another try, or neither."""
         del self._jobs[job]
+        if job in self._paid:
+            self._paid.discard(job)
+            self._budget.spend(sample.label_tokens or None)
         if job.cancelled():
             self._tally.fates[Fate.YIELDED] += 1
             self._try_again(sample, self._samples.appendleft)
@@ -212,7 +243,7 @@ class IdleLabeller:
             self._tally.fates[error.fate] += 1
             self._give_up(sample)
         elif isinstance(error, GatewayError):
-            self._pauses.back_off()
+            self._pauses.back_off(failed=True)
             self._try_again(sample, self._samples.append)
         else:
             self._tally.fates[Fate.GIVEN_UP] += 1

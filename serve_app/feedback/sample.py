@@ -16,7 +16,8 @@ class Sample:
     """The labeller's input; it is not redacted, unless it comes from a Router that has ended.
 
     `body` asks the tier `other` the same question. `other_answer` is set once that tier has
-    answered. `tries` counts how often a label was begun. `score` is the complexity of the call,
+    answered. `tries` counts how often a label was begun, and `label_tokens` the tokens of the last
+    try. `score` is the complexity of the call,
     None where nothing was scored. `file` holds the sample with redacted texts until it has its
     label.
     """
@@ -32,6 +33,7 @@ class Sample:
     tries: int = 0
     score: float | None = None
     file: Path | None = None
+    label_tokens: int = 0
 
     def answers(self) -> tuple[str, str]:
         """The weakest tier's answer and the strongest tier's answer; both must be there."""

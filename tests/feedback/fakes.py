@@ -83,6 +83,8 @@ class TalkingTier(FakeTier):
         self.silent = False
         self.errors: list[GatewayError] = []
         self.status = 200
+        self.usage: dict[str, int] | None = None
+        """The tokens that a whole answer tells."""
         self.foreign = 0
         """Calls of other Routers, as the engines tell of them."""
         self.told: bool = False
@@ -90,7 +92,8 @@ class TalkingTier(FakeTier):
 
     def load(self) -> TierLoad:
         if not self.told:
-            return TierLoad(down=self.state.down, ongoing=self.open_exchanges)
+            state = self.state
+            return TierLoad(down=state.down, ongoing=self.open_exchanges, waiting=state.waiting)
         running = self.open_exchanges + self.foreign
         return TierLoad(ongoing=self.open_exchanges, running=running, queued=0)
 
@@ -112,7 +115,10 @@ class TalkingTier(FakeTier):
         if body.get("stream"):
             chunks = streamed(endpoint, *re.split(r"(?<= )", text)).splitlines(keepends=True)
             return FakeAnswer(chunks, content_type=b"text/event-stream")
-        chunks = [] if self.silent else [whole(endpoint, text)]
+        answer = whole(endpoint, text)
+        if self.usage is not None:
+            answer = orjson.dumps({**orjson.loads(answer), "usage": self.usage})
+        chunks = [] if self.silent else [answer]
         return FakeAnswer(chunks, status=self.status, hang=self.silent)
 
     def bodies(self) -> list[dict[str, object]]:

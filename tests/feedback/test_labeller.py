@@ -300,3 +300,60 @@ def test_label_calls_have_short_deadlines() -> None:
     assert shorten(DeadlinesConfig()).total_s == 60
     assert shorten(DeadlinesConfig()).lease_s == 2
     assert shorten(DeadlinesConfig(total_s=5, lease_s=1)) == DeadlinesConfig(total_s=5, lease_s=1)
+
+
+async def pay_labels(bench: Bench, *calls: int) -> None:
+    """The labeller may take a tenth of the tokens of these calls, and one call is in flight."""
+    bench.labeller.configure(runtime(budget_ratio=0.1))
+    bench.labeller.call_began()
+    for tokens in calls:
+        bench.labeller.call_began()
+        bench.labeller.call_ended(tokens)
+
+
+async def test_a_busy_service_pays_for_labels(bench: Bench) -> None:
+    """With enough tokens earned a label call begins although a call is in flight."""
+    await pay_labels(bench, 6000)
+    bench.labeller.offer(sample())
+    await asyncio.sleep(POLLS_S)
+    assert not bench.strong.requests
+    bench.labeller.call_began()
+    bench.labeller.call_ended(5000)
+    await bench.finish()
+    assert [name for name, _ in bench.labels] == ["a"]
+
+
+async def test_a_paid_label_call_goes_on(bench: Bench) -> None:
+    """Further calls do not stop what has been paid for; the claim says that it comes last."""
+    await pay_labels(bench, 20_000)
+    bench.strong.silent = True
+    bench.labeller.offer(sample())
+    await until(lambda: bench.strong.open_exchanges)
+    bench.labeller.call_began()
+    await asyncio.sleep(POLLS_S)
+    assert bench.strong.open_exchanges == 1
+    assert bench.strong.requests[0].claim.batch
+    assert Fate.YIELDED not in bench.tally.fates
+
+
+async def test_no_label_is_paid_where_calls_wait(bench: Bench) -> None:
+    """A tier that lets calls wait has no room for a label, whoever pays."""
+    bench.strong.state = TierLoad(waiting=1)
+    await pay_labels(bench, 20_000)
+    bench.labeller.offer(sample())
+    await asyncio.sleep(POLLS_S)
+    assert not bench.strong.requests
+    bench.strong.state = TierLoad()
+    await bench.finish()
+    assert [name for name, _ in bench.labels] == ["a"]
+
+
+async def test_a_label_costs_what_its_answer_says(bench: Bench) -> None:
+    """An expensive label empties the balance, so that the next one waits."""
+    bench.strong.usage = {"total_tokens": 4000}
+    await pay_labels(bench, 20_000)
+    bench.labeller.offer(sample("a"))
+    bench.labeller.offer(sample("b"))
+    await until(lambda: bench.labels)
+    await asyncio.sleep(POLLS_S)
+    assert [name for name, _ in bench.labels] == ["a"]
