@@ -20,11 +20,14 @@ def picture(kind: str = "PNG", width: int = 40, height: int = 30, **options: Any
     return file.getvalue()
 
 
-def png_head(width: int, height: int) -> bytes:
-    """A PNG that claims a size and has no pixels."""
-    body = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, 2, 0, 0, 0)
-    check = struct.pack(">I", zlib.crc32(body))
-    return PNG_MAGIC + struct.pack(">I", 13) + body + check
+def png_head(*sizes: tuple[int, int]) -> bytes:
+    """A PNG that claims sizes, one after the other, and has no pixels."""
+    heads = [_chunk(b"IHDR" + struct.pack(">IIBBBBB", *size, 8, 2, 0, 0, 0)) for size in sizes]
+    return PNG_MAGIC + b"".join(heads) + _chunk(b"IDAT" + bytes(8))
+
+
+def _chunk(body: bytes) -> bytes:
+    return struct.pack(">I", len(body) - 4) + body + struct.pack(">I", zlib.crc32(body))
 
 
 def data_url(file: bytes, kind: str = "png") -> str:

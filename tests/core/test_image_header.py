@@ -70,7 +70,7 @@ def test_a_bomb_costs_nothing() -> None:
 
     def reader(offset: int, count: int) -> bytes:
         read.append(count)
-        return png_head(60_000, 60_000)[offset : offset + count]
+        return png_head((60_000, 60_000))[offset : offset + count]
 
     assert read_size(reader) == (ImageFormat.PNG, 60_000, 60_000)
     assert sum(read) < 100
@@ -106,7 +106,7 @@ def test_random_bytes_raise_nothing_else(tail: bytes) -> None:
         b"BM" + bytes(60),
         b"%PDF-1.7" + bytes(60),
         b"<svg xmlns='http://www.w3.org/2000/svg' width='1' height='1'/>",
-        png_head(0, 5),
+        png_head((0, 5)),
         b"II*\0" + bytes(60),
         b"\xff\xd8" + b"\xff\xd0" * 5000,
         b"GIF89a" + bytes(7) + b"\x21\xfe\x01a" * 5000,
