@@ -98,20 +98,20 @@ def test_an_image_goes_to_the_tier_that_sees(service: Service) -> None:
     assert raw.parse().usage.completion_tokens > 0  # type: ignore[union-attr]
 
     content = [
-        {"type": "input_image", "image_url": PICTURE},
+        {"type": "input_image", "image_url": PICTURE, "detail": "auto"},
         {"type": "input_text", "text": "What is on it?"},
     ]
     body = {"input": [{"role": "user", "content": content}], "max_output_tokens": 8}
     responses = httpx.post(f"{service.base_url}/v1/responses", json=body, timeout=60)
     assert responses.headers["x-route-tier"] == "vl", responses.text
-    assert responses.status_code == 200
+    assert responses.status_code == 200, responses.text
 
     source = {"type": "base64", "media_type": "image/png", "data": PICTURE.partition(",")[2]}
     messages = [{"role": "user", "content": [{"type": "image", "source": source}]}]
     body = {"model": "auto", "messages": messages, "max_tokens": 8}
     anthropic = httpx.post(f"{service.base_url}/v1/messages", json=body, timeout=60)
     assert anthropic.headers["x-route-tier"] == "vl", anthropic.text
-    assert anthropic.status_code == 200
+    assert anthropic.status_code == 200, anthropic.text
 
     text = service.chat()
     assert (text.status_code, text.headers["x-route-tier"]) == (200, "fast")
