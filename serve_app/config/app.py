@@ -18,7 +18,6 @@ BODY_BYTES_PER_TOKEN = 10
 BODY_BYTES_REST = 256 * 1024
 """For schemas and all other parts that are not the prompt."""
 BODY_BYTES_IMAGES = 20 * 1024 * 1024
-IMAGES_KEY = "limit_mm_per_prompt"
 THINKING_KEYS = frozenset({"reasoning_parser", "reasoning_config"})
 
 
@@ -216,8 +215,7 @@ def complete_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> R
 
 def _body_bytes(tier: TierConfig) -> int:
     """The longest body whose prompt fits into a tier's context."""
-    limits = tier.engine.get(IMAGES_KEY)
-    images = BODY_BYTES_IMAGES if isinstance(limits, dict) and any(limits.values()) else 0
+    images = BODY_BYTES_IMAGES if tier.takes_images else 0
     if tier.max_model_len is None:
         return BODY_BYTES_UNKNOWN + images
     return BODY_BYTES_PER_TOKEN * tier.max_model_len + BODY_BYTES_REST + images

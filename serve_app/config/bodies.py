@@ -27,10 +27,6 @@ TEMPLATE_PARAMETERS = frozenset(
 )  # fmt: skip
 """Arguments of `apply_chat_template` that are not variables of a template."""
 
-HOST_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
-
-Host = Annotated[str, Field(pattern=HOST_PATTERN)]
-
 
 class CountsConfig(Config):
     """The largest count of each element of a body; an engine's event loop works through each."""
@@ -42,7 +38,10 @@ class CountsConfig(Config):
         4096, ge=1, le=1_000_000, description="Content parts of all messages together."
     )
     media_max: int = Field(
-        32, ge=0, le=10_000, description="Images, videos and sounds of all messages together."
+        32,
+        ge=0,
+        le=10_000,
+        description="Images of all messages together; a tier's `media.images_max` may be lower.",
     )
     tools_max: int = Field(256, ge=1, le=100_000, description="Tools.")
     tool_calls_max: int = Field(
@@ -174,14 +173,6 @@ class BodiesConfig(Config):
         "When the budget is spent, the engine ends the thinking and the answer follows. The "
         "tier's `engine` needs a `reasoning_parser`. vLLM has no such field for other endpoints. "
         "A tier that is not listed has no budget except the caller's.",
-    )
-    media_hosts: tuple[Host, ...] = Field(
-        (),
-        max_length=256,
-        description="Hosts, in lower case, from which engines may fetch the images, videos and "
-        "sounds that a body names by URL. None: only `data:` URLs are accepted. Also set "
-        '`VLLM_MEDIA_URL_ALLOW_REDIRECTS: "0"` in the tier\'s `env`, because a redirect can lead '
-        "to any host.",
     )
     counts: CountsConfig = Field(default_factory=CountsConfig)
     grammars: GrammarsConfig = Field(default_factory=GrammarsConfig)

@@ -22,6 +22,8 @@ OURS = {
     "host": "no key: the engine listens on its node's address, and serves lease holders only",
     "port": "no key: the engine listens on a free port",
     "api_key": "no key: the engine answers lease holders only",
+    "allowed_media_domains": "tiers[].media.allowed_hosts",
+    "allowed_local_media_path": "no key: engines read no files for a client",
     **{
         f"data_parallel_{key}": "no key: Ray places the engines of a group and numbers them"
         for key in (

@@ -143,7 +143,7 @@ class LimitsConfig(Config):
         le=1024**3,
         description="Longest request body; a longer body gets 413. None: computed from the "
         "longest context of any tier, at 10 bytes per token, plus 256 KiB for everything else, "
-        "plus 20 MiB for images if a tier's `engine` has `limit_mm_per_prompt`. A tier whose "
+        "plus 20 MiB for images if a tier's `modalities` has `image`. A tier whose "
         "`engine` has no `max_model_len` counts 8 MiB.",
     )
     held_body_bytes_max: int = Field(

@@ -11,6 +11,8 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 
 from serve_app.autoscaling.schedule import parse_days
 from serve_app.config.base import Config
+from serve_app.config.media import MediaConfig
+from serve_app.core.images import GRIDS, ImagePart, Patches, PatchGrid
 from serve_app.model_files.sums import check_sums_mapping
 
 NAME_PATTERN = r"^[a-z][a-z0-9_-]{0,31}$"
@@ -341,6 +343,15 @@ class TierConfig(Config):
         description="Engine arguments, named as in vLLM's `AsyncEngineArgs` and server arguments. "
         "`serve-app check` compares each key and value with the pinned vLLM.",
     )
+    modalities: tuple[Literal["text", "image"], ...] = Field(
+        ("text",),
+        description="What the model reads. A call with images goes only to tiers with `image`, and "
+        "vLLM must know the model as a vision-language model ([images.md](images.md)).",
+    )
+    media: MediaConfig = Field(
+        default_factory=MediaConfig,
+        description="The images that the tier takes; only with `image` in `modalities`.",
+    )
     adapters: dict[str, str] = Field(
         default_factory=dict,
         description="LoRA adapters that are loaded with the model: a map from the `model` that "
@@ -422,6 +433,13 @@ class TierConfig(Config):
             )
         return name
 
+    @field_validator("modalities")
+    @classmethod
+    def _with_text(cls, modalities: tuple[str, ...]) -> tuple[str, ...]:
+        if "text" not in modalities:
+            raise ValueError("a model that reads no text answers no call; write [text, image]")
+        return modalities
+
     @field_validator("adapters")
     @classmethod
     def _usable(cls, adapters: dict[str, str]) -> dict[str, str]:
@@ -458,6 +476,7 @@ class TierConfig(Config):
             self._check_shared_gpu()
         if self.data_parallel_size > 1:
             self._check_data_parallel()
+        self._check_media()
         if self.adapters and "generate" not in self.tasks:
             raise ValueError("adapters need a model whose tasks include `generate`")
         if self.max_ongoing_calls < self.replicas.target_ongoing_calls:
@@ -467,6 +486,19 @@ class TierConfig(Config):
                 "autoscaling would never fire"
             )
         return self
+
+    def _check_media(self) -> None:
+        """Check that the keys about images say the same as `modalities`."""
+        if self.takes_images:
+            return
+        if "media" in self.model_fields_set:
+            raise ValueError("media has no effect without `modalities: [text, image]`")
+        limits = self.engine.get("limit_mm_per_prompt")
+        if isinstance(limits, dict) and limits.get("image"):
+            raise ValueError(
+                "engine.limit_mm_per_prompt lets images in, but the tier takes none; write "
+                "`modalities: [text, image]`, or leave the key out"
+            )
 
     def _check_cpu(self) -> None:
         """Reject arguments that vLLM's CPU engine accepts, but that make it fail later."""
@@ -557,6 +589,39 @@ class TierConfig(Config):
         return value if isinstance(value, int) and value > 0 else 1
 
     @property
+    def takes_images(self) -> bool:
+        """Whether calls with images may go to this tier."""
+        return "image" in self.modalities
+
+    @property
+    def patch_grid(self) -> PatchGrid:
+        """How the tier's model divides an image into tokens."""
+        named = Patches.QWEN3_VL if "qwen3" in self.source.lower() else Patches.QWEN2_5_VL
+        grid = GRIDS[self.media.patches or named]
+        asked = self.engine.get("mm_processor_kwargs")
+        sizes = asked if isinstance(asked, dict) else {}
+        edges = sizes.get("size")
+        edges = edges if isinstance(edges, dict) else {}
+        return grid.bounded(
+            _whole(sizes.get("min_pixels")) or _whole(edges.get("shortest_edge")),
+            _whole(sizes.get("max_pixels")) or _whole(edges.get("longest_edge")),
+        )
+
+    def image_problem(self, image: ImagePart) -> str | None:
+        """What an image would have to be for this tier, None if the tier takes it."""
+        media = self.media
+        if not self.takes_images:
+            return "text only"
+        if image.host is not None and image.host not in media.allowed_hosts:
+            hosts = ", ".join(media.allowed_hosts[:8])
+            return "a base64 'data:' URL" + (f" or a URL of {hosts}" if hosts else "")
+        if image.size_bytes > media.image_bytes_max:
+            return f"an image of at most {media.image_bytes_max} bytes"
+        if image.pixels > media.image_pixels_max:
+            return f"an image of at most {media.image_pixels_max} pixels"
+        return None
+
+    @property
     def model_ids(self) -> tuple[str, ...]:
         """Model ids that callers may request besides the tier's name; the model itself is first."""
         return (self.model_id, *self.adapters)
@@ -577,3 +642,7 @@ class TierConfig(Config):
         """The context length in tokens, or None if the engine determines it (vLLM's -1, too)."""
         value = self.engine.get("max_model_len")
         return value if isinstance(value, int) and value > 0 else None
+
+
+def _whole(value: JsonValue) -> int | None:
+    return value if isinstance(value, int) and not isinstance(value, bool) and value > 0 else None

@@ -12,6 +12,7 @@ from typing import Protocol
 from serve_app.core.caller import ANONYMOUS, Caller
 from serve_app.core.content import Content
 from serve_app.core.headers import Headers
+from serve_app.core.images import ImagePart
 from serve_app.core.load import BreakerState
 from serve_app.core.prefix import PrefixKeys
 from serve_app.core.trace import Trace
@@ -65,7 +66,8 @@ class Prompt:
     when the client set no limit. `token_ids` counts the token ids that a client sends instead of
     text. `rendered_bytes` is the size of the JSON that the template writes into the prompt beside
     the turns: the tools, and the arguments of the model's own tool calls. `answers` counts the
-    answers that the call asks for, each of which may have `output_tokens_max`.
+    answers that the call asks for, each of which may have `output_tokens_max`. `images` counts the
+    images, and `image_parts` says which they are where a body was read.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -77,6 +79,7 @@ class Prompt:
     token_ids: int = 0
     rendered_bytes: int = 0
     answers: int = 1
+    image_parts: tuple[ImagePart, ...] = ()
 
 
 class Payload(Protocol):

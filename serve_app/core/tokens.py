@@ -11,6 +11,7 @@ tokenizers split numbers into single digits, so each digit counts as a token.
 from __future__ import annotations
 
 from serve_app.core.call import Prompt
+from serve_app.core.images import DEFAULT_GRID, IMAGE_MARKS, PatchGrid
 
 ASCII_CHARS_PER_TOKEN = 3.5
 OTHER_CHARS_PER_TOKEN = 1.5
@@ -19,16 +20,18 @@ TOKENS_PER_TURN = 5
 TOKENS_PER_ANSWER = 3
 # Schemas and arguments: short words between quotes, colons and braces.
 JSON_BYTES_PER_TOKEN = 3.0
-# Images are not in the Prompt, so this is assumed: an image of a megapixel at Qwen2.5-VL's one
-# token per 28 x 28 pixels.
+# For an image whose size is not known: a megapixel at Qwen2.5-VL's one token per 28 x 28 pixels.
 TOKENS_PER_IMAGE = 1300
 
 SAMPLE_CHARS_MAX = 8192
 _DIGITS = b"0123456789"
 
 
-def estimate_tokens(prompt: Prompt) -> int:
-    """Estimate the tokens of the whole prompt, template included."""
+def estimate_tokens(prompt: Prompt, grid: PatchGrid = DEFAULT_GRID) -> int:
+    """Estimate the tokens of the whole prompt, template included.
+
+    `grid` is that of the model which would read the images; their tokens are exact.
+    """
     text_tokens = estimate_text_tokens("".join([turn.text for turn in prompt.turns]))
     return (
         text_tokens
@@ -36,8 +39,15 @@ def estimate_tokens(prompt: Prompt) -> int:
         + TOKENS_PER_ANSWER
         + prompt.token_ids
         + round(prompt.rendered_bytes / JSON_BYTES_PER_TOKEN)
-        + TOKENS_PER_IMAGE * prompt.images
+        + (count_image_tokens(prompt, grid) if prompt.images else 0)
     )
+
+
+def count_image_tokens(prompt: Prompt, grid: PatchGrid) -> int:
+    """The tokens of all images; an image of unknown size counts as one of a megapixel."""
+    known = [part for part in prompt.image_parts if part.pixels]
+    tokens = sum(grid.count_tokens(part.width, part.height) + IMAGE_MARKS for part in known)
+    return tokens + TOKENS_PER_IMAGE * (prompt.images - len(known))
 
 
 def estimate_text_tokens(text: str) -> int:

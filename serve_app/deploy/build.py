@@ -11,6 +11,7 @@ from ray.serve.llm import LLMConfig, build_llm_deployment
 from serve_app.config.tiers import DEPLOYMENT_PREFIX, TierConfig
 from serve_app.core.call import Endpoint
 from serve_app.deploy.plan import plan_llm_config
+from serve_app.replica.image_fetch import MediaPlan
 from serve_app.replica.liveness import WatchPlan
 from serve_app.replica.server import DataParallelTierServer, TierServer
 
@@ -20,6 +21,18 @@ def plan_watch(tier: TierConfig) -> WatchPlan:
     watch = tier.engine_watch
     probes = Endpoint.COMPLETIONS if "generate" in tier.tasks else Endpoint.EMBEDDINGS
     return WatchPlan(watch.stuck_s, watch.idle_probe_s, probes)
+
+
+def plan_media(tier: TierConfig) -> MediaPlan:
+    """From where a replica of the tier may fetch images."""
+    media = tier.media
+    return MediaPlan(
+        media.allowed_hosts,
+        media.private_networks,
+        media.image_bytes_max,
+        media.image_pixels_max,
+        media.fetch_s,
+    )
 
 
 def choose_server(tier: TierConfig) -> type[TierServer]:
@@ -63,6 +76,7 @@ def build_tier(
             "tls": tier.tls,
             "watch": plan_watch(tier),
             "by_prefix": tier.replica_choice == "prefix",
+            "media": plan_media(tier),
             "stream_join_s": tier.stream_join_ms / 1000,
         },
         deployment_cls=deployment_cls(tier),

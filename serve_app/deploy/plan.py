@@ -27,6 +27,9 @@ Router at 67 looks and 134 requests a second.
 BACKOFF_S_MAX = 0.5
 """Ray's own default. With it one Router asks at most 200 times a second."""
 
+NO_HOST = "media.invalid"
+"""A name that can have no address (RFC 6761)."""
+
 DRAIN_POLL_S = 0.5
 """How often a draining replica checks whether its last call has ended."""
 
@@ -58,7 +61,20 @@ def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
 
 def plan_engine(tier: TierConfig) -> dict[str, Any]:
     """vLLM's engine and server arguments."""
-    return {**tier.engine, "enable_lora": True} if tier.adapters else dict(tier.engine)
+    planned = {**tier.engine, **plan_media_arguments(tier)}
+    return {**planned, "enable_lora": True} if tier.adapters else planned
+
+
+def plan_media_arguments(tier: TierConfig) -> dict[str, Any]:
+    """vLLM's bounds of media; its own list of hosts allows all of them where it is empty."""
+    if not tier.takes_images:
+        return {"allowed_media_domains": [NO_HOST]}
+    limits = tier.engine.get("limit_mm_per_prompt")
+    given = limits if isinstance(limits, dict) else {}
+    return {
+        "allowed_media_domains": list(tier.media.allowed_hosts) or [NO_HOST],
+        "limit_mm_per_prompt": {"image": tier.media.images_max, "video": 0, **given},
+    }
 
 
 def plan_env(tier: TierConfig) -> dict[str, str]:
@@ -68,9 +84,19 @@ def plan_env(tier: TierConfig) -> dict[str, str]:
     workers. Without this variable that process would ask Ray for a whole GPU within a bundle that
     has a part of a GPU, and wait for ever.
     """
+    env = {**tier.env, **plan_media_env(tier)}
     if tier.placement.gpus_per_worker == 1:
-        return dict(tier.env)
-    return {"VLLM_RAY_PER_WORKER_GPUS": f"{tier.placement.gpus_per_worker:g}", **tier.env}
+        return env
+    return {"VLLM_RAY_PER_WORKER_GPUS": f"{tier.placement.gpus_per_worker:g}", **env}
+
+
+def plan_media_env(tier: TierConfig) -> dict[str, str]:
+    """What keeps vLLM from fetching by itself, and from decoding what is too large."""
+    return {
+        "VLLM_MEDIA_CONNECTOR": "serve_app",
+        "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+        "VLLM_MAX_IMAGE_PIXELS": str(tier.media.image_pixels_max),
+    }
 
 
 def deployment_name(tier: TierConfig) -> str:

@@ -11,12 +11,14 @@ import orjson
 from serve_app.config.bodies import BodiesConfig
 from serve_app.core.call import Turn
 from serve_app.core.errors import InvalidField, MalformedBody, RefusedField, TooMany
+from serve_app.core.images import ImagePart
+from serve_app.gateway.image_parts import read_image_url, read_source, refuse_other_media
 
 Json = dict[str, Any]
 
-IMAGE_PART_TYPES = frozenset({"image_url", "input_image", "image"})
-URL_KEYS = ("image_url", "video_url", "audio_url", "file_url")
-TENSOR_KEYS = ("image_embeds", "video_embeds", "audio_embeds", "prompt_embeds")
+URL_PART_TYPES = frozenset({"image_url", "input_image"})
+IMAGE_TENSORS = "image_embeds"
+TENSOR_KEYS = (IMAGE_TENSORS, "prompt_embeds")
 TENSOR_TYPES = frozenset(TENSOR_KEYS)
 TEXT_KEYS = ("text", "content", "thinking", "refusal")
 
@@ -26,11 +28,6 @@ Python's `json`, which fails at about 1,000 levels, and vLLM reports that failur
 """
 
 BRACKET = re.compile(r'"(?:[^"\\]|\\.)*"|[\[{]|[\]}]', re.DOTALL)
-DATA_URL = re.compile(r"data:[^,;]{1,64}(?:;[^,;]{1,64}){0,4};base64,", re.IGNORECASE)
-# Without user, backslash and space, every parser on the way finds the same host in the URL.
-REMOTE_URL = re.compile(
-    r"https?://([a-z0-9.-]+)(?::[0-9]{1,5})?(?:[/?][!-\[\]-~]*)?", re.IGNORECASE
-)
 
 
 class ContentReader:
@@ -40,12 +37,12 @@ class ContentReader:
     turns: the arguments of tool calls.
     """
 
-    __slots__ = ("_config", "_media", "_parts", "_tool_calls", "images", "rendered_bytes", "turns")
+    __slots__ = ("_config", "_parts", "_tool_calls", "image_parts", "rendered_bytes", "turns")
 
     def __init__(self, config: BodiesConfig) -> None:
         self._config = config
-        self._parts = self._media = self._tool_calls = 0
-        self.images = 0
+        self._parts = self._tool_calls = 0
+        self.image_parts: list[ImagePart] = []
         self.rendered_bytes = 0
         self.turns: list[Turn] = []
 
@@ -140,52 +137,38 @@ class ContentReader:
         yield from _texts(part)
 
     def _check_media(self, part: Json, kind: str | None, param: str) -> None:
-        if kind in TENSOR_TYPES or any(key in part for key in TENSOR_KEYS):
-            if "prompt_embeds" not in self._config.allowed_fields:
-                raise RefusedField(f"{param}.{kind or 'embeds'}", "the engine would unpickle it")
-            self._count_media(param)
+        refuse_other_media(part, kind, param)
         if part.get("uuid") is not None:
             raise RefusedField(f"{param}.uuid", "it names an engine's cached media, of any client")
         if kind == "image_pil" or "image_pil" in part:
             raise RefusedField(f"{param}.image_pil", "it cannot be sent as JSON")
-        for key in URL_KEYS:
-            if part.get(key) is not None:
-                self._check_url(_url(part[key], f"{param}.{key}"), f"{param}.{key}")
-                self._count_media(param)
-        self._check_source(part.get("source"), param)
-        if kind in IMAGE_PART_TYPES or (kind is None and "image_url" in part):
-            self.images += 1
-        if kind == "input_audio":
-            self._count_media(param)
+        if kind in TENSOR_TYPES or any(key in part for key in TENSOR_KEYS):
+            self._read_tensors(part, kind, param)
+        for image in self._read_images(part, kind, param):
+            self._add_image(image)
 
-    def _check_source(self, source: object, param: str) -> None:
-        """Check an image in Anthropic's form."""
-        if source is None:
-            return
-        if not isinstance(source, dict):
-            raise InvalidField(f"{param}.source", "an object")
-        if source.get("url") is not None:
-            self._check_url(_url(source["url"], f"{param}.source.url"), f"{param}.source.url")
-        self._count_media(param)
+    def _read_tensors(self, part: Json, kind: str | None, param: str) -> None:
+        if "prompt_embeds" not in self._config.allowed_fields:
+            raise RefusedField(f"{param}.{kind or 'embeds'}", "the engine would unpickle it")
+        if kind == IMAGE_TENSORS or IMAGE_TENSORS in part:
+            self._add_image(ImagePart(f"{param}.{IMAGE_TENSORS}"))
 
-    def _check_url(self, url: str, param: str) -> None:
-        if DATA_URL.match(url):
-            return
-        hosts = self._config.media_hosts
-        found = REMOTE_URL.fullmatch(url) if hosts else None
-        if found is None or found[1].lower() not in hosts:
-            allowed = f" or a URL of {', '.join(hosts[:8])}" if hosts else ""
-            raise InvalidField(param, f"a base64 'data:' URL{allowed}")
+    @staticmethod
+    def _read_images(part: Json, kind: str | None, param: str) -> Iterator[ImagePart]:
+        if part.get("image_url") is not None or kind in URL_PART_TYPES:
+            yield read_image_url(part.get("image_url"), f"{param}.image_url")
+        if part.get("source") is not None or kind == "image":
+            yield read_source(part.get("source"), f"{param}.source")
+
+    def _add_image(self, image: ImagePart) -> None:
+        self.image_parts.append(image)
+        if len(self.image_parts) > self._config.counts.media_max:
+            raise TooMany(image.param, "images", self._config.counts.media_max)
 
     def _count_part(self, param: str) -> None:
         self._parts += 1
         if self._parts > self._config.counts.parts_max:
             raise TooMany(param, "parts in all messages", self._config.counts.parts_max)
-
-    def _count_media(self, param: str) -> None:
-        self._media += 1
-        if self._media > self._config.counts.media_max:
-            raise TooMany(param, "images, videos and sounds", self._config.counts.media_max)
 
     def _count_call(self, size: int, param: str) -> None:
         self._tool_calls += 1
@@ -241,14 +224,6 @@ def _texts(part: Json) -> Iterator[str]:
         value = part.get(key)
         if isinstance(value, str):
             yield value
-
-
-def _url(value: object, param: str) -> str:
-    """Find a URL that stands alone or in an object."""
-    url = value.get("url") if isinstance(value, dict) else value
-    if not isinstance(url, str):
-        raise InvalidField(param, "a URL")
-    return url
 
 
 def _json_bytes(value: object) -> int:

@@ -142,7 +142,7 @@ def _read_embeddings(document: Json, config: BodiesConfig) -> Prompt:
             _read_inputs(reader, value, param, config)
         elif value is not None and not isinstance(value, str | list):
             raise InvalidField(param, "a string or a list")
-    return Prompt()
+    return Prompt(images=len(reader.image_parts), image_parts=tuple(reader.image_parts))
 
 
 def _read_inputs(
@@ -183,7 +183,8 @@ def _prompt(
         turns=tuple(reader.turns),
         tools=len(tools),
         schema=_asks_schema(document),
-        images=reader.images,
+        images=len(reader.image_parts),
+        image_parts=tuple(reader.image_parts),
         reasoning=bool(document.get("reasoning") or document.get("thinking")),
         output_tokens_max=_output_tokens_max(document),
         token_ids=token_ids,

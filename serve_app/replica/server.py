@@ -31,6 +31,7 @@ from serve_app.replica.engine_http import EngineHTTPServer, LeasedApp, probe, wa
 from serve_app.replica.engine_stats import EngineStats, watch_engine
 from serve_app.replica.engine_watch import join_streams, watch_drafts, watch_tokens
 from serve_app.replica.health import ReplicaHealth, choose_hold_s
+from serve_app.replica.image_fetch import MediaPlan
 from serve_app.replica.lease_table import LeaseTable
 from serve_app.replica.liveness import WatchPlan
 from serve_app.replica.parent_watch import watch_engine_processes
@@ -79,12 +80,14 @@ class TierServer(LLMServer):
         by_prefix: bool = False,
         tls: bool = False,
         watch: WatchPlan,
+        media: MediaPlan,
         stream_join_s: float = 0.0,
     ) -> None:
         self._sha256sums = sha256sums
         self._by_prefix, self._tls = by_prefix, tls
         self._stream_join_s = stream_join_s
         self._plan = watch
+        self._media = media
         self._health = ReplicaHealth(watch)
         await super().__init__(llm_config)
 
@@ -104,6 +107,7 @@ class TierServer(LLMServer):
         records = SharedFileRecords()
         await asyncio.to_thread(records.sweep)
         watch_engine_processes()
+        self._close_media()
         await super().start()  # type: ignore[no-untyped-call]  # Ray's
         await self._record_shared_files(records)
         assert self.engine is not None, "LLMServer.start() makes it"
@@ -137,6 +141,12 @@ class TierServer(LLMServer):
         logger.info("engine app open to lease holders on port %d, %s", self._http.address[1], how)
         self._start_watch(engine_app)
         settle()
+
+    def _close_media(self) -> None:
+        # Imported here, because simulations run this class without vLLM.
+        from serve_app.replica.media_connector import install_connector
+
+        install_connector(self._media)
 
     def _start_watch(self, engine_app: ASGIApp) -> None:
         http, model = self._http, self._llm_config.model_id

@@ -2,6 +2,8 @@
 
 The rules, in order; the first rule that applies decides:
 
+A call with images goes only to tiers that take them, whichever rule decides.
+
 1. the `x-route-tier` header names a tier or model id            HEADER
 2. `model` names a tier or model id                              MODEL
 3. only one tier can do the task                                 ONLY_TIER
@@ -41,6 +43,7 @@ from serve_app.core.headers import TIER_HEADER
 from serve_app.core.tokens import estimate_tokens
 from serve_app.routing.limits import allowed_tiers, keep_within
 from serve_app.routing.live import Live, choose_by_load, fits, leave_down, list_others
+from serve_app.routing.media import able_to_see
 from serve_app.routing.scorer import Scorer
 
 __all__ = ["choose_route", "estimate_tokens", "resolve_model"]
@@ -85,8 +88,8 @@ def choose_route(
     named = _named_tier(call, tiers)
     if named is not None:
         return Route(_decide_named(call, *named, task))
-    candidates = _able(tiers, task)
-    tokens = estimate_tokens(call.prompt) if call.endpoint.generates else 0
+    candidates = able_to_see(call.prompt, _able(tiers, task))
+    tokens = _count_tokens(call, candidates)
     route = _choose_among(
         candidates, call, tokens, config, scorer, live or Live(config.strong_score_min)
     )
@@ -106,7 +109,7 @@ def choose_route(
 
 def _decide_named(call: Call, tier: TierConfig, reason: Reason, task: Task | None) -> Decision:
     """The tier that the call names, with the model or adapter that the call names."""
-    _able([tier], task)
+    able_to_see(call.prompt, _able([tier], task))
     requested = call.model if call.tier is None else call.tier
     return replace(_decision(tier, reason), model_id=tier.find_model(requested) or tier.model_id)
 
@@ -121,6 +124,15 @@ def _allowed(
         return candidates
     standing = TierLimits(config.never_below, config.never_above)
     return allowed_tiers(candidates, tiers, call.limits, standing)
+
+
+def _count_tokens(call: Call, candidates: Sequence[TierConfig]) -> int:
+    """The prompt's tokens at the candidate whose model makes the most of the images."""
+    if not call.endpoint.generates:
+        return 0
+    if not call.prompt.images:
+        return estimate_tokens(call.prompt)
+    return max(estimate_tokens(call.prompt, tier.patch_grid) for tier in candidates)
 
 
 def _total(call: Call, prompt_tokens: int) -> int:

@@ -538,24 +538,25 @@ def test_a_drain_must_last_as_long_as_a_call(load: Load, where: str) -> None:
     [
         ([{"max_model_len": 8192}, {"max_model_len": 32768}], None, 327_680 + 262_144),
         ([{"max_model_len": 8192}, {}], None, 8 * 1024**2),
-        (
-            [{"max_model_len": 8192, "limit_mm_per_prompt": {"image": 2}}],
-            None,
-            81_920 + 262_144 + 20 * 1024**2,
-        ),
-        (
-            [{"max_model_len": 8192, "limit_mm_per_prompt": {"image": 0}}],
-            None,
-            81_920 + 262_144,
-        ),
         ([{"max_model_len": 8192}], 1000, 1000),
     ],
 )
 def test_a_body_may_be_as_long_as_a_context_holds(
     engines: list[dict[str, Any]], given: int | None, bytes_max: int
 ) -> None:
-    """The longest context counts, images only where a tier takes some; what is given holds."""
+    """The longest context counts; what is given holds."""
     tier = AppConfig.model_validate(VALID["applications"][0]["args"]).tiers[0]
     tiers = tuple(tier.model_copy(update={"engine": engine}) for engine in engines)
     runtime = RuntimeConfig.model_validate({"limits": {"body_bytes_max": given}})
     assert complete_runtime(runtime, tiers).limits.body_bytes_max == bytes_max
+
+
+def test_bodies_have_room_for_images_where_a_tier_takes_some() -> None:
+    """20 MiB more than for text alone."""
+    tier = AppConfig.model_validate(VALID["applications"][0]["args"]).tiers[0]
+    seeing = tier.model_copy(update={"modalities": ("text", "image")})
+    without, with_images = (
+        complete_runtime(RuntimeConfig(), tiers).limits.body_bytes_max
+        for tiers in ((tier,), (tier, seeing))
+    )
+    assert with_images - without == 20 * 1024**2

@@ -11,7 +11,7 @@ import ray
 from serve_app.config.app import complete_runtime
 from serve_app.config.reader import read_serve_config
 from serve_app.config.tiers import TierConfig
-from serve_app.deploy.plan import plan_deployment, plan_llm_config, plan_placement
+from serve_app.deploy.plan import plan_deployment, plan_engine, plan_llm_config, plan_placement
 from serve_app.offline.checkpoints.checkout import COMMIT
 from serve_app.offline.planning.cards import read_card_table
 from serve_app.offline.planning.plan import Options, plan_tier
@@ -27,7 +27,7 @@ def tier_of(config: str, name: str) -> TierConfig:
 
 def test_there_are_configs() -> None:
     """The tables below are not empty."""
-    assert {"local", "local-tp2", "prod", "prod-fp8", "prod-qwen3"} <= {
+    assert {"local", "local-tp2", "prod", "prod-fp8", "prod-qwen3", "prod-vl"} <= {
         path.stem for path in CONFIGS
     }
 
@@ -57,7 +57,8 @@ def test_ray_takes_the_plan(path: Path) -> None:
     for tier in read_serve_config(path).app.tiers:
         config = LLMConfig(**plan_llm_config(tier))
         assert config.model_id == tier.model_id
-        assert config.engine_kwargs == tier.engine
+        assert config.engine_kwargs == plan_engine(tier)
+        assert config.engine_kwargs.items() >= tier.engine.items()
         assert config.placement_group_config == plan_placement(tier)
     assert not ray.is_initialized()
 
@@ -118,6 +119,8 @@ def test_callers_meet_our_limit_before_rays(path: Path) -> None:
         ("prod-fp8", "strong", 2),
         ("prod-qwen3", "fast", 1),
         ("prod-qwen3", "strong", 2),
+        ("prod-vl", "fast", 1),
+        ("prod-vl", "strong", 4),
     ],
 )
 def test_gpu_tiers_are_packed(config: str, name: str, workers: int) -> None:
@@ -155,7 +158,7 @@ def test_cpu_tiers_need_no_gpu(config: str, workers: int) -> None:
     }
 
 
-@pytest.mark.parametrize("config", ["prod", "prod-qwen3"])
+@pytest.mark.parametrize("config", ["prod", "prod-qwen3", "prod-vl"])
 def test_models_of_the_hub_are_pinned(config: str) -> None:
     """By a commit: a branch would let replicas start with different files."""
     for name in ("fast", "strong"):

@@ -27,6 +27,12 @@ from serve_app.deploy.plan import (
     resolve_source,
 )
 
+CLOSED_ENV = {
+    "VLLM_MEDIA_CONNECTOR": "serve_app",
+    "VLLM_MEDIA_URL_ALLOW_REDIRECTS": "0",
+    "VLLM_MAX_IMAGE_PIXELS": "16777216",
+}
+
 
 def tier(**fields: Any) -> TierConfig:
     return TierConfig(**{"name": "fast", "model_id": "org/model", **fields})
@@ -41,7 +47,8 @@ def test_engines_share_a_gpu() -> None:
     )
     plan = plan_llm_config(shared)
     assert plan["placement_group_config"]["bundles"] == [{"CPU": 1.0, "GPU": 0.25}]
-    assert plan["runtime_env"]["env_vars"] == {"VLLM_RAY_PER_WORKER_GPUS": "0.25", "A": "1"}
+    env = {"VLLM_RAY_PER_WORKER_GPUS": "0.25", "A": "1", **CLOSED_ENV}
+    assert plan["runtime_env"]["env_vars"] == env
 
 
 def test_the_whole_plan() -> None:
@@ -62,7 +69,7 @@ def test_the_whole_plan() -> None:
         "model_loading_config": {"model_id": "org/model", "model_source": "/models/m"},
         "accelerator_type": "H100",
         "accelerator_config": {"kind": "gpu"},
-        "engine_kwargs": {"max_model_len": 4096},
+        "engine_kwargs": {"max_model_len": 4096, "allowed_media_domains": ["media.invalid"]},
         "placement_group_config": {
             "bundles": [{"CPU": 1.0, "GPU": 1, "accelerator_type:H100": 0.001}],
             "strategy": "STRICT_PACK",
@@ -92,7 +99,7 @@ def test_the_whole_plan() -> None:
             "logging_config": {"enable_access_log": False},
         },
         "experimental_configs": {"stream_batching_interval_ms": 0},
-        "runtime_env": {"env_vars": {"A": "1"}},
+        "runtime_env": {"env_vars": {"A": "1", **CLOSED_ENV}},
         "log_engine_metrics": True,
     }
 

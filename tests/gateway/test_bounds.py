@@ -16,9 +16,10 @@ from serve_app.core.call import Call, Endpoint
 from serve_app.core.errors import BadRequest, GatewayError, InvalidField, RefusedField, TooMany
 from serve_app.gateway.fields import FIELDS
 from serve_app.gateway.wire import DEFAULT_BODIES, parse_call
+from tests.pictures import data_url, picture
 
 USER = {"role": "user", "content": "Hi"}
-DATA_URL = "data:image/png;base64,AA"
+DATA_URL = data_url(picture())
 PROMPTS: dict[Endpoint, dict[str, Any]] = {
     Endpoint.CHAT: {"messages": [USER]},
     Endpoint.COMPLETIONS: {"prompt": "Hi"},
@@ -205,18 +206,13 @@ def test_tools_of_a_server() -> None:
 
 
 def media(url: str) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
-    """Every place where a body can name media."""
-    for key in ("image_url", "video_url", "audio_url"):
-        for value in (url, {"url": url}):
-            for part in ({"type": key, key: value}, {key: value}):
-                yield Endpoint.CHAT, {"messages": [{"role": "user", "content": [part]}]}
-                yield Endpoint.TOKENIZE, {"messages": [{"role": "user", "content": [part]}]}
-                yield Endpoint.EMBEDDINGS, {"messages": [{"role": "user", "content": [part]}]}
-                yield Endpoint.EMBEDDINGS, {"input": [[{"role": "user", "content": [part]}]]}
-    source = {"type": "image", "source": {"type": "url", "url": url}}
-    result = {"type": "tool_result", "tool_use_id": "t", "content": [source]}
-    for block in (source, result):
-        yield Endpoint.MESSAGES, {"messages": [{"role": "user", "content": [block]}]}
+    """Every place where a body can name an image."""
+    for value in (url, {"url": url}):
+        for part in ({"type": "image_url", "image_url": value}, {"image_url": value}):
+            yield Endpoint.CHAT, {"messages": [{"role": "user", "content": [part]}]}
+            yield Endpoint.TOKENIZE, {"messages": [{"role": "user", "content": [part]}]}
+            yield Endpoint.EMBEDDINGS, {"messages": [{"role": "user", "content": [part]}]}
+            yield Endpoint.EMBEDDINGS, {"input": [[{"role": "user", "content": [part]}]]}
     image = {"type": "input_image", "image_url": url}
     yield Endpoint.RESPONSES, {"input": [{"role": "user", "content": [image]}]}
     result = {"type": "function_call_output", "output": [image]}
@@ -224,31 +220,69 @@ def media(url: str) -> Iterator[tuple[Endpoint, dict[str, Any]]]:
     yield Endpoint.RESPONSES, {"input": [{**result, "content": "x"}]}
     hidden = {"type": "tool_result", "image_url": {"url": url}}
     yield Endpoint.CHAT, {"messages": [{"role": "user", "content": [hidden]}]}
-    yield Endpoint.RESPONSES, {"input": [{"content": [{"type": "input_file", "file_url": url}]}]}
+    if not url.startswith("data:image"):
+        source = {"type": "image", "source": {"type": "url", "url": url}}
+        result = {"type": "tool_result", "tool_use_id": "t", "content": [source]}
+        for block in (source, result):
+            yield Endpoint.MESSAGES, {"messages": [{"role": "user", "content": [block]}]}
 
 
 @pytest.mark.parametrize(
     "url",
     [
-        "http://169.254.169.254/latest/meta-data", "https://example.org/a.png", "file:///etc/passwd",
+        "http://169.254.169.254/latest/meta-data", "http://example.org/a.png", "file:///etc/passwd",
         "FILE:///etc/passwd", "ftp://x/y", "//x/y", "", "data:image/png,AA", "data:",
-        "http://good.org@evil.org/", "http://evil.org\\@good.org/", " http://good.org/",
-        "http://good.org.evil.org/", "http://good.org\n.evil.org/", "javascript:1",
+        "https://good.org@evil.org/", "https://evil.org\\@good.org/", " https://good.org/",
+        "https://good.org:22/", "https://good.org\n.evil.org/", "javascript:1",
+        "https://[::1]/", "https://good.org/" + "a" * 8192,
     ],
 )  # fmt: skip
-def test_an_engine_fetches_nothing_that_the_operator_has_not_named(url: str) -> None:
-    """By default only media in the body itself; with hosts, those hosts exactly."""
-    for bodies in (DEFAULT_BODIES, BodiesConfig(media_hosts=("good.org",))):
-        for endpoint, document in media(url):
-            with pytest.raises(InvalidField, match="base64"):
-                parse(endpoint, document, bodies)
-
-
-@pytest.mark.parametrize("url", [DATA_URL, "https://good.org/a.png", "http://GOOD.org:80/?a=b"])
-def test_named_hosts_and_data_are_taken(url: str) -> None:
-    """Wherever a body can hold them."""
+def test_only_images_in_the_body_and_https_urls_are_read(url: str) -> None:
+    """Everything else is refused before a tier is chosen, and the field is named."""
     for endpoint, document in media(url):
-        parse(endpoint, document, BodiesConfig(media_hosts=("good.org",)))
+        with pytest.raises(InvalidField, match="https") as caught:
+            parse(endpoint, document)
+        assert caught.value.param is not None
+        assert caught.value.param.endswith(("image_url", "source.url"))
+
+
+@pytest.mark.parametrize(
+    ("url", "host"),
+    [
+        (DATA_URL, None),
+        ("https://good.org/a.png", "good.org"),
+        ("HTTPS://GOOD.org:443/?a=b", "good.org"),
+        ("https://good.org.evil.org/", "good.org.evil.org"),
+    ],
+)
+def test_an_image_is_found_wherever_a_body_can_hold_it(url: str, host: str | None) -> None:
+    """With its size if it is in the body, otherwise with the host that the tier must allow."""
+    for endpoint, document in media(url):
+        [part] = parse(endpoint, document).prompt.image_parts
+        size = (0, 0) if host else (40, 30)
+        assert (part.host, part.width, part.height) == (host, *size)
+
+
+@pytest.mark.parametrize(
+    "part",
+    [
+        {"type": "video_url", "video_url": {"url": DATA_URL}},
+        {"video_url": DATA_URL},
+        {"type": "audio_url", "audio_url": {"url": "data:audio/wav;base64,AAAA"}},
+        {"type": "input_audio", "input_audio": {"data": "AAAA", "format": "wav"}},
+        {"type": "video_embeds", "video_embeds": "AA"},
+        {"type": "audio_embeds", "audio_embeds": "AA"},
+        {"type": "file", "file": {"file_data": DATA_URL}},
+        {"type": "input_file", "file_url": "https://good.org/a.pdf"},
+    ],
+)
+def test_other_media_are_refused(part: dict[str, Any]) -> None:
+    """Videos, sounds and files are refused by their field, whatever holds them."""
+    bodies = BodiesConfig(allowed_fields=("prompt_embeds",))
+    error = refusal(Endpoint.CHAT, {"messages": [{"role": "user", "content": [part]}]}, bodies)
+    assert isinstance(error, RefusedField)
+    assert error.param in {f"messages[0].content.{key}" for key in (*part, part.get("type"))}
+    assert "text and images" in error.message
 
 
 @pytest.mark.parametrize(

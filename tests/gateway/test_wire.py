@@ -15,9 +15,15 @@ from serve_app.core.errors import BadRequest, InvalidField, MalformedBody
 from serve_app.gateway.fields import FIELDS as TABLES
 from serve_app.gateway.wire import DEFAULT_BODIES, detect_endpoint, parse_call, parse_json
 from serve_app.routing.features import list_asks
+from tests.pictures import data_url, image_part, picture
 
 USER = {"role": "user", "content": "Hi"}
-IMAGE: dict[str, Any] = {"type": "image_url", "image_url": {"url": "data:image/png;base64,AA"}}
+IMAGE: dict[str, Any] = image_part(data_url(picture()))
+SOURCE = {
+    "type": "base64",
+    "media_type": "image/png",
+    "data": IMAGE["image_url"]["url"].partition(",")[2],
+}
 INT64_MAX = 2**63 - 1
 
 FIELDS = [
@@ -177,7 +183,7 @@ def test_usage_is_asked_for_once(
             {
                 "system": [{"type": "text", "text": "S"}, {"type": "text", "text": "T"}],
                 "messages": [
-                    {"role": "user", "content": [{"type": "image", "source": {}}]},
+                    {"role": "user", "content": [{"type": "image", "source": SOURCE}]},
                     {"role": "user", "content": [{"type": "tool_result", "content": "42"}]},
                 ],
             },
@@ -221,7 +227,7 @@ def test_usage_is_asked_for_once(
 def test_turns_and_images(
     endpoint: Endpoint, document: object, turns: list[tuple[str, str]], images: int
 ) -> None:
-    """Every dialect's messages become the same turns, in order; images are counted, not read."""
+    """Every dialect's messages become the same turns, in order; images are counted, not decoded."""
     prompt = parse(endpoint, document).prompt
     assert prompt.turns == tuple(Turn(role, text) for role, text in turns)
     assert prompt.images == images

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 from serve_app.model_files.finding import Finding
 from serve_app.offline.planning.cards import GIB, Card, find_ray_cards, read_card_table
 from serve_app.offline.planning.engine import Engine
-from serve_app.offline.planning.memory import Memory, padded_vocabulary
+from serve_app.offline.planning.memory import Memory, image_bytes, padded_vocabulary
 from serve_app.offline.planning.models import ModelFacts
 from serve_app.offline.planning.quantization import Scheme
 
@@ -165,26 +165,26 @@ def check_scheme(where: str, facts: ModelFacts, scheme: Scheme) -> Iterator[Find
         yield Finding(
             key, what, "run the plan on a machine that has the model's config.json", fatal=False
         )
-    if facts.vision:
-        what = "the memory of images, apart from the vision tower's weights, is not counted"
-        mend = "leave some GiB free, or limit images with limit_mm_per_prompt, and test it"
-        yield Finding(f"{where}.engine", what, mend, fatal=False)
     if scheme.experts_only and not facts.experts:
         what = f"{scheme.name} packs only experts, and {facts.name} has none: all stays in 16 bit"
         yield Finding(key, what, "take fp8, or leave the scheme out", fatal=False)
 
 
 def check_margin(
-    where: str, facts: ModelFacts, scheme: Scheme, memory: Memory
+    where: str, facts: ModelFacts, scheme: Scheme, engine: Engine, memory: Memory
 ) -> Iterator[Finding]:
-    """Check that the tier fits by more than the plan may be wrong."""
+    """Check that the tier fits by more than the plan may be wrong.
+
+    The memory for images may be wrong by its whole size, because no log confirms it.
+    """
     spare = memory.kv_bytes - memory.call_bytes
     packed = scheme.compute == "fp8" or scheme.experts_only
     doubt = MIXTURE_DOUBT_BYTES if facts.experts and packed else DOUBT_BYTES
+    doubt += image_bytes(facts, engine)
     if memory.fits and spare < doubt:
         what = (
-            f"fits by {spare / GIB:.1f} GiB a GPU, and such a plan has been wrong by "
-            f"{doubt / GIB:g} (docs/planning.md)"
+            f"fits by {spare / GIB:.1f} GiB a GPU, and such a plan may be wrong by "
+            f"{doubt / GIB:.3g} (docs/planning.md)"
         )
         mend = "leave more room, or test it before you rely on it"
         yield Finding(f"{where}.engine", what, mend, fatal=False)

@@ -70,6 +70,8 @@ class Engine:
     num_gpu_blocks_override: int | None
     cpu_cache_bytes: float | None
     """Bytes that a tier on CPU reserves for keys and values; None if vLLM chooses."""
+    image_tokens_max: int = 0
+    """The tokens of the largest image; vLLM reserves its memory at the start. 0: no images."""
 
     @property
     def fixed_cache(self) -> bool:
@@ -118,7 +120,17 @@ def read_engine(tier: TierConfig, card: Card | None) -> Engine:
         kv_cache_memory_bytes=_read_or_none(given, "kv_cache_memory_bytes", 0),
         num_gpu_blocks_override=_read_or_none(given, "num_gpu_blocks_override", 0),
         cpu_cache_bytes=_read_cpu_cache(tier) if card is None else None,
+        image_tokens_max=_read_image_tokens(tier),
     )
+
+
+def _read_image_tokens(tier: TierConfig) -> int:
+    """The largest image of the model, also for a tier that takes none: vLLM does not know that."""
+    limits = tier.engine.get("limit_mm_per_prompt")
+    if isinstance(limits, dict) and limits.get("image") == 0:
+        return 0
+    grid = tier.patch_grid
+    return grid.pixels_max // grid.side**2
 
 
 def default_batch(card: Card | None, workers: int = 1) -> tuple[int, int]:

@@ -231,6 +231,20 @@ def activation_bytes(facts: ModelFacts, engine: Engine) -> float:
     return step + engine.max_num_seqs * facts.vocabulary * 2 * 4
 
 
+def image_bytes(facts: ModelFacts, engine: Engine) -> float:
+    """What vLLM keeps free for images on a GPU: the step of the largest image, and the cache.
+
+    The cache holds as many tokens as a step, or those of the largest image if these are more
+    (`compute_mm_encoder_budget` of the pinned vLLM).
+    """
+    tower, tokens = facts.tower, engine.image_tokens_max
+    if tower is None or not tokens:
+        return 0.0
+    kept = max(engine.max_num_batched_tokens, tokens)
+    step = tower.step_bytes(tokens, engine.parallel.tensor, engine.element_bytes)
+    return step + tower.cache_bytes(kept, facts.hidden, engine.element_bytes)
+
+
 @dataclass(frozen=True)
 class Memory:
     """Bytes on the fullest GPU of a replica, and the tokens that all its GPUs can keep."""
@@ -283,7 +297,7 @@ def measure(facts: ModelFacts, scheme: Scheme, engine: Engine, card: Card | None
     weights = [
         weigh(facts, engine.parallel, stage).bytes(scheme, engine.element_bytes) for stage in stages
     ]
-    activation = activation_bytes(facts, engine) if card else 0.0
+    activation = activation_bytes(facts, engine) + image_bytes(facts, engine) if card else 0.0
     overhead = NON_TORCH_BYTES + (0.0 if engine.eager else GRAPH_BYTES) if card else 0.0
     rooms = [
         _find_room(engine, card, call, held + activation + overhead)

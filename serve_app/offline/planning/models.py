@@ -12,7 +12,7 @@ from typing import Any
 
 from serve_app.model_files.files import read_json_object
 from serve_app.offline.planning.planning_errors import PlanningFailed
-from serve_app.offline.planning.vision import count_vision
+from serve_app.offline.planning.vision import Tower, count_vision, read_tower
 
 TABLE = Path(__file__).with_name("models.toml")
 KNOWN_TYPES = (
@@ -109,6 +109,7 @@ class ModelFacts:
     """gpt-oss: biases everywhere, and a sink of each head."""
     vision: int = 0
     """Of the whole vision tower."""
+    tower: Tower | None = None
     expert_pad: int = 0
     """Multiple to which vLLM pads the columns of an expert on a GPU, and twice that for rows."""
 
@@ -215,6 +216,7 @@ def find_model(name: str) -> tuple[ModelFacts, str | None] | None:
         vision=count_vision(row["tower"]["kind"], row["tower"], row["hidden"])
         if "tower" in row
         else 0,
+        tower=read_tower(row["tower"]["kind"], row["tower"]) if "tower" in row else None,
         **{key: row[key] for key in row.keys() & _FROM_ROW},
     )
     return facts, family["stored"].get(match["quantization"] or "", match["quantization"])
@@ -309,7 +311,7 @@ def parse_config(config: Mapping[str, Any], name: str) -> ModelFacts:
         gated_attention=kind == "qwen3_next",
     )
     facts = replace(facts, **_read_experts(text, kind), **_read_layers(text, kind))
-    return replace(facts, vision=_read_vision(config, kind, hidden))
+    return replace(facts, **_read_vision(config, kind, hidden))
 
 
 def _read_experts(text: Mapping[str, Any], kind: str) -> dict[str, Any]:
@@ -349,14 +351,15 @@ def _read_layers(text: Mapping[str, Any], kind: str) -> dict[str, Any]:
     return {}
 
 
-def _read_vision(config: Mapping[str, Any], kind: str, hidden: int) -> int:
+def _read_vision(config: Mapping[str, Any], kind: str, hidden: int) -> dict[str, Any]:
     if kind not in _TOWERS:
-        return 0
+        return {}
     vision = config.get("vision_config")
     if not isinstance(vision, dict):
         raise ValueError("vision_config: expected an object")
     sizes = {key: _whole(vision, key) for key in ("depth", "hidden_size", "intermediate_size")}
-    return count_vision(kind, {**vision, **sizes}, hidden)
+    whole = {**vision, **sizes}
+    return {"vision": count_vision(kind, whole, hidden), "tower": read_tower(kind, whole)}
 
 
 def _read_positions(config: Mapping[str, Any]) -> int:

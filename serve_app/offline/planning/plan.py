@@ -375,7 +375,7 @@ def _check(
         yield from check_scheme(where, facts, scheme)
         yield from check_node(where, tier.placement_strategy, engine, options.gpus_per_node)
         if not engine.fixed_cache:
-            yield from check_margin(where, facts, scheme, memory)
+            yield from check_margin(where, facts, scheme, engine, memory)
     if card is None and engine.cpu_cache_bytes is None and engine.num_gpu_blocks_override is None:
         return  # vLLM takes the free part of the machine's memory.
     if not memory.fits:

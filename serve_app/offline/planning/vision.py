@@ -1,12 +1,52 @@
-"""How many parameters the vision tower of a model has; they stay in 16 bit."""
+"""The vision tower of a model: its parameters, which stay in 16 bit, and its memory for images."""
 
 from __future__ import annotations
 
 from collections.abc import Mapping
+from dataclasses import dataclass
 from typing import Any
 
 _COLOURS, _FRAMES, _MERGED = 3, 2, 2 * 2
 """Channels, frames of a patch, and patches that are merged to one token: of all of these models."""
+_TAPS = (0, 0, 0)
+"""Qwen3-VL's taps, where a config does not name them."""
+
+
+@dataclass(frozen=True)
+class Tower:
+    """The sizes of a tower that its memory depends on."""
+
+    width: int
+    inner: int
+    patch: int
+    taps: int
+    """Layers whose outputs are added to the text model's, beside the output of the tower."""
+
+    def step_bytes(self, tokens: int, tensor: int, element_bytes: int) -> float:
+        """The peak of a step that encodes this many tokens on one of `tensor` GPUs.
+
+        For each patch: its pixels, the residual and the hidden state, and then what the larger of
+        attention (queries, keys, values, rotated queries and keys, output) and MLP (gate, up, their
+        product) needs.
+        """
+        pixels = _COLOURS * _FRAMES * self.patch**2
+        inner = max(6 * self.width, 3 * self.inner) / tensor
+        return tokens * _MERGED * (pixels + 2 * self.width + inner) * element_bytes
+
+    def cache_bytes(self, tokens: int, hidden: int, element_bytes: int) -> int:
+        """The cache of encoded images, which every GPU has whole."""
+        return tokens * hidden * (1 + self.taps) * element_bytes
+
+
+def read_tower(kind: str, vision: Mapping[str, Any]) -> Tower:
+    """The sizes, from `vision_config` or the shipped table."""
+    qwen3 = kind != "qwen2_5_vl"
+    return Tower(
+        int(vision["hidden_size"]),
+        int(vision["intermediate_size"]),
+        int(vision.get("patch_size", 16 if qwen3 else 14)),
+        len(vision.get("deepstack_visual_indexes", _TAPS)) if qwen3 else 0,
+    )
 
 
 def count_vision(kind: str, vision: Mapping[str, Any], hidden: int) -> int:
@@ -21,7 +61,7 @@ def count_vision(kind: str, vision: Mapping[str, Any], hidden: int) -> int:
         return _count_gated(depth, width, inner, int(vision.get("patch_size", 14)), hidden)
     if kind in ("qwen3_vl", "qwen3_vl_moe"):
         places = int(vision.get("num_position_embeddings", 2304))
-        taps = len(vision.get("deepstack_visual_indexes", (0, 0, 0)))
+        taps = len(vision.get("deepstack_visual_indexes", _TAPS))
         patch = int(vision.get("patch_size", 16))
         body = _count_plain(depth, width, inner, patch) + places * width
         merger = 2 * width + _count_merger(width, hidden)

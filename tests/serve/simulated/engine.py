@@ -97,11 +97,17 @@ class SimulatedTierServer(TierServer):
 
     _default_engine_cls = SimulatedEngine
 
+    def _close_media(self) -> None:
+        """Nothing: there is no vLLM that could fetch."""
+
 
 class SimulatedDataParallelTierServer(DataParallelTierServer):
     """The same for an engine of a group."""
 
     _default_engine_cls = SimulatedEngine
+
+    def _close_media(self) -> None:
+        """Nothing: there is no vLLM that could fetch."""
 
 
 def choose_simulated(tier: TierConfig) -> type[TierServer]:
