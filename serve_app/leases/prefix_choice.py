@@ -3,13 +3,13 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from serve_app.core.prefix import NO_KEYS, PrefixKeys
 from serve_app.leases.board import ReplicaBoard
 from serve_app.leases.http1 import Address
-from serve_app.leases.prefix_cost import OwnChoice, OwnChoices, ReplicaLoad, rank
+from serve_app.leases.prefix_cost import OwnChoice, OwnChoices, Ranked, ReplicaLoad, rank
 from serve_app.leases.ranking import Ranking
 from serve_app.leases.replica_states import ReplicaStates
 
@@ -29,12 +29,17 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class PrefixPlan:
-    """Which replica would be good for a call, and why."""
+    """Which replica would be good for a call, and why.
+
+    `first_token_s` is the least time to the first token that a replica with a fresh stream
+    promises. None: no stream is fresh, or a replica has not measured how fast it reads.
+    """
 
     ranking: Ranking
     keys: PrefixKeys
     prompt_tokens: int
     cached_tokens: dict[str, int]
+    first_token_s: float | None = None
 
 
 class PrefixChoice:
@@ -74,8 +79,19 @@ class PrefixChoice:
             tuple([each.replica for each in ranked]),
             {addresses[each.replica]: each.cost_s for each in ranked},
             ranked[0].cost_s if ranked else 0.0,
+            {addresses[each.replica]: each.read_s for each in ranked},
+            sum([each.read_s for each in ranked]) / max(1, len(ranked)),
         )
-        return PrefixPlan(ranking, keys, prompt_tokens, dict(cached))
+        first_token_s = self._least_s(ranked)
+        return PrefixPlan(ranking, keys, prompt_tokens, dict(cached), first_token_s)
+
+    def _least_s(self, ranked: Sequence[Ranked]) -> float | None:
+        """The least time to a first token, None where a guess would decide."""
+        told = self._state.loads
+        fresh = [each for each in ranked if each.replica in told]
+        if not all(told[each.replica].measured for each in fresh):
+            return None
+        return min([each.first_token_s for each in fresh], default=None)
 
     def note(self, plan: PrefixPlan, address: Address, now: float) -> OwnChoice | None:
         """The call has a place on a replica; see `end`."""

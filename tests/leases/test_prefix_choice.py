@@ -109,6 +109,21 @@ async def test_own_decisions_count_at_once() -> None:
     assert (setting.choice.predicted_tokens, setting.choice.prompt_tokens) == (0, TOKENS)
 
 
+async def test_a_plan_knows_when_the_first_token_would_come() -> None:
+    """From the replica that would be first, whichever costs least, and never from a guess."""
+    setting = Setting()
+    assert setting.choice.plan(TEXT, TOKENS, 0.0).first_token_s is None
+    setting.tell("a", ReplicaLoad(pending_tokens=4000, prefill_tokens_per_s=1000.0))
+    setting.tell("b", ReplicaLoad(pending_tokens=1000, prefill_tokens_per_s=1000.0), TEXT)
+    warm_s = setting.choice.plan(TEXT, TOKENS, 0.0).first_token_s
+    assert warm_s == pytest.approx(1.2, abs=0.1)
+    assert setting.choice.plan(OTHER, TOKENS, 0.0).first_token_s == pytest.approx(5.0)
+    setting.tell("c", ReplicaLoad(pending_tokens=9000))
+    assert setting.choice.plan(OTHER, TOKENS, 0.0).first_token_s is None
+    setting.state.note_lost("c", SEATS["c"])
+    assert setting.choice.plan(OTHER, TOKENS, 0.0).first_token_s == pytest.approx(5.0)
+
+
 def grant(address: Address) -> FakeGrant:
     return FakeGrant("id", address, LeaseSigner("id", b"s" * 16))
 
