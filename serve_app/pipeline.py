@@ -259,7 +259,8 @@ class Pipeline:
             try:
                 tier = self._tiers[decision.tier]
                 return await way.send(tier, decision, exchange, patience_s)
-            except (TierOverloaded, TierUnavailable, UpstreamFailed):
+            except (TierOverloaded, TierUnavailable, UpstreamFailed) as error:
+                way.note_refusal(decision.tier, error)
                 refused |= {decision.tier}
                 other = route.other(refused.union(self._down()))
                 if other is None:

@@ -246,6 +246,11 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.prefix_trace:prefix_trace",
             "Simulate rules for the choice of a replica on a trace of calls that share beginnings.",
         ),
+        LazyCommand(
+            "prefix-queue",
+            "serve_app.offline.bench.prefix_queue:prefix_queue",
+            "Simulate which call gets a freed place, on a trace of calls that share beginnings.",
+        ),
     )
 
 

@@ -339,6 +339,9 @@ class Record:
     trace: Trace | None = None
     headers: Headers = field(default_factory=list)
     """Headers that steps add to the answer, whether it succeeds or fails."""
+    late_tiers: list[str] = field(default_factory=list)
+    """The tiers that would have begun the answer after the call's deadline, in the order of asking.
+    """
     settling: list[Future[None]] = field(default_factory=list)
     """Done when the engines of stopped answers have reported the tokens of `usage` and of the
     draft."""
