@@ -192,6 +192,7 @@ class Reason(StrEnum):
     NO_GENERATION = "no_generation"
     STRONG_BUSY = "strong_busy"
     STRONG_IDLE = "strong_idle"
+    WARM = "warm"
     NEVER_BELOW = "never_below"
     NEVER_ABOVE = "never_above"
     FALLBACK = "fallback"
@@ -206,7 +207,8 @@ class Decision:
     """Which tier answers, and why.
 
     `score` is the complexity in 0..1, None where nothing was scored. `threshold` is the value that
-    the score was compared with.
+    the score was compared with. `weighed` is the score that was compared instead, moved by what the
+    tiers have cached; None: the score itself.
     """
 
     tier: str
@@ -214,6 +216,7 @@ class Decision:
     reason: Reason
     score: float | None = None
     threshold: float | None = None
+    weighed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)

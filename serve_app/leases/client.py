@@ -28,6 +28,7 @@ from serve_app.core.errors import (
 from serve_app.core.headers import TRACEPARENT_HEADER, Headers
 from serve_app.core.load import BreakerState, TierLoad
 from serve_app.core.prefix import PREFIX_KEYS_HEADER, PrefixKeys, render_prefix_keys
+from serve_app.core.residence import NOWHERE, Residence
 from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.admission import Admission
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
@@ -312,6 +313,13 @@ class TierClient:
             avoided=self._leases.penalties.count(now),
             oldest_wait_s=self._leases.oldest_wait_s if waiting else 0.0,
         )
+
+    def residence(self, prefix: Prefix) -> Residence:
+        """What the tier's prefix caches save of a prompt, in seconds of a replica."""
+        if self.choice is None:
+            return NOWHERE
+        now = asyncio.get_running_loop().time()
+        return self.choice.residence(prefix.keys(), prefix.prompt_tokens, now)
 
     def _is_avoided(self, address: Address) -> bool:
         return self._leases.penalties.active(address, asyncio.get_running_loop().time())

@@ -7,9 +7,17 @@ from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from serve_app.core.prefix import NO_KEYS, PrefixKeys
+from serve_app.core.residence import NOWHERE, Residence
 from serve_app.leases.board import ReplicaBoard
 from serve_app.leases.http1 import Address
-from serve_app.leases.prefix_cost import OwnChoice, OwnChoices, Ranked, ReplicaLoad, rank
+from serve_app.leases.prefix_cost import (
+    OwnChoice,
+    OwnChoices,
+    Ranked,
+    ReplicaLoad,
+    rank,
+    read_s,
+)
 from serve_app.leases.ranking import Ranking
 from serve_app.leases.replica_states import ReplicaStates
 
@@ -92,6 +100,21 @@ class PrefixChoice:
         if not all(told[each.replica].measured for each in fresh):
             return None
         return min([each.first_token_s for each in fresh], default=None)
+
+    def residence(self, keys: PrefixKeys, prompt_tokens: int, now: float) -> Residence:
+        """What the replica that has most of a prompt saves, in its seconds.
+
+        A replica that has not measured how fast it reads does not count.
+        """
+        cached = self._state.index.match(keys, now)
+        found = []
+        for name, seat in self._board.seats.items():
+            load = self._state.loads.get(name)
+            if load is not None and load.measured and not self._avoided(seat.address):
+                unread_s = read_s(load, prompt_tokens, cached.get(name, 0))
+                gain_s = prompt_tokens / load.prefill_tokens_per_s - unread_s
+                found.append(Residence(gain_s, unread_s))
+        return max(found, key=lambda each: (each.gain_s, -each.read_s), default=NOWHERE)
 
     def note(self, plan: PrefixPlan, address: Address, now: float) -> OwnChoice | None:
         """The call has a place on a replica; see `end`."""
