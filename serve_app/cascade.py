@@ -67,7 +67,8 @@ async def answer_by_cascade(
     async with AsyncExitStack() as drafting:
         try:
             answer, reason = await _begin_draft(way, request, draft, tier, drafting)
-        except (GatewayError, TimeoutError):
+        except (GatewayError, TimeoutError) as error:
+            way.note_refusal(draft.tier, error)
             answer, reason = None, Reason.DRAFT_FAILED
         if answer is not None:
             request.usage = way.record.usage

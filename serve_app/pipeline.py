@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import AsyncIterator, Mapping, Sequence
+from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
 from functools import partial
 from typing import Protocol
@@ -18,8 +18,10 @@ from serve_app.core.caller import ANONYMOUS, Caller, Credentials, Priority
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls, UpstreamFailed
 from serve_app.core.load import TierLoad
+from serve_app.core.residence import NOWHERE, Residence
 from serve_app.leases.order import NO_CLAIM, Claim
-from serve_app.leases.tier import Answer, Tier
+from serve_app.leases.prefix_choice import Prefix
+from serve_app.leases.tier import Answer, Tier, TierCache
 from serve_app.routing.choose import choose_route, estimate_tokens
 from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.drift import ScoreWindow
@@ -58,7 +60,10 @@ class Pipeline:
         runtime: RuntimeConfig,
         idle_work: IdleWork | None = None,
         steps: Steps = NO_STEPS,
+        caches: Mapping[str, TierCache] | None = None,
     ) -> None:
+        """`caches`: the prefix caches of the tiers, which may decide with the score."""
+        self._caches = caches or {}
         self._configs = tuple(configs)
         self._strongest = find_strongest(configs)
         self._tiers = tiers
@@ -120,10 +125,24 @@ class Pipeline:
             Forbidden: the caller may use no tier.
         """
         routing = self.runtime.routing
-        live = Live(self._control.threshold(routing), self._loads(routing))
+        residency = self._residency(call) if routing.residency_weight else None
+        live = Live(self._control.threshold(routing), self._loads(routing), residency)
         tiers = self.visible(caller)
         routing = fit_limits(routing, self._configs, tiers)
         return choose_route(call, tiers, routing, self.scorer, live)
+
+    def _residency(self, call: Call) -> Callable[[TierConfig], Residence]:
+        """What each tier has cached of a call, in seconds of GPUs; computed when asked for."""
+
+        def find(tier: TierConfig) -> Residence:
+            cache = self._caches.get(tier.name)
+            if cache is None:
+                return NOWHERE
+            tokens = estimate_tokens(call.prompt)
+            prefix = Prefix(call.payload.prefix_keys, tier.model_id, tokens)
+            return cache.residence(prefix).on_gpus(tier.workers * tier.placement.gpus_per_worker)
+
+        return find
 
     def _loads(self, routing: RoutingConfig) -> Mapping[str, TierLoad]:
         """The load of every tier, if a rule reads it."""
@@ -262,7 +281,8 @@ class Pipeline:
             try:
                 tier = self._tiers[decision.tier]
                 return await way.send(tier, decision, exchange, patience_s)
-            except (TierOverloaded, TierUnavailable, UpstreamFailed):
+            except (TierOverloaded, TierUnavailable, UpstreamFailed) as error:
+                way.note_refusal(decision.tier, error)
                 refused |= {decision.tier}
                 other = route.other(refused.union(self._down()))
                 if other is None:

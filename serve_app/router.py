@@ -99,6 +99,7 @@ class Router:
             runtime,
             self._feedback.labeller,
             self._steps.steps,
+            self._clients,
         )
         self._readiness = ServeReadiness(context.app_name, config.tiers)
         self._numbers = OwnNumbers(replica, self._pipeline, self._clients)

@@ -10,6 +10,7 @@ from serve_app.config.runtime import RoutingConfig
 from serve_app.core.call import Call, Decision, Draft, Reason, Record
 from serve_app.core.caller import Caller
 from serve_app.core.deadlines import Deadlines
+from serve_app.core.errors import WouldBeLate
 from serve_app.core.tokens import estimate_tokens
 from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.client import UpstreamRequest
@@ -43,6 +44,11 @@ class Way:
         if draft is None or decision.reason is not Reason.DRAFT_FAILED:
             return frozenset()
         return frozenset({draft.tier})
+
+    def note_refusal(self, tier: str, error: BaseException) -> None:
+        """A tier has not taken the call."""
+        if isinstance(error, WouldBeLate):
+            self.record.late_tiers.append(tier)
 
     async def send(
         self, tier: Tier, decision: Decision, exchange: AsyncExitStack, patience_s: float | None

@@ -15,11 +15,13 @@ from serve_app.core.audit_state import AuditState
 from serve_app.core.call import CacheResult, Call, Endpoint, Prompt, Record, Route
 from serve_app.core.caller import Caller, Credentials
 from serve_app.core.errors import Forbidden, GatewayError, RateLimited
+from serve_app.core.residence import Residence
 from serve_app.gateway.wire import JsonPayload
+from serve_app.leases.prefix_choice import Prefix
 from serve_app.leases.tier import Answer, Tier
 from serve_app.pipeline import Pipeline
 from serve_app.routing.choice import build_scorer
-from serve_app.steps import Open, Steps
+from serve_app.steps import NO_STEPS, Open, Steps
 from tests.fakes import FakeAnswer, FakeTier
 
 ACME = Caller("acme", rights=Caller("x").rights)
@@ -148,3 +150,37 @@ async def test_a_refused_call_reaches_no_engine(who: str) -> None:
             pass
     assert not tier.requests
     assert sum(pipeline.wanted.values()) == 0
+
+
+class FakeCache:
+    """The caches of a tier, which remember what they were asked."""
+
+    def __init__(self, residence: Residence) -> None:
+        self._residence = residence
+        self.asked: list[str] = []
+
+    def residence(self, prefix: Prefix) -> Residence:
+        self.asked.append(prefix.model)
+        return self._residence
+
+
+@pytest.mark.parametrize(("weight", "reason"), [(0.0, "simple"), (1.0, "warm")])
+def test_caches_are_asked_only_where_they_count(weight: float, reason: str) -> None:
+    """By the model that would answer, and in seconds of all GPUs of a replica."""
+    caches = {"fast": FakeCache(Residence(0.3)), "strong": FakeCache(Residence(0.2))}
+    configs = [
+        TierConfig(name="fast", model_id="demo-fast"),
+        TierConfig(name="strong", model_id="demo-strong", engine={"tensor_parallel_size": 4}),
+    ]
+    runtime = RuntimeConfig.model_validate({"routing": {"residency_weight": weight}})
+    tiers: dict[str, Tier] = {"fast": FakeTier(), "strong": FakeTier()}
+    scorer = build_scorer(runtime.routing)
+    pipeline = Pipeline(configs, tiers, scorer, runtime, None, NO_STEPS, caches)
+    decision = pipeline.decide(make_call()[0]).decision
+    assert decision.reason == reason
+    if weight:
+        assert decision.score is not None
+        assert decision.weighed == pytest.approx(decision.score + 4 * 0.2 - 0.3)
+        assert [cache.asked for cache in caches.values()] == [["demo-fast"], ["demo-strong"]]
+    else:
+        assert not any(cache.asked for cache in caches.values())

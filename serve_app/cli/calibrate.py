@@ -21,10 +21,16 @@ from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Usage
 from serve_app.core.money import to_units
+from serve_app.offline.simulation.residency import Replay, replay
 from serve_app.routing.calibration import Calibration, Choice, Prices, Unattainable
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.weights import WeightsRefused
 
+WEIGHT_MAX = 10.0
+REPLAY_NOTE = (
+    "The lines were replayed in their order. Each tier remembered every prompt that it had read; "
+    "real caches forget, and save less."
+)
 _STEPS = 10
 _UNEQUAL = 0.01
 _WIDTH_MIN = 110
@@ -104,6 +110,21 @@ def calibrate(
             help="`routing.weights` of the Router. Default: the weights that come with serve-app."
         ),
     ] = None,
+    residency_weights: Annotated[
+        str | None,
+        typer.Option(
+            help="Replay the calls under these values of `routing.residency_weight`, separated by "
+            "commas. Needs a budget, both --*-gpu-s, and bodies in the order in which they came."
+        ),
+    ] = None,
+    fast_gpu_s: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPU-seconds in which the fast tier reads 1,000 prompt tokens."),
+    ] = None,
+    strong_gpu_s: Annotated[
+        float | None,
+        typer.Option(min=0, help="GPU-seconds in which the strong tier reads 1,000 prompt tokens."),
+    ] = None,
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of a table.")] = False,
 ) -> None:
     """Report cost and quality of each share of strong calls, and the user_config for a budget."""
@@ -123,14 +144,21 @@ def calibrate(
             prices = _read_prices(config, samples, prompt_tokens, output_tokens)
         calibration = Calibration(samples.scored, prices)
         chosen = _choose(calibration, budget)
+        replays: Sequence[Replay] = ()
+        if residency_weights is not None:
+            weights_asked = _parse_weights(residency_weights)
+            replays = _replay(samples, chosen, weights_asked, (fast_gpu_s, strong_gpu_s))
     except (InvalidRecord, Unattainable, WeightsRefused) as error:
         typer.echo(str(error), err=True)
         raise typer.Exit(1) from None
     if json:
-        typer.echo(_render_json(calibration, samples, budget, chosen), nl=False)
+        typer.echo(_render_json(calibration, samples, budget, chosen, replays), nl=False)
         return
     console = Console(width=max(_WIDTH_MIN, Console().width))
     console.print(_build_table(calibration, chosen))
+    if replays:
+        console.print(_build_replays(replays))
+        typer.echo(REPLAY_NOTE)
     for line in _notes(calibration, samples, budget, chosen):
         typer.echo(line)
 
@@ -270,14 +298,83 @@ def _notes(
     yield from render_user_config(calibration, budget, chosen)
 
 
+def _parse_weights(text: str) -> Sequence[float]:
+    try:
+        weights = [float(part) for part in text.split(",")]
+    except ValueError:
+        weights = []
+    if not weights or not all(0 <= weight <= WEIGHT_MAX for weight in weights):
+        raise typer.BadParameter(
+            f"numbers from 0 to {WEIGHT_MAX:g} are expected", param_hint="--residency-weights"
+        )
+    return weights
+
+
+def _replay(
+    samples: Samples,
+    chosen: Choice | None,
+    weights: Sequence[float],
+    gpu_s: tuple[float | None, float | None],
+) -> Sequence[Replay]:
+    """The calls under each weight, and before them without one."""
+    fast, strong = gpu_s
+    if chosen is None or fast is None or strong is None:
+        raise typer.BadParameter(
+            "a budget, --fast-gpu-s and --strong-gpu-s are needed", param_hint="--residency-weights"
+        )
+    if not any(call.keys.keys for call in samples.scored):
+        raise typer.BadParameter(
+            "these files hold scores, and no prompts long enough to be cached",
+            param_hint="--residency-weights",
+        )
+    return [
+        replay(
+            samples.scored,
+            weight,
+            strong_ratio=chosen.strong_ratio,
+            threshold=chosen.threshold,
+            gpu_s=(fast / 1000, strong / 1000),
+        )
+        for weight in dict.fromkeys([0.0, *weights])
+    ]
+
+
+def _build_replays(replays: Sequence[Replay]) -> Table:
+    table = Table(title="routing.residency_weight", title_justify="left", box=box.SIMPLE)
+    names = ["weight", "strong calls %", "GPU-s of reading", "saved %", "calls moved %"]
+    names += ["quality %"] * (replays[0].quality is not None)
+    for name in [*names, "mean score given up"]:
+        table.add_column(name, justify="right", no_wrap=True)
+    for each in replays:
+        table.add_row(*_replay_cells(each, replays[0]))
+    return table
+
+
+def _replay_cells(each: Replay, plain: Replay) -> Iterator[str]:
+    saved_ratio = 1 - each.read_gpu_s / plain.read_gpu_s if plain.read_gpu_s else 0.0
+    yield f"{each.weight:g}"
+    yield f"{100 * each.strong_ratio:.1f}"
+    yield f"{each.read_gpu_s:,.1f}"
+    yield f"{100 * saved_ratio:.1f}"
+    yield f"{100 * each.moved_ratio:.1f}"
+    if each.quality is not None:
+        yield f"{100 * each.quality:.2f}"
+    yield f"{plain.score - each.score:.4f}"
+
+
 def _render_json(
-    calibration: Calibration, samples: Samples, budget: Budget, chosen: Choice | None
+    calibration: Calibration,
+    samples: Samples,
+    budget: Budget,
+    chosen: Choice | None,
+    replays: Sequence[Replay],
 ) -> bytes:
     document = {
         "calls": calibration.calls,
         "unscored": samples.unscored,
         "choices": [asdict(choice) for choice in _rows(calibration, chosen)],
         "chosen": chosen and asdict(chosen),
+        "residency": [asdict(each) for each in replays],
         "user_config": chosen and "\n".join([*render_user_config(calibration, budget, chosen), ""]),
     }
     return orjson.dumps(document, option=orjson.OPT_INDENT_2 | orjson.OPT_APPEND_NEWLINE)

@@ -46,6 +46,7 @@ WHY = {
     "no_generation": "no text is generated, so the cheapest tier answers",
     "strong_busy": "the stronger tier was busy, and the score is close to the threshold",
     "strong_idle": "the stronger tier was idle, and the score is close to the threshold",
+    "warm": "the tier has more of the conversation in its cache, and the score is close",
     "never_below": "the call or the config wants no weaker tier",
     "never_above": "the call or the config wants no stronger tier",
     "fallback": "the chosen tier took no call",

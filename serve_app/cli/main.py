@@ -251,6 +251,16 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.placing.command:placing",
             "Compare the choices of a replica on three real engines with small prefix caches.",
         ),
+        LazyCommand(
+            "prefix-queue",
+            "serve_app.offline.bench.prefix_queue:prefix_queue",
+            "Simulate which call gets a freed place, on a trace of calls that share beginnings.",
+        ),
+        LazyCommand(
+            "prefix-tiers",
+            "serve_app.offline.bench.prefix_tiers:prefix_tiers",
+            "Simulate what a weight of cached conversations saves, and which calls it moves.",
+        ),
     )
 
 

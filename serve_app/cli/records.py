@@ -10,6 +10,8 @@ from typing import Any
 
 from serve_app.config.bodies import BodiesConfig
 from serve_app.core.errors import GatewayError
+from serve_app.core.tokens import estimate_tokens
+from serve_app.gateway.prefix_text import read_prefix_keys
 from serve_app.gateway.prompts import detect_endpoint, read_prompt
 from serve_app.gateway.wire import parse_json
 from serve_app.offline.learning.feedback_log import FeedbackLog, find_logs, is_entry
@@ -107,7 +109,8 @@ def _parse(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall | None:
         )
     if document["score"] is None:
         return None
-    return ScoredCall(_ratio(document, "score"), *_labels(document))
+    small, large = _labels(document)
+    return ScoredCall(_ratio(document, "score"), small, large)
 
 
 def _tokens(document: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
@@ -120,7 +123,9 @@ def _tokens(document: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
 def _score(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall:
     body = dict(document)
     prompt = read_prompt(detect_endpoint(body), body, BodiesConfig())
-    return ScoredCall(scorer.score(prompt), *_labels(document))
+    small, large = _labels(document)
+    tokens = estimate_tokens(prompt)
+    return ScoredCall(scorer.score(prompt), small, large, read_prefix_keys(body), tokens)
 
 
 def _labels(document: Mapping[str, Any]) -> Sequence[float | None]:

@@ -161,6 +161,15 @@ class RoutingConfig(Config):
         "the prompt alone. cascade: also by the confidence of the answer that the weakest tier "
         "begins. The header `x-route-policy` overrides it for one call.",
     )
+    residency_weight: float = Field(
+        0.0,
+        ge=0,
+        le=10,
+        description="How much of a score one second of a GPU is worth that the strongest tier's "
+        "prefix caches would save more than the weakest tier's; at most one second counts. So a "
+        "conversation rather stays on its tier. Needs tiers with `replica_choice: prefix`. 0: "
+        "nothing.",
+    )
     cascade: CascadeConfig = Field(default_factory=CascadeConfig)
     load: LoadConfig = Field(default_factory=LoadConfig)
 

@@ -195,6 +195,7 @@ class Reason(StrEnum):
     NO_GENERATION = "no_generation"
     STRONG_BUSY = "strong_busy"
     STRONG_IDLE = "strong_idle"
+    WARM = "warm"
     NEVER_BELOW = "never_below"
     NEVER_ABOVE = "never_above"
     FALLBACK = "fallback"
@@ -209,7 +210,8 @@ class Decision:
     """Which tier answers, and why.
 
     `score` is the complexity in 0..1, None where nothing was scored. `threshold` is the value that
-    the score was compared with.
+    the score was compared with. `weighed` is the score that was compared instead, moved by what the
+    tiers have cached; None: the score itself.
     """
 
     tier: str
@@ -217,6 +219,7 @@ class Decision:
     reason: Reason
     score: float | None = None
     threshold: float | None = None
+    weighed: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -342,6 +345,9 @@ class Record:
     trace: Trace | None = None
     headers: Headers = field(default_factory=list)
     """Headers that steps add to the answer, whether it succeeds or fails."""
+    late_tiers: list[str] = field(default_factory=list)
+    """The tiers that would have begun the answer after the call's deadline, in the order of asking.
+    """
     settling: list[Future[None]] = field(default_factory=list)
     """Done when the engines of stopped answers have reported the tokens of `usage` and of the
     draft."""

@@ -28,6 +28,7 @@ from serve_app.core.errors import (
 from serve_app.core.headers import TRACEPARENT_HEADER, Headers
 from serve_app.core.load import BreakerState, TierLoad
 from serve_app.core.prefix import PREFIX_KEYS_HEADER, PrefixKeys, render_prefix_keys
+from serve_app.core.residence import NOWHERE, Residence
 from serve_app.core.trace import ExchangeTrace
 from serve_app.leases.admission import Admission
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, parse_usage
@@ -313,6 +314,13 @@ class TierClient:
             oldest_wait_s=self._leases.oldest_wait_s if waiting else 0.0,
         )
 
+    def residence(self, prefix: Prefix) -> Residence:
+        """What the tier's prefix caches save of a prompt, in seconds of a replica."""
+        if self.choice is None:
+            return NOWHERE
+        now = asyncio.get_running_loop().time()
+        return self.choice.residence(prefix.keys(), prefix.prompt_tokens, now)
+
     def _is_avoided(self, address: Address) -> bool:
         return self._leases.penalties.active(address, asyncio.get_running_loop().time())
 
@@ -400,7 +408,8 @@ class TierClient:
             UpstreamFailed: engines answered that they had failed.
             DeadlineExceeded: no answer began in time.
         """
-        self._admission.check(request.claim, deadlines)
+        plan = self._plan(request, asyncio.get_running_loop().time())
+        self._admission.check(request.claim, deadlines, promised_s(plan))
         self._retries.note_call()
         if self._hedging is not None and request.may_run_twice:
             self._hedging.note_call()
@@ -408,7 +417,7 @@ class TierClient:
         if self.watches_load:
             self._first_tokens.begin(request, asyncio.get_running_loop().time())
         try:
-            attempt, exchange = await self._begin(request, deadlines)
+            attempt, exchange = await self._begin(request, deadlines, plan)
             counts = exchange.status < 400
             if not counts:
                 self._forget_first(request)
@@ -446,12 +455,13 @@ class TierClient:
         self._admission.firsts.forget(request)
 
     async def _begin(
-        self, request: UpstreamRequest, deadlines: Deadlines
+        self, request: UpstreamRequest, deadlines: Deadlines, plan: PrefixPlan | None
     ) -> tuple[Attempt, Exchange]:
         failed: dict[Address, int] = {}
         verdict = Verdict.REFUSED
         for _ in range(ATTEMPTS_MAX):
-            lease = await self._acquire(request, deadlines)
+            lease = await self._acquire(request, deadlines, plan)
+            plan = None  # The next attempt makes its own.
             attempt = Attempt(self._leases, self._connections, lease, request)
             if lease.address in failed or not self._may_send(verdict):
                 attempt.decline()
@@ -636,12 +646,14 @@ class TierClient:
         if not self._leases.serving(asyncio.get_running_loop().time()):
             self._mark_down()
 
-    async def _acquire(self, request: UpstreamRequest, deadlines: Deadlines) -> Lease:
+    async def _acquire(
+        self, request: UpstreamRequest, deadlines: Deadlines, plan: PrefixPlan | None
+    ) -> Lease:
         clock = asyncio.get_running_loop().time
         began_at = clock()
         place_at = deadlines.place_at(began_at, stream=request.stream)
-        in_time_at = self._admission.place_at(deadlines)
-        plan = self._plan(request, began_at)
+        plan = plan or self._plan(request, began_at)
+        in_time_at = self._admission.place_at(deadlines, promised_s(plan))
         try:
             async with asyncio.timeout_at(min(place_at, in_time_at)):
                 lease = await self._leases.acquire(
@@ -656,7 +668,7 @@ class TierClient:
             return lease
         except TimeoutError:
             if in_time_at < place_at:
-                raise self._admission.missed(request.claim) from None
+                raise self._admission.missed(request.claim, promised_s(plan)) from None
             raise deadlines.no_place(clock(), stream=request.stream) from None
         except TierUnavailable:
             self._doubt()
@@ -742,6 +754,11 @@ class TierClient:
         load = None if value is None else parse_engine_load(value)
         if load is not None:
             self._engines.note(address, load, asyncio.get_running_loop().time())
+
+
+def promised_s(plan: PrefixPlan | None) -> float | None:
+    """The time to the first token that the replicas promise, None if they do not."""
+    return None if plan is None else plan.first_token_s
 
 
 def drop_trial(trial: Tried | None) -> None:

@@ -15,8 +15,9 @@ from __future__ import annotations
 
 import math
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
+from itertools import islice
 from typing import Protocol, TypeVar
 
 FINISHES_MAX = 4096
@@ -73,6 +74,10 @@ class WaitingOrder(Protocol[W]):
         """The call that has waited for longest."""
         ...
 
+    def head(self, calls_max: int) -> Sequence[W]:
+        """The first call, and the calls that may take its place without harm to other tenants."""
+        ...
+
     def victim(self, newest: W) -> W:
         """The call that fails if the tier refuses to let so many calls wait."""
         ...
@@ -115,6 +120,10 @@ class ArrivalOrder(WaitingOrder[W]):
         return next(iter(self._waiters), None)
 
     oldest = first
+
+    def head(self, calls_max: int) -> Sequence[W]:
+        """The calls that have waited for longest."""
+        return list(islice(self._waiters, calls_max))
 
     def victim(self, newest: W) -> W:
         """The newest call itself."""
@@ -200,12 +209,16 @@ class FairOrder(WaitingOrder[W]):
     @property
     def first(self) -> W | None:
         """The oldest call of the tenant whose turn it is."""
+        return next(iter(self.head(1)), None)
+
+    def head(self, calls_max: int) -> Sequence[W]:
+        """The oldest calls of the tenant whose turn it is, all of one class."""
         self._age()
         lines = self._interactive or self._batch
         if not lines:
-            return None
+            return ()
         line = min(lines.values(), key=_turn)
-        return next(iter(line))
+        return list(islice(line, calls_max))
 
     @property
     def oldest(self) -> W | None:

@@ -4,7 +4,8 @@ Asking Ray for a place costs more CPU than moving the answer's bytes. So a place
 ended is kept for `reuse_s` and given to the next call, and Ray keeps counting it as one ongoing
 request. `age_max_s` and `CALLS_MIN` bound how long a place can be passed on, so that a new replica
 gets its share and Ray's request router keeps choosing. A draining replica itself rejects new calls.
-A call that waits takes the first place that Ray grants or that another call gives back.
+A call that waits takes the first place that Ray grants or that another call gives back. Of the
+first few waiting calls the place goes to the one that gains most on its replica, with aging.
 """
 
 from __future__ import annotations
@@ -12,7 +13,7 @@ from __future__ import annotations
 import asyncio
 from collections import Counter, OrderedDict
 from contextvars import Context
-from itertools import islice
+from functools import partial
 
 from serve_app.core.errors import GatewayError, InternalError, TierUnavailable
 from serve_app.leases.forecast import Fullness, TimePerCall
@@ -41,7 +42,8 @@ RANKED_S = 0.05
 """How long a call waits for a replica that its ranking accepts while it could have another place.
 """
 RANKED_MAX = 8
-"""The waiting calls that a place is offered to, if the first ones want another replica."""
+"""The waiting calls that a place is offered to: where they have rankings, it goes to the one that
+gains most."""
 
 KNOWN_S = 30.0
 """How long a replica that has granted a place counts as able to grant another place."""
@@ -331,18 +333,32 @@ class LeasePool:
         self._picky.pop(waiter, None)
         ranking, waiter.ranking = waiter.ranking, None
         if ranking is None or waiter.done():
+            # A place that this call did not take may be idle before a call that takes any.
+            if self._idle and self.waiting:
+                self._offer(self._idle.pop())
             return
         best = min(self._idle.addresses(), key=ranking.lost_s, default=None)
         if best is not None and (lease := self._idle.pop_at(best)) is not None:
             self._serve(waiter, lease)
 
     def _taker(self, lease: Lease) -> Waiter | None:
-        """The call whose turn it is and that takes a place there, None if no call does."""
-        first = self._waiting.first
-        if first is None or first not in self._picky:
-            return first
-        wanting = islice(self._picky, RANKED_MAX)
-        return next((each for each in wanting if _accepts(each, lease)), None)
+        """The call that gets a place, None if no call takes it.
+
+        Of the first calls of one turn it is the call with the largest sum of what it gains there
+        and of its age, in seconds. So a call is passed only by calls that are younger by less than
+        the difference of the gains.
+        """
+        if self._ranked is None:
+            return self._waiting.first
+        calls = [each for each in self._waiting.head(RANKED_MAX) if self._takes(each, lease)]
+        if not any(each.prospects for each in calls):
+            return calls[0] if calls else None
+        return max(calls, key=partial(_claims_s, lease.address))
+
+    def _takes(self, waiter: Waiter, lease: Lease) -> bool:
+        """Whether a call takes a place on this replica."""
+        ranking = waiter.ranking
+        return waiter not in self._picky or ranking is None or ranking.accepts(lease.address)
 
     def _ask(self, ask: Ask) -> None:
         # The context is empty because Ray would otherwise tie the lease to the request that opens
@@ -471,6 +487,7 @@ class LeasePool:
             self._sweeper = loop.call_later(max(delay_s, 0.01), self._sweep)
 
 
-def _accepts(waiter: Waiter, lease: Lease) -> bool:
-    """Whether a call takes a place on this replica."""
-    return waiter.ranking is None or waiter.ranking.accepts(lease.address)
+def _claims_s(address: Address, waiter: Waiter) -> float:
+    """What a call gains on a replica, and its age from a moment that is the same for all calls."""
+    gain_s = 0.0 if waiter.prospects is None else waiter.prospects.gain_s(address)
+    return gain_s - waiter.since

@@ -3,13 +3,21 @@
 from __future__ import annotations
 
 import random
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 from serve_app.core.prefix import NO_KEYS, PrefixKeys
+from serve_app.core.residence import NOWHERE, Residence
 from serve_app.leases.board import ReplicaBoard
 from serve_app.leases.http1 import Address
-from serve_app.leases.prefix_cost import OwnChoice, OwnChoices, ReplicaLoad, rank
+from serve_app.leases.prefix_cost import (
+    OwnChoice,
+    OwnChoices,
+    Ranked,
+    ReplicaLoad,
+    rank,
+    read_s,
+)
 from serve_app.leases.ranking import Ranking
 from serve_app.leases.replica_states import ReplicaStates
 
@@ -29,12 +37,17 @@ class Prefix:
 
 @dataclass(frozen=True, slots=True)
 class PrefixPlan:
-    """Which replica would be good for a call, and why."""
+    """Which replica would be good for a call, and why.
+
+    `first_token_s` is the least time to the first token that a replica with a fresh stream
+    promises. None: no stream is fresh, or a replica has not measured how fast it reads.
+    """
 
     ranking: Ranking
     keys: PrefixKeys
     prompt_tokens: int
     cached_tokens: dict[str, int]
+    first_token_s: float | None = None
 
 
 class PrefixChoice:
@@ -74,8 +87,34 @@ class PrefixChoice:
             tuple([each.replica for each in ranked]),
             {addresses[each.replica]: each.cost_s for each in ranked},
             ranked[0].cost_s if ranked else 0.0,
+            {addresses[each.replica]: each.read_s for each in ranked},
+            sum([each.read_s for each in ranked]) / max(1, len(ranked)),
         )
-        return PrefixPlan(ranking, keys, prompt_tokens, dict(cached))
+        first_token_s = self._least_s(ranked)
+        return PrefixPlan(ranking, keys, prompt_tokens, dict(cached), first_token_s)
+
+    def _least_s(self, ranked: Sequence[Ranked]) -> float | None:
+        """The least time to a first token, None where a guess would decide."""
+        told = self._state.loads
+        fresh = [each for each in ranked if each.replica in told]
+        if not all(told[each.replica].measured for each in fresh):
+            return None
+        return min([each.first_token_s for each in fresh], default=None)
+
+    def residence(self, keys: PrefixKeys, prompt_tokens: int, now: float) -> Residence:
+        """What the replica that has most of a prompt saves, in its seconds.
+
+        A replica that has not measured how fast it reads does not count.
+        """
+        cached = self._state.index.match(keys, now)
+        found = []
+        for name, seat in self._board.seats.items():
+            load = self._state.loads.get(name)
+            if load is not None and load.measured and not self._avoided(seat.address):
+                unread_s = read_s(load, prompt_tokens, cached.get(name, 0))
+                gain_s = prompt_tokens / load.prefill_tokens_per_s - unread_s
+                found.append(Residence(gain_s, unread_s))
+        return max(found, key=lambda each: (each.gain_s, -each.read_s), default=NOWHERE)
 
     def note(self, plan: PrefixPlan, address: Address, now: float) -> OwnChoice | None:
         """The call has a place on a replica; see `end`."""

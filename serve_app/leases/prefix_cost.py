@@ -47,16 +47,26 @@ class ReplicaLoad:
     kv_used_ratio: float | None = None
     trust_ratio: float = 1.0
 
+    @property
+    def measured(self) -> bool:
+        """Whether the rate is measured; a replica that has read nothing reports the default."""
+        return self.prefill_tokens_per_s != PREFILL_TOKENS_PER_S
+
 
 NO_LOAD = ReplicaLoad()
 
 
 class Ranked(NamedTuple):
-    """A replica, the seconds that the call costs there by the rule above, and the cached tokens."""
+    """A replica, the seconds that the call costs there by the rule above, and the cached tokens.
+
+    `read_s` is how long it reads the call, `first_token_s` how long the first token takes.
+    """
 
     cost_s: float
     replica: str
     cached_tokens: int
+    read_s: float
+    first_token_s: float
 
 
 def expected_s(
@@ -94,8 +104,9 @@ def rank(
     ranked = []
     for name, load in loads.items():
         tokens = cached.get(name, 0)
-        cost_s = waits[name] + weight * read_s(load, prompt_tokens, tokens)
-        ranked.append(Ranked(cost_s, name, tokens))
+        needs_s = read_s(load, prompt_tokens, tokens)
+        cost_s = waits[name] + weight * needs_s
+        ranked.append(Ranked(cost_s, name, tokens, needs_s, waits[name] + needs_s))
     ranked.sort()
     _mix(ranked, chance)
     return ranked

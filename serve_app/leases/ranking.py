@@ -9,23 +9,28 @@ from __future__ import annotations
 
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 
 from serve_app.leases.http1 import Address
 
 ASK_S = 0.010
 """What a request to Ray costs. An idle place is taken unless a better replica saves more than that.
 """
+GAIN_MAX_S = 5.0
+"""The most that a call gains or loses by a replica. So no call passes one that came more than twice
+as long before it."""
 
 
 @dataclass(frozen=True, slots=True)
 class Ranking:
-    """`names` are Ray's ids of the replicas, the best first; `cost_s` has the expected seconds
-    until the first token by the address of a replica."""
+    """`names` are Ray's ids of the replicas, the best first. By the address of a replica, `cost_s`
+    has the seconds that the call costs there, and `read_s` those in which it is read there."""
 
     names: tuple[str, ...]
     cost_s: Mapping[Address, float]
     best_s: float
+    read_s: Mapping[Address, float] = field(default_factory=dict)
+    mean_read_s: float = 0.0
 
     def accepts(self, address: Address) -> bool:
         """Whether a place there is as good as a request to Ray for the best one."""
@@ -34,6 +39,15 @@ class Ranking:
     def lost_s(self, address: Address) -> float:
         """How much later the first token would come from there than from the best replica."""
         return self.cost_s.get(address, self.best_s) - self.best_s
+
+    def gain_s(self, address: Address) -> float:
+        """How much sooner the call is read there than on the mean replica, within `GAIN_MAX_S`.
+
+        The work that waits there is left out, because every call that got the place would wait
+        for it.
+        """
+        gain_s = self.mean_read_s - self.read_s.get(address, self.mean_read_s)
+        return min(max(gain_s, -GAIN_MAX_S), GAIN_MAX_S)
 
 
 _RANKINGS: dict[str, tuple[str, ...]] = {}

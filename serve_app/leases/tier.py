@@ -8,7 +8,9 @@ from typing import Protocol
 from serve_app.core.chunks import Take
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.load import TierLoad
+from serve_app.core.residence import Residence
 from serve_app.leases.client import UpstreamRequest
+from serve_app.leases.prefix_choice import Prefix
 
 
 class Answer(Protocol):
@@ -27,6 +29,14 @@ class Answer(Protocol):
 
         An answer whose bytes do not come from a connection, or that are looked at, offers none.
         """
+        ...
+
+
+class TierCache(Protocol):
+    """The prefix caches of a tier's replicas."""
+
+    def residence(self, prefix: Prefix) -> Residence:
+        """What they save of a prompt, in seconds of a replica."""
         ...
 
 

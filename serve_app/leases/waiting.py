@@ -2,7 +2,8 @@
 
 One request to Ray stands for every call that waits. So Ray's refusal fails one call, chosen by
 `leases/order.py`: the newest call, or the newest call of the tenant with the most waiting work. A
-granted place goes to the call that is first in that order, whichever call the request stood for.
+granted place goes to the call that is first in that order, whichever call the request stood for. Of
+the first few of one turn it goes to the call that gains most on that replica (`leases/pool.py`).
 
 A request is in one of three states:
 
@@ -22,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 from collections import OrderedDict
+from collections.abc import Sequence
 
 from serve_app.leases.lease import Lease
 from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, WaitingOrder
@@ -58,6 +60,8 @@ class Waiter(asyncio.Future[Lease]):
         super().__init__(loop=loop)
         self.ranking = ranking
         """Which replicas the call waits for; None: any."""
+        self.prospects = ranking
+        """What the call would gain on each replica, also once any will do; None: unknown."""
         self.session = session
         self.claim = claim
         self.since = loop.time()
@@ -89,6 +93,10 @@ class WaitingCalls:
     def oldest(self) -> Waiter | None:
         """The call that has waited for longest."""
         return self._order.oldest
+
+    def head(self, calls_max: int) -> Sequence[Waiter]:
+        """The first calls of those whose turn it is."""
+        return self._order.head(calls_max)
 
     def ahead(self, claim: Claim) -> int:
         """About how many of the waiting calls would come before a new call."""

@@ -13,6 +13,7 @@ from collections.abc import Callable, Mapping
 from ray.serve.metrics import Counter, Gauge, Histogram
 
 from serve_app.core.call import Draft, Record, Usage
+from serve_app.core.errors import WouldBeLate
 from serve_app.core.money import to_units
 from serve_app.observe.tenants import TenantMetrics
 
@@ -60,6 +61,11 @@ class CallMetrics:
             "serve_app_errors",
             "Calls that failed, by error code.",
             ("tier", "code"),  # type: ignore[arg-type]  # as above
+        )
+        self._late = Counter(
+            "serve_app_late_calls",
+            "Calls that a tier would have begun after their deadline, by what became of them.",
+            ("tier", "fate"),  # type: ignore[arg-type]  # as above
         )
         self._cached = Counter(
             "serve_app_cache_results",
@@ -128,6 +134,8 @@ class CallMetrics:
             self._count(self._cached, record.cache.value)
         if record.code is not None:
             self._count(self._errors, tier, record.code)
+        if record.late_tiers:
+            self._add_late(record)
         if record.cache is not None and record.cache.free:
             # The tier has done nothing, and its latencies would look better than they are.
             return
@@ -139,6 +147,15 @@ class CallMetrics:
         self._add_money(record, tier)
         labels = (record.endpoint.name.lower(), tier)
         self._observed.append((self._total, record.total_s, labels))
+
+    def _add_late(self, record: Record) -> None:
+        """A call is refused by the last tier that was asked, and spilled by those before it."""
+        refused = record.code == WouldBeLate.code
+        spilled = record.late_tiers[:-1] if refused else record.late_tiers
+        for tier in spilled:
+            self._count(self._late, tier, "spilled")
+        if refused:
+            self._count(self._late, record.late_tiers[-1], "refused")
 
     def _add_tokens(self, record: Record, tier: str) -> None:
         usage = record.usage

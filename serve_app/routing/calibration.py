@@ -9,6 +9,8 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import accumulate
 
+from serve_app.core.prefix import NO_KEYS, PrefixKeys
+
 BOUNDS_STRETCH = 0.15
 """How far the share may differ on these calls before a suggested bound holds the threshold."""
 
@@ -18,11 +20,17 @@ _Z = 1.959963984540054  # 95 %, two-sided
 
 @dataclass(frozen=True, slots=True)
 class ScoredCall:
-    """The score of one call and, where it is labelled, how right each model is, 0 to 1."""
+    """The score of one call and, where it is labelled, how right each model is, 0 to 1.
+
+    `keys` are those of its prompt's beginnings, and `prompt_tokens` its length; none if only the
+    score is known.
+    """
 
     score: float
     small: float | None = None
     large: float | None = None
+    keys: PrefixKeys = NO_KEYS
+    prompt_tokens: int = 0
 
 
 @dataclass(frozen=True, slots=True)

@@ -11,6 +11,7 @@ A call with images goes only to tiers that take them, whichever rule decides.
 5. the model writes nothing: the weakest that can do the task    NO_GENERATION
 6. the prompt is too long for the weakest, or for the others     PROMPT_TOO_LONG
 7. the complexity score                                          COMPLEX or SIMPLE
+   moved by what the tiers have cached, if that has a weight     WARM
    near the threshold the load of the tiers, if it is watched    STRONG_BUSY or STRONG_IDLE
    with the policy `cascade`                                     COMPLEX or DRAFT
 
@@ -44,6 +45,7 @@ from serve_app.core.tokens import estimate_tokens
 from serve_app.routing.limits import allowed_tiers, keep_within
 from serve_app.routing.live import Live, choose_by_load, fits, leave_down, list_others
 from serve_app.routing.media import able_to_see
+from serve_app.routing.residency import weigh_draft, weigh_switch
 from serve_app.routing.scorer import Scorer
 
 __all__ = ["choose_route", "estimate_tokens", "resolve_model"]
@@ -214,7 +216,7 @@ def _choose_for_prompt(
         return Route(_decision(weakest, Reason.PROMPT_TOO_LONG))
     score = scorer.score(call.prompt)
     if call.draftable and (call.policy or config.policy) == Policy.CASCADE:
-        return _draft_by_score(weakest, fitting[-1], score, config.cascade.draft_score_max)
+        return _draft_by_score(weakest, fitting[-1], score, config, live)
     return Route(_choose_by_score([weakest, *fitting], score, config, live))
 
 
@@ -231,26 +233,45 @@ def _too_long_tier(
 def _choose_by_score(
     candidates: Sequence[TierConfig], score: float, config: RoutingConfig, live: Live
 ) -> Decision:
+    """The tier of the score, moved by what the tiers have cached, unless the load chooses."""
+    threshold, compared, weighed = live.threshold, score, None
+    if config.residency_weight and live.residency is not None:
+        strong, weak = live.residency(candidates[-1]), live.residency(candidates[0])
+        compared = weighed = weigh_switch(score, config.residency_weight, strong, weak)
+    shifted = choose_by_load(candidates, compared, live, config.load) if live.loads else None
+    tier, reason = shifted or _split(candidates, compared, threshold)
+    if weighed is not None and shifted is None:
+        reason = reason if tier is _split(candidates, score, threshold)[0] else Reason.WARM
+    return _decision(tier, reason, score, threshold, weighed)
+
+
+def _split(
+    candidates: Sequence[TierConfig], score: float, threshold: float
+) -> tuple[TierConfig, Reason]:
     """The strongest tier from the threshold on; the other tiers share the range below evenly."""
-    threshold = live.threshold
-    if live.loads and (shifted := choose_by_load(candidates, score, live, config.load)) is not None:
-        tier, reason = shifted
-        return _decision(tier, reason, score, threshold)
     if score >= threshold:
-        return _decision(candidates[-1], Reason.COMPLEX, score, threshold)
-    index = int(score / threshold * (len(candidates) - 1))
-    return _decision(candidates[index], Reason.SIMPLE, score, threshold)
+        return candidates[-1], Reason.COMPLEX
+    return candidates[int(score / threshold * (len(candidates) - 1))], Reason.SIMPLE
 
 
 def _draft_by_score(
-    weakest: TierConfig, strongest: TierConfig, score: float, score_max: float
+    weakest: TierConfig,
+    strongest: TierConfig,
+    score: float,
+    config: RoutingConfig,
+    live: Live,
 ) -> Route:
     """A draft by the weakest tier, unless the call would pay for a draft and then be escalated."""
-    if score >= score_max:
-        return Route(_decision(strongest, Reason.COMPLEX, score, score_max))
+    score_max, compared, weighed = config.cascade.draft_score_max, score, None
+    if config.residency_weight and live.residency is not None:
+        strong, weak = live.residency(strongest), live.residency(weakest)
+        compared = weighed = weigh_draft(score, config.residency_weight, strong, weak)
+    if compared >= score_max:
+        reason = Reason.COMPLEX if score >= score_max else Reason.WARM
+        return Route(_decision(strongest, reason, score, score_max, weighed))
     return Route(
-        _decision(strongest, Reason.ESCALATED, score, score_max),
-        draft=_decision(weakest, Reason.DRAFT, score, score_max),
+        _decision(strongest, Reason.ESCALATED, score, score_max, weighed),
+        draft=_decision(weakest, Reason.DRAFT, score, score_max, weighed),
     )
 
 
@@ -259,5 +280,6 @@ def _decision(
     reason: Reason,
     score: float | None = None,
     threshold: float | None = None,
+    weighed: float | None = None,
 ) -> Decision:
-    return Decision(tier.name, tier.model_id, reason, score, threshold)
+    return Decision(tier.name, tier.model_id, reason, score, threshold, weighed)

@@ -168,7 +168,8 @@ class ThresholdControl:
             if self._controller is not None:
                 self._controller.note_unscored(strong=decision.tier == strongest)
         elif decision.score is not None:
-            (self._controller or self._window).note(decision.score)
+            compared = decision.score if decision.weighed is None else decision.weighed
+            (self._controller or self._window).note(compared)
 
     def state(self, config: RoutingConfig) -> ControlState | None:
         """The state of the controller, None where the threshold is fixed."""

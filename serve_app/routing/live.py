@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping, Sequence, Set
+from collections.abc import Callable, Mapping, Sequence, Set
 from dataclasses import dataclass, field, replace
 
 from serve_app.config.runtime import LoadConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Decision, Reason, Route
 from serve_app.core.load import TierLoad
+from serve_app.core.residence import Residence
 from serve_app.routing.limits import move
 
 
@@ -16,11 +17,13 @@ from serve_app.routing.limits import move
 class Live:
     """The state at a decision: the threshold in force, and the load of tiers by name.
 
-    A tier without a known load is neither busy nor idle.
+    A tier without a known load is neither busy nor idle. `residency` says what a tier has cached of
+    the call, in seconds of GPUs; None: it does not count.
     """
 
     threshold: float
     loads: Mapping[str, TierLoad] = field(default_factory=dict)
+    residency: Callable[[TierConfig], Residence] | None = None
 
     @property
     def down(self) -> Set[str]:

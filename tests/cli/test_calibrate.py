@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from pathlib import Path
 
 import orjson
@@ -232,3 +233,69 @@ def test_tokens_need_a_config(tmp_path: Path) -> None:
     """They mean nothing to a price of 1,000 calls."""
     path = write(tmp_path / "calls.jsonl", *LABELLED)
     assert "prices of a config only" in words(run(path, "--prompt-tokens", "5").output)
+
+
+def conversations() -> list[dict[str, object]]:
+    """Bodies of conversations in turns, as clients send them, each with the turns before it."""
+    lines = []
+    for turn in range(1, 5):
+        for number, text in enumerate([*EASY_EN[:6], *HARD_EN[:6]]):
+            told = [
+                {"role": "user", "content": f"{number} {text} " * 20},
+                {"role": "assistant", "content": "Yes, of course. " * 100},
+            ]
+            last = {"role": "user", "content": (EASY_EN if turn % 2 else HARD_EN)[number]}
+            lines.append({"messages": [*told * turn, last], "small_score": 0, "large_score": 1})
+    return lines
+
+
+GPU_S = ("--fast-gpu-s", "0.03", "--strong-gpu-s", "0.3")
+
+
+def test_a_replay_shows_what_cached_conversations_save(tmp_path: Path) -> None:
+    """A row for each weight, beside that of no weight, and the assumption below it."""
+    path = write(tmp_path / "calls.jsonl", *conversations())
+    result = run(path, "--strong-ratio", "0.4", "--residency-weights", "0.1,1", *GPU_S)
+    assert result.exit_code == 0, result.output
+    for name in ("GPU-s of reading", "saved %", "calls moved %", "mean score given up"):
+        assert name in result.output
+    assert "real caches forget, and save less" in words(result.output)
+    answer = run(path, "--strong-ratio", "0.4", "--residency-weights", "0.1,1", *GPU_S, "--json")
+    replays = orjson.loads(answer.stdout)["residency"]
+    assert [each["weight"] for each in replays] == [0.0, 0.1, 1.0]
+    assert 0 < replays[-1]["read_gpu_s"] <= replays[0]["read_gpu_s"]
+    assert all(each["quality"] == each["strong_ratio"] for each in replays)
+
+
+@pytest.mark.parametrize(
+    ("lines", "options", "problem"),
+    [
+        (conversations, ("--residency-weights", "0.1", *GPU_S), "a budget"),
+        (conversations, ("--residency-weights", "0.1", "--strong-ratio", "0.4"), "--fast-gpu-s"),
+        (
+            lambda: [logged(n / 10) for n in range(9)],
+            ("--residency-weights", "0.1", "--strong-ratio", "0.4", *GPU_S),
+            "no prompts long enough",
+        ),
+        (
+            conversations,
+            ("--residency-weights", "0.1,much", "--strong-ratio", "0.4", *GPU_S),
+            "numbers from 0 to 10",
+        ),
+        (
+            conversations,
+            ("--residency-weights", "11", "--strong-ratio", "0.4", *GPU_S),
+            "numbers from 0 to 10",
+        ),
+    ],
+)
+def test_a_replay_needs_prompts_and_prices(
+    tmp_path: Path,
+    lines: Callable[[], list[dict[str, object]]],
+    options: tuple[str, ...],
+    problem: str,
+) -> None:
+    """What is missing is named."""
+    result = run(write(tmp_path / "calls.jsonl", *lines()), *options)
+    assert result.exit_code != 0
+    assert problem in words(result.output)

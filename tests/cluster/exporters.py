@@ -138,10 +138,11 @@ def _find_variables(tree: ast.Module) -> dict[str, ast.expr]:
 
 @cache
 def find_ours() -> dict[str, frozenset[str]]:
-    """The metrics of `serve_app/observe`."""
+    """The metrics of Routers and of replicas."""
     found = [
         metric
-        for path in (ROOT / "serve_app/observe").glob("*.py")
+        for path in sorted((ROOT / "serve_app").glob("*/*.py"))
+        if path.parent.name in ("observe", "replica")
         for metric in find_metrics(path.read_text())
     ]
     return _series(found, OF_RAY_SERVE)

@@ -119,7 +119,8 @@ async def test_every_alert_can_come_under_the_shipped_configs(
     for panel in PANELS:
         asked = {name for target in panel["targets"] for name in NAME.findall(target["expr"])}
         if not asked & there:
-            keys = r"\b(routing|prices|audit|access|limits|feedback|cache)\.\w+"
+            keys = r"\b(routing|prices|audit|access|limits|feedback|cache|deadlines)\.\w+"
+            keys += r"|\breplica_choice: "
             assert re.search(keys, panel["description"]), panel["title"]
 
 

@@ -21,6 +21,7 @@ from serve_app.core.errors import (
     TierOverloaded,
     TierUnavailable,
     UpstreamFailed,
+    WouldBeLate,
 )
 from serve_app.leases.client import UpstreamRequest
 from serve_app.leases.draft_report import DraftReport
@@ -237,6 +238,15 @@ async def test_a_draft_that_fails_is_replaced(
     assert response.headers["x-route-escalated"] == "true"
     assert "x-route-confidence" not in response.headers
     assert gateway.fast.open_exchanges == 0
+
+
+async def test_a_draft_that_would_be_late_is_noted(gateway: Gateway) -> None:
+    """The strong tier answers, and the record says which tier would have been late."""
+    gateway.fast.answer = WouldBeLate(retry_after_s=3)
+    gateway.strong.answer = FakeAnswer([b'{"strong":1}'])
+    assert (await ask(gateway)).headers["x-route-reason"] == "draft_failed"
+    (record,) = gateway.recorder.records
+    assert record.late_tiers == ["fast"]
 
 
 async def test_a_whole_answer_that_breaks_off_is_replaced_too(gateway: Gateway) -> None:

@@ -64,3 +64,4 @@ async def test_a_call_that_no_tier_can_begin_in_time_is_rejected(gateway: Gatewa
     assert response.json()["error"]["code"] == "deadline_unreachable"
     (record,) = gateway.recorder.records
     assert record.code == "deadline_unreachable"
+    assert record.late_tiers == ["fast"]

@@ -47,6 +47,7 @@ async def test_another_tier_answers_for_one_that_takes_no_call(
     (record,) = gateway.recorder.records
     assert record.decision is not None
     assert record.decision.tier == "fast"
+    assert record.late_tiers == (["strong"] if isinstance(error, WouldBeLate) else [])
     assert b'"model":"demo-fast"' in gateway.fast.requests[0]._body
     assert gateway.fast.open_exchanges == gateway.strong.open_exchanges == 0
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import nullcontext
 
 import pytest
 
@@ -79,6 +80,34 @@ def test_only_a_call_that_cannot_begin_in_time_is_rejected(
     assert (retry_after_s is not None) is rejected
     if retry_after_s is not None:
         assert 8 <= retry_after_s <= 20
+
+
+@pytest.mark.parametrize(
+    ("first_token_s", "rejected"), [(1.9, False), (2.1, True), (None, False), (0.0, False)]
+)
+async def test_what_the_replicas_promise_decides(
+    first_token_s: float | None, rejected: bool
+) -> None:
+    """A call is rejected if no replica could begin in time, and may wait only for what is left."""
+    admission = Admission(build_pool())
+    now = asyncio.get_running_loop().time()
+    limits = deadlines(2.0).start(now)
+    with pytest.raises(WouldBeLate) if rejected else nullcontext():
+        admission.check(NO_CLAIM, limits, first_token_s)
+    assert admission.place_at(limits, first_token_s) == now + 2.0 - (first_token_s or 0.0)
+
+
+async def test_the_engines_queue_counts_once() -> None:
+    """What the replicas promise replaces the forecast by this Router's own calls."""
+    admission = Admission(build_pool())
+    now = asyncio.get_running_loop().time()
+    for call in range(30):
+        admission.firsts.begin(call, now - 5.0)
+    limits = deadlines(2.0).start(now)
+    with pytest.raises(WouldBeLate):
+        admission.check(NO_CLAIM, limits)
+    admission.check(NO_CLAIM, limits, 1.5)
+    assert admission.missed(NO_CLAIM, 1.5).retry_after_s == 2
 
 
 async def test_a_waiting_call_leaves_when_it_cannot_begin_in_time_any_more() -> None:

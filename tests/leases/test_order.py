@@ -233,6 +233,25 @@ def test_no_tenant_is_ahead_by_more_than_one_call_of_each(calls: list[tuple[str,
         assert abs(had["a"] - had["b"]) <= 200
 
 
+def test_the_head_is_of_one_tenant_and_one_class() -> None:
+    """The first call first, and no more calls than asked for."""
+    order = make_order()
+    calls = [Call("a"), Call("b"), Call("a"), Call("a", batch=True), Call("a")]
+    for call in calls:
+        order.add(call)
+    assert order.head(2) == [calls[0], calls[2]]
+    assert order.head(8) == [calls[0], calls[2], calls[4]]
+    for call in (calls[0], calls[2], calls[4], calls[1]):
+        order.remove(call)
+    assert order.head(8) == [calls[3]]
+    order.remove(calls[3])
+    assert (list(order.head(8)), order.first) == ([], None)
+    arrivals = ArrivalOrder[Call]()
+    for call in calls:
+        arrivals.add(call)
+    assert arrivals.head(3) == calls[:3]
+
+
 def test_the_oldest_call_is_the_oldest_of_all_tenants() -> None:
     """Whoever's turn it is, and whatever its class."""
     clock = Clock()

@@ -11,6 +11,7 @@ import pytest
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
 from serve_app.core.errors import TierOverloaded
 from serve_app.core.prefix import NO_KEYS, PrefixChange, PrefixKeys, prefix_keys
+from serve_app.core.residence import NOWHERE
 from serve_app.leases.board import ReplicaBoard, Seat
 from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.http1 import Address
@@ -107,6 +108,40 @@ async def test_own_decisions_count_at_once() -> None:
     plans = [setting.choice.plan(TEXT, TOKENS, 1.0).ranking.names[0] for _ in range(20)]
     assert set(plans) == {"c"}
     assert (setting.choice.predicted_tokens, setting.choice.prompt_tokens) == (0, TOKENS)
+
+
+async def test_a_plan_knows_when_the_first_token_would_come() -> None:
+    """From the replica that would be first, whichever costs least, and never from a guess."""
+    setting = Setting()
+    assert setting.choice.plan(TEXT, TOKENS, 0.0).first_token_s is None
+    setting.tell("a", ReplicaLoad(pending_tokens=4000, prefill_tokens_per_s=1000.0))
+    setting.tell("b", ReplicaLoad(pending_tokens=1000, prefill_tokens_per_s=1000.0), TEXT)
+    warm_s = setting.choice.plan(TEXT, TOKENS, 0.0).first_token_s
+    assert warm_s == pytest.approx(1.2, abs=0.1)
+    assert setting.choice.plan(OTHER, TOKENS, 0.0).first_token_s == pytest.approx(5.0)
+    setting.tell("c", ReplicaLoad(pending_tokens=9000))
+    assert setting.choice.plan(OTHER, TOKENS, 0.0).first_token_s is None
+    setting.state.note_lost("c", SEATS["c"])
+    assert setting.choice.plan(OTHER, TOKENS, 0.0).first_token_s == pytest.approx(5.0)
+
+
+async def test_residence_is_that_of_the_replica_that_has_most() -> None:
+    """In the seconds that it saves; a lost stream and an unmeasured rate save nothing."""
+    setting = Setting()
+    assert setting.choice.residence(TEXT, TOKENS, 0.0) == NOWHERE
+    setting.tell("a", ReplicaLoad(prefill_tokens_per_s=1000.0))
+    setting.tell("b", ReplicaLoad(prefill_tokens_per_s=2000.0))
+    cold = setting.choice.residence(TEXT, TOKENS, 0.0)
+    assert (cold.gain_s, cold.read_s) == (0.0, 2.0)
+    setting.tell("a", ReplicaLoad(prefill_tokens_per_s=1000.0), TEXT)
+    warm = setting.choice.residence(TEXT, TOKENS, 0.0)
+    assert warm.gain_s == pytest.approx(3.8, abs=0.1)
+    assert warm.gain_s + warm.read_s == pytest.approx(4.0)
+    assert warm.on_gpus(2).gain_s == 2 * warm.gain_s
+    setting.failing = {A}
+    assert setting.choice.residence(TEXT, TOKENS, 0.0) == cold
+    setting.tell("b", ReplicaLoad(), TEXT)
+    assert setting.choice.residence(TEXT, TOKENS, 0.0) == NOWHERE
 
 
 def grant(address: Address) -> FakeGrant:

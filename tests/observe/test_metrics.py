@@ -121,3 +121,31 @@ def test_money_by_tier_and_what_routing_saved(monkeypatch: pytest.MonkeyPatch) -
     metrics._add_money(cheap, "fast")
     metrics._flush_money()
     assert told == [("serve_app_cost fast", 1.0), ("serve_app_saved_cost", 2.0)]
+
+
+@pytest.mark.parametrize(
+    ("late_tiers", "code", "counted"),
+    [
+        ([], None, {}),
+        (["strong"], None, {("strong", "spilled"): 1}),
+        (["strong"], "model_unavailable", {("strong", "spilled"): 1}),
+        (["strong"], "deadline_unreachable", {("strong", "refused"): 1}),
+        (
+            ["strong", "fast"],
+            "deadline_unreachable",
+            {("strong", "spilled"): 1, ("fast", "refused"): 1},
+        ),
+    ],
+)
+def test_late_calls_are_spilled_or_refused(
+    late_tiers: list[str], code: str | None, counted: dict[tuple[str, str], int]
+) -> None:
+    """Refused is what the last tier does whose error the client gets."""
+    metrics = CallMetrics()
+    metrics.add(Record("r", Endpoint.CHAT, stream=True, late_tiers=late_tiers, code=code))
+    late = {
+        labels: count
+        for (metric, labels), count in metrics._tally.items()
+        if metric is metrics._late
+    }
+    assert late == counted

@@ -65,6 +65,7 @@ const REASONS = {
   no_generation: "no text is generated",
   strong_busy: "the strongest tier is busy",
   strong_idle: "the strongest tier is idle",
+  warm: "more of the conversation is cached there",
   never_below: "a limit allows no weaker tier",
   never_above: "a limit allows no stronger tier",
   fallback: "the chosen tier could not answer",

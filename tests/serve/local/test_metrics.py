@@ -54,6 +54,9 @@ NEVER_HERE = {
     "ray_serve_app_variant_rolled_back",  # with variants
     "ray_serve_app_draft_confidence_bucket",  # with a cascade
     "ray_serve_app_draft_tokens_total",  # with a cascade
+    "ray_serve_app_late_calls_total",  # once a call could not begin by its deadline
+    "ray_serve_app_prefix_error_tokens",  # with replica_choice: prefix
+    "ray_serve_app_prefix_hit_ratio",  # with replica_choice: prefix
     "ray_vllm_num_preemptions_total",  # once an engine has preempted a call
     "ray_vllm_prefix_cache_hits_total",  # once a prompt was in the cache
 }
