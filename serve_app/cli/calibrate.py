@@ -21,9 +21,10 @@ from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Usage
 from serve_app.core.money import to_units
+from serve_app.offline.learning.learnt import Filter
 from serve_app.routing.calibration import Calibration, Choice, Prices, Unattainable
 from serve_app.routing.choice import build_scorer
-from serve_app.routing.weights import WeightsRefused
+from serve_app.routing.weights import SHIPPED_WEIGHTS, WeightsRefused, read_weights
 
 _STEPS = 10
 _UNEQUAL = 0.01
@@ -117,7 +118,7 @@ def calibrate(
         )
     try:
         routing = RoutingConfig(scorer=scorer.value, weights=weights and str(weights))
-        samples = read_samples(files, build_scorer(routing))
+        samples = read_samples(files, build_scorer(routing), _read_learnt(routing))
         if config is not None:
             _check_budget(budget)
             prices = _read_prices(config, samples, prompt_tokens, output_tokens)
@@ -145,6 +146,13 @@ def render_user_config(calibration: Calibration, budget: Budget, chosen: Choice)
         f"  strong_ratio_target: {round(target, 3)}",
         f"  strong_score_min_bounds: [{low}, {high}]",
     )
+
+
+def _read_learnt(routing: RoutingConfig) -> Filter | None:
+    """What the weights have learnt from; None for the heuristic, and where that is not known."""
+    if routing.scorer == "heuristic":
+        return None
+    return read_weights(Path(routing.weights) if routing.weights else SHIPPED_WEIGHTS).learnt
 
 
 def _check_budget(budget: Budget) -> None:
@@ -256,6 +264,8 @@ def _notes(
         yield f"{samples.unscored} logged calls name their tier and have no score; left out."
     if samples.unlabelled:
         yield f"{samples.unlabelled} calls of the feedback log have no label yet; left out."
+    if samples.learnt:
+        yield f"{samples.learnt} labelled calls are left out: the weights have learnt from them."
     if chosen is None:
         yield "To print lines to paste, set a budget: --strong-ratio, --cost-max or --quality-min."
         return
@@ -276,6 +286,7 @@ def _render_json(
     document = {
         "calls": calibration.calls,
         "unscored": samples.unscored,
+        "learnt": samples.learnt,
         "choices": [asdict(choice) for choice in _rows(calibration, chosen)],
         "chosen": chosen and asdict(chosen),
         "user_config": chosen and "\n".join([*render_user_config(calibration, budget, chosen), ""]),

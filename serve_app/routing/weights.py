@@ -2,7 +2,8 @@
 
 The file is safetensors, which holds only numbers and strings and cannot run code. Its metadata
 names its format and the features that it was fitted to. A file with any other format or features is
-rejected. Files of format version 1, which do not say what they were learnt from, are still read.
+rejected. Files of version 1 are still read: their format does not say what they were learnt from,
+and their features lack the length of the whole text.
 """
 
 from __future__ import annotations
@@ -27,6 +28,7 @@ FILE_BYTES_MAX = 300 * 1024
 FORMAT = "serve-app routing weights"
 FORMAT_VERSION = 2
 _FORMATS = ("1", "2")
+_FEATURES = ("1", str(FEATURES_VERSION))
 
 HEADS = ("fast", "strong")
 _SHAPES = {
@@ -142,7 +144,8 @@ def read_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
             raise WeightsRefused(path, f"{size} bytes; routing weights have at most 300 KiB")
         with safe_open(path, framework="numpy") as file:
             _check_metadata(path, file.metadata() or {})
-            tensors = {name: _read_tensor(path, file, name) for name in _SHAPES}
+            shapes = _list_shapes(file.metadata())
+            tensors = {name: _read_tensor(path, file, name, *shapes[name]) for name in shapes}
             weights = _build(path, tensors, file.metadata() or {})
             return replace(weights, learnt=_read_learnt(path, file))
     except OSError as error:
@@ -154,7 +157,7 @@ def read_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
 def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise WeightsRefused(path, "not a routing weights file; `serve-app learn` makes one")
-    known = (("format_version", _FORMATS), ("features_version", (str(FEATURES_VERSION),)))
+    known = (("format_version", _FORMATS), ("features_version", _FEATURES))
     for key, ours in known:
         theirs = metadata.get(key)
         if theirs not in ours:
@@ -165,10 +168,17 @@ def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
             )
 
 
-def _read_tensor(path: Path, file: Any, name: str) -> NDArray[np.float32]:
+def _list_shapes(metadata: dict[str, str]) -> dict[str, tuple[str, list[int]]]:
+    if metadata["features_version"] == str(FEATURES_VERSION):
+        return _SHAPES
+    return _SHAPES | {"terms": ("F32", [len(HEADS), len(TERMS) - 1])}
+
+
+def _read_tensor(
+    path: Path, file: Any, name: str, dtype: str, shape: list[int]
+) -> NDArray[np.float32]:
     if name not in file.keys():  # noqa: SIM118 - it is no mapping
         raise WeightsRefused(path, f"the tensor '{name}' is missing")
-    dtype, shape = _SHAPES[name]
     view = file.get_slice(name)
     if view.get_dtype() != dtype or view.get_shape() != shape:
         raise WeightsRefused(path, f"the tensor '{name}' is not {dtype} of shape {shape}")
@@ -206,6 +216,8 @@ def _build(
     if not (-1 <= gain_min <= 1 and 0 < steepness < math.inf):
         raise WeightsRefused(path, "its `gain_min` or `steepness` is out of range")
     ngrams, terms, intercepts = (tensors[name] for name in _SHAPES)
+    if terms.shape[1] < len(TERMS):
+        terms = np.pad(terms, ((0, 0), (0, 1)))
     return RoutingWeights(ngrams, terms, intercepts, gain_min, steepness, provenance)
 
 

@@ -51,14 +51,14 @@ def note_learnt(records: Sequence[LabelledCall], before: Filter) -> Filter:
     """The filter of these calls and of those in `before`."""
     size = max(len(before), _size(len(records) + _count(before)))
     bits = np.unpackbits(_stretch(before, size), bitorder="little")
-    bits[_positions(records, 8 * size)] = 1
+    bits[_positions([r.prompt for r in records], 8 * size)] = 1
     return np.packbits(bits, bitorder="little")
 
 
-def list_learnt(records: Sequence[LabelledCall], learnt: Filter) -> NDArray[np.bool_]:
-    """The calls whose question is in the filter."""
+def list_learnt(prompts: Sequence[Prompt], learnt: Filter) -> NDArray[np.bool_]:
+    """The prompts whose question is in the filter."""
     bits = np.unpackbits(learnt, bitorder="little")
-    found: NDArray[np.bool_] = np.all(bits[_positions(records, len(bits))], axis=1)
+    found: NDArray[np.bool_] = np.all(bits[_positions(prompts, len(bits))], axis=1)
     return found
 
 
@@ -69,7 +69,7 @@ def list_unseen(
     seen = np.zeros(len(records), dtype=bool)
     for known in learnt:
         if known is not None:
-            seen |= list_learnt(records, known)
+            seen |= list_learnt([r.prompt for r in records], known)
     unseen: NDArray[np.bool_] = ~np.isin(groups, groups[seen])
     return unseen
 
@@ -86,9 +86,9 @@ def _digest(text: str, key: bytes) -> tuple[int, int]:
     return int.from_bytes(digest.digest()[:8]), int.from_bytes(digest.digest()[8:])
 
 
-def _positions(records: Sequence[LabelledCall], bits: int) -> NDArray[np.int64]:
-    """A row of bit numbers for each call. `bits` is a power of two."""
-    pairs = [_digest(_squeeze(record.prompt), _FILTER_KEY) for record in records]
+def _positions(prompts: Sequence[Prompt], bits: int) -> NDArray[np.int64]:
+    """A row of bit numbers for each prompt. `bits` is a power of two."""
+    pairs = [_digest(_squeeze(prompt), _FILTER_KEY) for prompt in prompts]
     rows = [[(first + i * second) % bits for i in range(_HASHES)] for first, second in pairs]
     return np.array(rows, dtype=np.int64).reshape(-1, _HASHES)
 

@@ -6,10 +6,12 @@ import numpy as np
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
+from numpy.typing import NDArray
 
 from serve_app.core.call import Prompt, Turn
 from serve_app.offline.learning.learnt import (
     LEARNT_FROM_NOTHING,
+    Filter,
     list_learnt,
     list_reserved,
     list_unseen,
@@ -21,6 +23,10 @@ from serve_app.routing.weights import LEARNT_BYTES_MAX
 
 def ask(text: str, group: str = "", system: str = "") -> LabelledCall:
     return LabelledCall(Prompt((Turn("system", system), Turn("user", text))), 0, 1, group=group)
+
+
+def known(calls: list[LabelledCall], learnt: Filter) -> NDArray[np.bool_]:
+    return list_learnt([call.prompt for call in calls], learnt)
 
 
 def number(*numbers: int) -> list[LabelledCall]:
@@ -52,7 +58,7 @@ def test_twins_are_on_one_side_and_known_alike(twin: str) -> None:
     for ratio in np.linspace(0, 1, 30):
         first, second = list_reserved(calls, ratio)
         assert first == second
-    assert list_learnt(calls[1:], note_learnt(calls[:1], LEARNT_FROM_NOTHING)).all()
+    assert known(calls[1:], note_learnt(calls[:1], LEARNT_FROM_NOTHING)).all()
 
 
 def test_a_group_is_on_one_side() -> None:
@@ -65,8 +71,8 @@ def test_a_group_is_on_one_side() -> None:
 def test_what_was_learnt_is_found(count: int) -> None:
     """Always; and of other calls at most a few in a hundred."""
     learnt = note_learnt(number(*range(count)), LEARNT_FROM_NOTHING)
-    assert list_learnt(number(*range(count)), learnt).all()
-    others = list_learnt(number(*range(10_000, 11_000)), learnt)
+    assert known(number(*range(count)), learnt).all()
+    others = known(number(*range(10_000, 11_000)), learnt)
     assert others.mean() < 0.02
 
 
@@ -75,8 +81,8 @@ def test_lessons_add_up() -> None:
     learnt = LEARNT_FROM_NOTHING
     for start in range(0, 4000, 400):
         learnt = note_learnt(number(*range(start, start + 400)), learnt)
-    assert list_learnt(number(*range(4000)), learnt).all()
-    assert list_learnt(number(*range(10_000, 11_000)), learnt).mean() < 0.02
+    assert known(number(*range(4000)), learnt).all()
+    assert known(number(*range(10_000, 11_000)), learnt).mean() < 0.02
 
 
 def test_a_filter_stays_within_its_bound() -> None:
