@@ -21,10 +21,11 @@ from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Usage
 from serve_app.core.money import to_units
+from serve_app.offline.learning.learnt import Filter
 from serve_app.offline.simulation.residency import Replay, replay
 from serve_app.routing.calibration import Calibration, Choice, Prices, Unattainable
 from serve_app.routing.choice import build_scorer
-from serve_app.routing.weights import WeightsRefused
+from serve_app.routing.weights import SHIPPED_WEIGHTS, WeightsRefused, read_weights
 
 WEIGHT_MAX = 10.0
 REPLAY_NOTE = (
@@ -138,7 +139,7 @@ def calibrate(
         )
     try:
         routing = RoutingConfig(scorer=scorer.value, weights=weights and str(weights))
-        samples = read_samples(files, build_scorer(routing))
+        samples = read_samples(files, build_scorer(routing), _read_learnt(routing))
         if config is not None:
             _check_budget(budget)
             prices = _read_prices(config, samples, prompt_tokens, output_tokens)
@@ -173,6 +174,13 @@ def render_user_config(calibration: Calibration, budget: Budget, chosen: Choice)
         f"  strong_ratio_target: {round(target, 3)}",
         f"  strong_score_min_bounds: [{low}, {high}]",
     )
+
+
+def _read_learnt(routing: RoutingConfig) -> Filter | None:
+    """What the weights have learnt from; None for the heuristic, and where that is not known."""
+    if routing.scorer == "heuristic":
+        return None
+    return read_weights(Path(routing.weights) if routing.weights else SHIPPED_WEIGHTS).learnt
 
 
 def _check_budget(budget: Budget) -> None:
@@ -284,6 +292,8 @@ def _notes(
         yield f"{samples.unscored} logged calls name their tier and have no score; left out."
     if samples.unlabelled:
         yield f"{samples.unlabelled} calls of the feedback log have no label yet; left out."
+    if samples.learnt:
+        yield f"{samples.learnt} labelled calls are left out: the weights have learnt from them."
     if chosen is None:
         yield "To print lines to paste, set a budget: --strong-ratio, --cost-max or --quality-min."
         return
@@ -372,6 +382,7 @@ def _render_json(
     document = {
         "calls": calibration.calls,
         "unscored": samples.unscored,
+        "learnt": samples.learnt,
         "choices": [asdict(choice) for choice in _rows(calibration, chosen)],
         "chosen": chosen and asdict(chosen),
         "residency": [asdict(each) for each in replays],

@@ -13,7 +13,7 @@ from serve_app.core.outputs import OutputUnusable, check_file, make_directory
 from serve_app.offline.evaluate.dataset import Dataset, read_dataset
 from serve_app.offline.evaluate.evaluation_errors import EvaluationFailed
 from serve_app.offline.learning.anchors import draw_anchors
-from serve_app.offline.learning.learning_errors import LearningFailed, WouldReplaceBetter
+from serve_app.offline.learning.learning_errors import LearningFailed
 from serve_app.offline.learning.lesson_report import print_report, render_json
 from serve_app.offline.learning.options import Options
 from serve_app.offline.learning.picture import draw_curves
@@ -27,6 +27,7 @@ from serve_app.routing.weights import (
 )
 
 if TYPE_CHECKING:
+    from serve_app.offline.learning.comparison import Comparison
     from serve_app.offline.learning.lesson import Lesson, Report
 
 SHIPPED = "shipped"
@@ -109,6 +110,15 @@ def learn(
             min=0, max=1, help="Share of the strong model's accuracy that a cascade must keep."
         ),
     ] = Options().quality_min,
+    reserve_ratio: Annotated[
+        float,
+        typer.Option(
+            min=0,
+            max=0.5,
+            help="Share of the calls that is never learnt from, so that the next lesson can be "
+            "compared with this one.",
+        ),
+    ] = Options().reserve_ratio,
     force: Annotated[
         bool, typer.Option("--force", help="Replace the file even if its weights are better.")
     ] = False,
@@ -117,6 +127,7 @@ def learn(
     """Learn from labelled calls which calls need the strong model, and measure the result."""
     # Imported here, because scikit-learn takes a second to import.
     from serve_app.offline.learning import fit, lesson
+    from serve_app.offline.learning.comparison import check_succession
 
     options = Options(
         folds=folds,
@@ -126,6 +137,7 @@ def learn(
         strength=strength,
         term_freedom=term_freedom,
         quality_min=quality_min,
+        reserve_ratio=reserve_ratio,
     )
     paths = _choose_paths(records, evaluate)
     try:
@@ -142,7 +154,11 @@ def learn(
         taught = lesson.learn(found, draw_anchors(anchors), begin, options)
         _print(taught.report, json)
         if out.exists() and not force:
-            _keep_better(taught, lesson.judge_weights(found, read_weights(out), options), out)
+            old = read_weights(out)
+            judged = lesson.compare(found, taught.weights, old, options)
+            records_before = old.provenance.records
+            check_succession(out, judged, taught.weights.provenance.records, records_before)
+            _say(_describe(judged, out))
         _write(taught, out)
     except (EvaluationFailed, LearningFailed, OutputUnusable, WeightsRefused) as failure:
         _say(str(failure))
@@ -158,10 +174,15 @@ def _check_out(out: Path, *, force: bool) -> None:
         read_weights(out)
 
 
-def _keep_better(taught: Lesson, theirs: float, out: Path) -> None:
-    ours = taught.report.apgr or 0.0
-    if theirs > ours:
-        raise WouldReplaceBetter(out, theirs, ours)
+def _describe(judged: Comparison, out: Path) -> str:
+    """How the new weights compare with those that they replace."""
+    if judged.new is None or judged.old is None:
+        return f"The {judged.calls} calls that neither has learnt from cannot rank {out}."
+    where = "that neither has learnt from" if judged.known else f"that {out} may have learnt from"
+    return (
+        f"On {judged.calls} calls {where}: APGR {judged.new:.3f} for the new weights, "
+        f"{judged.old:.3f} for those in {out}."
+    )
 
 
 def _write(taught: Lesson, out: Path) -> None:

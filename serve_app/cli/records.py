@@ -9,12 +9,14 @@ from pathlib import Path
 from typing import Any
 
 from serve_app.config.bodies import BodiesConfig
+from serve_app.core.call import Prompt
 from serve_app.core.errors import GatewayError
 from serve_app.core.tokens import estimate_tokens
 from serve_app.gateway.prefix_text import read_prefix_keys
 from serve_app.gateway.prompts import detect_endpoint, read_prompt
 from serve_app.gateway.wire import parse_json
 from serve_app.offline.learning.feedback_log import FeedbackLog, find_logs, is_entry
+from serve_app.offline.learning.learnt import Filter, list_learnt
 from serve_app.routing.calibration import ScoredCall
 from serve_app.routing.scorer import Scorer
 
@@ -35,28 +37,54 @@ class Samples:
     """The scored calls, and the numbers of lines and calls that were left out.
 
     `unlabelled` counts calls of a feedback log without a label, if other calls have labels.
+    `learnt` counts labelled calls that the scorer has learnt from, whose scores would flatter it.
     `prompt_tokens` and `output_tokens` are means over the logged calls that have both counts.
     """
 
     scored: Sequence[ScoredCall]
     unscored: int
     unlabelled: int = 0
+    learnt: int = 0
     prompt_tokens: float | None = None
     output_tokens: float | None = None
 
 
-def read_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
+class _Judge:
+    """Scores calls, and leaves out labelled calls that the scorer has learnt from."""
+
+    def __init__(self, scorer: Scorer, learnt: Filter | None) -> None:
+        self._scorer, self._learnt = scorer, learnt
+        self.left_out = 0
+
+    def score(self, document: Mapping[str, Any]) -> ScoredCall | None:
+        """None for a call that is left out."""
+        body, labels = dict(document), _labels(document)
+        prompt = read_prompt(detect_endpoint(body), body, BodiesConfig())
+        if labels[0] is not None and self._knows(prompt):
+            self.left_out += 1
+            return None
+        small, large = labels
+        tokens = estimate_tokens(prompt)
+        return ScoredCall(self._scorer.score(prompt), small, large, read_prefix_keys(body), tokens)
+
+    def _knows(self, prompt: Prompt) -> bool:
+        return self._learnt is not None and bool(list_learnt([prompt], self._learnt)[0])
+
+
+def read_samples(paths: Sequence[Path], scorer: Scorer, learnt: Filter | None = None) -> Samples:
     """Score every line of these JSONL files; empty lines are skipped.
 
     A line is either a body as clients send it (`prompt`, `messages` or `input`), which is scored
     here, or a line of the access log, whose `score` is used. A call of a feedback log is also
-    scored here. A directory stands for the logs in it.
+    scored here. A directory stands for the logs in it. Labelled calls in the filter `learnt` are
+    left out.
 
     Raises:
         InvalidRecord: a file or a line cannot be used, or no line has a score.
     """
     samples: list[ScoredCall] = []
     unscored = 0
+    judge = _Judge(scorer, learnt)
     log, tokens = FeedbackLog(), list[tuple[int, int]]()
     for path in chain.from_iterable(map(_find_files, paths)):
         for number, line in _lines(path):
@@ -65,23 +93,25 @@ def read_samples(paths: Sequence[Path], scorer: Scorer) -> Samples:
                 if is_entry(document):
                     log.add(document)
                     continue
-                sample = _parse(document, scorer)
+                sample, scored = _parse(document, judge)
             except (GatewayError, ValueError) as error:
                 problem = error.message if isinstance(error, GatewayError) else str(error)
                 raise InvalidRecord(path, number, problem) from None
-            if sample is None:
-                unscored += 1
-            else:
+            unscored += not scored
+            if sample is not None:
                 samples.append(sample)
                 tokens += _tokens(document)
-    logged = [_score(call, scorer) for call in log.join().calls]
+    calls = [judge.score(call) for call in log.join().calls]
+    logged = [call for call in calls if call is not None]
     labelled = [sample for sample in logged if sample.small is not None]
     samples += labelled or logged
+    if not samples and judge.left_out:
+        raise InvalidRecord(paths[0], None, "holds only calls that the weights have learnt from")
     if not samples:
         raise InvalidRecord(paths[0], None, "has no prompt and no scored call")
     unlabelled = len(logged) - len(labelled) if labelled else 0
     means = (sum(counts) / len(counts) for counts in zip(*tokens, strict=True))
-    return Samples(samples, unscored, unlabelled, *means)
+    return Samples(samples, unscored, unlabelled, judge.left_out, *means)
 
 
 def _find_files(path: Path) -> Sequence[Path]:
@@ -99,18 +129,18 @@ def _lines(path: Path) -> Iterator[tuple[int, bytes]]:
         raise InvalidRecord(path, None, error.strerror or "cannot be read") from None
 
 
-def _parse(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall | None:
-    """The call of one line, or None for a logged call that was not scored."""
+def _parse(document: Mapping[str, Any], judge: _Judge) -> tuple[ScoredCall | None, bool]:
+    """The call of one line, None if it is left out or not scored; and whether it is scored."""
     if _PROMPT_KEYS & document.keys():
-        return _score(document, scorer)
+        return judge.score(document), True
     if "score" not in document:
         raise ValueError(
             "expected `prompt` or `messages`, or a line of the access log with `score`"
         )
     if document["score"] is None:
-        return None
+        return None, False
     small, large = _labels(document)
-    return ScoredCall(_ratio(document, "score"), small, large)
+    return ScoredCall(_ratio(document, "score"), small, large), True
 
 
 def _tokens(document: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
@@ -118,14 +148,6 @@ def _tokens(document: Mapping[str, Any]) -> Iterator[tuple[int, int]]:
     counts = document.get("prompt_tokens"), document.get("completion_tokens")
     if isinstance(counts[0], int) and isinstance(counts[1], int):
         yield counts[0], counts[1]
-
-
-def _score(document: Mapping[str, Any], scorer: Scorer) -> ScoredCall:
-    body = dict(document)
-    prompt = read_prompt(detect_endpoint(body), body, BodiesConfig())
-    small, large = _labels(document)
-    tokens = estimate_tokens(prompt)
-    return ScoredCall(scorer.score(prompt), small, large, read_prefix_keys(body), tokens)
 
 
 def _labels(document: Mapping[str, Any]) -> Sequence[float | None]:

@@ -65,13 +65,13 @@ class LearnedScorer:
         """
         observer = Observer(prompt, self._systems)
         view = self._view(observer, 0)
-        best, kept = self._score(view, observer), 1.0
+        best, kept = self._score(view, observer, 0), 1.0
         for age in range(1, len(observer.asks)):
             kept *= _inherited_share(observer.asks[age - 1], view)
             if kept <= best:  # earlier scores, at most 1, can no longer matter
                 break
             view = self._view(observer, age)
-            best = max(best, kept * self._score(view, observer))
+            best = max(best, kept * self._score(view, observer, age))
         return best
 
     def _view(self, observer: Observer, age: int) -> _View:
@@ -83,8 +83,9 @@ class LearnedScorer:
         vector = observer.observe(age)
         return _View(self._weights.weigh_ngrams(vector), vector.text)
 
-    def _score(self, view: _View, observer: Observer) -> float:
-        return self._weights.score_from(view.ngrams, observer.list_terms(view.text))
+    def _score(self, view: _View, observer: Observer, age: int) -> float:
+        # A view does not hold the length of the whole ask, which asks of one view may differ in.
+        return self._weights.score_from(view.ngrams, observer.list_terms(view.text, age))
 
 
 def _inherited_share(ask: str, view: _View) -> float:

@@ -28,8 +28,11 @@ from serve_app.routing.ngrams import hash_ngrams
 from serve_app.routing.scorer import WEIGHTS, HeuristicWeights
 from serve_app.routing.seen import Seen
 
-FEATURES_VERSION = 1
-"""Must be raised when the same prompt gives another vector, because older weights no longer fit."""
+FEATURES_VERSION = 2
+"""Must be raised when the same prompt gives another vector, because older weights no longer fit.
+
+Version 1 had all TERMS except the last; weights of it get 0 for the last.
+"""
 
 NGRAM_HEAD_CHARS, NGRAM_TAIL_CHARS = 800, 400
 EARLIER_HEAD_CHARS, EARLIER_TAIL_CHARS = 300, 150
@@ -47,7 +50,13 @@ CONTEXT_TERMS = (
     "system_bounds", "system_length", "turns", "turns_with_rules", "assistant_code", "tools",
     "tool_turns", "schema", "image", "reasoning",
 )  # fmt: skip
-TERMS = TEXT_TERMS + CONTEXT_TERMS
+TERMS = (*TEXT_TERMS, *CONTEXT_TERMS, "log_chars")
+
+CHARS_MIN, CHARS_USUAL, CHARS_MAX = 8, 300, 3000
+CHARS_EASY_MAX = 40
+"""A text to be translated or summarized does not make the ask harder."""
+CHARS_PER_HAN = 2.5
+"""Characters of English that say about as much as a Chinese character."""
 
 _COUNT_MAX = 255
 # Repetition counts, but ever less. The factors are in a table, because a logarithm of every bucket
@@ -112,11 +121,13 @@ class Observer:
         """The vector of the newest ask (age 0) or of an earlier ask."""
         seen, text, _ = self.texts(age)
         features = extract_text_features(text)
-        return Vector(*self._weigh(hash_ngrams(seen)), self.list_terms(features), features)
+        return Vector(*self._weigh(hash_ngrams(seen)), self.list_terms(features, age), features)
 
-    def list_terms(self, text: TextFeatures) -> NDArray[np.float32]:
+    def list_terms(self, text: TextFeatures, age: int) -> NDArray[np.float32]:
         """The TERMS of an ask with these features, in the context of this prompt."""
-        return np.frombuffer(array("f", _text_terms(text) + self._context), dtype=np.float32)
+        length = measure_length(len(self.asks[age]), text)
+        terms = [*_text_terms(text), *self._context, length]
+        return np.frombuffer(array("f", terms), dtype=np.float32)
 
     def _weigh(self, grams: NDArray[np.uint16]) -> tuple[NDArray[np.int64], NDArray[np.float32]]:
         # The vector is sparse: short enough for BLAS to stay in this thread, which shares its cores
@@ -152,6 +163,17 @@ def observe(prompt: Prompt) -> Vector:
     return Observer(prompt).observe(0)
 
 
+def measure_length(chars: int, text: TextFeatures) -> float:
+    """The logarithm of the length of a whole ask, bounded; 0 for a usual examination question.
+
+    `tokens` of the features are those of a window, which is shorter than many questions.
+    """
+    written = chars * CHARS_PER_HAN if text.language is Language.CHINESE else chars
+    easy = text.easy_asks and not text.hard_asks
+    bound = CHARS_EASY_MAX if easy else CHARS_MAX
+    return math.log(min(max(written, CHARS_MIN), bound) / CHARS_USUAL)
+
+
 def weigh_terms(weights: HeuristicWeights = WEIGHTS) -> NDArray[np.float64]:
     """The hand weights of TERMS; their sum over a vector's terms is the heuristic's evidence."""
     w = weights
@@ -164,7 +186,7 @@ def weigh_terms(weights: HeuristicWeights = WEIGHTS) -> NDArray[np.float64]:
         w.system_bound, w.system_length, w.turn, w.turn_with_rules, w.assistant_code, w.tools,
         w.tool_turn, w.schema, w.image, w.reasoning,
     ]  # fmt: skip
-    return np.array(text + context)
+    return np.array([*text, *context, 0.0])
 
 
 def _text_terms(text: TextFeatures) -> list[float]:

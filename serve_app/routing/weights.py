@@ -2,14 +2,15 @@
 
 The file is safetensors, which holds only numbers and strings and cannot run code. Its metadata
 names its format and the features that it was fitted to. A file with any other format or features is
-rejected.
+rejected. Files of version 1 are still read: their format does not say what they were learnt from,
+and their features lack the length of the whole text.
 """
 
 from __future__ import annotations
 
 import math
 import os
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -25,7 +26,9 @@ from serve_app.routing.vector import FEATURES_VERSION, TERMS, Vector
 SHIPPED_WEIGHTS = Path(__file__).with_name("shipped.safetensors")
 FILE_BYTES_MAX = 300 * 1024
 FORMAT = "serve-app routing weights"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
+_FORMATS = ("1", "2")
+_FEATURES = ("1", str(FEATURES_VERSION))
 
 HEADS = ("fast", "strong")
 _SHAPES = {
@@ -33,6 +36,8 @@ _SHAPES = {
     "terms": ("F32", [len(HEADS), len(TERMS)]),
     "intercepts": ("F32", [len(HEADS)]),
 }
+_LEARNT = "learnt"
+LEARNT_BYTES_MAX = 1 << 17
 
 
 class WeightsRefused(Exception):
@@ -62,6 +67,8 @@ class RoutingWeights:
     """Two logistic heads, `fast` and `strong`: each array has one row for each head.
 
     `gain_min` is the gain in P(right) that scores 0.5; `steepness` is the slope of the score there.
+    `learnt` says which calls the weights were learnt from, for `offline/learning/learnt.py`; the
+    scorer does not read it. None: that is not known.
     """
 
     ngrams: NDArray[np.float32]
@@ -70,6 +77,7 @@ class RoutingWeights:
     gain_min: float = 0.1
     steepness: float = 10.0
     provenance: Provenance = field(default_factory=Provenance)
+    learnt: NDArray[np.uint8] | None = None
 
     def predict(self, vector: Vector) -> tuple[float, float]:
         """P(fast right) and P(strong right)."""
@@ -109,6 +117,8 @@ def save_weights(weights: RoutingWeights, path: Path) -> None:
         "terms": weights.terms.astype(np.float32),
         "intercepts": weights.intercepts.astype(np.float32),
     }
+    if weights.learnt is not None:
+        tensors[_LEARNT] = weights.learnt
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
@@ -134,8 +144,10 @@ def read_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
             raise WeightsRefused(path, f"{size} bytes; routing weights have at most 300 KiB")
         with safe_open(path, framework="numpy") as file:
             _check_metadata(path, file.metadata() or {})
-            tensors = {name: _read_tensor(path, file, name) for name in _SHAPES}
-            return _build(path, tensors, file.metadata() or {})
+            shapes = _list_shapes(file.metadata())
+            tensors = {name: _read_tensor(path, file, name, *shapes[name]) for name in shapes}
+            weights = _build(path, tensors, file.metadata() or {})
+            return replace(weights, learnt=_read_learnt(path, file))
     except OSError as error:
         raise WeightsRefused(path, error.strerror or "cannot be read") from None
     except SafetensorError:
@@ -145,20 +157,28 @@ def read_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
 def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
     if metadata.get("format") != FORMAT:
         raise WeightsRefused(path, "not a routing weights file; `serve-app learn` makes one")
-    for key, ours in (("format_version", FORMAT_VERSION), ("features_version", FEATURES_VERSION)):
+    known = (("format_version", _FORMATS), ("features_version", _FEATURES))
+    for key, ours in known:
         theirs = metadata.get(key)
-        if theirs != str(ours):
+        if theirs not in ours:
             raise WeightsRefused(
                 path,
-                f"{key} is {theirs}, and this version of serve-app needs {ours}; "
+                f"{key} is {theirs}, and this version of serve-app needs {' or '.join(ours)}; "
                 "learn the weights anew with `serve-app learn`",
             )
 
 
-def _read_tensor(path: Path, file: Any, name: str) -> NDArray[np.float32]:
+def _list_shapes(metadata: dict[str, str]) -> dict[str, tuple[str, list[int]]]:
+    if metadata["features_version"] == str(FEATURES_VERSION):
+        return _SHAPES
+    return _SHAPES | {"terms": ("F32", [len(HEADS), len(TERMS) - 1])}
+
+
+def _read_tensor(
+    path: Path, file: Any, name: str, dtype: str, shape: list[int]
+) -> NDArray[np.float32]:
     if name not in file.keys():  # noqa: SIM118 - it is no mapping
         raise WeightsRefused(path, f"the tensor '{name}' is missing")
-    dtype, shape = _SHAPES[name]
     view = file.get_slice(name)
     if view.get_dtype() != dtype or view.get_shape() != shape:
         raise WeightsRefused(path, f"the tensor '{name}' is not {dtype} of shape {shape}")
@@ -166,6 +186,23 @@ def _read_tensor(path: Path, file: Any, name: str) -> NDArray[np.float32]:
     if not np.isfinite(tensor).all():
         raise WeightsRefused(path, f"the tensor '{name}' holds values that are not finite")
     return tensor
+
+
+def _read_learnt(path: Path, file: Any) -> NDArray[np.uint8] | None:
+    """Absent from files of format version 1."""
+    if _LEARNT not in file.keys():  # noqa: SIM118 - it is no mapping
+        return None
+    view = file.get_slice(_LEARNT)
+    dtype, shape = view.get_dtype(), view.get_shape()
+    # A power of two: positions are taken modulo the size.
+    if dtype != "U8" or len(shape) != 1 or not _is_power(shape[0]) or shape[0] > LEARNT_BYTES_MAX:
+        raise WeightsRefused(path, f"the tensor '{_LEARNT}' is {dtype} of shape {shape}")
+    learnt: NDArray[np.uint8] = file.get_tensor(_LEARNT)
+    return learnt
+
+
+def _is_power(size: int) -> bool:
+    return size > 0 and size & (size - 1) == 0
 
 
 def _build(
@@ -178,7 +215,10 @@ def _build(
         raise WeightsRefused(path, "its metadata cannot be read") from None
     if not (-1 <= gain_min <= 1 and 0 < steepness < math.inf):
         raise WeightsRefused(path, "its `gain_min` or `steepness` is out of range")
-    return RoutingWeights(**tensors, gain_min=gain_min, steepness=steepness, provenance=provenance)
+    ngrams, terms, intercepts = (tensors[name] for name in _SHAPES)
+    if terms.shape[1] < len(TERMS):
+        terms = np.pad(terms, ((0, 0), (0, 1)))
+    return RoutingWeights(ngrams, terms, intercepts, gain_min, steepness, provenance)
 
 
 def _logistic(log_odds: float) -> float:

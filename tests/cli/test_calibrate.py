@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import orjson
@@ -12,8 +13,11 @@ from typer.testing import CliRunner, Result
 
 from serve_app.cli.main import app
 from serve_app.config.runtime import RuntimeConfig
-from serve_app.core.call import Decision, Endpoint, Reason, Record
+from serve_app.core.call import Decision, Endpoint, Prompt, Reason, Record, Turn
 from serve_app.observe.access_log import render_line
+from serve_app.offline.learning.learnt import LEARNT_FROM_NOTHING, note_learnt
+from serve_app.offline.learning.records import LabelledCall
+from serve_app.routing.weights import read_weights, save_weights
 from tests.routing.prompts import EASY_EN, HARD_EN
 
 LABELLED = [{"prompt": text, "small_score": 1, "large_score": 1} for text in EASY_EN] + [
@@ -299,3 +303,20 @@ def test_a_replay_needs_prompts_and_prices(
     result = run(write(tmp_path / "calls.jsonl", *lines()), *options)
     assert result.exit_code != 0
     assert problem in words(result.output)
+
+
+def test_no_threshold_is_chosen_by_calls_that_the_weights_know(tmp_path: Path) -> None:
+    """Labelled calls that were learnt from are left out and counted; without labels they stay."""
+    known = [LabelledCall(Prompt((Turn("user", text),)), 1, 1) for text in EASY_EN[:10]]
+    weights = replace(read_weights(), learnt=note_learnt(known, LEARNT_FROM_NOTHING))
+    save_weights(weights, tmp_path / "w.safetensors")
+    use = ("--weights", str(tmp_path / "w.safetensors"))
+    path = write(tmp_path / "calls.jsonl", *LABELLED)
+    result = run(path, *use)
+    assert f"{len(LABELLED) - 10} calls" in result.output
+    assert "10 labelled calls are left out" in words(result.output)
+    bare = write(tmp_path / "bare.jsonl", *[{"prompt": text} for text in EASY_EN[:10]])
+    assert "10 calls" in run(bare, *use).output
+    refused = run(write(tmp_path / "known.jsonl", *LABELLED[:10]), *use)
+    assert refused.exit_code == 1
+    assert "only calls that the weights have learnt from" in words(refused.output)

@@ -66,7 +66,7 @@ def test_a_whole_lesson(records: Path, tmp_path: Path) -> None:
     common = [worse, "--out", out, "--anchors", 0, "--folds", 3, "--prior", "none"]
     refused = run(*common)
     assert refused.exit_code == 1
-    assert "holds better weights" in refused.stderr
+    assert "learnt from 150 calls, and the new weights from 60" in refused.stderr
     assert "--force" in refused.stderr
     assert out.read_bytes() == before
     assert run(*common, "--force").exit_code == 0
@@ -116,3 +116,15 @@ def test_what_cannot_take_the_weights_is_refused_before_learning(
     other.write_text("notes")
     refused = run(records, "--out", other)
     assert (refused.exit_code, refused.stdout, other.read_text()) == (1, "", "notes")
+
+
+def test_a_longer_log_makes_a_new_lesson(records: Path, tmp_path: Path) -> None:
+    """The lesson before was learnt from a part of it, and is judged on what was kept from it."""
+    lines, log = records.read_bytes().split(b"\n"), tmp_path / "log.jsonl"
+    out = tmp_path / "w.safetensors"
+    for count in (100, 150):
+        log.write_bytes(b"\n".join(lines[:count]))
+        lesson = run(log, "--out", out, "--anchors", 0, "--folds", 2, "--prior", "none")
+        assert lesson.exit_code == 0, lesson.stderr
+        assert read_weights(out).provenance.records == count
+    assert "calls that neither has learnt from: APGR" in lesson.stderr

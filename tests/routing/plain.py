@@ -148,7 +148,9 @@ def score(prompt: Prompt, weights: RoutingWeights) -> float:
     for age, ask in enumerate(list_asks(prompt) or [""]):
         grams, text = windows(ask, age)
         features = read(text)
-        gain = predict(weights, grams, system, v._text_terms(features) + context)
+        length = v.measure_length(len(ask), features)
+        terms = [*v._text_terms(features), *context, length]
+        gain = predict(weights, grams, system, terms)
         best = max(best, kept * weights.map_gain(gain))
         kept *= inherited(ask, features)
     return best

@@ -9,9 +9,11 @@ from numpy.typing import NDArray
 
 from serve_app.core.call import Prompt, Turn
 from serve_app.routing.features import extract_context, extract_text_features
+from serve_app.routing.learned import LearnedScorer
 from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.scorer import WEIGHTS, context_evidence, text_evidence
 from serve_app.routing.vector import TERMS, Observer, Vector, observe, weigh_terms
+from serve_app.routing.weights import read_weights
 from tests.routing.strategies import PROMPTS
 
 
@@ -70,3 +72,31 @@ def test_the_middle_of_a_long_text_is_not_seen() -> None:
     assert np.array_equal(dense(one), dense(two))
     other = observe(ask("prove " + long.format("a" * 99_000)))
     assert not np.array_equal(dense(one), dense(other))
+
+
+@pytest.mark.parametrize(
+    ("text", "same"),
+    [
+        ("m" * 300, None),
+        ("", "m" * 8),
+        ("m" * 4000, "m" * 3000),
+        ("中" * 120, None),
+        ("Summarize this: " + "m" * 4000, "m" * 40),
+        ("Prove this, then summarize it: " + "m" * 4000, "m" * 3000),
+    ],
+)
+def test_the_length_of_the_whole_text_is_a_term(text: str, same: str | None) -> None:
+    """In logarithms around 300 characters, bounded; a Chinese character counts for 2.5. What
+    an everyday ask is about does not count."""
+    expected = 0.0 if same is None else float(observe(ask(same)).terms[-1])
+    assert float(observe(ask(text)).terms[-1]) == pytest.approx(expected, abs=1e-6)
+    assert TERMS[-1] == "log_chars"
+    assert observe(ask("m" * 600)).terms[-1] == pytest.approx(np.log(2), abs=1e-6)
+
+
+def test_texts_of_one_view_may_differ_in_length() -> None:
+    """A scorer that has seen one of two long texts with the same windows does not mix them up."""
+    weights, texts = read_weights(), ["h" * 1000 + "x" * n + "t" * 1000 for n in (0, 900)]
+    scorer = LearnedScorer(weights)
+    once = [scorer.score(ask(text)) for text in texts]
+    assert once == [LearnedScorer(weights).score(ask(text)) for text in texts]

@@ -42,6 +42,7 @@ def draw_weights() -> RoutingWeights:
         rng.normal(size=2).astype(np.float32),
         gain_min=0.2,
         provenance=Provenance("2026-01-02T03:04:05Z", 7, "abc", 0.6),
+        learnt=np.arange(64, dtype=np.uint8),
     )
 
 
@@ -62,6 +63,8 @@ def test_a_file_keeps_everything(path: Path) -> None:
     save_weights(weights, path)
     loaded = read_weights(path)
     assert loaded.provenance == weights.provenance
+    assert loaded.learnt is not None
+    assert loaded.learnt.tolist() == list(range(64))
     assert (loaded.gain_min, loaded.steepness) == (0.2, weights.steepness)
     assert loaded.predict(VECTOR) == pytest.approx(weights.predict(VECTOR), abs=1e-2)
     assert path.stat().st_size <= FILE_BYTES_MAX
@@ -120,8 +123,12 @@ def test_a_cut_file_is_refused(path: Path) -> None:
     ("changes", "words"),
     [
         ({"format": "other"}, "not a routing weights file"),
-        ({"format_version": "2"}, "format_version is 2, and this version of serve-app needs 1"),
+        (
+            {"format_version": "3"},
+            "format_version is 3, and this version of serve-app needs 1 or 2",
+        ),
         ({"features_version": "0"}, "features_version is 0"),
+        ({"features_version": "1"}, r"'terms' is not F32 of shape \[2, 30\]"),
         ({"gain_min": "nan"}, "`gain_min` or `steepness` is out of range"),
         ({"steepness": "steep"}, "cannot be read"),
         ({"provenance": "[1]"}, "cannot be read"),
@@ -141,6 +148,8 @@ def test_other_versions_are_refused(path: Path, changes: dict[str, str], words: 
         ({"terms": None}, "'terms' is missing"),
         ({"terms": np.zeros((2, 3), np.float32)}, "'terms' is not F32 of shape"),
         ({"ngrams": np.zeros((2, BUCKETS), np.float32)}, "'ngrams' is not F16 of shape"),
+        ({"learnt": np.zeros(63, np.uint8)}, "'learnt' is U8 of shape"),
+        ({"learnt": np.zeros(64, np.float32)}, "'learnt' is F32 of shape"),
         ({"intercepts": np.array([0, np.nan], np.float32)}, "'intercepts' holds values that"),
     ],
 )
@@ -149,3 +158,14 @@ def test_other_tensors_are_refused(path: Path, changes: dict[str, Any], words: s
     write(path, METADATA, **changes)
     with pytest.raises(WeightsRefused, match=words):
         read_weights(path)
+
+
+def test_files_of_the_first_version_are_read(path: Path) -> None:
+    """They do not say what they were learnt from, and the length of a text has no weight."""
+    terms = load_file(SHIPPED_WEIGHTS)["terms"][:, : len(TERMS) - 1]
+    old = METADATA | {"format_version": "1", "features_version": "1"}
+    write(path, old, terms=np.ascontiguousarray(terms), learnt=None)
+    found = read_weights(path)
+    assert found.learnt is None
+    assert found.terms[:, -1].tolist() == [0, 0]
+    assert found.terms[:, :-1].tolist() == terms.tolist()

@@ -7,7 +7,7 @@ to the other groups of near-duplicates.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
@@ -48,6 +48,10 @@ class Drafts:
         """Whether each draft's answer counts as right."""
         return self.fast >= 0.5
 
+    def choose(self, rows: NDArray[np.int64]) -> Drafts:
+        """Some of the drafts."""
+        return Drafts(self.features[rows], self.fast[rows], self.strong[rows], self.groups[rows])
+
     @property
     def enough(self) -> bool:
         """Whether there are right and wrong ones to fit to, and others to judge by."""
@@ -76,7 +80,7 @@ class CascadeReport:
 
     `auc` is how well P(right) separates right from wrong drafts (0.5 is chance), `ece` its
     expected calibration error. `chosen` is the lowest threshold that keeps `quality_min` of the
-    strongest model's accuracy.
+    strongest model's accuracy, and its figures are of drafts that did not choose it.
     """
 
     drafts: int
@@ -121,7 +125,7 @@ def learn_confidence(drafts: Drafts, quality_min: float, folds: int) -> CascadeR
         auc=float(roc_auc_score(drafts.right, chances)),
         ece=calibration_error(chances, drafts.right),
         quality_min=quality_min,
-        chosen=choose_threshold(chances, drafts, quality_min),
+        chosen=_judge_choice(chances, drafts, quality_min, folds),
         thresholds=[judge_threshold(chances, drafts, at) for at in SHOWN],
     )
 
@@ -139,7 +143,12 @@ def fit_confidence(drafts: Drafts) -> ConfidenceConfig:
 
 def judge_threshold(chances: Values, drafts: Drafts, confidence_min: float) -> ThresholdReport:
     """What this threshold would have done to drafts of these P(right)."""
-    released = chances >= confidence_min
+    return _judge_release(chances >= confidence_min, drafts, confidence_min)
+
+
+def _judge_release(
+    released: NDArray[np.bool_], drafts: Drafts, confidence_min: float
+) -> ThresholdReport:
     right = float(np.where(released, drafts.fast, drafts.strong).mean())
     strong = float(drafts.strong.mean())
     return ThresholdReport(
@@ -161,6 +170,18 @@ def choose_threshold(chances: Values, drafts: Drafts, quality_min: float) -> Thr
     return next(found, judge_threshold(chances, drafts, 1.0))
 
 
+def _judge_choice(
+    chances: Values, drafts: Drafts, quality_min: float, folds: int
+) -> ThresholdReport:
+    """The threshold that all drafts choose. Each draft is judged by the choice of other folds."""
+    released = np.zeros(len(chances), dtype=bool)
+    for others, held in _split(drafts, folds):
+        found = choose_threshold(chances[others], drafts.choose(others), quality_min)
+        released[held] = chances[held] >= found.confidence_min
+    at = choose_threshold(chances, drafts, quality_min).confidence_min
+    return _judge_release(released, drafts, at)
+
+
 def calibration_error(chances: Values, right: NDArray[np.bool_]) -> float:
     """Expected calibration error over bins of equal width: 0 is perfect, 1 the worst."""
     bins = np.minimum((chances * BINS).astype(int), BINS - 1)
@@ -170,14 +191,22 @@ def calibration_error(chances: Values, right: NDArray[np.bool_]) -> float:
 
 def _hold_out(drafts: Drafts, folds: int) -> Values:
     chances = np.zeros(len(drafts.right))
-    split = GroupKFold(min(folds, len(np.unique(drafts.groups))))
-    for fitted, held in split.split(drafts.features, drafts.right, drafts.groups):
+    for fitted, held in _split(drafts, folds):
         if len(np.unique(drafts.right[fitted])) < 2:
             chances[held] = drafts.right[fitted].mean()
             continue
         model = _fit(drafts.features[fitted], drafts.right[fitted])
         chances[held] = model.predict_proba(drafts.features[held])[:, 1]
     return chances
+
+
+def _split(drafts: Drafts, folds: int) -> Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]]:
+    """The rows of each fold and the others; a group is never in two folds."""
+    split = GroupKFold(min(folds, len(np.unique(drafts.groups))))
+    found: Iterable[tuple[NDArray[np.int64], NDArray[np.int64]]] = split.split(
+        drafts.features, drafts.right, drafts.groups
+    )
+    return found
 
 
 def _fit(features: Values, right: NDArray[np.bool_]) -> LogisticRegression:

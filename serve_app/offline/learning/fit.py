@@ -14,14 +14,18 @@ from sklearn.linear_model import LogisticRegression
 from sklearn.model_selection import GroupKFold
 from threadpoolctl import threadpool_limits
 
+from serve_app.offline.learning.learnt import LEARNT_FROM_NOTHING
 from serve_app.offline.learning.metrics import Values
 from serve_app.offline.learning.options import Options
 from serve_app.routing.ngrams import BUCKETS
-from serve_app.routing.vector import Vector, weigh_terms
+from serve_app.routing.vector import TERMS, Vector, weigh_terms
 from serve_app.routing.weights import HEADS, RoutingWeights
 
 STRENGTHS = (1.0, 3.0)
 """How far the data may move the weights: the inverse of the penalty. Cross-validation chooses."""
+
+LENGTH_SLOPES = (-1.0, -0.2)
+"""Of both heads, over the logarithm of the length: chosen by leaving whole sources out."""
 
 _TERM_FREEDOM = Options().term_freedom
 _SPREAD_MIN = 0.1
@@ -34,6 +38,8 @@ class TrainingRows:
 
     `targets` has a column a head, of labels 0..1. `groups` says what must not be torn apart.
     `measured` are the rows that count when a fit is judged; the others only help to fit.
+    `reserved` are the rows that no fit learns from. `tuning` are the rows that strength and
+    calibration are chosen by: neither reserved, nor known to the weights that a fit starts from.
     """
 
     ngrams: csr_matrix
@@ -42,6 +48,13 @@ class TrainingRows:
     importance: Values
     groups: NDArray[np.int64]
     measured: NDArray[np.bool_]
+    reserved: NDArray[np.bool_]
+    tuning: NDArray[np.bool_]
+
+    @property
+    def learnt(self) -> NDArray[np.int64]:
+        """The rows that are learnt from."""
+        return np.flatnonzero(~self.reserved)
 
     def __len__(self) -> int:
         return len(self.targets)
@@ -55,6 +68,8 @@ class TrainingRows:
             self.importance[rows],
             self.groups[rows],
             self.measured[rows],
+            self.reserved[rows],
+            self.tuning[rows],
         )
 
 
@@ -80,17 +95,20 @@ def stack_ngrams(vectors: Sequence[Vector]) -> csr_matrix:
 
 
 def begin_weights() -> RoutingWeights:
-    """Where learning starts without any labels: the heuristic, as two heads.
+    """Where learning starts without any labels: the heuristic and the length, as two heads.
 
     What it takes for hard lowers both chances, the fast model's more. At its score of 0.5 the
-    strong model is given ten points more, at its score of an everyday ask two or three.
+    strong model is given ten points more, at its score of an everyday ask two or three. On kinds
+    of questions that no weights have learnt, length orders better than anything that was learnt.
     """
     evidence = weigh_terms()
     terms = np.stack([-0.6 * evidence, -0.3 * evidence])
+    terms[:, TERMS.index("log_chars")] = LENGTH_SLOPES
     return RoutingWeights(
         ngrams=np.zeros((len(HEADS), BUCKETS), np.float32),
         terms=terms.astype(np.float32),
         intercepts=np.array([2.1, 2.35], np.float32),
+        learnt=LEARNT_FROM_NOTHING,
     )
 
 
@@ -172,12 +190,13 @@ def fit(
     strengths: Sequence[float] = STRENGTHS,
     term_freedom: float = _TERM_FREEDOM,
 ) -> Fit:
-    """Chooses the strength by cross-validation, fits on everything, and calibrates."""
+    """Chooses the strength by cross-validation, fits on all but the reserved rows, and
+    calibrates."""
     parts = list(fold_rows(sample.groups, folds, seed))
     tried = {s: predict_held_out(sample, prior, s, parts, term_freedom) for s in strengths}
     strength = min(tried, key=lambda s: log_loss(tried[s], sample))
     log_odds = tried[strength]
-    weights = fit_heads(sample, prior, strength, term_freedom)
+    weights = fit_heads(sample.choose(sample.learnt), prior, strength, term_freedom)
     weights = calibrate(weights, _fit_scaling(log_odds, sample))
     return Fit(weights, _calibrate_held_out(log_odds, sample, parts), strength)
 
@@ -192,15 +211,15 @@ def predict_held_out(
     """The log-odds that each row is given by a fit without its group."""
     log_odds = np.zeros(sample.targets.shape)
     for held_out in parts:
-        others = np.setdiff1d(np.arange(len(sample)), held_out)
+        others = np.setdiff1d(sample.learnt, held_out)
         weights = fit_heads(sample.choose(others), prior, strength, term_freedom)
         log_odds[held_out] = predict(weights, sample.choose(held_out))
     return log_odds
 
 
 def log_loss(log_odds: Values, sample: TrainingRows) -> float:
-    """Of both heads, on the rows that count."""
-    rows = sample.measured
+    """Of both heads, on the rows that count and that may be chosen by."""
+    rows = sample.measured & sample.tuning
     losses = np.logaddexp(0.0, log_odds[rows]) - sample.targets[rows] * log_odds[rows]
     return float(losses.mean())
 
@@ -222,7 +241,7 @@ def _fit_scaling(log_odds: Values, sample: TrainingRows) -> Values:
     From all that count in full, anchors too: what suits one kind of traffic alone would push all
     other traffic over the threshold.
     """
-    rows = sample.importance == 1.0
+    rows = (sample.importance == 1.0) & sample.tuning
     return np.array(
         [
             _platt(log_odds[rows, head], sample.targets[rows, head], sample.importance[rows])

@@ -10,6 +10,7 @@ from datetime import UTC, datetime
 import numpy as np
 from numpy.typing import NDArray
 
+from serve_app.offline.learning.comparison import Comparison, compare_gains
 from serve_app.offline.learning.confidence import (
     CascadeReport,
     Drafts,
@@ -19,6 +20,7 @@ from serve_app.offline.learning.confidence import (
 from serve_app.offline.learning.fit import STRENGTHS, Fit, TrainingRows, fit, stack_ngrams
 from serve_app.offline.learning.groups import group_records
 from serve_app.offline.learning.learning_errors import TooFewRecords
+from serve_app.offline.learning.learnt import list_reserved, list_unseen, note_learnt
 from serve_app.offline.learning.metrics import (
     Measures,
     Outcomes,
@@ -78,6 +80,10 @@ class Report:
     tasks: Mapping[str, TaskMeasures] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     cascade: CascadeReport | None = None
+    seen: int = 0
+    """Calls that are not measured, because the weights know them or near-duplicates of them."""
+    seen_unknown: bool = False
+    """Whether the weights do not say what they know, so that the figures may flatter them."""
 
     @property
     def apgr(self) -> float | None:
@@ -99,47 +105,63 @@ def learn(
 ) -> Lesson:
     """Fit new weights, and judge the method on records that were held out.
 
+    What the weights in `prior` have learnt from is not measured: no fold would hold it out.
+
     Raises:
         TooFewRecords: there are fewer than RECORDS_MIN, or no gap between the models.
     """
-    sample = build_sample(records.items, anchors, options)
-    measured = [r for r, m in zip(records.items, sample.measured, strict=False) if m]
-    _check_enough(measured, options)
+    whole = build_sample(records.items, anchors, options)
+    ours = [r for r, m in zip(records.items, whole.measured, strict=False) if m]
+    _check_enough(ours, options)
+    unseen = _list_unseen(whole, records.items, prior)
+    sample = _tune_by(whole, unseen)
+    judged = whole.measured & unseen
+    measured = [r for r, m in zip(records.items, judged, strict=False) if m]
+    _check_unknown(measured)
     strengths = STRENGTHS if options.strength is None else (options.strength,)
     fitted = fit(sample, prior, options.folds, options.seed, strengths, options.term_freedom)
-    outcomes = _outcomes(sample)
-    chances = {LEARNED: fitted.held_out[sample.measured]}
-    unseen = _fit_by_task(sample, records.items, prior, fitted.strength, options)
-    if unseen is not None:
-        chances[UNSEEN_TASKS] = unseen.held_out[sample.measured]
+    outcomes = _outcomes(whole, judged)
+    chances = {LEARNED: fitted.held_out[judged]}
+    by_task = _fit_by_task(sample, records.items, prior, fitted.strength, options)
+    if by_task is not None:
+        chances[UNSEEN_TASKS] = by_task.held_out[judged]
     chances[PRIOR] = predict_chances(prior, measured)
     gains = {name: both[:, 1] - both[:, 0] for name, both in chances.items()}
     report = replace(
         _report(measured, outcomes, gains, gains, options),
-        cascade=_learn_cascade(measured, outcomes, options),
+        cascade=_learn_cascade(ours, _outcomes(whole, whole.measured), options),
+        seen=len(ours) - len(measured),
+        seen_unknown=prior.learnt is None,
     )
-    return Lesson(_sign(fitted.weights, records, report), fitted.strength, report)
+    weights = _sign(fitted.weights, records, report, len(ours))
+    learnt = [r for r, out in zip(records.items, sample.reserved, strict=False) if not out]
+    noted = None if prior.learnt is None else note_learnt(learnt, prior.learnt)
+    return Lesson(replace(weights, learnt=noted), fitted.strength, report)
 
 
 def evaluate_weights(
     records: Records, weights: RoutingWeights, name: str, options: Options
 ) -> Report:
-    """Measure weights on records; nothing is fitted.
+    """Measure weights on the records that they have not learnt from; nothing is fitted.
 
     Raises:
-        TooFewRecords: there are no records, or no gap between the models.
+        TooFewRecords: there are no such records, or no gap between the models.
     """
-    items = [r for r in records.items if _is_measured(r, options.pair)]
-    if not items:
+    ours = [r for r in records.items if _is_measured(r, options.pair)]
+    if not ours:
         raise TooFewRecords("The records have no call of this pair with both verdicts.")
-    _check_gap(items)
-    groups = group_records([r.text for r in items], [r.group for r in items])
+    _check_gap(ours)
+    unseen = list_unseen(ours, _group(ours), weights.learnt)
+    items = [record for record, new in zip(ours, unseen, strict=True) if new]
+    _check_unknown(items)
+    groups = _group(items)
     outcomes = Outcomes(_column(items, "fast"), _column(items, "strong"), groups)
     chances = predict_chances(weights, items)
     # The scores that route, in which a turn inherits from those before it.
     scores = {name: _score(LearnedScorer(weights), items)}
     gains = {name: chances[:, 1] - chances[:, 0]}
-    return _report(items, outcomes, scores, gains, options)
+    report = _report(items, outcomes, scores, gains, options)
+    return replace(report, seen=len(ours) - len(items), seen_unknown=weights.learnt is None)
 
 
 def build_sample(
@@ -152,19 +174,50 @@ def build_sample(
     ours[len(records) :] = False
     importance = np.where(ours, 1.0, options.other_pair_weight)
     importance[len(records) :] = 1.0
+    reserved = list_reserved(items, options.reserve_ratio)
+    reserved[len(records) :] = False
     return TrainingRows(
         ngrams=stack_ngrams(vectors),
         terms=np.array([vector.terms for vector in vectors], dtype=np.float64),
         targets=np.stack([_column(items, "fast"), _column(items, "strong")], axis=1),
         importance=importance,
-        groups=group_records([r.text for r in items], [r.group for r in items]),
+        groups=_group(items),
         measured=ours,
+        reserved=reserved,
+        tuning=~reserved,
     )
+
+
+def _group(records: Sequence[LabelledCall]) -> NDArray[np.int64]:
+    return group_records([r.text for r in records], [r.group for r in records])
+
+
+def _list_unseen(
+    sample: TrainingRows, records: Sequence[LabelledCall], prior: RoutingWeights
+) -> NDArray[np.bool_]:
+    """The rows that the weights to start from have not learnt from; anchors count as unseen."""
+    unseen = np.ones(len(sample), dtype=bool)
+    unseen[: len(records)] = list_unseen(records, sample.groups[: len(records)], prior.learnt)
+    return unseen
+
+
+def _tune_by(sample: TrainingRows, unseen: NDArray[np.bool_]) -> TrainingRows:
+    """Choose strength and calibration by these rows, unless too few of them are left."""
+    tuning = sample.tuning & unseen
+    enough = int((tuning & sample.measured).sum()) >= RECORDS_MIN
+    return replace(sample, tuning=tuning) if enough else sample
 
 
 def predict_chances(weights: RoutingWeights, records: Sequence[LabelledCall]) -> Values:
     """P(right) of fast and strong for the newest turn of each record."""
-    return np.array([weights.predict(observe(record.prompt)) for record in records])
+    chances = [weights.predict(observe(record.prompt)) for record in records]
+    return np.array(chances, dtype=np.float64).reshape(-1, 2)
+
+
+def predict_gains(weights: RoutingWeights, records: Sequence[LabelledCall]) -> Values:
+    """How much more often the strong model is expected to be right."""
+    chances = predict_chances(weights, records)
+    return chances[:, 1] - chances[:, 0]
 
 
 def _is_measured(record: LabelledCall, pair: Pair | None) -> bool:
@@ -175,8 +228,7 @@ def _column(records: Sequence[LabelledCall], name: str) -> Values:
     return np.array([getattr(record, name) for record in records], dtype=np.float64)
 
 
-def _outcomes(sample: TrainingRows) -> Outcomes:
-    rows = sample.measured
+def _outcomes(sample: TrainingRows, rows: NDArray[np.bool_]) -> Outcomes:
     return Outcomes(sample.targets[rows, 0], sample.targets[rows, 1], sample.groups[rows])
 
 
@@ -188,6 +240,14 @@ def _check_enough(records: Sequence[LabelledCall], options: Options) -> None:
             f"learning needs {RECORDS_MIN}, and is useful from 300 on."
         )
     _check_gap(records)
+
+
+def _check_unknown(records: Sequence[LabelledCall]) -> None:
+    if not sum(r.strong for r in records) > sum(r.fast for r in records):
+        raise TooFewRecords(
+            "The weights have learnt from nearly all of these records, and the rest cannot say how "
+            "good weights are. Measure on other records, or begin with other weights (--prior)."
+        )
 
 
 def _check_gap(records: Sequence[LabelledCall]) -> None:
@@ -294,12 +354,12 @@ def _curve(scores: Values, outcomes: Outcomes) -> Curve:
     return Curve(shares.tolist(), (fast + parts * (strong - fast)).tolist())
 
 
-def _sign(weights: RoutingWeights, records: Records, report: Report) -> RoutingWeights:
+def _sign(weights: RoutingWeights, records: Records, report: Report, count: int) -> RoutingWeights:
     return replace(
         weights,
         provenance=Provenance(
             created_at=datetime.now(UTC).strftime("%Y-%m-%dT%H:%M:%SZ"),
-            records=report.records,
+            records=count,
             records_sha256=records.sha256,
             apgr=report.apgr,
         ),
@@ -307,15 +367,21 @@ def _sign(weights: RoutingWeights, records: Records, report: Report) -> RoutingW
 
 
 def judge_weights(records: Records, weights: RoutingWeights, options: Options) -> float:
-    """The APGR of weights on records, to be held against new ones.
-
-    Those they were learnt from flatter them, so for these their cross-validated APGR counts.
-    """
-    known = weights.provenance
-    if known.records_sha256 == records.sha256 and known.apgr is not None:
-        return known.apgr
+    """The APGR of weights on records. Records that they were learnt from flatter them."""
     items = [r for r in records.items if _is_measured(r, options.pair)]
-    chances = predict_chances(weights, items)
-    groups = np.arange(len(items))
-    outcomes = Outcomes(_column(items, "fast"), _column(items, "strong"), groups)
-    return apgr(chances[:, 1] - chances[:, 0], outcomes)
+    outcomes = Outcomes(_column(items, "fast"), _column(items, "strong"), np.arange(len(items)))
+    return apgr(predict_gains(weights, items), outcomes)
+
+
+def compare(
+    records: Records, new: RoutingWeights, old: RoutingWeights, options: Options
+) -> Comparison:
+    """Judge two weights on the records that neither has learnt from."""
+    unseen = list_unseen(records.items, _group(records.items), new.learnt, old.learnt)
+    items = [r for r, left in zip(records.items, unseen, strict=True) if left]
+    items = [r for r in items if _is_measured(r, options.pair)]
+    outcomes = Outcomes(_column(items, "fast"), _column(items, "strong"), _group(items))
+    gains = predict_gains(new, items), predict_gains(old, items)
+    draws = resample(outcomes.groups, options.resamples, options.seed) if items else []
+    known = new.learnt is not None and old.learnt is not None
+    return compare_gains(*gains, outcomes, draws, known=known)

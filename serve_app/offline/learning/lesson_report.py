@@ -35,8 +35,23 @@ def print_report(console: Console, report: Report) -> None:
         f"right: fast {report.fast_right:.1%}, strong {report.strong_right:.1%}",
         highlight=False,
     )
+    for note in _list_notes(report):
+        console.print(note, highlight=False)
     for table in build_tables(report):
         console.print(table)
+
+
+def _list_notes(report: Report) -> Iterator[str]:
+    if report.seen:
+        yield (
+            f"{report.seen} more calls are not measured, because the weights have learnt from them "
+            "or from near-duplicates"
+        )
+    if report.seen_unknown:
+        yield (
+            "The weights do not say what they were learnt from: if they know these calls, the "
+            "figures flatter"
+        )
 
 
 def build_tables(report: Report) -> Iterator[Table]:

@@ -16,7 +16,8 @@ class Options:
     much as a record. `strength` is how far data may move the weights (None: cross-validation
     chooses), `term_freedom` how far the counted terms may move beside the
     n-grams: with little of it they stay the heuristic's. `quality_min` is the share of the strong
-    model's accuracy that a cascade's threshold must keep.
+    model's accuracy that a cascade's threshold must keep. `reserve_ratio` is the share of the
+    records that no lesson learns from, so that lessons can be compared on it.
     """
 
     folds: int = 5
@@ -28,3 +29,4 @@ class Options:
     strength: float | None = None
     term_freedom: float = 0.1
     quality_min: float = 0.98
+    reserve_ratio: float = 0.2

@@ -35,3 +35,16 @@ def draw_records(count: int, seed: int = 0, noise: float = 0.1) -> Records:
             fast = 1.0 - fast
         items.append(LabelledCall(Prompt((Turn("user", text),)), fast, strong))
     return Records(items, f"{seed}" * 64)
+
+
+def draw_metals(count: int, seed: int) -> list[LabelledCall]:
+    """Of thirty metals only the strong model knows the odd ones, which takes many calls to learn;
+    both models know half of the rest."""
+    rng, items = Random(seed), []
+    for number in range(count):
+        metal = rng.randrange(30)
+        words = " ".join(f"w{rng.randrange(500)}" for _ in range(6))
+        prompt = Prompt((Turn("user", f"{words} metal{metal:02}x {number}"),))
+        fast, strong = rng.random() < 0.5, rng.random() < 0.5
+        items.append(LabelledCall(prompt, *((0.0, 1.0) if metal % 2 else (fast, strong))))
+    return items

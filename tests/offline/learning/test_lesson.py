@@ -3,14 +3,17 @@
 from __future__ import annotations
 
 from dataclasses import replace
+from pathlib import Path
 
 import numpy as np
 import pytest
 
 from serve_app.core.call import Prompt, Turn
 from serve_app.offline.learning.anchors import draw_anchors
+from serve_app.offline.learning.comparison import check_succession
 from serve_app.offline.learning.fit import begin_weights, fit_heads, fold_rows, predict
-from serve_app.offline.learning.learning_errors import TooFewRecords
+from serve_app.offline.learning.learning_errors import TooFewRecords, WouldReplace
+from serve_app.offline.learning.learnt import LEARNT_FROM_NOTHING, note_learnt
 from serve_app.offline.learning.lesson import (
     LEARNED,
     LENGTH,
@@ -19,6 +22,7 @@ from serve_app.offline.learning.lesson import (
     Lesson,
     Report,
     build_sample,
+    compare,
     evaluate_weights,
     judge_weights,
     learn,
@@ -27,7 +31,7 @@ from serve_app.offline.learning.options import Options
 from serve_app.offline.learning.records import Records
 from serve_app.routing.confidence import DraftFeatures
 from serve_app.routing.learned import LearnedScorer
-from tests.offline.learning.fakes import draw_records
+from tests.offline.learning.fakes import draw_metals, draw_records
 
 OPTIONS = Options(folds=2, resamples=30)
 BEGIN = begin_weights()
@@ -128,12 +132,59 @@ def test_unseen_tasks_are_told_apart() -> None:
 
 
 def test_weights_are_not_flattered_by_their_own_records(lesson: Lesson) -> None:
-    """Held against new ones on the records they came from, their cross-validated APGR counts."""
-    records, weights = draw_records(400), lesson.weights
-    assert weights.provenance.apgr is not None
-    assert judge_weights(records, weights, OPTIONS) == weights.provenance.apgr
-    unknown = replace(weights, provenance=replace(weights.provenance, records_sha256=""))
-    assert judge_weights(records, unknown, OPTIONS) > weights.provenance.apgr
+    """They are measured on the records that were kept from them, and on others."""
+    report = evaluate_weights(draw_records(400), lesson.weights, "w", OPTIONS)
+    assert 300 < report.seen < 340
+    assert report.records + report.seen == 400
+    assert apgr_of(report, "w") < judge_weights(draw_records(400), lesson.weights, OPTIONS)
+    assert evaluate_weights(draw_records(400, seed=1), lesson.weights, "w", OPTIONS).seen < 20
+
+
+def test_a_lesson_is_not_measured_on_what_its_beginning_knows(lesson: Lesson) -> None:
+    """No fold holds out what the weights begun with have learnt from."""
+    again = learn(draw_records(400), [], lesson.weights, OPTIONS)
+    assert 300 < again.report.seen < 340
+    assert not again.report.seen_unknown
+    unknown = learn(draw_records(400), [], replace(lesson.weights, learnt=None), OPTIONS)
+    assert (unknown.report.seen, unknown.report.seen_unknown) == (0, True)
+    assert unknown.weights.learnt is None
+    everything = note_learnt(draw_records(400).items, LEARNT_FROM_NOTHING)
+    with pytest.raises(TooFewRecords, match="nearly all of these records"):
+        learn(draw_records(400), [], replace(lesson.weights, learnt=everything), OPTIONS)
+
+
+def test_lessons_are_compared_on_what_neither_knows(lesson: Lesson) -> None:
+    """A fifth of the records, on which more records give better weights."""
+    few = learn(Records(draw_records(400).items[:60], ""), [], BEGIN, OPTIONS)
+    found = compare(draw_records(400), lesson.weights, few.weights, OPTIONS)
+    assert 60 < found.calls < 100
+    assert found.known
+    assert found.new is not None
+    assert found.old is not None
+    assert found.new > found.old
+    assert found.old_better < 0.5
+    older = replace(few.weights, learnt=None)
+    assert not compare(draw_records(400), lesson.weights, older, OPTIONS).known
+
+
+def test_a_growing_log_is_learnt_from_ten_times() -> None:
+    """Each lesson may replace the one before, though that knows most of the same records; a lesson
+    from the first records alone may not replace the last."""
+    log, judge, path = draw_metals(900, seed=1), draw_metals(600, seed=2), Path("w.safetensors")
+    held, found = BEGIN, []
+    options = replace(OPTIONS, strength=3.0, resamples=300)
+    for count in range(90, 901, 90):
+        records = Records(log[:count], f"{count}")
+        taught = learn(records, [], BEGIN, replace(options, resamples=5)).weights
+        compared = compare(records, taught, held, options)
+        check_succession(path, compared, count, held.provenance.records)
+        held = taught
+        found.append(judge_weights(Records(judge, ""), held, OPTIONS))
+    assert found[-1] > found[0] + 0.05
+    assert found[-1] > max(found) - 0.02
+    first = learn(Records(log[:90], ""), [], BEGIN, OPTIONS).weights
+    with pytest.raises(WouldReplace):
+        check_succession(path, compare(Records(log, ""), first, held, OPTIONS), 90, 900)
 
 
 @pytest.mark.parametrize(
