@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from serve_app import demo
 from serve_app.cli.endpoint import build_headers, parse_address
 from serve_app.core.outputs import OutputUnusable, check_file, make_directory
+from serve_app.offline.demo.testset import TESTSET
 from serve_app.offline.evaluate.answers import ANSWERS_FILE, GradedAnswer, Settings, open_answers
 from serve_app.offline.evaluate.client import Client
 from serve_app.offline.evaluate.dataset import read_dataset
@@ -28,7 +28,7 @@ from serve_app.offline.evaluate.summary import Summary, summarize
 
 SUMMARY_FILE = "summary.json"
 PICTURE_FILE = "quality-over-cost.png"
-DEMO_QUESTIONS = Path(demo.__file__).with_name("testset.jsonl")
+DEMO_QUESTIONS = TESTSET
 _DEMO = "demo"
 _WIDTH_MIN = 110
 # A call may wait long for its first token behind other calls, but not forever.

@@ -295,8 +295,7 @@ class Distill(LazyGroup):
         LazyCommand(
             "train",
             "serve_app.cli.distill_train:train",
-            "Fit a LoRA adapter of a small model to a training set; --merged writes a checkpoint"
-            " too.",
+            "Fit a LoRA adapter to a training set; only the answers are learnt, not the questions.",
         ),
         LazyCommand(
             "compare",

@@ -110,7 +110,7 @@ def test_a_conversation_is_taught_once(tmp_path: Path) -> None:
 
 
 def test_only_what_consent_allows_is_asked() -> None:
-    """A missing answer or verdict can be asked for; a judged one need not be, a private must not."""
+    """A missing answer or verdict can be asked for, but not of a call without consent."""
     row = Row((Message("user", "a?"),), True, None, "", None, None)
     assert may_be_asked(row, RULES)
     private = Row(row.conversation, False, None, "", None, None)

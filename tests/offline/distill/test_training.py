@@ -75,6 +75,8 @@ def test_the_loss_falls(taught: tuple[Taught, Path]) -> None:
     assert result.learnt_tokens < result.tokens
 
 
+# peft 0.21 reads a name that transformers 5 has renamed.
+@pytest.mark.filterwarnings("ignore:`is_gradient_checkpointing`:FutureWarning")
 def test_adapter_and_checkpoint_answer_alike(taught: tuple[Taught, Path]) -> None:
     """The merged weights are the base's plus the adapter, rounded to the base's type."""
     _, out = taught
@@ -136,7 +138,7 @@ def test_an_unknown_base(base: str, says: str) -> None:
 def test_a_directory_that_is_no_model(tmp_path: Path) -> None:
     """A config alone has neither tokenizer nor weights."""
     (tmp_path / "config.json").write_text('{"model_type": "qwen3"}')
-    with pytest.raises(UnknownBase, match="tokenizer cannot be read"):
+    with pytest.raises(UnknownBase, match="its tokenizer has no chat template"):
         read_tokenizer(str(tmp_path))
     with pytest.raises(UnknownBase, match="weights cannot be read"):
         read_model(str(tmp_path), torch.float32)
@@ -172,6 +174,6 @@ def test_a_disk_that_takes_nothing(training_set: Path, tmp_path: Path) -> None:
     """The error names the path; an earlier result stays."""
     (tmp_path / "file").write_text("")
     short = Recipe(steps_max=1, row_tokens=64)
+    out = tmp_path / "file" / "adapter"
     with pytest.raises(OutputUnusable, match="file"):
-        out = tmp_path / "file" / "adapter"
         teach(training_set, "demo:fast", out, None, short, "cpu", lambda _: None)
