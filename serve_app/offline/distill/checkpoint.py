@@ -102,8 +102,6 @@ def write_merged(model: PeftModel, base: Path, out: Path, record: Mapping[str, A
             if path.is_file() and not _holds_weights(path.name):
                 shutil.copyfile(path, scratch / path.name)
         _write_record(scratch, record)
-        for path in scratch.iterdir():
-            path.chmod(0o644)  # safetensors keeps it to its owner
         write_sums(scratch, make_sums(scratch))
 
 
@@ -125,6 +123,8 @@ def _finished(out: Path) -> Iterator[Path]:
             scratch = Path(private, "new")
             scratch.mkdir()
             yield scratch
+            for path in scratch.iterdir():
+                path.chmod(0o644)  # safetensors keeps it to its owner, and a container is another
             if out.exists():
                 out.rename(Path(private, "old"))
             os.rename(scratch, out)

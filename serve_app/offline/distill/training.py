@@ -139,6 +139,7 @@ def measure_loss(
 ) -> float | None:
     """The mean loss of the learnt tokens of other lessons; None where there are none."""
     total, count = 0.0, 0
+    model.eval()
     with torch.no_grad():
         for batch in _pass(lessons, recipe, padding, "validation"):
             tokens = int((batch.labels != IGNORED).sum())

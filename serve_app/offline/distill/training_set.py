@@ -3,7 +3,7 @@ card."""
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,11 +38,6 @@ def render_lesson(lesson: Lesson) -> bytes:
     turns = [*lesson.conversation, Message("assistant", lesson.answer)]
     messages = [{"role": turn.role, "content": turn.content} for turn in turns]
     return orjson.dumps({"messages": messages}, option=orjson.OPT_APPEND_NEWLINE)
-
-
-def write_lessons(path: Path, lessons: Iterable[Lesson]) -> None:
-    """Write a file of lessons."""
-    path.write_bytes(b"".join(map(render_lesson, lessons)))
 
 
 def read_lessons(path: Path) -> Sequence[Lesson]:
