@@ -29,7 +29,7 @@ GPU_HEADER = (
     "# Complete: pip install --no-deps --require-hashes -r requirements/gpu.txt\n"
 )
 
-OFFLINE_EXTRAS = ("bench", "evaluate", "learn")
+OFFLINE_EXTRAS = ("bench", "distill", "evaluate", "learn")
 SERVING_EXTRAS = ("access", "redis")
 """What a Router may be asked to do; in every lock."""
 

@@ -14,9 +14,9 @@ import typer
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeRemainingColumn
 
-from serve_app import demo
-from serve_app.config.reader import process_environment
+from serve_app.cli.endpoint import build_headers, parse_address
 from serve_app.core.outputs import OutputUnusable, check_file, make_directory
+from serve_app.offline.demo.testset import TESTSET
 from serve_app.offline.evaluate.answers import ANSWERS_FILE, GradedAnswer, Settings, open_answers
 from serve_app.offline.evaluate.client import Client
 from serve_app.offline.evaluate.dataset import read_dataset
@@ -28,7 +28,7 @@ from serve_app.offline.evaluate.summary import Summary, summarize
 
 SUMMARY_FILE = "summary.json"
 PICTURE_FILE = "quality-over-cost.png"
-DEMO_QUESTIONS = Path(demo.__file__).with_name("testset.jsonl")
+DEMO_QUESTIONS = TESTSET
 _DEMO = "demo"
 _WIDTH_MIN = 110
 # A call may wait long for its first token behind other calls, but not forever.
@@ -75,7 +75,7 @@ def evaluate(
 ) -> None:
     """Ask a running endpoint labelled questions, and report each model's accuracy and speed."""
     names = _parse_models(models)
-    address, headers = _parse_address(base_url), _build_headers(api_key_env)
+    address, headers = parse_address(base_url), build_headers(api_key_env)
     try:
         questions = read_dataset(_locate(dataset)).choose(limit, seed)
         settings = Settings(questions.sha256, address, max_tokens, temperature, seed)
@@ -182,27 +182,6 @@ def _parse_models(text: str) -> Sequence[str]:
     if "" in names:
         raise typer.BadParameter(f"'{text}' is not a list of models", param_hint="--models")
     return names
-
-
-def _parse_address(base_url: str) -> str:
-    try:
-        url = httpx.URL(base_url)
-    except httpx.InvalidURL:
-        url = httpx.URL("")
-    if url.scheme not in ("http", "https") or not url.host:
-        raise typer.BadParameter(f"'{base_url}' is not an http address", param_hint="--base-url")
-    return base_url.rstrip("/")
-
-
-def _build_headers(api_key_env: str | None) -> Mapping[str, str]:
-    if api_key_env is None:
-        return {}
-    key = process_environment().get(api_key_env)
-    if not key:
-        raise typer.BadParameter(
-            f"the environment has no {api_key_env}", param_hint="--api-key-env"
-        )
-    return {"authorization": f"Bearer {key}"}
 
 
 def _say(text: str) -> None:

@@ -15,6 +15,7 @@ EXTRA_OF = {
     "jsonschema": "evaluate",
     "jwt": "access",
     "limits": "bench",
+    "peft": "distill",
     "redis": "redis",
     "sklearn": "learn",
     "threadpoolctl": "learn",
@@ -296,6 +297,29 @@ class Keys(LazyGroup):
     )
 
 
+class Distill(LazyGroup):
+    """The commands of `serve-app distill`."""
+
+    lazy = (
+        LazyCommand(
+            "data",
+            "serve_app.cli.distill:data",
+            "Turn a feedback log into chat JSONL to train on, with a card that counts what was"
+            " dropped.",
+        ),
+        LazyCommand(
+            "train",
+            "serve_app.cli.distill_train:train",
+            "Fit a LoRA adapter to a training set; only the answers are learnt, not the questions.",
+        ),
+        LazyCommand(
+            "compare",
+            "serve_app.cli.distill_compare:compare",
+            "Compare two models by their answers, and by the strong calls that each needs.",
+        ),
+    )
+
+
 class AuditCommands(LazyGroup):
     """The commands of `serve-app audit`."""
 
@@ -378,6 +402,12 @@ app.add_typer(
 app.add_typer(
     typer.Typer(cls=Canary, help="Variants of tiers on trial.", no_args_is_help=True),
     name="canary",
+)
+app.add_typer(
+    typer.Typer(
+        cls=Distill, help="A small model learns the large model's answers.", no_args_is_help=True
+    ),
+    name="distill",
 )
 app.add_typer(
     typer.Typer(cls=Keys, help="API keys of a config.", no_args_is_help=True),

@@ -108,7 +108,8 @@ class FeedbackCollector:
         if chars > config.text_chars_max:
             self.tally.fates[Fate.TOO_LONG] += 1
             return None
-        return Capture(call, decision, other, config.text_chars_max)
+        chars_max = config.text_chars_max
+        return Capture(call, decision, other, chars_max, consented=consent is True)
 
     def take(self, capture: Capture) -> None:
         """Take the capture of a call that has been answered completely and without an error."""

@@ -33,13 +33,18 @@ def render_call(
     decision: Decision,
     pair: TierPair,
     answer: str | None,
+    consented: bool = False,
 ) -> bytes:
-    """A kept call; its texts are redacted already, `answer` is None where it is not kept."""
+    """A kept call; its texts are redacted already, `answer` is None where it is not kept.
+
+    `consented`: the client itself said yes; otherwise the config assumed it.
+    """
     return _render(
         "call",
         request_id,
         messages=[{"role": role, "content": text} for role, text in messages],
         schema=schema,
+        consent="given" if consented else "assumed",
         answered_by=decision.tier,
         answered_by_large=decision.tier == pair.large.name,
         small_model=pair.small.model_id,

@@ -58,6 +58,7 @@ def prepare(
         decision=capture.decision,
         pair=pair,
         answer=redacted[answer] if config.store_answers else None,
+        consented=capture.consented,
     )
     other_is_large = capture.other.name == pair.large.name
     sample = Sample(

@@ -20,6 +20,7 @@ from serve_app.cli.main import (
     Canary,
     Certificates,
     Commands,
+    Distill,
     Keys,
     main,
 )
@@ -50,6 +51,7 @@ def imported(*arguments: str) -> tuple[str, set[str]]:
         *AuditCommands.lazy,
         *Keys.lazy,
         *Canary.lazy,
+        *Distill.lazy,
     ],
     ids=lambda command: command.name,
 )

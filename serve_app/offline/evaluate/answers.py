@@ -83,6 +83,17 @@ def open_answers(directory: Path, settings: Settings) -> Iterator[AnswerLog]:
         yield AnswerLog(answers, file)
 
 
+def read_answers(directory: Path) -> Sequence[GradedAnswer]:
+    """The answers of a directory, which stays as it is.
+
+    Raises:
+        OtherEvaluation: they cannot be read.
+    """
+    if not (directory / ANSWERS_FILE).is_file():
+        raise OtherEvaluation(directory, f"it has no {ANSWERS_FILE}")
+    return list(_read(directory / ANSWERS_FILE))
+
+
 def _check_settings(directory: Path, settings: Settings) -> None:
     ours, path = asdict(settings), directory / SETTINGS_FILE
     if not path.exists():

@@ -16,6 +16,7 @@ Document = Mapping[str, object]
 FILES = "calls_*.jsonl"
 KINDS = frozenset({"call", "label", "feedback"})
 _SCORES = ("small_score", "large_score")
+_KEPT = ("messages", "small_model", "large_model", "answered_by_large", "consent", "answer")
 
 
 class InvalidEntry(ValueError):
@@ -28,7 +29,9 @@ class InvalidEntry(ValueError):
 @dataclass(frozen=True, slots=True)
 class JoinedLog:
     """Every call of a log as one document, with `small_score` and `large_score` where it has a
-    label; `skipped` counts the request ids of several calls, and of feedback on none."""
+    label, with the two answers (`answer`, `other_answer`) where these are kept, and with `reported`
+    where an application said whether the answer was right. `skipped` counts the request ids of
+    several calls, and of feedback on none."""
 
     calls: Sequence[Document]
     skipped: int
@@ -96,14 +99,16 @@ class FeedbackLog:
             self._feedback[request_id] = entry
 
     def _join(self, request_id: str, call: Document) -> Document:
-        kept = ("messages", "small_model", "large_model")
-        joined = {key: call[key] for key in kept if key in call}
+        joined = {key: call[key] for key in _KEPT if key in call}
         if call.get("schema"):
             joined["response_format"] = {"type": "json_schema"}
-        label = self._labels.get(request_id)
+        label, feedback = self._labels.get(request_id), self._feedback.get(request_id)
+        if feedback is not None:
+            joined["reported"] = feedback["right"]
         if label is None:
             return joined
-        feedback = self._feedback.get(request_id)
+        if "other_answer" in label:
+            joined["other_answer"] = label["other_answer"]
         return joined | _score(call, label, feedback)
 
 
