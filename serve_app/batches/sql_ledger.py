@@ -37,11 +37,11 @@ from sqlalchemy.exc import SQLAlchemyError
 from serve_app.batches.batch import (
     ENDED,
     Batch,
+    BatchOwner,
     BatchStatus,
     Job,
     LineFault,
     LineResult,
-    BatchOwner,
     Shard,
     StoredFile,
     WorkClaim,

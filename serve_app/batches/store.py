@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Callable
+from collections.abc import AsyncIterator, Callable
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager, suppress
 from functools import partial
 from typing import ParamSpec, TypeVar
 
-from serve_app.batches.file_store import FileStore
+from serve_app.batches.file_store import FileSink, FileStore
 from serve_app.batches.ledger import BatchLedger
 from serve_app.config.batches import BatchesConfig
 
@@ -25,6 +26,8 @@ class BatchStore:
         self.config = config
         self.ledger = ledger
         self.files = files
+        self.more = asyncio.Event()
+        """Set where there may be new work."""
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="batches")
 
     def start(self) -> None:
@@ -34,6 +37,19 @@ class BatchStore:
         """Wait for the work in the threads, and close the ledger."""
         await asyncio.to_thread(self._threads.shutdown)
         await asyncio.to_thread(self.ledger.close)
+
+    @asynccontextmanager
+    async def create(self, file_id: str, writer: str) -> AsyncIterator[FileSink]:
+        """Write a file, as `FileStore.create` does; `write` blocks, so it belongs into `run`."""
+        manager = self.files.create(file_id, writer)
+        sink = await self.run(manager.__enter__)
+        try:
+            yield sink
+        except BaseException as error:
+            with suppress(type(error)):
+                await self.run(manager.__exit__, type(error), error, error.__traceback__)
+            raise
+        await self.run(manager.__exit__, None, None, None)
 
     async def run(self, work: Callable[P, T], *args: P.args, **kwargs: P.kwargs) -> T:
         """Do work that blocks."""

@@ -9,10 +9,11 @@ import time
 from collections.abc import Callable, Sequence
 from contextlib import suppress
 from contextvars import Context
+from functools import partial
 from typing import Protocol
 
 from serve_app.batches.assembly import Assembly
-from serve_app.batches.batch import Batch, Job, LineFault, LineResult, BatchOwner, WorkClaim
+from serve_app.batches.batch import Batch, BatchOwner, Job, LineFault, LineResult, WorkClaim
 from serve_app.batches.checking import FileCheck
 from serve_app.batches.file_store import FileMissing, FileStoreUnavailable
 from serve_app.batches.gate import LineGate
@@ -84,7 +85,6 @@ class BatchWorker:
         self._gate = gate
         self._clock = clock
         self._jobs: set[asyncio.Task[None]] = set()
-        self._more = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._sweep_at = self._forget_at = 0.0
 
@@ -93,10 +93,6 @@ class BatchWorker:
         loop = asyncio.get_running_loop()
         # The context is empty because Ray would otherwise tie the work to a request.
         self._task = loop.create_task(self._run(), context=Context())
-
-    def wake(self) -> None:
-        """There is new work."""
-        self._more.set()
 
     async def close(self) -> None:
         """Stop. The work that is not done goes to another worker at once."""
@@ -108,15 +104,15 @@ class BatchWorker:
     async def _run(self) -> None:
         while True:
             store = self._find_store()
-            pause_s = IDLE_POLL_S
             if store is None:
                 self._stop_jobs()
-            else:
-                pause_s = await self._tend(store)
-            self._more.clear()
+                await asyncio.sleep(IDLE_POLL_S)
+                continue
+            store.more.clear()
+            pause_s = await self._tend(store)
             with suppress(TimeoutError):
                 async with asyncio.timeout(pause_s):
-                    await self._more.wait()
+                    await store.more.wait()
 
     def _stop_jobs(self) -> None:
         for job in self._jobs:
@@ -155,13 +151,13 @@ class BatchWorker:
         loop = asyncio.get_running_loop()
         job = loop.create_task(self._work(store, claim))
         self._jobs.add(job)
-        job.add_done_callback(self._end)
+        job.add_done_callback(partial(self._end, store))
         # The job's lines reach the gate before the next claim is considered.
         await asyncio.wait([job], timeout=POLL_S / 10)
 
-    def _end(self, job: asyncio.Task[None]) -> None:
+    def _end(self, store: BatchStore, job: asyncio.Task[None]) -> None:
         self._jobs.discard(job)
-        self._more.set()
+        store.more.set()
 
     async def _work(self, store: BatchStore, claim: WorkClaim) -> None:
         """Work that fails is claimed again once its lease has ended."""

@@ -27,6 +27,7 @@ from serve_app.core.errors import (
 )
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.admin import AdminPages
+from serve_app.gateway.batch_pages import BatchPages
 from serve_app.gateway.browser import BrowserPages, Files, NumbersSource
 from serve_app.gateway.feedback import build_feedback_page, read_page_body
 from serve_app.gateway.guard import Guard, check_endpoint, read_caller
@@ -85,6 +86,7 @@ def build_gateway(
         routes=[
             *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
             *response_routes(guard),
+            *BatchPages(pipeline, bodies).routes(guard),
             *AdminPages(configs, pipeline, readiness).routes(guard),
             *browser.routes(guard),
             guard.page("/v1/route", pages.explain_route, ["POST"]),

@@ -29,7 +29,7 @@ from serve_app.gateway.cache_use import read_cache_use
 from serve_app.gateway.client_bytes import open_passage
 from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.dialect import Translation, translate
-from serve_app.gateway.guard import check_endpoint
+from serve_app.gateway.guard import CALLER, check_endpoint, find_caller
 from serve_app.gateway.held_bodies import BodyPlace, HeldBodies
 from serve_app.gateway.render import (
     JSON_CONTENT,
@@ -204,9 +204,7 @@ class CallHandler:
             record.trace = self._pipeline.steps.tracer.begin(headers.traceparent)
         try:
             async with whole_in_time(deadlines):
-                if self._pipeline.steps.access is not None:
-                    record.caller = await self._pipeline.authenticate(read_credentials(scope))
-                    check_endpoint(record.caller, self._endpoint)
+                await self._find_caller(scope, record, deadlines)
                 order = await self._receive(scope, headers, receive, held, deadlines)
                 record.stream = order.call.stream
                 if record.trace is not None:
@@ -225,6 +223,19 @@ class CallHandler:
         finally:
             record.total_s = self._clock() - started
             self._recorder.finish(record)
+
+    async def _find_caller(self, scope: Scope, record: Record, deadlines: Deadlines) -> None:
+        """Note who calls: the client, or the owner of a batch whose line this call is.
+
+        Raises:
+            Unauthorized, Forbidden, AccessUnavailable: as in `Pipeline.authenticate`.
+        """
+        if CALLER in scope:
+            record.caller = find_caller(scope)
+            deadlines.forgo_first_token()
+        elif self._pipeline.steps.access is not None:
+            record.caller = await self._pipeline.authenticate(read_credentials(scope))
+        check_endpoint(record.caller, self._endpoint)
 
     async def _receive(
         self,

@@ -10,7 +10,7 @@ from typing import Any
 
 import orjson
 
-from serve_app.batches.batch import Batch, LineFault, BatchOwner, StoredFile
+from serve_app.batches.batch import Batch, BatchOwner, LineFault, StoredFile
 from serve_app.batches.build import build_store
 from serve_app.batches.lines import LineAnswer
 from serve_app.batches.store import BatchStore
