@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import AbstractContextManager
 from typing import Protocol
 
@@ -50,4 +50,8 @@ class FileStore(Protocol):
 
     def delete(self, file_id: str) -> None:
         """Remove a file; one that is not there is ignored."""
+        ...
+
+    def list_old(self, before: float) -> Sequence[str]:
+        """The ids of all files, complete or not, that were written before a time."""
         ...

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager, suppress
 from io import UnsupportedOperation
 from typing import Any
@@ -61,6 +61,13 @@ class FsspecFileStore:
         """Remove a file; one that is not there is ignored."""
         with _failures(), suppress(FileNotFoundError):
             self._files.rm(self._path(file_id))
+
+    def list_old(self, before: float) -> Sequence[str]:
+        """The ids of all files, complete or not, that were written before a time."""
+        with _failures():
+            paths = self._files.ls(self._root, detail=False)
+            old = [path for path in paths if self._files.modified(path).timestamp() < before]
+        return [path.rsplit("/", 1)[-1] for path in old]
 
     def _path(self, file_id: str) -> str:
         return f"{self._root}/{file_id}"

@@ -69,7 +69,7 @@ class BatchLedger(Protocol):
         ...
 
     def claim(self, worker: str, now: float, lease_s: float) -> WorkClaim | None:
-        """Some work that no worker has; None if there is none."""
+        """Some work that no worker has; None if there is none. Tenants take turns."""
         ...
 
     def renew(self, claim: WorkClaim, now: float, lease_s: float) -> None:
@@ -130,6 +130,10 @@ class BatchLedger(Protocol):
         Raises:
             ClaimLost: the work is not the worker's any more.
         """
+        ...
+
+    def unknown_files(self, file_ids: Sequence[str]) -> Sequence[str]:
+        """Those of the ids that belong to no file."""
         ...
 
     def forget(self, before: float) -> Sequence[str]:

@@ -92,8 +92,11 @@ def _refuse(code: str, message: str, param: str | None, number: int) -> LineRefu
 
 
 def read_custom_id(raw: bytes) -> str:
-    """The `custom_id` of a line that has been validated."""
-    found: str = orjson.loads(raw)["custom_id"]
+    """The `custom_id` of a line that has been validated; empty if the line is cut by now."""
+    try:
+        found: str = orjson.loads(raw)["custom_id"]
+    except orjson.JSONDecodeError:
+        return ""
     return found
 
 

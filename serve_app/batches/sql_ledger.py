@@ -9,6 +9,8 @@ of its claim, so a worker that is late changes nothing.
 
 from __future__ import annotations
 
+import time
+from collections import Counter
 from collections.abc import Iterator, Sequence, Set
 from contextlib import contextmanager
 from dataclasses import asdict
@@ -21,6 +23,7 @@ from sqlalchemy import (
     Engine,
     Row,
     and_,
+    case,
     create_engine,
     delete,
     event,
@@ -52,6 +55,7 @@ from serve_app.batches.tables import BATCHES, FILES, METADATA, RESULTS, WORK
 WAIT_S = 30.0
 """How long a change may wait for another process's change."""
 RESULTS_READ = 500
+CREATE_TRIES, CREATE_PAUSE_S = 5, 0.2
 WHOLE = Shard(0, 1, 0, 0, 0)
 """The place of work that is not about some lines."""
 
@@ -64,7 +68,19 @@ class SqlLedger:
         self._sqlite = make_url(address).get_backend_name() == "sqlite"
         with _failures():
             self._engine = open_engine(address)
-            METADATA.create_all(self._engine)
+        self._create_tables()
+
+    def _create_tables(self) -> None:
+        """Make what is not there; another Router may be making it at this moment."""
+        for tries_left in reversed(range(CREATE_TRIES)):
+            try:
+                with _failures():
+                    METADATA.create_all(self._engine)
+                return
+            except LedgerUnavailable:
+                if not tries_left:
+                    raise
+                time.sleep(CREATE_PAUSE_S)
 
     def close(self) -> None:
         """Close every connection."""
@@ -115,7 +131,7 @@ class SqlLedger:
         with self._change() as change:
             change.execute(insert(BATCHES).values(_render_batch(batch)))
             for job in (Job.VALIDATE, Job.ASSEMBLE):
-                work = _render_work(batch.batch_id, job, WHOLE, batch.expires_at)
+                work = _render_work(batch.batch_id, job, WHOLE)
                 change.execute(insert(WORK).values(work | {"open": job is Job.VALIDATE}))
 
     def find_batch(self, tenant: str, batch_id: str) -> Batch | None:
@@ -204,15 +220,40 @@ class SqlLedger:
         )
 
     def claim(self, worker: str, now: float, lease_s: float) -> WorkClaim | None:
-        """Some work that no worker has, the most urgent first."""
-        free = and_(WORK.c.open.is_(True), WORK.c.leased_until <= now)
-        order = (WORK.c.expires_at, WORK.c.batch_id, WORK.c.job, WORK.c.number)
-        # Other workers pass a row that is being claimed; SQLite has one change at a time anyway.
-        query = select(WORK).where(free).order_by(*order).limit(1)
+        """Some work that no worker has: of the tenant with the fewest claims, of its most urgent
+        batch."""
+        for batch_id in self._turns(now):
+            claim = self._claim_of(batch_id, worker, now, lease_s)
+            if claim is not None:
+                return claim
+        return None
+
+    def _turns(self, now: float) -> list[str]:
+        """The batches with work that no worker has, in the order in which they get a worker."""
+        free = func.sum(case((WORK.c.leased_until <= now, 1), else_=0))
+        work = (
+            select(WORK.c.batch_id, free.label("free"), func.count().label("all"))
+            .where(WORK.c.open.is_(True))
+            .group_by(WORK.c.batch_id)
+            .subquery()
+        )
+        query = select(BATCHES.c.tenant, BATCHES.c.expires_at, work).join(
+            work, work.c.batch_id == BATCHES.c.batch_id
+        )
         with self._read() as read:
-            if read.execute(query).first() is None:
-                return None
+            rows = read.execute(query).all()
+        claims: Counter[str] = Counter()
+        for row in rows:
+            claims[row.tenant] += row.all - row.free
+        waiting = [row for row in rows if row.free]
+        waiting.sort(key=lambda row: (claims[row.tenant], row.expires_at, row.batch_id))
+        return [row.batch_id for row in waiting]
+
+    def _claim_of(self, batch_id: str, worker: str, now: float, lease_s: float) -> WorkClaim | None:
+        free = and_(WORK.c.batch_id == batch_id, WORK.c.open.is_(True), WORK.c.leased_until <= now)
+        query = select(WORK).where(free).order_by(WORK.c.job, WORK.c.number).limit(1)
         with self._change() as change:
+            # Other workers pass a row that is being claimed; SQLite has one change at a time.
             row = change.execute(query.with_for_update(skip_locked=True)).first()
             if row is None:
                 return None
@@ -259,9 +300,7 @@ class SqlLedger:
             row = self._lock_held(change, claim)
             self._close(change, claim)
             self._move(change, row, BatchStatus.IN_PROGRESS, now, total=total)
-            work = [
-                _render_work(claim.batch_id, Job.LINES, shard, row.expires_at) for shard in shards
-            ]
+            work = [_render_work(claim.batch_id, Job.LINES, shard) for shard in shards]
             change.execute(insert(WORK), work)
 
     def done_lines(self, claim: WorkClaim) -> Set[int]:
@@ -349,6 +388,12 @@ class SqlLedger:
             for table in (WORK, RESULTS):
                 change.execute(delete(table).where(table.c.batch_id == claim.batch_id))
 
+    def unknown_files(self, file_ids: Sequence[str]) -> Sequence[str]:
+        """Those of the ids that belong to no file."""
+        with self._read() as read:
+            known = set(read.execute(select(FILES.c.file_id)).scalars())
+        return [file_id for file_id in file_ids if file_id not in known]
+
     def forget(self, before: float) -> Sequence[str]:
         """Forget ended batches and unused files from before a time."""
         ended = and_(BATCHES.c.status.in_(ENDED), BATCHES.c.created_at < before)
@@ -425,7 +470,7 @@ def _held(claim: WorkClaim) -> ColumnElement[bool]:
     return and_(same, WORK.c.open.is_(True), WORK.c.fence == claim.fence)
 
 
-def _render_work(batch_id: str, job: Job, shard: Shard, expires_at: float) -> dict[str, Any]:
+def _render_work(batch_id: str, job: Job, shard: Shard) -> dict[str, Any]:
     return {
         "batch_id": batch_id,
         "job": job,
@@ -438,7 +483,6 @@ def _render_work(batch_id: str, job: Job, shard: Shard, expires_at: float) -> di
         "worker": None,
         "leased_until": 0.0,
         "fence": 0,
-        "expires_at": expires_at,
     }
 
 

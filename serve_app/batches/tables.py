@@ -82,9 +82,7 @@ WORK = Table(
     Column("worker", String(128)),
     Column("leased_until", Float(53), nullable=False),
     Column("fence", BigInteger, nullable=False),
-    # A copy of the batch's, by which the most urgent work is found.
-    Column("expires_at", Float(53), nullable=False),
-    Index("work_to_claim", "open", "expires_at", "batch_id", "job", "number"),
+    Index("open_work", "open", "batch_id", "leased_until"),
 )
 
 RESULTS = Table(

@@ -26,6 +26,7 @@ from serve_app.batches.lines import (
     request_id_of,
 )
 from serve_app.batches.store import BatchStore
+from serve_app.config.tiers import DAY_S
 
 logger = logging.getLogger("ray.serve")
 
@@ -35,6 +36,8 @@ IDLE_POLL_S = 1.0
 SWEEP_S = 2.0
 """How often batches that are out of time are looked for."""
 FORGET_S = 3600.0
+LEFT_S = float(DAY_S)
+"""A file that no batch and no upload knows is older than any that is still being written."""
 RENEW_S_MAX = 5.0
 """A cancelled batch loses its workers within this time."""
 SLICE_S = 0.005
@@ -65,6 +68,14 @@ class LineCalls(Protocol):
     ) -> LineAnswer:
         """The answer to a call, errors included."""
         ...
+
+
+def forget_old(store: BatchStore, now: float) -> None:
+    """Remove what has been kept long enough, and what killed processes have left behind."""
+    ids = store.ledger.forget(now - store.config.retention_days * DAY_S)
+    left = store.ledger.unknown_files(store.files.list_old(now - LEFT_S))
+    for file_id in {*ids, *left}:
+        store.files.delete(file_id)
 
 
 class BatchWorker:
@@ -130,8 +141,8 @@ class BatchWorker:
                 if claim is None:
                     break
                 await self._begin(store, claim)
-        except LedgerUnavailable as error:
-            logger.warning("the ledger of batches cannot be used: %s", error)
+        except (FileStoreUnavailable, LedgerUnavailable) as error:
+            logger.warning("the store of batches cannot be used: %s", error)
             return IDLE_POLL_S
         return POLL_S if self._jobs else IDLE_POLL_S
 
@@ -143,9 +154,7 @@ class BatchWorker:
             await store.run(store.ledger.expire, now)
         if now >= self._forget_at:
             self._forget_at = now + FORGET_S
-            before = now - store.config.retention_days * 86400
-            for file_id in await store.run(store.ledger.forget, before):
-                await store.run(store.files.delete, file_id)
+            await store.run(forget_old, store, now)
 
     async def _begin(self, store: BatchStore, claim: WorkClaim) -> None:
         loop = asyncio.get_running_loop()
