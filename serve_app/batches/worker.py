@@ -97,7 +97,7 @@ class BatchWorker:
         self._clock = clock
         self._jobs: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
-        self._sweep_at = self._forget_at = 0.0
+        self._adjust_at = self._sweep_at = self._forget_at = 0.0
 
     def start(self) -> None:
         """Begin, in the running event loop."""
@@ -131,7 +131,7 @@ class BatchWorker:
 
     async def _tend(self, store: BatchStore) -> float:
         """Look for work; returns the time after which to look again."""
-        self._gate.adjust(store.config.concurrency)
+        self._adjust_gate(store)
         try:
             await self._sweep(store)
             while not self._gate.waiting and len(self._jobs) <= self._gate.limit:
@@ -145,6 +145,13 @@ class BatchWorker:
             logger.warning("the store of batches cannot be used: %s", error)
             return IDLE_POLL_S
         return POLL_S if self._jobs else IDLE_POLL_S
+
+    def _adjust_gate(self, store: BatchStore) -> None:
+        """Follow the tiers at a steady pace, however often work ends."""
+        now = asyncio.get_running_loop().time()
+        if now >= self._adjust_at:
+            self._adjust_at = now + POLL_S
+            self._gate.adjust(store.config.concurrency)
 
     async def _sweep(self, store: BatchStore) -> None:
         """End batches that are out of time, and forget old ones."""
