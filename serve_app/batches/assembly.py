@@ -8,7 +8,14 @@ from collections.abc import Callable, Generator, Iterator
 from itertools import chain
 from typing import TypeVar
 
-from serve_app.batches.batch import OUTPUT, Batch, BatchStatus, StoredFile
+from serve_app.batches.batch import (
+    BACKGROUND,
+    BACKGROUND_PREFIX,
+    OUTPUT,
+    Batch,
+    BatchStatus,
+    StoredFile,
+)
 from serve_app.batches.file_store import FileMissing, FileStore
 from serve_app.batches.ledger import BatchLedger
 from serve_app.batches.lines import read_custom_id, render_undone
@@ -88,9 +95,9 @@ class Assembly:
                     size_bytes += len(line)
                 yield
         name = f"{batch_id}_{kind}.jsonl"
-        return StoredFile(
-            file_id, self._batch.owner.tenant, OUTPUT, name, size_bytes, self._clock()
-        )
+        purpose = BACKGROUND if batch_id.startswith(BACKGROUND_PREFIX) else OUTPUT
+        tenant = self._batch.owner.tenant
+        return StoredFile(file_id, tenant, purpose, name, size_bytes, self._clock())
 
     def _unanswered(self) -> Iterator[bytes | None]:
         """The lines that failed, and those that were never answered, in the file's order."""

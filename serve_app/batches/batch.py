@@ -9,6 +9,11 @@ from enum import StrEnum
 OUTPUT = "batch_output"
 """The purpose of the files that this service writes."""
 
+BACKGROUND = "background"
+"""The purpose of the file with the answer to a call that was made in the background."""
+BATCH_PREFIX, BACKGROUND_PREFIX = "batch_", "resp_"
+"""Batches that clients list have ids of the first kind, calls in the background of the second."""
+
 
 class BatchStatus(StrEnum):
     """OpenAI's states of a batch."""

@@ -38,6 +38,8 @@ from sqlalchemy.engine import make_url
 from sqlalchemy.exc import SQLAlchemyError
 
 from serve_app.batches.batch import (
+    BACKGROUND,
+    BATCH_PREFIX,
     ENDED,
     Batch,
     BatchOwner,
@@ -103,7 +105,7 @@ class SqlLedger:
     ) -> Sequence[StoredFile]:
         """The tenant's files in the order of their making."""
         order = (FILES.c.created_at, FILES.c.file_id)
-        query = select(FILES).where(FILES.c.tenant == tenant)
+        query = select(FILES).where(FILES.c.tenant == tenant, FILES.c.purpose != BACKGROUND)
         if purpose is not None:
             query = query.where(FILES.c.purpose == purpose)
         if after is not None:
@@ -153,7 +155,8 @@ class SqlLedger:
     def list_batches(self, tenant: str, *, after: str | None, limit: int) -> Sequence[Batch]:
         """The tenant's batches, newest first."""
         order = (BATCHES.c.created_at, BATCHES.c.batch_id)
-        query = select(BATCHES).where(BATCHES.c.tenant == tenant)
+        mine = and_(BATCHES.c.tenant == tenant, BATCHES.c.batch_id.startswith(BATCH_PREFIX))
+        query = select(BATCHES).where(mine)
         if after is not None:
             place = select(*order).where(BATCHES.c.batch_id == after).scalar_subquery()
             query = query.where(tuple_(*order) < place)

@@ -44,23 +44,10 @@ class InProcessCalls:
     def check(self, owner: BatchOwner, endpoint: str, body: bytes) -> LineFault | None:
         """What is wrong with a call, as far as that can be said without an engine."""
         try:
-            self._check(self._find_caller(owner), Endpoint(endpoint), body)
+            check_line(self._pipeline, self._find_caller(owner), Endpoint(endpoint), body)
         except GatewayError as error:
             return LineFault(error.counted_as, error.message, error.param)
         return None
-
-    def _check(self, caller: Caller, endpoint: Endpoint, body: bytes) -> None:
-        check_endpoint(caller, endpoint)
-        translation = translate(endpoint, body)
-        call = parse_call(
-            translation.engine_endpoint,
-            translation.body,
-            request_id="",
-            tier=None,
-            bodies=self._pipeline.runtime.bodies,
-        )
-        call = self._pipeline.authorise(call, caller)
-        check_model(call, self._pipeline.visible(caller))
 
     async def call(
         self, owner: BatchOwner, endpoint: str, body: bytes, request_id: str
@@ -78,6 +65,24 @@ class InProcessCalls:
         if access is not None:
             caller = access.renew(caller)
         return replace(caller, rights=replace(caller.rights, priority=Priority.BATCH))
+
+
+def check_line(pipeline: Pipeline, caller: Caller, endpoint: Endpoint, body: bytes) -> None:
+    """Check a call as far as that can be done without an engine.
+
+    Raises:
+        GatewayError: the call is wrong, or the caller may not make it.
+    """
+    check_endpoint(caller, endpoint)
+    translation = translate(endpoint, body)
+    call = parse_call(
+        translation.engine_endpoint,
+        translation.body,
+        request_id="",
+        tier=None,
+        bodies=pipeline.runtime.bodies,
+    )
+    check_model(pipeline.authorise(call, caller), pipeline.visible(caller))
 
 
 def make_scope(endpoint: str, body: bytes, request_id: str, caller: Caller) -> Scope:

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response, StreamingResponse
 from starlette.routing import Route
 
-from serve_app.batches.batch import Batch, BatchOwner, BatchStatus, StoredFile
+from serve_app.batches.batch import BATCH_PREFIX, Batch, BatchOwner, BatchStatus, StoredFile
 from serve_app.batches.file_store import FileStoreUnavailable
 from serve_app.batches.ledger import LedgerUnavailable
 from serve_app.batches.store import BatchStore
@@ -94,7 +94,7 @@ class BatchPages:
         from serve_app.gateway.uploads import PIECE_BYTES, read_upload
 
         file_id = f"file-{uuid.uuid4().hex}"
-        with BodyPlace(self._bodies) as held, _failures():
+        with BodyPlace(self._bodies) as held, translate_failures():
             held.add(PIECE_BYTES)
             async with store.create(file_id, "upload") as sink:
                 upload = await read_upload(
@@ -209,7 +209,10 @@ class BatchPages:
     async def show_batch(self, request: Request) -> Response:
         """`GET /v1/batches/{batch_id}`."""
         store, batch_id = self._store(), request.path_params["batch_id"]
-        batch = await self._run(store.ledger.find_batch, read_caller(request).tenant, batch_id)
+        tenant = read_caller(request).tenant
+        batch = None
+        if batch_id.startswith(BATCH_PREFIX):
+            batch = await self._run(store.ledger.find_batch, tenant, batch_id)
         if batch is None:
             raise NoSuchBatch(batch_id)
         return _json(render_batch(batch))
@@ -218,7 +221,9 @@ class BatchPages:
         """`POST /v1/batches/{batch_id}/cancel`."""
         store, batch_id = self._store(), request.path_params["batch_id"]
         tenant = read_caller(request).tenant
-        batch = await self._run(store.ledger.cancel, tenant, batch_id, self._clock())
+        batch = None
+        if batch_id.startswith(BATCH_PREFIX):
+            batch = await self._run(store.ledger.cancel, tenant, batch_id, self._clock())
         if batch is None:
             raise NoSuchBatch(batch_id)
         if batch.status not in (BatchStatus.CANCELLING, BatchStatus.CANCELLED):
@@ -246,12 +251,13 @@ class BatchPages:
         Raises:
             StorageFailing: the work cannot be done at the moment.
         """
-        with _failures():
+        with translate_failures():
             return await self._store().run(work, *args, **kwargs)
 
 
 @contextmanager
-def _failures() -> Iterator[None]:
+def translate_failures() -> Iterator[None]:
+    """Turn failures of the store into the error for a client."""
     try:
         yield
     except (FileStoreUnavailable, LedgerUnavailable) as error:

@@ -95,3 +95,17 @@ def test_a_batch_outlives_its_router(local: Service, client: openai.OpenAI, tmp_
     batch = end(local_again, batch)
     output = read(client, batch.output_file_id)
     assert sorted(line["custom_id"] for line in output) == sorted(f"q{n}" for n in range(300))
+
+
+def test_a_response_in_the_background(client: openai.OpenAI) -> None:
+    """It is fetched by its id once it is there."""
+    response = client.responses.create(model="auto", input=QUESTIONS[0], background=True)
+    assert response.status == "queued"
+
+    def ended() -> bool:
+        found = client.responses.retrieve(response.id)
+        return found.status not in ("queued", "in_progress")
+
+    wait_for(ended, timeout_s=60, what="the response is there")
+    found = client.responses.retrieve(response.id)
+    assert (found.status, found.output_text) == ("completed", "The capital of France is Paris.")
