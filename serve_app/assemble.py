@@ -26,6 +26,7 @@ def assemble(plan: Plan, old: Steps = NO_STEPS, old_plan: Plan | None = None) ->
         cache=_step("cache", old.cache, plan, old_plan),
         audit=_step("audit", old.audit, plan, old_plan),
         tracer=_step("traces", old.tracer, plan, old_plan),
+        batches=_step("batches", old.batches, plan, old_plan),
         prices=plan.runtime.prices,
     )
 

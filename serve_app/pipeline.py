@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections import Counter
 from collections.abc import AsyncIterator, Callable, Mapping, Sequence
 from contextlib import AbstractAsyncContextManager, AsyncExitStack, asynccontextmanager
+from dataclasses import replace
 from functools import partial
 from typing import Protocol
 
@@ -13,7 +14,7 @@ from serve_app.config.fairness import FairnessConfig
 from serve_app.config.prices import PricesConfig
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import Call, Reason, Record, Route
+from serve_app.core.call import Call, Endpoint, Reason, Record, Route
 from serve_app.core.caller import ANONYMOUS, Caller, Credentials, Priority
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls, UpstreamFailed
@@ -33,6 +34,12 @@ from serve_app.way import Way
 
 CHOSEN_BY_OTHERS = frozenset({Reason.MODEL, Reason.HEADER, Reason.ONLY_TIER, Reason.NO_GENERATION})
 """Why a call went to a tier that the Router did not choose: nothing is saved by routing then."""
+
+BATCH_PRIORITY = 100
+"""For vLLM a call of a lower number comes first; the calls of clients have 0."""
+
+RANKED_ENDPOINTS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES})
+"""The paths on which vLLM reads a priority."""
 
 NO_LOADS: Mapping[str, TierLoad] = {}
 
@@ -66,6 +73,7 @@ class Pipeline:
         self._caches = caches or {}
         self._configs = tuple(configs)
         self._strongest = find_strongest(configs)
+        self._ranking = find_ranking(configs)
         self._tiers = tiers
         self.scorer = scorer
         self.runtime = runtime
@@ -190,6 +198,11 @@ class Pipeline:
             claim = NO_CLAIM
             if runtime.fairness is not None:
                 claim = make_claim(call, record.caller, runtime.fairness)
+            if record.caller.rights.priority is Priority.BATCH:
+                claim = replace(claim, batch=True)
+                if self._ranking and call.endpoint in RANKED_ENDPOINTS:
+                    ranked = call.payload.ranked(BATCH_PRIORITY, self._ranking)
+                    call = replace(call, payload=ranked)
             way = Way(call, record, runtime.routing, deadlines, claim)
             begin = partial(self._begin, way, route)
             opened = (
@@ -291,6 +304,13 @@ class Pipeline:
 
     def _down(self) -> list[str]:
         return [name for name, tier in self._tiers.items() if tier.down]
+
+
+def find_ranking(configs: Sequence[TierConfig]) -> frozenset[str]:
+    """The tiers whose engines schedule by the priority of calls."""
+    return frozenset(
+        tier.name for tier in configs if tier.engine.get("scheduling_policy") == "priority"
+    )
 
 
 def find_strongest(configs: Sequence[TierConfig]) -> TierConfig | None:

@@ -18,8 +18,11 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.assemble import StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
+from serve_app.batches.gate import LineGate
+from serve_app.batches.worker import BatchWorker
 from serve_app.config.app import AppConfig, complete_runtime
 from serve_app.config.explain import explain_validation
+from serve_app.config.fairness import FairnessConfig
 from serve_app.config.reader import process_environment
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
@@ -30,6 +33,8 @@ from serve_app.deploy.status import UNKNOWN, ServeReadiness
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.feedback.tally import FeedbackTally
 from serve_app.gateway.app import build_gateway
+from serve_app.gateway.batch_calls import InProcessCalls
+from serve_app.gateway.batch_pages import find_store
 from serve_app.leases.board import find_board
 from serve_app.leases.client import TierClient
 from serve_app.leases.opener import RayLeases
@@ -78,7 +83,7 @@ class Router:
             for tier in config.deployed
         }
         self._configure_clients(runtime)
-        replica = context.replica_id.unique_id
+        replica = self._replica = context.replica_id.unique_id
         siblings = SiblingRouters(context.app_name)
         self._trials = Trials(
             self._clients, config.variants, replica, partial(ask_trials, siblings)
@@ -109,6 +114,7 @@ class Router:
             [unknown_state(tier) for tier in config.tiers],
         )
         self._state_watch: asyncio.Task[None] | None = None
+        self._batches: BatchWorker | None = None
         log_dir = serve_log_dir()
         log_path = log_dir and log_dir / f"access_{replica}.jsonl"
         self._recorder = CallRecorder(
@@ -130,7 +136,7 @@ class Router:
         self._feedback.start()
         self._state_watch = asyncio.get_running_loop().create_task(self._readiness.watch())
         self._trials.start()
-        return build_gateway(
+        gateway = build_gateway(
             self._config.tiers,
             self._pipeline,
             self._recorder,
@@ -140,6 +146,14 @@ class Router:
             watch=self._watch,
             echo_request_id=False,
         )
+        self._batches = BatchWorker(
+            self._replica,
+            partial(find_store, self._pipeline),
+            InProcessCalls(gateway, self._pipeline),
+            LineGate(partial(is_crowded, self._pipeline)),
+        )
+        self._batches.start()
+        return gateway
 
     def record_autoscaling_stats(self) -> dict[str, float]:
         """The number of calls meant for each tier; Ray carries it to its controller."""
@@ -207,7 +221,7 @@ class Router:
             client.configure(
                 runtime.leases,
                 watches_load=runtime.watches_load,
-                fairness=runtime.fairness,
+                fairness=choose_fairness(runtime),
                 hedging=runtime.hedging,
             )
 
@@ -216,6 +230,8 @@ class Router:
         self._numbers.close()
         if self._state_watch is not None:
             self._state_watch.cancel()
+        if self._batches is not None:
+            await self._batches.close()
         await self._trials.close()
         try:
             await self._feedback.close()
@@ -240,6 +256,19 @@ def build_client(
         board=find_board(handle.deployment_name),
         by_prefix=places.open_ranked if tier.replica_choice == "prefix" else None,
     )
+
+
+def choose_fairness(runtime: RuntimeConfig) -> FairnessConfig | None:
+    """The order of waiting calls. Where calls wait in the order of their arrival, the lines of
+    batches still wait behind them; all calls are one tenant's then."""
+    if runtime.fairness is None and runtime.batches is not None:
+        return FairnessConfig()
+    return runtime.fairness
+
+
+def is_crowded(pipeline: Pipeline) -> bool:
+    """Whether calls wait for a place, in this Router or in an engine."""
+    return any(load.waiting or load.queued for load in pipeline.loads().values())
 
 
 def build_flushers(

@@ -76,6 +76,10 @@ class Access(Part, Protocol):
         """
         ...
 
+    def renew(self, caller: Caller) -> Caller:
+        """The caller of an earlier request, with the rights that its roles have now."""
+        ...
+
     async def describe_keys(self) -> Sequence[Mapping[str, object]] | None:
         """The API keys without their secrets, for `/admin/keys`; None if they cannot be listed.
 
@@ -178,11 +182,20 @@ class Steps:
     audit: Audit | None = None
     prices: PricesConfig | None = None
     tracer: Tracer | None = None
+    batches: Part | None = None
+    """Where files and batches are kept; `batches/store.py` has the only kind."""
 
     @property
     def parts(self) -> list[Part]:
         """The steps with resources of their own."""
-        steps: list[Part | None] = [self.access, self.limiter, self.cache, self.audit, self.tracer]
+        steps: list[Part | None] = [
+            self.access,
+            self.limiter,
+            self.cache,
+            self.audit,
+            self.tracer,
+            self.batches,
+        ]
         return [step for step in steps if step is not None]
 
 

@@ -38,6 +38,8 @@ def loaded() -> set[str]:
         # Steps that no config has asked for.
         "serve_app.limits",
         "redis",
+        "sqlalchemy",
+        "fsspec",
         "serve_app.audit",
         "serve_app.traces",
         "opentelemetry.exporter.otlp",

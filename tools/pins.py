@@ -30,7 +30,7 @@ GPU_HEADER = (
 )
 
 OFFLINE_EXTRAS = ("bench", "distill", "evaluate", "learn")
-SERVING_EXTRAS = ("access", "redis")
+SERVING_EXTRAS = ("access", "batches", "redis")
 """What a Router may be asked to do; in every lock."""
 
 Pins = Mapping[str, str]

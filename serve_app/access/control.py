@@ -123,6 +123,10 @@ class AccessControl:
             raise Forbidden("use any model of this service")
         return found
 
+    def renew(self, caller: Caller) -> Caller:
+        """The caller of an earlier request, with the rights that its roles have now."""
+        return replace(caller, rights=self._rights(caller.roles))
+
     async def describe_keys(self) -> Sequence[Mapping[str, object]] | None:
         """The keys without their secrets, None if they cannot be listed."""
         if not isinstance(self._identifier, KeyLister):

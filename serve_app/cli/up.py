@@ -137,6 +137,7 @@ def up(
     tls = _read_tls(haproxy=haproxy)
     directory = RunDirectory(run_dir())
     serve_config = serve_config.with_thumbs(directory.path / "feedback")
+    serve_config = serve_config.with_batches(directory.path / "batches")
     _take(directory)
     base_url = serve_config.base_url if tls is None else _secure(serve_config.base_url)
     processes.adopt_orphans()

@@ -14,6 +14,7 @@ import yaml
 from pydantic import BaseModel, ValidationError
 
 from serve_app.config.app import AppConfig, check_drains
+from serve_app.config.batches import BatchesConfig
 from serve_app.config.explain import explain_validation
 from serve_app.config.joint import (
     JOINT_POLICY,
@@ -91,6 +92,21 @@ class ServeConfig:
         return ServeConfig(
             document, self.app, self.runtime.model_copy(update={"feedback": feedback})
         )
+
+    def with_batches(self, directory: Path) -> ServeConfig:
+        """This config with a directory for files and batches.
+
+        Only a config with the playground, which is meant for trying out, is given one, and only
+        where all clients are on this machine. A config with a section of its own stays as it is.
+        """
+        document = copy.deepcopy(self.document)
+        config = _router_section(document)
+        if not (self.loopback and self.runtime.pages.playground) or "batches" in config:
+            return self
+        config["batches"] = {"directory": str(directory.absolute())}
+        batches = BatchesConfig.model_validate(config["batches"])
+        runtime = self.runtime.model_copy(update={"batches": batches})
+        return ServeConfig(document, self.app, runtime)
 
 
 def _router_section(document: dict[str, Any]) -> dict[str, Any]:

@@ -9,6 +9,7 @@ from pydantic import Field, model_validator
 from serve_app.config.access import AccessConfig
 from serve_app.config.audit import AuditConfig
 from serve_app.config.base import Config
+from serve_app.config.batches import BatchesConfig
 from serve_app.config.bodies import BodiesConfig
 from serve_app.config.cache import CacheConfig
 from serve_app.config.cascade import CascadeConfig
@@ -310,6 +311,10 @@ class RuntimeConfig(Config):
     audit: AuditConfig | None = Field(
         None, description="The audit log. None: calls are in the access log only."
     )
+    batches: BatchesConfig | None = Field(
+        None,
+        description="Files and batches of calls ([batches.md](batches.md)). None: there are none.",
+    )
     traces: TracesConfig | None = Field(
         None, description="Traces of calls by OpenTelemetry. None: there are none."
     )
@@ -322,9 +327,14 @@ class RuntimeConfig(Config):
     def watches_load(self) -> bool:
         """Whether Routers measure the waits for first tokens.
 
-        Label calls run only while other Routers have no calls either; the engines' load shows that.
+        Label calls and the lines of batches run only in what the calls of all Routers leave; the
+        engines' load shows that.
         """
-        return self.routing.load.watched or self.feedback.directory is not None
+        return (
+            self.routing.load.watched
+            or self.feedback.directory is not None
+            or self.batches is not None
+        )
 
     def with_body_bytes(self, bytes_max: int) -> RuntimeConfig:
         """The same config, with this limit of a body's length if the config sets none."""

@@ -103,6 +103,10 @@ class Payload(Protocol):
         """The keys of the prompt's beginnings, before they are made those of a model."""
         ...
 
+    def ranked(self, priority: int, tiers: Set[str]) -> Payload:
+        """The body that tells the engines of these tiers the priority of the call."""
+        ...
+
     def capped(self, call: Call, tokens_max: int, contexts: Mapping[str, int]) -> Payload:
         """The body of the call with a limit of the answer's tokens. `contexts` holds the context
         lengths of tiers in tokens, as far as they are known.

@@ -53,6 +53,10 @@ class Deadlines:
         allowed_at = self._first_byte_at if self.first_token_at is None else self.first_token_at
         self.first_token_at = min(allowed_at, self._arrived_at + seconds)
 
+    def forgo_first_token(self) -> None:
+        """Let the answer begin as late as it may: nobody watches it."""
+        self.first_token_at = None
+
     def head_at(self, *, stream: bool) -> float:
         """The time by which the answer's head must have come.
 

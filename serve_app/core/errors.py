@@ -15,11 +15,18 @@
     │   ├── RouteNotFound     404  no such path
     │   ├── ModelNotFound     404  no tier answers to this model
     │   ├── ResponseNotFound  404  no response is stored
-    │   └── FeedbackOff       404  the operator keeps no feedback
+    │   ├── FeedbackOff       404  the operator keeps no feedback
+    │   ├── BatchesOff        404  the operator keeps no files and batches
+    │   ├── NoSuchFile        404  the tenant has no such file
+    │   └── NoSuchBatch       404  the tenant has no such batch
     ├── MethodNotAllowed      405
     ├── BodyTooSlow           408  the request's body did not come in time
+    ├── FileInUse             409  a batch that has not ended reads the file
+    ├── BatchEnded            409  a batch that has ended cannot be cancelled
     ├── BodyTooLarge          413
     ├── UnsupportedMediaType  415
+    │   └── NotMultipart      415  the upload is no form
+    ├── StorageUsedUp         403  the tenant's files take all the bytes that they may
     ├── Overloaded            429/503, with Retry-After
     │   ├── TooManyCalls      429  this router holds as many calls as it may
     │   ├── RateLimited       429  a limit of the caller is reached
@@ -29,7 +36,8 @@
     │   ├── AccessUnavailable 503  nobody can say who asks
     │   ├── LimitsUnavailable 503  nobody can say what the caller has used
     │   ├── AuditUnavailable  503  the call could not be recorded
-    │   └── FeedbackNotKept   503  the feedback could not be written
+    │   ├── FeedbackNotKept   503  the feedback could not be written
+    │   └── StorageFailing    503  files and batches cannot be read or written
     ├── DeadlineExceeded      504  the tier did not answer in time
     └── InternalError         500  a fault of ours or of the engine's
         └── UpstreamFailed    502  the engine broke off
@@ -282,6 +290,96 @@ class FeedbackOff(NotFound):
         )
 
 
+class BatchesOff(NotFound):
+    """The operator has not switched on files and batches."""
+
+    code = "batches_off"
+
+    @property
+    def message(self) -> str:
+        return (
+            "This service keeps no files and batches: its operator has not switched them on "
+            "(`batches.directory`)."
+        )
+
+
+class NoSuchFile(NotFound):
+    """The caller's tenant has no file of this id."""
+
+    code = "file_not_found"
+
+    def __init__(self, file_id: str, param: str = "id") -> None:
+        super().__init__(file_id, param)
+        self.file_id = file_id
+        self.param = param
+
+    @property
+    def message(self) -> str:
+        return f"No such File object: {self.file_id[:200]}. GET /v1/files lists your files."
+
+
+class NoSuchBatch(NotFound):
+    """The caller's tenant has no batch of this id."""
+
+    code = "batch_not_found"
+
+    def __init__(self, batch_id: str) -> None:
+        super().__init__(batch_id)
+        self.batch_id = batch_id
+
+    @property
+    def message(self) -> str:
+        return f"No batch found with id '{self.batch_id[:200]}'. GET /v1/batches lists yours."
+
+
+class FileInUse(GatewayError):
+    """A batch that has not ended reads the file."""
+
+    status = 409
+    code = "file_in_use"
+    type = "invalid_request_error"
+
+    @property
+    def message(self) -> str:
+        return "A batch that has not ended reads this file. Cancel the batch first."
+
+
+class BatchEnded(GatewayError):
+    """A batch that has ended cannot be cancelled."""
+
+    status = 409
+    code = "batch_ended"
+    type = "invalid_request_error"
+
+    def __init__(self, batch_status: str) -> None:
+        super().__init__(batch_status)
+        self.batch_status = batch_status
+
+    @property
+    def message(self) -> str:
+        return f"Cannot cancel a batch with status '{self.batch_status}'."
+
+
+class StorageUsedUp(GatewayError):
+    """The tenant's files take all the bytes that they may."""
+
+    status = 403
+    code = "storage_limit_reached"
+    type = "permission_error"
+
+    def __init__(self, used_bytes: int, bytes_max: int) -> None:
+        super().__init__(used_bytes, bytes_max)
+        self.used_bytes = used_bytes
+        self.bytes_max = bytes_max
+
+    @property
+    def message(self) -> str:
+        return (
+            f"Your files take {self.used_bytes} of {self.bytes_max} bytes. Delete some by "
+            "DELETE /v1/files/{id}, or ask the operator to raise `batches.tenant_bytes_max`."
+        )
+
+
 class MethodNotAllowed(GatewayError):
     """The path exists, but does not take this method."""
 
@@ -337,6 +435,17 @@ class UnsupportedMediaType(GatewayError):
     @property
     def message(self) -> str:
         return "Send the body as plain 'Content-Type: application/json', without Content-Encoding."
+
+
+class NotMultipart(UnsupportedMediaType):
+    """The upload of a file is no form."""
+
+    @property
+    def message(self) -> str:
+        return (
+            "Send the file as 'Content-Type: multipart/form-data' with the fields 'purpose' and "
+            "'file', without Content-Encoding."
+        )
 
 
 class Overloaded(GatewayError):
@@ -449,6 +558,19 @@ class FeedbackNotKept(Overloaded):
     @property
     def message(self) -> str:
         return "Feedback cannot be kept at the moment. Try again shortly."
+
+
+class StorageFailing(Overloaded):
+    """Files and batches cannot be read or written at the moment."""
+
+    code = "storage_unavailable"
+
+    @property
+    def message(self) -> str:
+        return (
+            "Files and batches cannot be read or written at the moment: their storage is full or "
+            "cannot be reached. Nothing of this request was kept. Try again shortly."
+        )
 
 
 class DeadlineExceeded(GatewayError):

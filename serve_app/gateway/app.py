@@ -27,6 +27,8 @@ from serve_app.core.errors import (
 )
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.admin import AdminPages
+from serve_app.gateway.background import BackgroundResponses
+from serve_app.gateway.batch_pages import BatchPages
 from serve_app.gateway.browser import BrowserPages, Files, NumbersSource
 from serve_app.gateway.feedback import build_feedback_page, read_page_body
 from serve_app.gateway.guard import Guard, check_endpoint, read_caller
@@ -67,6 +69,7 @@ def build_gateway(
     `echo_request_id` is off behind Ray Serve, whose own server adds `x-request-id` to every answer.
     """
     bodies = HeldBodies(pipeline)
+    background = BackgroundResponses(pipeline)
     calls = {
         endpoint.value: CallHandler(
             endpoint,
@@ -74,6 +77,7 @@ def build_gateway(
             recorder,
             bodies=bodies,
             feedback=feedback,
+            background=background if endpoint is Endpoint.RESPONSES else None,
             echo_request_id=echo_request_id,
         )
         for endpoint in Endpoint
@@ -84,7 +88,9 @@ def build_gateway(
     pages_app = Starlette(
         routes=[
             *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
+            *background.routes(guard),
             *response_routes(guard),
+            *BatchPages(pipeline, bodies).routes(guard),
             *AdminPages(configs, pipeline, readiness).routes(guard),
             *browser.routes(guard),
             guard.page("/v1/route", pages.explain_route, ["POST"]),

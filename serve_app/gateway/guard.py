@@ -65,6 +65,13 @@ RULINGS: Mapping[str, PageRuling] = MappingProxyType(
         "/v1/responses/{response_id}/cancel": PageRuling.CALLER,
         "/v1/responses/{response_id}/input_items": PageRuling.CALLER,
         "/v1/feedback": PageRuling.FEEDBACK,
+        # A caller sees the files and batches of the own tenant.
+        "/v1/files": PageRuling.CALLER,
+        "/v1/files/{file_id}": PageRuling.CALLER,
+        "/v1/files/{file_id}/content": PageRuling.CALLER,
+        "/v1/batches": PageRuling.CALLER,
+        "/v1/batches/{batch_id}": PageRuling.CALLER,
+        "/v1/batches/{batch_id}/cancel": PageRuling.CALLER,
         "/admin/state": PageRuling.ADMIN,
         "/admin/limits": PageRuling.ADMIN,
         "/admin/keys": PageRuling.ADMIN,
@@ -127,7 +134,12 @@ def is_open(path: str) -> bool:
 
 def read_caller(request: Request) -> Caller:
     """The caller of a page."""
-    caller: Caller = request.scope.get(CALLER, ANONYMOUS)
+    return find_caller(request.scope)
+
+
+def find_caller(scope: Scope) -> Caller:
+    """The caller that was noted in a request's scope."""
+    caller: Caller = scope.get(CALLER, ANONYMOUS)
     return caller
 
 

@@ -13,6 +13,7 @@ from typing import Protocol
 from starlette.types import Receive, Scope, Send
 
 from serve_app.core.call import CacheUse, Call, Endpoint, Outcome, Record
+from serve_app.core.caller import Caller
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import (
     BodyTooLarge,
@@ -29,7 +30,7 @@ from serve_app.gateway.cache_use import read_cache_use
 from serve_app.gateway.client_bytes import open_passage
 from serve_app.gateway.credentials import read_credentials
 from serve_app.gateway.dialect import Translation, translate
-from serve_app.gateway.guard import check_endpoint
+from serve_app.gateway.guard import CALLER, check_endpoint, find_caller
 from serve_app.gateway.held_bodies import BodyPlace, HeldBodies
 from serve_app.gateway.render import (
     JSON_CONTENT,
@@ -61,6 +62,22 @@ class Recorder(Protocol):
 
     def finish(self, record: Record) -> None:
         """Take the record; must neither block nor raise."""
+        ...
+
+
+class Background(Protocol):
+    """Takes calls that need not be answered at once."""
+
+    def takes(self, body: bytes) -> bool:
+        """Whether a body asks for it."""
+        ...
+
+    async def begin(self, caller: Caller, body: bytes) -> bytes:
+        """Keep the call; returns the answer that says so.
+
+        Raises:
+            GatewayError: the call is wrong, or cannot be kept.
+        """
         ...
 
 
@@ -178,6 +195,7 @@ class CallHandler:
         *,
         bodies: HeldBodies,
         feedback: FeedbackCollector | None,
+        background: Background | None = None,
         echo_request_id: bool,
         clock: Callable[[], float] = time.perf_counter,
     ) -> None:
@@ -186,6 +204,7 @@ class CallHandler:
         self._recorder = recorder
         self._bodies = bodies
         self._feedback = feedback
+        self._background = background
         self._echo_request_id = echo_request_id
         self._clock = clock
 
@@ -204,10 +223,14 @@ class CallHandler:
             record.trace = self._pipeline.steps.tracer.begin(headers.traceparent)
         try:
             async with whole_in_time(deadlines):
-                if self._pipeline.steps.access is not None:
-                    record.caller = await self._pipeline.authenticate(read_credentials(scope))
-                    check_endpoint(record.caller, self._endpoint)
-                order = await self._receive(scope, headers, receive, held, deadlines)
+                await self._find_caller(scope, record, deadlines)
+                body = await self._receive(headers, receive, held, deadlines)
+                if self._background is not None and self._background.takes(body):
+                    queued = await self._background.begin(record.caller, body)
+                    record.status = 200
+                    await response.whole(200, [JSON_CONTENT], queued)
+                    return
+                order = self._parse(scope, headers, body)
                 record.stream = order.call.stream
                 if record.trace is not None:
                     record.trace.note_received()
@@ -226,27 +249,46 @@ class CallHandler:
             record.total_s = self._clock() - started
             self._recorder.finish(record)
 
+    async def _find_caller(self, scope: Scope, record: Record, deadlines: Deadlines) -> None:
+        """Note who calls: the client, or the owner of a batch whose line this call is.
+
+        Raises:
+            Unauthorized, Forbidden, AccessUnavailable: as in `Pipeline.authenticate`.
+        """
+        if CALLER in scope:
+            record.caller = find_caller(scope)
+            deadlines.forgo_first_token()
+        elif self._pipeline.steps.access is not None:
+            record.caller = await self._pipeline.authenticate(read_credentials(scope))
+        check_endpoint(record.caller, self._endpoint)
+
     async def _receive(
         self,
-        scope: Scope,
         headers: RequestHeaders,
         receive: Receive,
         held: BodyPlace,
         deadlines: Deadlines,
-    ) -> Order:
-        """Read the client's request.
+    ) -> bytes:
+        """Read the body of the client's request.
 
         Raises:
-            GatewayError: the request is not a call of this endpoint, or did not arrive in time.
+            GatewayError: the request is no JSON, or did not arrive in time.
         """
         headers.check_media_type()
-        consent = headers.consent
         if headers.deadline_s is not None:
             deadlines.ask_first_token(headers.deadline_s)
+        bytes_max = self._pipeline.runtime.limits.body_bytes_max
+        return await read_body_in_time(receive, headers, bytes_max, held, deadlines)
+
+    def _parse(self, scope: Scope, headers: RequestHeaders, body: bytes) -> Order:
+        """The call that the client makes.
+
+        Raises:
+            BadRequest: the body or a header is not that of a call of this endpoint.
+        """
+        consent = headers.consent
         cached = self._pipeline.steps.cache is not None
         cache_use = read_cache_use(scope) if cached else CacheUse.DEFAULT
-        bytes_max = self._pipeline.runtime.limits.body_bytes_max
-        body = await read_body_in_time(receive, headers, bytes_max, held, deadlines)
         translation = translate(self._endpoint, body)
         call = parse_call(
             translation.engine_endpoint,

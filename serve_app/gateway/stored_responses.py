@@ -2,7 +2,8 @@
 
 An engine that stored responses would store them in one replica, for ever, but the next call may go
 to another replica. So each request for stored state gets an error that says what to send instead
-(docs/decisions/0009-responses-are-not-stored.md).
+(docs/decisions/0009-responses-are-not-stored.md). `background.py` has the exception: where the
+config keeps batches, the answer of a call with `background: true` is kept.
 """
 
 from __future__ import annotations
@@ -50,13 +51,8 @@ def _references(items: object) -> Iterator[str]:
 
 
 def response_routes(guard: Guard) -> list[Route]:
-    """The pages of stored responses: each says that there are none."""
-    path = "/v1/responses/{response_id}"
-    return [
-        guard.page(path, _not_found, ["GET", "DELETE"]),
-        guard.page(f"{path}/cancel", _not_found, ["POST"]),
-        guard.page(f"{path}/input_items", _not_found, ["GET"]),
-    ]
+    """The page of stored items: it says that there are none."""
+    return [guard.page("/v1/responses/{response_id}/input_items", _not_found, ["GET"])]
 
 
 async def _not_found(request: Request) -> Response:

@@ -7,7 +7,7 @@ its 4xx answers pass through, so no OpenAI or Anthropic schema is copied by hand
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 from types import MappingProxyType
 from typing import Any
 
@@ -36,6 +36,7 @@ STREAM_KEYS = frozenset({"stream", "stream_options"})
 DEFAULT_BODIES = BodiesConfig()
 
 BUDGET_KEY = "thinking_token_budget"
+PRIORITY_KEY = "priority"
 UNLIMITED = -1
 """vLLM's value for no budget."""
 
@@ -43,18 +44,21 @@ UNLIMITED = -1
 class JsonPayload:
     """A JSON body that can be addressed to another model."""
 
-    __slots__ = ("_cap", "_document", "_prefix_keys", "_thinking_tokens_max")
+    __slots__ = ("_cap", "_document", "_prefix_keys", "_priority", "_thinking_tokens_max")
 
     def __init__(
         self,
         document: Json,
         thinking_tokens_max: Mapping[str, int] = MappingProxyType({}),
         cap: OutputCap | None = None,
+        priority: Mapping[str, int] = MappingProxyType({}),
     ) -> None:
-        """`thinking_tokens_max` by tier, where the endpoint knows such a budget."""
+        """`thinking_tokens_max` by tier, where the endpoint knows such a budget. `priority` by
+        tier, where the engine schedules by priority."""
         self._document = document
         self._thinking_tokens_max = thinking_tokens_max
         self._cap = cap
+        self._priority = priority
         self._prefix_keys: PrefixKeys | None = None
 
     @property
@@ -74,6 +78,8 @@ class JsonPayload:
             document[BUDGET_KEY] = self._budget(self._thinking_tokens_max[tier])
         if self._cap is not None:
             document[self._cap.param] = self._cap.for_tier(tier)
+        if tier in self._priority:
+            document[PRIORITY_KEY] = self._priority[tier]
         try:
             return orjson.dumps(document)
         except TypeError:
@@ -110,6 +116,11 @@ class JsonPayload:
         if self._cap is not None:
             stored[self._cap.param] = self._cap.tokens_max
         return orjson.dumps({**kept, **stored, "model": model_id, "stream": False})
+
+    def ranked(self, priority: int, tiers: Set[str]) -> JsonPayload:
+        """The body that tells the engines of these tiers the priority of the call."""
+        ranks = dict.fromkeys(tiers, priority)
+        return JsonPayload(self._document, self._thinking_tokens_max, self._cap, ranks)
 
     def capped(self, call: Call, tokens_max: int, contexts: Mapping[str, int]) -> JsonPayload:
         """The body with a limit of the answer's tokens, the client's own limit if it sets one.

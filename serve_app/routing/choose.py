@@ -69,6 +69,17 @@ def resolve_model(requested: str, tiers: Sequence[TierConfig]) -> TierConfig | N
     raise ModelNotFound(requested)
 
 
+def check_model(call: Call, tiers: Sequence[TierConfig]) -> None:
+    """Check that some tier could answer the call, without choosing one.
+
+    Raises:
+        InvalidField: no tier that may be chosen can do the task.
+        ModelNotFound: `model` names no tier.
+    """
+    named = resolve_model(call.model, tiers)
+    _able(tiers if named is None else [named], _task(call.endpoint))
+
+
 def choose_route(
     call: Call,
     tiers: Sequence[TierConfig],

@@ -437,6 +437,22 @@ def test_a_single_tier_is_given_no_directory(load: Load) -> None:
     assert config.with_thumbs(Path("/run/feedback")) is config
 
 
+def test_a_local_playground_takes_batches(load: Load) -> None:
+    """They have a directory, unless the config has a section of its own or clients elsewhere."""
+
+    def batches_of(user_config: dict[str, Any], host: str = "127.0.0.1") -> Any:
+        document = valid_with("deployments.0.user_config", user_config)
+        document["http_options"]["host"] = host
+        config = load(document).with_batches(Path("/run/batches"))
+        return config.document["applications"][0]["deployments"][0]["user_config"].get("batches")
+
+    assert batches_of(LOCAL_PLAYGROUND) == {"directory": "/run/batches"}
+    own = {"directory": "/data/batches", "lines_max": 7}
+    assert batches_of({**LOCAL_PLAYGROUND, "batches": own}) == own
+    assert batches_of({}) is None
+    assert batches_of(LOCAL_PLAYGROUND, host="0.0.0.0") is None
+
+
 def test_the_runtime_of_args_holds_without_a_user_config(load: Load) -> None:
     """`args.runtime` is what the Router starts with where the file has no `user_config`."""
     document = valid_with("args.runtime.limits.calls_max", 5)

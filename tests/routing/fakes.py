@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Set
 
 from serve_app.core.call import Call, Prompt
 from serve_app.core.prefix import NO_KEYS, PrefixKeys
@@ -31,6 +31,9 @@ class FakePayload:
 
     def prefix_keys(self) -> PrefixKeys:
         return NO_KEYS
+
+    def ranked(self, priority: int, tiers: Set[str]) -> FakePayload:
+        return self
 
     def capped(self, call: Call, tokens_max: int, contexts: Mapping[str, int]) -> FakePayload:
         return self

@@ -1,0 +1,107 @@
+"""Routers that are killed at random moments of a batch: no line is lost, none is there twice."""
+
+from __future__ import annotations
+
+import asyncio
+import multiprocessing
+import random
+import time
+from multiprocessing.process import BaseProcess
+from pathlib import Path
+
+import pytest
+
+from serve_app.batches.batch import BatchStatus
+from serve_app.batches.gate import LineGate
+from serve_app.batches.worker import BatchWorker
+from tests.batches.fakes import (
+    FakeLineCalls,
+    make_lines,
+    open_store,
+    put_batch,
+    put_file,
+    read_lines,
+)
+
+KILLS = 20
+LINES = 400
+KEYS = {"lease_s": 0.3, "shard_lines": 7, "concurrency": 8}
+ENDS_S = 120.0
+
+
+def work_for_ever(directory: Path, name: str) -> None:
+    """A Router that has nothing but batches to do."""
+
+    async def work() -> None:
+        store = open_store(directory, **KEYS)
+        calls = FakeLineCalls(seconds_max=0.02)
+        BatchWorker(name, lambda: store, calls, LineGate(lambda: False)).start()
+        await asyncio.Event().wait()
+
+    asyncio.run(work())
+
+
+class Routers:
+    """Two processes that work on the same ledger."""
+
+    def __init__(self, directory: Path) -> None:
+        self._directory = directory
+        self._context = multiprocessing.get_context("forkserver")
+        # Importing takes a process longer than all the work.
+        self._context.set_forkserver_preload([__name__])
+        self._started = 0
+        self._running = [self._start(), self._start()]
+
+    def _start(self) -> BaseProcess:
+        self._started += 1
+        router = self._context.Process(
+            target=work_for_ever, args=(self._directory, f"r{self._started}")
+        )
+        router.start()
+        return router
+
+    def kill_one(self, chance: random.Random) -> None:
+        """Kill -9 a process, and start another in its place."""
+        victim = self._running.pop(chance.randrange(2))
+        victim.kill()
+        victim.join()
+        self._running.append(self._start())
+
+    def end(self) -> None:
+        for router in self._running:
+            router.kill()
+            router.join()
+
+
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow)])
+def test_nothing_is_lost_or_done_twice(tmp_path: Path, seed: int) -> None:
+    """Twenty kills while a batch is checked, answered and written."""
+    chance = random.Random(seed)
+    store = open_store(tmp_path, **KEYS)
+    content = make_lines(LINES, lambda n: {"n": n, "status": 400 if n % 10 == 0 else 200})
+    put_batch(store, put_file(store, content))
+    routers = Routers(tmp_path)
+    try:
+        kills = 0
+        deadline = time.monotonic() + ENDS_S
+        while not store.ledger.read_batch("batch_1").status.ended or kills < KILLS:
+            assert time.monotonic() < deadline
+            time.sleep(chance.uniform(0, 0.25))  # the random moment
+            if kills < KILLS:
+                routers.kill_one(chance)
+                kills += 1
+    finally:
+        routers.end()
+    batch = store.ledger.read_batch("batch_1")
+    output, errors = (
+        read_lines(store, file_id) for file_id in (batch.output_file_id, batch.error_file_id)
+    )
+    assert (batch.status, batch.completed, batch.failed) == (
+        BatchStatus.COMPLETED,
+        LINES * 9 // 10,
+        LINES // 10,
+    )
+    answered = {line["custom_id"]: line["response"]["body"]["n"] for line in output + errors}
+    assert len(output) + len(errors) == LINES
+    assert answered == {f"c{n}": n for n in range(1, LINES + 1)}
+    assert [line["custom_id"] for line in errors] == [f"c{n}" for n in range(10, LINES + 1, 10)]
