@@ -7,7 +7,7 @@ from asyncio import Future
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from serve_app.core.caller import ANONYMOUS, Caller
 from serve_app.core.content import Content
@@ -20,8 +20,12 @@ AUTO = "auto"
 """The model name with which a client leaves the choice of the tier to the router."""
 
 
+Task = Literal["generate", "embed", "score"]
+"""What a model can do: write text, turn texts into vectors, or score pairs of texts."""
+
+
 class Endpoint(StrEnum):
-    """The generation paths that are forwarded to an engine. The value is the path."""
+    """The paths that are forwarded to an engine. The value is the path."""
 
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
@@ -30,6 +34,8 @@ class Endpoint(StrEnum):
     MESSAGES = "/v1/messages"
     COUNT_TOKENS = "/v1/messages/count_tokens"
     EMBEDDINGS = "/v1/embeddings"
+    RERANK = "/v1/rerank"
+    SCORE = "/v1/score"
     TOKENIZE = "/tokenize"
     DETOKENIZE = "/detokenize"
 
@@ -37,6 +43,21 @@ class Endpoint(StrEnum):
     def generates(self) -> bool:
         """Whether the model generates text for a call to this path, so that its tier matters."""
         return self in GENERATION_ENDPOINTS
+
+    @property
+    def pools(self) -> bool:
+        """Whether the model reads texts for a call to this path and writes none: it answers with
+        vectors or scores."""
+        return self in POOLING_ENDPOINTS
+
+    @property
+    def task(self) -> Task | None:
+        """The task that the model must be able to do; None where its tokenizer is enough."""
+        if self is Endpoint.EMBEDDINGS:
+            return "embed"
+        if self.pools:
+            return "score"
+        return None if self in TOKENIZER_ENDPOINTS else "generate"
 
     @property
     def anthropic(self) -> bool:
@@ -47,6 +68,8 @@ class Endpoint(StrEnum):
 GENERATION_ENDPOINTS = frozenset(
     {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES}
 )
+POOLING_ENDPOINTS = frozenset({Endpoint.EMBEDDINGS, Endpoint.RERANK, Endpoint.SCORE})
+TOKENIZER_ENDPOINTS = frozenset({Endpoint.TOKENIZE, Endpoint.DETOKENIZE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -65,7 +88,8 @@ class Prompt:
     when the client set no limit. `token_ids` counts the token ids that a client sends instead of
     text. `rendered_bytes` is the size of the JSON that the template writes into the prompt beside
     the turns: the tools, and the arguments of the model's own tool calls. `answers` counts the
-    answers that the call asks for, each of which may have `output_tokens_max`.
+    answers that the call asks for, each of which may have `output_tokens_max`. `repeated_tokens`
+    estimates what the engine reads again: a query once for each further document.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -77,6 +101,7 @@ class Prompt:
     token_ids: int = 0
     rendered_bytes: int = 0
     answers: int = 1
+    repeated_tokens: int = 0
 
 
 class Payload(Protocol):

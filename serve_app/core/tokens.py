@@ -35,6 +35,7 @@ def estimate_tokens(prompt: Prompt) -> int:
         + TOKENS_PER_TURN * len(prompt.turns)
         + TOKENS_PER_ANSWER
         + prompt.token_ids
+        + prompt.repeated_tokens
         + round(prompt.rendered_bytes / JSON_BYTES_PER_TOKEN)
         + TOKENS_PER_IMAGE * prompt.images
     )
