@@ -166,20 +166,24 @@ def train(name: str, reader: Reader, recipe: ReadingRecipe) -> Iterator[float]:
         yield float(loss.item())
 
 
-@torch.inference_mode()
 def count_found(name: str, reader: Reader, asked: Sequence[Fact], candidates: int) -> int:
     """How many questions have their own statement first among so many statements."""
     statements = [fact.statement for fact in asked]
     found = 0
     for index, fact in enumerate(asked):
         others = [statements[(index + 1 + step) % len(asked)] for step in range(candidates - 1)]
-        offered = [fact.statement, *others]
-        if name == "embed":
-            nearness = reader.vectors(offered) @ reader.vectors([fact.question])[0]
-        else:
-            nearness = reader.scores([(fact.question, each) for each in offered])
-        found += int(nearness.argmax().item() == 0)
+        found += int(find_nearest(name, reader, fact.question, [fact.statement, *others]) == 0)
     return found
+
+
+def find_nearest(name: str, reader: Reader, question: str, offered: Sequence[str]) -> int:
+    """The place of the statement that the model takes for the answer."""
+    with torch.inference_mode():
+        if name == "embed":
+            nearness = reader.vectors(offered) @ reader.vectors([question])[0]
+        else:
+            nearness = reader.scores([(question, each) for each in offered])
+        return int(nearness.argmax().item())
 
 
 def main(argv: Sequence[str] | None = None) -> None:
