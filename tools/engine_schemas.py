@@ -16,6 +16,7 @@ from vllm.entrypoints.openai.chat_completion import protocol as chat
 from vllm.entrypoints.openai.completion import protocol as completion
 from vllm.entrypoints.openai.responses import protocol as responses
 from vllm.entrypoints.pooling.embed import protocol as embed
+from vllm.entrypoints.pooling.scoring import protocol as scoring
 from vllm.entrypoints.serve.tokenize import protocol as tokenize
 
 from serve_app.core.call import Endpoint
@@ -36,6 +37,11 @@ REQUESTS: Mapping[Endpoint, tuple[Any, ...]] = {
     Endpoint.MESSAGES: (anthropic.AnthropicMessagesRequest,),
     Endpoint.COUNT_TOKENS: (anthropic.AnthropicCountTokensRequest,),
     Endpoint.EMBEDDINGS: (embed.EmbeddingCompletionRequest, embed.EmbeddingChatRequest),
+    Endpoint.RERANK: (scoring.RerankRequest,),
+    Endpoint.SCORE: (
+        scoring.ScoreTextRequest,
+        scoring.ScoreQueriesDocumentsRequest,
+    ),
     Endpoint.TOKENIZE: (tokenize.TokenizeCompletionRequest, tokenize.TokenizeChatRequest),
     Endpoint.DETOKENIZE: (tokenize.DetokenizeRequest,),
 }
@@ -47,6 +53,8 @@ ANSWERS: Mapping[Endpoint, Any] = {
     Endpoint.MESSAGES: anthropic.AnthropicMessagesResponse,
     Endpoint.COUNT_TOKENS: anthropic.AnthropicCountTokensResponse,
     Endpoint.EMBEDDINGS: embed.EmbeddingResponse,
+    Endpoint.RERANK: scoring.RerankResponse,
+    Endpoint.SCORE: scoring.ScoreResponse,
     Endpoint.TOKENIZE: tokenize.TokenizeResponse,
     Endpoint.DETOKENIZE: tokenize.DetokenizeResponse,
 }
@@ -83,10 +91,12 @@ REFUSED_MEMBERS = frozenset(
         "ChatCompletionContentPartImageEmbedsParam",
         "ChatCompletionContentPartPromptEmbedsParam",
         "ChatCompletionContentPartVideoEmbedsParam",
+        "ScoreMultiModalParam",
         "openai_harmony__Message",
     }
 )
-"""Parts that an engine would unpickle, and messages in the form of models that are not Qwen's."""
+"""Parts that an engine would unpickle, messages in the form of models that are not Qwen's, and
+images for `/v1/rerank` and `/v1/score`, which take texts."""
 
 HIDDEN_ANSWER_FIELDS = frozenset(
     {"kv_transfer_params", "ec_transfer_params", "input_messages", "output_messages", "prompt"}

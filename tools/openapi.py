@@ -39,6 +39,8 @@ OPERATIONS: Mapping[Endpoint, tuple[str, str, str]] = {
     Endpoint.MESSAGES: ("create_message", "Anthropic", "Messages."),
     Endpoint.COUNT_TOKENS: ("count_tokens", "Anthropic", "The tokens of a message."),
     Endpoint.EMBEDDINGS: ("create_embedding", "OpenAI", "Embeddings, where a tier has them."),
+    Endpoint.RERANK: ("rerank", "vLLM", "Documents by their relevance, where a tier scores."),
+    Endpoint.SCORE: ("score", "vLLM", "The scores of pairs of texts, where a tier scores."),
     Endpoint.TOKENIZE: ("tokenize", "vLLM", "Text to token ids."),
     Endpoint.DETOKENIZE: ("detokenize", "vLLM", "Token ids to text."),
 }

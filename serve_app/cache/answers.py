@@ -116,7 +116,7 @@ def is_cacheable(call: Call) -> bool:
     """Whether the same call may get the same answer."""
     if call.cache_use is CacheUse.NONE:
         return False
-    if call.endpoint is Endpoint.EMBEDDINGS:
+    if call.endpoint.pools:
         return True
     if not call.endpoint.generates:
         return False

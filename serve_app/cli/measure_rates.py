@@ -143,6 +143,8 @@ def render(tier: str, shape: Shape, rates: Rates, replicas: int) -> str:
 
 def _find_tier(config: ServeConfig, name: str) -> TierConfig:
     for tier in config.app.tiers:
+        if tier.name == name and "generate" not in tier.tasks:
+            _refuse(f"tier '{name}' writes nothing, so it has no rate of output tokens to measure")
         if tier.name == name:
             return tier
     names = ", ".join(tier.name for tier in config.app.tiers)

@@ -210,12 +210,15 @@ def check_drains(config: AppConfig, runtime: RuntimeConfig) -> None:
 
 def complete_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> RuntimeConfig:
     """The runtime config, with missing keys computed from the tiers."""
-    return runtime.with_body_bytes(max(_body_bytes(tier) for tier in tiers))
+    texts_tokens = runtime.bodies.counts.input_tokens_max
+    return runtime.with_body_bytes(max(_body_bytes(tier, texts_tokens) for tier in tiers))
 
 
-def _body_bytes(tier: TierConfig) -> int:
-    """The longest body whose prompt fits into a tier's context."""
+def _body_bytes(tier: TierConfig, texts_tokens: int) -> int:
+    """The longest body whose prompt fits into a tier's context, or whose texts are allowed."""
     images = BODY_BYTES_IMAGES if tier.takes_images else 0
+    if "generate" not in tier.tasks:
+        return BODY_BYTES_PER_TOKEN * texts_tokens + BODY_BYTES_REST + images
     if tier.max_model_len is None:
         return BODY_BYTES_UNKNOWN + images
     return BODY_BYTES_PER_TOKEN * tier.max_model_len + BODY_BYTES_REST + images

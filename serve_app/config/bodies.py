@@ -51,7 +51,19 @@ class CountsConfig(Config):
         128, ge=1, le=100_000, description="Prompts of one call to `/v1/completions`."
     )
     inputs_max: int = Field(
-        2048, ge=1, le=100_000, description="Inputs of one call to `/v1/embeddings`."
+        2048,
+        ge=1,
+        le=100_000,
+        description="Texts of one call to `/v1/embeddings`, documents of one call to "
+        "`/v1/rerank`, pairs of one call to `/v1/score`. OpenAI's API has the same limit.",
+    )
+    input_tokens_max: int = Field(
+        300_000,
+        ge=1,
+        le=100_000_000,
+        description="Tokens of all texts of one call to `/v1/embeddings`, `/v1/rerank` or "
+        "`/v1/score`, as the Router estimates them; a query counts once for each of its "
+        "documents. OpenAI's API has the same limit for embeddings.",
     )
     choices_max: int = Field(
         16, ge=1, le=16384, description="Answers to one prompt (`n`), including beams."

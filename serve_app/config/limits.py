@@ -144,7 +144,8 @@ class LimitsConfig(Config):
         description="Longest request body; a longer body gets 413. None: computed from the "
         "longest context of any tier, at 10 bytes per token, plus 256 KiB for everything else, "
         "plus 20 MiB for images if a tier's `modalities` has `image`. A tier whose "
-        "`engine` has no `max_model_len` counts 8 MiB.",
+        "`engine` has no `max_model_len` counts 8 MiB. A tier that embeds or scores counts "
+        "`bodies.counts.input_tokens_max` instead of its context.",
     )
     held_body_bytes_max: int = Field(
         512 * 1024**2,

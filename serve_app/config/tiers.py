@@ -12,6 +12,7 @@ from pydantic import Field, JsonValue, field_validator, model_validator
 from serve_app.autoscaling.schedule import parse_days
 from serve_app.config.base import Config
 from serve_app.config.media import MediaConfig
+from serve_app.core.call import Task
 from serve_app.core.images import GRIDS, ImagePart, Patches, PatchGrid
 from serve_app.model_files.sums import check_sums_mapping
 
@@ -317,7 +318,8 @@ class TierConfig(Config):
     model_source: str | None = Field(
         None,
         description="Source of the weights: a local directory, a Hugging Face id, an `s3://`, "
-        "`gs://` or `azure://` address, or `demo:fast` / `demo:strong`. Defaults to `model_id`.",
+        "`gs://` or `azure://` address, or `demo:fast`, `demo:strong`, `demo:embed` or "
+        "`demo:rerank`. Defaults to `model_id`.",
     )
     sha256sums: str | dict[str, str] | None = Field(
         None,
@@ -327,8 +329,13 @@ class TierConfig(Config):
         "directory. `model_source` must then be an absolute directory or `demo:`. None: no file "
         "is checked.",
     )
-    tasks: tuple[Literal["generate", "embed"], ...] = Field(
-        ("generate",), min_length=1, description="Tasks that the model can do."
+    tasks: tuple[Task, ...] = Field(
+        ("generate",),
+        min_length=1,
+        description="Tasks that the model can do. generate: chat and all other endpoints that "
+        "write text. embed: `/v1/embeddings`. score: `/v1/rerank` and `/v1/score`. An engine "
+        "either generates or reads, so generate stands alone; an embedding model may have both "
+        "other tasks, and then scores by the cosine of vectors ([embeddings.md](embeddings.md)).",
     )
     accelerator: Literal["cpu", "gpu"] = Field(
         "gpu", description="Hardware that the engine computes on."
@@ -477,8 +484,7 @@ class TierConfig(Config):
         if self.data_parallel_size > 1:
             self._check_data_parallel()
         self._check_media()
-        if self.adapters and "generate" not in self.tasks:
-            raise ValueError("adapters need a model whose tasks include `generate`")
+        self._check_tasks()
         if self.max_ongoing_calls < self.replicas.target_ongoing_calls:
             raise ValueError(
                 f"max_ongoing_calls ({self.max_ongoing_calls}) is below "
@@ -499,6 +505,22 @@ class TierConfig(Config):
                 "engine.limit_mm_per_prompt lets images in, but the tier takes none; write "
                 "`modalities: [text, image]`, or leave the key out"
             )
+
+    def _check_tasks(self) -> None:
+        """Reject tasks that one engine cannot have together, or that contradict its arguments."""
+        generates, runner = "generate" in self.tasks, self.engine.get("runner", "auto")
+        if len(set(self.tasks)) < len(self.tasks):
+            raise ValueError(f"tasks: {', '.join(self.tasks)} names a task twice")
+        if generates and len(self.tasks) > 1:
+            raise ValueError(
+                "tasks: an engine of vLLM either generates or reads, so `generate` stands alone; "
+                "use a further tier for the other tasks"
+            )
+        wrong = "pooling" if generates else "generate"
+        if runner == wrong:
+            raise ValueError(f"engine.runner: {wrong} contradicts tasks ({', '.join(self.tasks)})")
+        if self.adapters and not generates:
+            raise ValueError("adapters need a model whose tasks include `generate`")
 
     def _check_cpu(self) -> None:
         """Reject arguments that vLLM's CPU engine accepts, but that make it fail later."""

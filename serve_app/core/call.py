@@ -7,7 +7,7 @@ from asyncio import Future
 from collections.abc import Mapping, Set
 from dataclasses import dataclass, field
 from enum import Enum, StrEnum
-from typing import Protocol
+from typing import Literal, Protocol
 
 from serve_app.core.caller import ANONYMOUS, Caller
 from serve_app.core.content import Content
@@ -21,8 +21,12 @@ AUTO = "auto"
 """The model name with which a client leaves the choice of the tier to the router."""
 
 
+Task = Literal["generate", "embed", "score"]
+"""What a model can do: write text, turn texts into vectors, or score pairs of texts."""
+
+
 class Endpoint(StrEnum):
-    """The generation paths that are forwarded to an engine. The value is the path."""
+    """The paths that are forwarded to an engine. The value is the path."""
 
     CHAT = "/v1/chat/completions"
     COMPLETIONS = "/v1/completions"
@@ -31,6 +35,8 @@ class Endpoint(StrEnum):
     MESSAGES = "/v1/messages"
     COUNT_TOKENS = "/v1/messages/count_tokens"
     EMBEDDINGS = "/v1/embeddings"
+    RERANK = "/v1/rerank"
+    SCORE = "/v1/score"
     TOKENIZE = "/tokenize"
     DETOKENIZE = "/detokenize"
 
@@ -38,6 +44,21 @@ class Endpoint(StrEnum):
     def generates(self) -> bool:
         """Whether the model generates text for a call to this path, so that its tier matters."""
         return self in GENERATION_ENDPOINTS
+
+    @property
+    def pools(self) -> bool:
+        """Whether the model reads texts for a call to this path and writes none: it answers with
+        vectors or scores."""
+        return self in POOLING_ENDPOINTS
+
+    @property
+    def task(self) -> Task | None:
+        """The task that the model must be able to do; None where its tokenizer is enough."""
+        if self is Endpoint.EMBEDDINGS:
+            return "embed"
+        if self.pools:
+            return "score"
+        return None if self in TOKENIZER_ENDPOINTS else "generate"
 
     @property
     def anthropic(self) -> bool:
@@ -48,6 +69,8 @@ class Endpoint(StrEnum):
 GENERATION_ENDPOINTS = frozenset(
     {Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES, Endpoint.MESSAGES}
 )
+POOLING_ENDPOINTS = frozenset({Endpoint.EMBEDDINGS, Endpoint.RERANK, Endpoint.SCORE})
+TOKENIZER_ENDPOINTS = frozenset({Endpoint.TOKENIZE, Endpoint.DETOKENIZE})
 
 
 @dataclass(frozen=True, slots=True)
@@ -67,7 +90,8 @@ class Prompt:
     text. `rendered_bytes` is the size of the JSON that the template writes into the prompt beside
     the turns: the tools, and the arguments of the model's own tool calls. `answers` counts the
     answers that the call asks for, each of which may have `output_tokens_max`. `images` counts the
-    images, and `image_parts` says which they are where a body was read.
+    images, and `image_parts` says which they are where a body was read. `repeated_tokens` estimates
+    what the engine reads again: a query once for each further document.
     """
 
     turns: tuple[Turn, ...] = ()
@@ -80,6 +104,7 @@ class Prompt:
     rendered_bytes: int = 0
     answers: int = 1
     image_parts: tuple[ImagePart, ...] = ()
+    repeated_tokens: int = 0
 
 
 class Payload(Protocol):

@@ -38,6 +38,7 @@ def estimate_tokens(prompt: Prompt, grid: PatchGrid = DEFAULT_GRID) -> int:
         + TOKENS_PER_TURN * len(prompt.turns)
         + TOKENS_PER_ANSWER
         + prompt.token_ids
+        + prompt.repeated_tokens
         + round(prompt.rendered_bytes / JSON_BYTES_PER_TOKEN)
         + (count_image_tokens(prompt, grid) if prompt.images else 0)
     )

@@ -9,18 +9,23 @@ from ray.serve import Application
 from ray.serve.llm import LLMConfig, build_llm_deployment
 
 from serve_app.config.tiers import DEPLOYMENT_PREFIX, TierConfig
-from serve_app.core.call import Endpoint
+from serve_app.core.call import Endpoint, Task
 from serve_app.deploy.plan import plan_llm_config
 from serve_app.replica.image_fetch import MediaPlan
 from serve_app.replica.liveness import WatchPlan
 from serve_app.replica.server import DataParallelTierServer, TierServer
 
+PROBES: Mapping[Task, Endpoint] = {
+    "generate": Endpoint.COMPLETIONS,
+    "embed": Endpoint.EMBEDDINGS,
+    "score": Endpoint.RERANK,
+}
+
 
 def plan_watch(tier: TierConfig) -> WatchPlan:
     """How a replica of the tier watches its engine."""
     watch = tier.engine_watch
-    probes = Endpoint.COMPLETIONS if "generate" in tier.tasks else Endpoint.EMBEDDINGS
-    return WatchPlan(watch.stuck_s, watch.idle_probe_s, probes)
+    return WatchPlan(watch.stuck_s, watch.idle_probe_s, PROBES[tier.tasks[0]])
 
 
 def plan_media(tier: TierConfig) -> MediaPlan:

@@ -60,9 +60,14 @@ def plan_llm_config(tier: TierConfig) -> dict[str, Any]:
 
 
 def plan_engine(tier: TierConfig) -> dict[str, Any]:
-    """vLLM's engine and server arguments."""
-    planned = {**tier.engine, **plan_media_arguments(tier)}
-    return {**planned, "enable_lora": True} if tier.adapters else planned
+    """vLLM's engine and server arguments.
+
+    The runner of a model that generates nothing is named, because vLLM would make some of these
+    models generate: the files of Qwen3-Reranker are those of a model that writes.
+    """
+    pooling = {} if "generate" in tier.tasks else {"runner": "pooling"}
+    lora = {"enable_lora": True} if tier.adapters else {}
+    return {**pooling, **tier.engine, **plan_media_arguments(tier), **lora}
 
 
 def plan_media_arguments(tier: TierConfig) -> dict[str, Any]:

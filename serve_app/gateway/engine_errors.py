@@ -36,6 +36,7 @@ PROMPT_PARAMS = {
     Endpoint.TOKENIZE: "prompt",
     Endpoint.DETOKENIZE: "tokens",
     Endpoint.EMBEDDINGS: "input",
+    Endpoint.RERANK: "documents",
     Endpoint.RESPONSES: "input",
     Endpoint.INPUT_TOKENS: "input",
 }

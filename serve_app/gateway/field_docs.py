@@ -21,6 +21,8 @@ SHORT_NAMES = {
     Endpoint.MESSAGES: "messages",
     Endpoint.COUNT_TOKENS: "count_tokens",
     Endpoint.EMBEDDINGS: "embeddings",
+    Endpoint.RERANK: "rerank",
+    Endpoint.SCORE: "score",
     Endpoint.TOKENIZE: "tokenize",
     Endpoint.DETOKENIZE: "detokenize",
 }

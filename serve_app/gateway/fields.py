@@ -277,15 +277,16 @@ MESSAGES: FieldTable = {
     ),
 }
 
+PADDING = _refuse("it makes each text as long, and as dear, as the model's context", "padding")
+
 EMBEDDINGS: FieldTable = {
     **_forward(
         "add_generation_prompt", "add_special_tokens", "continue_final_message", "dimensions",
-        "embed_dtype", "encoding_format", "endianness", "input", "messages", "model",
+        "embed_dtype", "endianness", "input", "messages", "model",
         "truncate_prompt_tokens", "truncation_side", "use_activation", "user",
     ),
-    "padding": FieldRule(
-        Ruling.FORWARD, "costs as much as an input of the greatest length"
-    ),
+    "encoding_format": FieldRule(Ruling.FORWARD, "`float` or `base64`"),
+    **PADDING,
     **_pick(("chat_template_kwargs", "cache_salt"), CHECKED),
     **_pick(
         ("chat_template", "media_io_kwargs", "mm_processor_kwargs", "priority", "request_id"),
@@ -294,6 +295,31 @@ EMBEDDINGS: FieldTable = {
     **_ignored("metadata", "task"),
     **_foreign("vLLM has removed it; use `use_activation`", "normalize"),
 }  # fmt: skip
+
+SCORING: FieldTable = {
+    **_forward(
+        "max_tokens_per_doc", "max_tokens_per_query", "model", "truncate_prompt_tokens",
+        "truncation_side", "use_activation", "user",
+    ),
+    "instruction": FieldRule(
+        Ruling.FORWARD, "text for the model's template, read again with each document"
+    ),
+    **PADDING,
+    **_pick(("chat_template_kwargs", "cache_salt"), CHECKED),
+    **_pick(("mm_processor_kwargs", "priority", "request_id"), SPECIAL),
+}  # fmt: skip
+
+RERANK: FieldTable = {
+    **SCORING,
+    **_forward("documents", "query", "top_n"),
+    **_ignored("max_chunks_per_doc", "rank_fields", "return_documents"),
+}
+
+SCORE: FieldTable = {
+    **SCORING,
+    **_forward("documents", "queries", "text_1", "text_2"),
+    **_refuse("a further name of vLLM's; use `text_1` and `text_2`", "data_1", "data_2", "items"),
+}
 
 TOKENIZE: FieldTable = {
     **_forward(
@@ -313,6 +339,8 @@ FIELDS: Mapping[Endpoint, FieldTable] = {
     Endpoint.MESSAGES: MESSAGES,
     Endpoint.COUNT_TOKENS: COUNT_TOKENS,
     Endpoint.EMBEDDINGS: EMBEDDINGS,
+    Endpoint.RERANK: RERANK,
+    Endpoint.SCORE: SCORE,
     Endpoint.INPUT_TOKENS: RESPONSES,
     Endpoint.TOKENIZE: TOKENIZE,
     Endpoint.DETOKENIZE: DETOKENIZE,

@@ -11,6 +11,7 @@ from serve_app.config.bodies import BodiesConfig
 from serve_app.core.call import Endpoint, Prompt, Turn
 from serve_app.core.errors import InvalidField, MalformedBody, TooMany
 from serve_app.gateway.content import ContentReader
+from serve_app.gateway.texts import check_tokens, read_rerank, read_score
 
 Json = dict[str, Any]
 PromptReader = Callable[[Json, BodiesConfig], Prompt]
@@ -134,27 +135,43 @@ def _read_detokenize(document: Json, config: BodiesConfig) -> Prompt:
 
 
 def _read_embeddings(document: Json, config: BodiesConfig) -> Prompt:
-    """Read a body for vectors: they do not change the tier, but cost the engine work."""
+    """Read a body for vectors: texts, lists of token ids, messages, or lists of messages."""
     reader = ContentReader(config)
+    token_ids = 0
     for param in ("input", "messages"):
         value = document.get(param)
-        if isinstance(value, list) and not _all_ids(value):
-            _read_inputs(reader, value, param, config)
-        elif value is not None and not isinstance(value, str | list):
+        if isinstance(value, str):
+            reader.turns.append(Turn("user", value))
+        elif isinstance(value, list) and _all_ids(value):
+            token_ids += len(value)
+        elif isinstance(value, list):
+            check_length(value, config.counts.inputs_max, param)
+            token_ids += sum(
+                _read_input(reader, item, f"{param}[{index}]", config)
+                for index, item in enumerate(value)
+            )
+        elif value is not None:
             raise InvalidField(param, "a string or a list")
-    return Prompt(images=len(reader.image_parts), image_parts=tuple(reader.image_parts))
+    prompt = Prompt(
+        turns=tuple(reader.turns),
+        images=len(reader.image_parts),
+        image_parts=tuple(reader.image_parts),
+        token_ids=token_ids,
+    )
+    return check_tokens(prompt, "input" if "input" in document else "messages", config)
 
 
-def _read_inputs(
-    reader: ContentReader, values: list[Any], param: str, config: BodiesConfig
-) -> None:
-    """Read texts, lists of token ids, messages, or lists of messages."""
-    check_length(values, config.counts.inputs_max, param)
-    for index, value in enumerate(values):
-        if isinstance(value, dict):
-            reader.read_message(value, f"{param}[{index}]")
-        elif isinstance(value, list) and not _all_ids(value):
-            _read_each_message(reader, value, f"{param}[{index}]", config)
+def _read_input(reader: ContentReader, value: object, param: str, config: BodiesConfig) -> int:
+    """Read one of several inputs; returns the number of its token ids."""
+    if isinstance(value, str):
+        reader.turns.append(Turn("user", value))
+    elif isinstance(value, dict):
+        reader.read_message(value, param)
+    elif isinstance(value, list) and _all_ids(value):
+        return len(value)
+    elif isinstance(value, list):
+        _read_each_message(reader, value, param, config)
+    return 0
 
 
 READERS: Mapping[Endpoint, PromptReader] = {
@@ -167,6 +184,8 @@ READERS: Mapping[Endpoint, PromptReader] = {
     Endpoint.TOKENIZE: _read_tokenize,
     Endpoint.DETOKENIZE: _read_detokenize,
     Endpoint.EMBEDDINGS: _read_embeddings,
+    Endpoint.RERANK: read_rerank,
+    Endpoint.SCORE: read_score,
 }
 
 

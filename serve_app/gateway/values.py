@@ -13,6 +13,9 @@ Json = dict[str, Any]
 Check = Callable[[Any, str, BodiesConfig], None]
 
 VARIABLE_CHARS_MAX = 256
+ENCODINGS = ("float", "base64")
+TEXTS = "documents"
+"""Texts beside a chat; on `/v1/rerank` the texts themselves, which `texts.py` bounds."""
 TRANSFER_KEYS = frozenset({"ec_transfer_params", "kv_transfer_params"})
 OWN_TOOL_TYPES = frozenset(
     {"apply_patch", "custom", "function", "local_shell", "namespace", "shell", "tool_search"}
@@ -28,10 +31,10 @@ ENGINE_TOOL_TYPES = frozenset(
 """Tools that a server runs; vLLM runs them if its operator gives it a tool server."""
 
 
-def check_values(document: Json, config: BodiesConfig) -> None:
+def check_values(endpoint: Endpoint, document: Json, config: BodiesConfig) -> None:
     """Raise BadRequest if a field exceeds its bound."""
     for name in document.keys() & CHECKS.keys():
-        if document[name] is not None:
+        if document[name] is not None and not (endpoint.pools and name == TEXTS):
             CHECKS[name](document[name], name, config)
 
 
@@ -75,6 +78,12 @@ def _check_int(low: int, high: Callable[[CountsConfig], int]) -> Check:
             raise InvalidField(param, f"an integer from {low} to {high_value}")
 
     return check
+
+
+def _check_encoding(value: Any, param: str, config: BodiesConfig) -> None:
+    """Reject the encodings of vLLM whose answers are not JSON, and hold their usage elsewhere."""
+    if value not in ENCODINGS:
+        raise InvalidField(param, "'float' or 'base64'")
 
 
 def _check_list(length: Callable[[CountsConfig], int], chars: bool = False) -> Check:
@@ -153,7 +162,8 @@ CHECKS: Mapping[str, Check] = {
     "allowed_token_ids": _check_list(lambda counts: counts.allowed_tokens_max),
     "bad_words": _check_list(lambda counts: counts.bad_words_max, chars=True),
     "chat_template_kwargs": _check_variables,
-    "documents": _check_list(lambda counts: counts.documents_max),
+    TEXTS: _check_list(lambda counts: counts.documents_max),
+    "encoding_format": _check_encoding,
     "logit_bias": _check_bias,
     "logprob_token_ids": _check_list(lambda counts: counts.logprobs_max),
     "logprobs": _check_logprobs,

@@ -170,7 +170,7 @@ def parse_call(
         check_nothing_stored(sent)
     prompt = read_prompt(endpoint, sent, bodies)
     document = admit_tools(endpoint, admit_fields(endpoint, sent, bodies), bodies)
-    check_values(document, bodies)
+    check_values(endpoint, document, bodies)
     if prompt.answers > bodies.counts.answers_max:
         raise TooMany("n", "answers to all prompts together", bodies.counts.answers_max)
     if document.keys() & GRAMMAR_FIELDS:

@@ -123,7 +123,7 @@ class Estimator:
 
 def uses_tokens(endpoint: Endpoint) -> bool:
     """Whether a call to this path makes a model work."""
-    return endpoint.generates or endpoint is Endpoint.EMBEDDINGS
+    return endpoint.generates or endpoint.pools
 
 
 def _with_draft(answer: Amounts, decision: Decision, draft: Draft | None, drafted: Amounts) -> Uses:

@@ -8,7 +8,7 @@ import logging
 import socket
 import ssl
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from typing import Any
 
 import httpx
@@ -215,23 +215,31 @@ async def _answer(send: Send, status: int, headers: list[tuple[bytes, bytes]]) -
     await send({"type": "http.response.body", "body": b""})
 
 
-async def warm_up(app: ASGIApp, model: str) -> None:
+PROBES: Mapping[Endpoint, dict[str, Any]] = {
+    Endpoint.CHAT: {"max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]},
+    Endpoint.COMPLETIONS: {"prompt": "Hello", "max_tokens": 1},
+    Endpoint.EMBEDDINGS: {"input": "Hello"},
+    Endpoint.RERANK: {"query": "Hello", "documents": ["Hello"]},
+}
+"""The least that an engine can be asked on each path."""
+
+
+async def warm_up(app: ASGIApp, model: str, probes: Endpoint = Endpoint.COMPLETIONS) -> None:
     """Answer one chat before Ray sends calls: templates and tokenizers take seconds at first use.
 
-    A model that cannot chat answers with an error, which does no harm.
+    A model that cannot chat answers with an error, which does no harm. A model that generates
+    nothing answers what `probes` asks.
     """
-    body = {"model": model, "max_tokens": 1, "messages": [{"role": "user", "content": "Hello"}]}
+    endpoint = Endpoint.CHAT if probes.generates else probes
     started = time.monotonic()
-    status = await _post(app, Endpoint.CHAT, body)
+    status = await _post(app, endpoint, {"model": model, **PROBES[endpoint]})
     duration_s = time.monotonic() - started
     logger.info("warm-up answered with %d after %.1f s", status, duration_s)
 
 
 async def probe(app: ASGIApp, model: str, endpoint: Endpoint) -> None:
-    """Let the engine compute one token, or one embedding, as for a call of a client."""
-    said = {"input": "Hello"} if endpoint is Endpoint.EMBEDDINGS else {"prompt": "Hello"}
-    limits = {} if endpoint is Endpoint.EMBEDDINGS else {"max_tokens": 1}
-    status = await _post(app, endpoint, {"model": model, **said, **limits})
+    """Let the engine compute one token, one vector or one score, as for a call of a client."""
+    status = await _post(app, endpoint, {"model": model, **PROBES[endpoint]})
     if status != 200:
         logger.warning("an idle engine answered its probe with %d", status)
 

@@ -114,7 +114,7 @@ class TierServer(LLMServer):
         self._leases = LeaseTable()
         engine_app = await self.engine.build_asgi_app()
         self._tell(StartStep.WARMING)
-        await warm_up(engine_app, self._llm_config.model_id)
+        await warm_up(engine_app, self._llm_config.model_id, self._plan.probes)
         watch_drafts(self._engine_client)
         watch_tokens(self._engine_client)
         join_streams(self._engine_client, self._stream_join_s)

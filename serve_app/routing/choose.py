@@ -24,7 +24,6 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from dataclasses import replace
-from typing import Literal
 
 from serve_app.config.runtime import RoutingConfig
 from serve_app.config.tiers import TierConfig
@@ -33,10 +32,10 @@ from serve_app.core.call import (
     NO_LIMITS,
     Call,
     Decision,
-    Endpoint,
     Policy,
     Reason,
     Route,
+    Task,
     TierLimits,
 )
 from serve_app.core.errors import InvalidField, ModelNotFound
@@ -50,9 +49,11 @@ from serve_app.routing.scorer import Scorer
 
 __all__ = ["choose_route", "estimate_tokens", "resolve_model"]
 
-Task = Literal["generate", "embed"]
-
-_TOKENIZER_ENDPOINTS = frozenset({Endpoint.TOKENIZE, Endpoint.DETOKENIZE})
+_NEEDED: dict[Task, str] = {
+    "generate": "a model that can generate text",
+    "embed": "a model that supports embeddings",
+    "score": "a model that supports reranking and scoring",
+}
 
 
 def resolve_model(requested: str, tiers: Sequence[TierConfig]) -> TierConfig | None:
@@ -77,7 +78,7 @@ def check_model(call: Call, tiers: Sequence[TierConfig]) -> None:
         ModelNotFound: `model` names no tier.
     """
     named = resolve_model(call.model, tiers)
-    _able(tiers if named is None else [named], _task(call.endpoint))
+    _able(tiers if named is None else [named], call.endpoint.task)
 
 
 def choose_route(
@@ -97,7 +98,7 @@ def choose_route(
         InvalidField: a header names no tier, or no tier that may be chosen can do the task.
         ModelNotFound: `model` names no tier.
     """
-    task = _task(call.endpoint)
+    task = call.endpoint.task
     named = _named_tier(call, tiers)
     if named is not None:
         return Route(_decide_named(call, *named, task))
@@ -170,20 +171,11 @@ def _resolve_header(requested: str, tiers: Sequence[TierConfig]) -> TierConfig |
         raise InvalidField(TIER_HEADER.decode(), f"one of {AUTO}, {names}, or a model id") from None
 
 
-def _task(endpoint: Endpoint) -> Task | None:
-    """The task that the model must be able to do; None where its tokenizer is enough."""
-    if endpoint is Endpoint.EMBEDDINGS:
-        return "embed"
-    return None if endpoint in _TOKENIZER_ENDPOINTS else "generate"
-
-
 def _able(tiers: Sequence[TierConfig], task: Task | None) -> list[TierConfig]:
     able = [tier for tier in tiers if task is None or task in tier.tasks]
-    if able:
-        return able
-    if task == "embed":
-        raise InvalidField("model", "a model that supports embeddings")
-    raise InvalidField("model", "a model that can generate text")
+    if task is not None and not able:
+        raise InvalidField("model", _NEEDED[task])
+    return able
 
 
 def _choose_among(

@@ -37,7 +37,10 @@ def test_the_shipped_configs_fit(path: Path) -> None:
     assert result.exit_code == 0, result.output
     plan = orjson.loads(result.stdout)
     assert (plan["ok"], plan["findings"]) == (True, [])
-    assert [tier["tier"] for tier in plan["tiers"]] == ["fast", "strong"]
+    rag = path.stem.endswith("-rag")
+    chat = ["fast"] if path.stem == "local-rag" else ["fast", "strong"]
+    assert [tier["tier"] for tier in plan["tiers"]] == chat + ["embed", "rerank"] * rag
+    assert [tier["reads"] for tier in plan["tiers"]] == [False] * len(chat) + [True, True] * rag
 
 
 def test_tables_for_people() -> None:

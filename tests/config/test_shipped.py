@@ -14,7 +14,7 @@ from serve_app.config.tiers import TierConfig
 from serve_app.deploy.plan import plan_deployment, plan_engine, plan_llm_config, plan_placement
 from serve_app.offline.checkpoints.checkout import COMMIT
 from serve_app.offline.planning.cards import read_card_table
-from serve_app.offline.planning.plan import Options, plan_tier
+from serve_app.offline.planning.plan import Options, make_plan, plan_tier
 
 CONFIGS = sorted((Path(__file__).parents[2] / "configs").glob("*.yaml"))
 every_config = pytest.mark.parametrize("path", CONFIGS, ids=lambda path: path.stem)
@@ -27,9 +27,8 @@ def tier_of(config: str, name: str) -> TierConfig:
 
 def test_there_are_configs() -> None:
     """The tables below are not empty."""
-    assert {"local", "local-tp2", "prod", "prod-fp8", "prod-qwen3", "prod-vl"} <= {
-        path.stem for path in CONFIGS
-    }
+    shipped = {"local", "local-rag", "local-tp2", "prod", "prod-fp8", "prod-qwen3", "prod-rag"}
+    assert shipped | {"prod-vl"} <= {path.stem for path in CONFIGS}
 
 
 @every_config
@@ -38,7 +37,9 @@ def test_a_shipped_config_is_valid(path: Path) -> None:
     from serve_app.deploy.engine_args import check_engine_args
 
     config = read_serve_config(path)
-    assert [tier.name for tier in config.app.tiers] == ["fast", "strong"]
+    rag = path.stem.endswith("-rag")
+    chat = ["fast"] if path.stem == "local-rag" else ["fast", "strong"]
+    assert [tier.name for tier in config.app.tiers] == chat + ["embed", "rerank"] * rag
     for tier in config.app.tiers:
         check_engine_args(tier.name, tier.engine)
 
@@ -89,7 +90,7 @@ def limits(path: Path) -> Iterator[tuple[str, float]]:
 def test_every_limit_is_a_limit(path: Path) -> None:
     """No queue, wait or count is missing or as good as endless."""
     found = dict(limits(path))
-    assert {"fast.max_queued_requests", "strong.max_ongoing_requests", "total_s"} <= set(found)
+    assert {"fast.max_queued_requests", "fast.max_ongoing_requests", "total_s"} <= set(found)
     delays_off = {
         f"{tier.name}.{key}_delay_s"
         for tier in read_serve_config(path).app.tiers
@@ -158,8 +159,22 @@ def test_cpu_tiers_need_no_gpu(config: str, workers: int) -> None:
     }
 
 
-@pytest.mark.parametrize("config", ["prod", "prod-qwen3", "prod-vl"])
+@pytest.mark.parametrize("config", ["prod", "prod-qwen3", "prod-rag", "prod-vl"])
 def test_models_of_the_hub_are_pinned(config: str) -> None:
     """By a commit: a branch would let replicas start with different files."""
-    for name in ("fast", "strong"):
-        assert COMMIT.fullmatch(str(tier_of(config, name).engine["revision"]))
+    path = next(path for path in CONFIGS if path.stem == config)
+    for tier in read_serve_config(path).app.tiers:
+        assert COMMIT.fullmatch(str(tier.engine["revision"]))
+
+
+def test_the_tiers_of_retrieval_fit_one_node_and_only_read() -> None:
+    """Chat, embeddings and reranking together need the eight GPUs of one node."""
+    path = next(path for path in CONFIGS if path.stem == "prod-rag")
+    config = read_serve_config(path)
+    plan = make_plan(config.app.tiers, Options(nodes=1, router=config.app.router))
+    assert plan.ok
+    assert [tier.reads for tier in plan.tiers] == [False, False, True, True]
+    assert sum(tier.gpus * tier.replicas_max for tier in plan.tiers) == 8
+    assert not any(finding.fatal for finding in plan.findings)
+    for tier in config.app.tiers[2:]:
+        assert plan_engine(tier)["runner"] == "pooling"

@@ -25,10 +25,11 @@ def test_the_bounds_are_the_configs() -> None:
     ("tasks", "endpoint"),
     [
         (("generate",), Endpoint.COMPLETIONS),
-        (("generate", "embed"), Endpoint.COMPLETIONS),
         (("embed",), Endpoint.EMBEDDINGS),
+        (("embed", "score"), Endpoint.EMBEDDINGS),
+        (("score",), Endpoint.RERANK),
     ],
 )
 def test_a_model_is_probed_by_what_it_can_do(tasks: tuple[str, ...], endpoint: Endpoint) -> None:
-    """A model that embeds generates no token."""
+    """A model that embeds or scores generates no token."""
     assert plan_watch(tier(tasks=tasks)).probes is endpoint

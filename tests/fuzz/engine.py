@@ -51,6 +51,17 @@ ANSWERS: dict[str, Json] = {
         "data": [{"index": 0, "embedding": [0.5]}],
         "usage": USAGE,
     },
+    Endpoint.RERANK: {
+        "id": "rerank-1",
+        "model": "demo",
+        "usage": {"prompt_tokens": 3, "total_tokens": 3},
+        "results": [{"index": 0, "document": {"text": "a"}, "relevance_score": 0.5}],
+    },
+    Endpoint.SCORE: {
+        "model": "demo",
+        "data": [{"index": 0, "object": "score", "score": 0.5}],
+        "usage": USAGE,
+    },
     Endpoint.TOKENIZE: {"count": 1, "max_model_len": 64, "tokens": [1]},
     Endpoint.DETOKENIZE: {"prompt": "a"},
 }

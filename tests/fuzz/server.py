@@ -23,7 +23,7 @@ from tests.fakes import FakeReadiness, FakeRecorder
 from tests.fuzz.engine import FakeEngineTier
 from tests.gateway.conftest import TIERS as GATEWAY_TIERS
 
-TIERS = (*GATEWAY_TIERS, TierConfig(name="embed", model_id="demo-embed", tasks=("embed",)))
+TIERS = (*GATEWAY_TIERS, TierConfig(name="embed", model_id="demo-embed", tasks=("embed", "score")))
 STOP_S = 10.0
 
 

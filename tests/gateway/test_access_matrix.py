@@ -12,8 +12,10 @@ from serve_app.core.call import Endpoint
 from serve_app.gateway.guard import RULINGS, Guard, PageRuling
 from serve_app.pages.assets import read_assets
 from tests.fakes import FakeAnswer, FakeWatch
-from tests.gateway.with_access import ROLES, Guarded, build_guarded
+from tests.gateway.with_access import ROLES, VECTORS, Guarded, build_guarded
+from tests.gateway.with_access import TIERS as TWO_TIERS
 
+TIERS = (*TWO_TIERS, VECTORS)
 STRANGERS = ("no key", "wrong key")
 CALLERS = (*STRANGERS, *ROLES)
 
@@ -26,6 +28,8 @@ BODIES: dict[str, dict[str, Any]] = {
     Endpoint.MESSAGES: {**MESSAGES, "max_tokens": 10},
     Endpoint.COUNT_TOKENS: MESSAGES,
     Endpoint.EMBEDDINGS: {"input": "Hi"},
+    Endpoint.RERANK: {"query": "Hi", "documents": ["a"]},
+    Endpoint.SCORE: {"text_1": "Hi", "text_2": "a"},
     Endpoint.TOKENIZE: {"prompt": "Hi"},
     Endpoint.DETOKENIZE: {"tokens": [1]},
 }
@@ -63,7 +67,7 @@ def list_routes() -> Iterator[tuple[str, str]]:
 def build_with_pages() -> Guarded:
     """A gateway that has the pages for people too."""
     pages = {"playground": True, "dashboard": True}
-    return build_guarded(files=read_assets(), watch=FakeWatch([b"{}"]), pages=pages)
+    return build_guarded(tiers=TIERS, files=read_assets(), watch=FakeWatch([b"{}"]), pages=pages)
 
 
 def expect(path: str, caller: str) -> int:
@@ -95,8 +99,8 @@ def expect_call(endpoint: Endpoint, caller: str) -> int:
         return 401
     if endpoint not in ROLES[caller].get("endpoints", [*Endpoint]) or caller == "none":
         return 403
-    # Only `strong` embeds: for a caller without it, no model can.
-    no_model = endpoint is Endpoint.EMBEDDINGS and caller in ("fast", "hr")
+    # Only `vectors` embeds and scores: for a caller without it, no model can.
+    no_model = endpoint.pools and caller in ("fast", "hr")
     return 400 if no_model else 200
 
 

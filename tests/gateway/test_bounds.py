@@ -28,6 +28,8 @@ PROMPTS: dict[Endpoint, dict[str, Any]] = {
     Endpoint.MESSAGES: {"messages": [USER]},
     Endpoint.COUNT_TOKENS: {"messages": [USER]},
     Endpoint.EMBEDDINGS: {"input": "Hi"},
+    Endpoint.RERANK: {"query": "Hi", "documents": ["a", "b"]},
+    Endpoint.SCORE: {"text_1": "Hi", "text_2": ["a", "b"]},
     Endpoint.TOKENIZE: {"prompt": "Hi"},
     Endpoint.DETOKENIZE: {"tokens": [1]},
 }
@@ -110,6 +112,13 @@ def test_any_value_in_any_field_is_read_or_refused(endpoint: Endpoint, data: Any
         (Endpoint.CHAT, {"chat_template_kwargs": []}, "chat_template_kwargs"),
         (Endpoint.COMPLETIONS, {"prompt": [[1, "a"]]}, "prompt"),
         (Endpoint.EMBEDDINGS, {"input": {}}, "input"),
+        (Endpoint.EMBEDDINGS, {"encoding_format": "bytes"}, "encoding_format"),
+        (Endpoint.RERANK, {"query": ["Hi"]}, "query"),
+        (Endpoint.RERANK, {"documents": []}, "documents"),
+        (Endpoint.RERANK, {"documents": ["a", {"content": []}]}, "documents[1]"),
+        (Endpoint.SCORE, {"text_1": ["a", "b", "c"]}, "text_1"),
+        (Endpoint.SCORE, {"queries": "a", "documents": "b"}, "no value beside"),
+        (Endpoint.SCORE, {"text_2": None}, "text_2"),
         (Endpoint.DETOKENIZE, {"tokens": "x"}, "tokens"),
     ],
 )
@@ -117,7 +126,7 @@ def test_a_wrong_type_is_named(endpoint: Endpoint, fields: dict[str, Any], param
     """Where the type decides what happens, a wrong one is the client's error."""
     error = refusal(endpoint, fields)
     assert isinstance(error, InvalidField)
-    assert param in error.param  # type: ignore[operator]  # InvalidField always has one
+    assert param in f"{error.param} {error.expected}"
 
 
 def called(endpoint: Endpoint, arguments: str) -> dict[str, Any]:
@@ -330,6 +339,12 @@ def test_parts_that_reach_into_the_engine_are_refused(part: dict[str, Any]) -> N
         (Endpoint.COMPLETIONS, {"prompt": ["a"] * 9, "n": 16}),
         (Endpoint.COMPLETIONS, {"prompt": ["a"] * 128, "n": 2, "use_beam_search": True}),
         (Endpoint.EMBEDDINGS, {"input": ["a"] * 2049}),
+        (Endpoint.EMBEDDINGS, {"input": "word " * 250_000}),
+        (Endpoint.EMBEDDINGS, {"input": [[1] * 1000] * 301}),
+        (Endpoint.RERANK, {"documents": ["a"] * 2049}),
+        (Endpoint.RERANK, {"query": "word " * 2000, "documents": ["a"] * 200}),
+        (Endpoint.RERANK, {"instruction": "word " * 2000, "documents": ["a"] * 200}),
+        (Endpoint.SCORE, {"text_2": ["a"] * 2049}),
         (Endpoint.RESPONSES, {"input": [USER] * 2049}),
         (Endpoint.TOKENIZE, {"prompt": "a" * 262_145}),
         (Endpoint.TOKENIZE, {"messages": [{"role": "user", "content": "a" * 262_145}]}),

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from pydantic import BaseModel
@@ -27,6 +27,7 @@ def request_models() -> dict[Endpoint, list[type[BaseModel]]]:
     from vllm.entrypoints.openai.completion.protocol import CompletionRequest
     from vllm.entrypoints.openai.responses.protocol import ResponsesRequest
     from vllm.entrypoints.pooling.embed import protocol as embed
+    from vllm.entrypoints.pooling.scoring import protocol as scoring
     from vllm.entrypoints.serve.tokenize import protocol as tokenize
 
     return {
@@ -44,6 +45,8 @@ def request_models() -> dict[Endpoint, list[type[BaseModel]]]:
             embed.EmbeddingChatInputRequest,
             embed.EmbeddingBatchChatInputRequest,
         ],
+        Endpoint.RERANK: [scoring.RerankRequest],
+        Endpoint.SCORE: [*get_args(scoring.ScoreRequest)],
     }
 
 

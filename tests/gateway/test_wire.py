@@ -59,6 +59,8 @@ PROMPTS: dict[Endpoint, dict[str, Any]] = {
     Endpoint.TOKENIZE: {"prompt": "Hi"},
     Endpoint.DETOKENIZE: {"tokens": [1, 2]},
     Endpoint.EMBEDDINGS: {"input": ["a", "b"]},
+    Endpoint.RERANK: {"query": "a", "documents": ["b", "c"]},
+    Endpoint.SCORE: {"queries": "a", "documents": ["b", "c"]},
 }
 valid_prompts = st.sampled_from(list(PROMPTS.items()))
 other_fields = st.dictionaries(
@@ -221,7 +223,21 @@ def test_usage_is_asked_for_once(
         (Endpoint.TOKENIZE, {"prompt": "Hi"}, [("user", "Hi")], 0),
         (Endpoint.TOKENIZE, {"messages": [USER]}, [("user", "Hi")], 0),
         (Endpoint.DETOKENIZE, {"tokens": [1]}, [], 0),
-        (Endpoint.EMBEDDINGS, {"input": "Hi"}, [], 0),
+        (Endpoint.EMBEDDINGS, {"input": "Hi"}, [("user", "Hi")], 0),
+        (Endpoint.EMBEDDINGS, {"input": ["a", "b"]}, [("user", "a"), ("user", "b")], 0),
+        (Endpoint.EMBEDDINGS, {"messages": [USER]}, [("user", "Hi")], 0),
+        (
+            Endpoint.RERANK,
+            {"query": "a", "documents": ["b", "c"], "instruction": "i"},
+            [("system", "i"), ("query", "a"), ("document", "b"), ("document", "c")],
+            0,
+        ),
+        (
+            Endpoint.SCORE,
+            {"text_1": ["a", "b"], "text_2": ["c", "d"]},
+            [("query", "a"), ("query", "b"), ("document", "c"), ("document", "d")],
+            0,
+        ),
     ],
 )
 def test_turns_and_images(

@@ -24,8 +24,9 @@ from tests.fakes import FakeIdentifier, FakeReadiness, FakeRecorder, FakeTier
 ENGINE = {"max_model_len": 4096}
 TIERS = (
     TierConfig(name="fast", model_id="m-fast", engine=ENGINE, adapters={"hr": "/a/hr"}),
-    TierConfig(name="strong", model_id="m-strong", engine=ENGINE, tasks=("generate", "embed")),
+    TierConfig(name="strong", model_id="m-strong", engine=ENGINE),
 )
+VECTORS = TierConfig(name="vectors", model_id="m-vectors", tasks=("embed", "score"))
 ROLES: dict[str, dict[str, Any]] = {
     "all": {"overrides": True},
     "user": {},
@@ -75,7 +76,8 @@ def build_guarded(
     watch: NumbersSource | None = None,
     **runtime: Any,
 ) -> Guarded:
-    """A gateway over two fake tiers; a key is the name of its only role."""
+    """A gateway over two fake engines, of which `strong` stands for further tiers too; a key is the
+    name of its only role."""
     config = AccessConfig.model_validate(
         {"roles": ROLES, "anonymous": {"roles": ["none"]}, **(access or {})}
     )
@@ -88,7 +90,7 @@ def build_guarded(
     control = AccessControl(config, tiers, identifier)
     fast, strong, recorder = FakeTier(), FakeTier(), FakeRecorder()
     parsed = RuntimeConfig.model_validate(runtime).model_copy(update={"access": config})
-    fakes = {"fast": fast, "strong": strong}
+    fakes = {tier.name: fast if tier.name == "fast" else strong for tier in tiers}
     steps = Steps(access=control, limiter=limiter)
     pipeline = Pipeline(tiers, fakes, HeuristicScorer(), parsed, None, steps)
     app = build_gateway(

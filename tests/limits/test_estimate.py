@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import orjson
 import pytest
 
 from serve_app.config.prices import PriceConfig, PricesConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import CacheResult, Draft, Endpoint, Outcome, Record, Usage
-from serve_app.core.tokens import estimate_tokens
+from serve_app.core.tokens import estimate_text_tokens, estimate_tokens
+from serve_app.gateway.wire import parse_call
 from serve_app.limits.estimate import Estimator
 from serve_app.limits.limit import Measure
 from tests.limits.samples import CASCADE, FAST, ROUTE, STRONG, call_of, record_of
@@ -138,3 +140,12 @@ def test_embeddings_are_charged_for_their_prompt() -> None:
     uses = estimator().estimate(call_of(endpoint=Endpoint.EMBEDDINGS), ROUTE)
     assert uses.amount(Measure.TOKENS, None) == PROMPT
     assert count(record_of(7, None, endpoint=Endpoint.EMBEDDINGS)) == (7, 7000)
+
+
+def test_a_query_is_reserved_once_for_each_document() -> None:
+    """The engine reads it again with each of them."""
+    query, documents = "word " * 100, ["a"] * 10
+    body = orjson.dumps({"query": query, "documents": documents})
+    call = parse_call(Endpoint.RERANK, body, request_id="r", tier=None)
+    tokens = estimator().estimate(call, ROUTE).amount(Measure.TOKENS, None)
+    assert 10 * estimate_text_tokens(query) < tokens < 11 * estimate_text_tokens(query)

@@ -348,16 +348,20 @@ async def test_the_first_call_is_made_before_any_client() -> None:
     await warm_up(engine, "org/model")
     assert b'"model":"org/model"' in engine.bodies[0]
     await warm_up(Engine(fails=True), "org/model")
+    await warm_up(engine, "org/model", Endpoint.RERANK)
+    assert orjson.loads(engine.bodies[1])["documents"] == ["Hello"]
 
 
-async def test_an_idle_engine_is_asked_for_one_token_or_one_embedding() -> None:
+async def test_an_idle_engine_is_asked_for_one_token_vector_or_score() -> None:
     """A refusal or an error of the engine's app does no harm."""
     engine = Engine()
     await probe(engine, "org/model", Endpoint.COMPLETIONS)
     await probe(engine, "org/model", Endpoint.EMBEDDINGS)
+    await probe(engine, "org/model", Endpoint.RERANK)
     assert [orjson.loads(body) for body in engine.bodies] == [
         {"model": "org/model", "prompt": "Hello", "max_tokens": 1},
         {"model": "org/model", "input": "Hello"},
+        {"model": "org/model", "query": "Hello", "documents": ["Hello"]},
     ]
     await probe(Engine(fails=True), "org/model", Endpoint.COMPLETIONS)
 

@@ -43,7 +43,7 @@ def tier(name: str, *tasks: str, context: int | None = None) -> TierConfig:
 
 FAST, MIDDLE, STRONG = tier("fast"), tier("middle"), tier("strong")
 EMBED = tier("embed", "embed")
-BOTH = tier("both", "generate", "embed")
+BOTH = tier("both", "embed", "score")
 TWO, THREE = (FAST, STRONG), (FAST, MIDDLE, STRONG)
 
 
@@ -140,12 +140,14 @@ def test_an_unknown_model_is_refused() -> None:
         ("auto", None, Endpoint.EMBEDDINGS, "a model that supports embeddings"),
         ("fast", None, Endpoint.EMBEDDINGS, "a model that supports embeddings"),
         ("auto", "fast", Endpoint.EMBEDDINGS, "a model that supports embeddings"),
+        ("auto", None, Endpoint.RERANK, "a model that supports reranking and scoring"),
+        ("strong", None, Endpoint.SCORE, "a model that supports reranking and scoring"),
     ],
 )
-def test_embeddings_need_a_tier_that_embeds(
+def test_reading_needs_a_tier_that_reads(
     model: str, header: str | None, endpoint: Endpoint, expected: str
 ) -> None:
-    """Named or not, a tier that cannot embed is not asked to."""
+    """Named or not, a tier that cannot embed or score is not asked to."""
     with pytest.raises(InvalidField) as refusal:
         choose(call(model, header, endpoint))
     assert (refusal.value.param, refusal.value.expected) == ("model", expected)
@@ -164,6 +166,8 @@ def test_generation_needs_a_tier_that_generates(endpoint: Endpoint, model: str) 
     [
         ((FAST, EMBED, STRONG), Endpoint.EMBEDDINGS, "embed", Reason.ONLY_TIER),
         ((FAST, BOTH, EMBED), Endpoint.EMBEDDINGS, "both", Reason.NO_GENERATION),
+        ((FAST, EMBED, BOTH), Endpoint.RERANK, "both", Reason.ONLY_TIER),
+        ((FAST, EMBED, BOTH), Endpoint.SCORE, "both", Reason.ONLY_TIER),
         ((EMBED, FAST), Endpoint.CHAT, "fast", Reason.ONLY_TIER),
         ((FAST,), Endpoint.MESSAGES, "fast", Reason.ONLY_TIER),
         (TWO, Endpoint.TOKENIZE, "fast", Reason.NO_GENERATION),
@@ -187,7 +191,7 @@ def test_a_named_embedding_tier_tokenizes() -> None:
     assert choose(call("embed", endpoint=Endpoint.TOKENIZE), (EMBED, FAST)).tier == "embed"
 
 
-@pytest.mark.parametrize("endpoint", [e for e in Endpoint if e is not Endpoint.EMBEDDINGS])
+@pytest.mark.parametrize("endpoint", [e for e in Endpoint if not e.pools])
 def test_a_default_tier_takes_every_auto_call(endpoint: Endpoint) -> None:
     """With a default tier set nothing is scored, and the reason says that it was policy."""
     decision = choose(call(endpoint=endpoint), score=1.0, default_tier="fast")

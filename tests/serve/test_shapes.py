@@ -1,5 +1,5 @@
 """Other shapes on the CPU: two replicas placed by session, tensor parallelism, an adapter,
-speculative decoding, embeddings, an engine with spans of its own."""
+speculative decoding, an engine with spans of its own."""
 
 from __future__ import annotations
 
@@ -10,7 +10,6 @@ from typing import Any
 
 import httpx
 import numpy as np
-import openai
 import pytest
 import yaml
 from safetensors.numpy import save_file
@@ -36,13 +35,13 @@ def collector() -> Iterator[Collector]:
 
 @pytest.fixture(scope="module")
 def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> Iterator[Service]:
-    """configs/local-tp2.yaml, with the strong model twice at TP 1, and a tier that embeds.
+    """configs/local-tp2.yaml, with the strong model twice at TP 1.
 
     At TP 1 it has an adapter and speaks TLS, at TP 2 it speculates and has spans of its own.
     """
     document = yaml.safe_load((ROOT / "configs" / "local-tp2.yaml").read_text())
     args = document["applications"][0]["args"]
-    fast, strong = args["tiers"]
+    _, strong = args["tiers"]
     single = {
         **strong,
         "name": "single",
@@ -61,14 +60,7 @@ def service(tmp_path_factory: pytest.TempPathFactory, collector: Collector) -> I
         "otlp_traces_endpoint": collector.endpoint,
     }
     strong["env"] = {**strong["env"], "OTEL_EXPORTER_OTLP_TRACES_PROTOCOL": "http/protobuf"}
-    embed = {
-        **fast,
-        "name": "embed",
-        "model_id": "demo-embed",
-        "tasks": ["embed"],
-        "engine": {**fast["engine"], "runner": "pooling", "convert": "embed"},
-    }
-    args["tiers"] = [single, strong, embed]
+    args["tiers"] = [single, strong]
     directory = run_dir(tmp_path_factory)
     config = directory.parent / "tp2.yaml"
     config.write_text(yaml.safe_dump(document))
@@ -133,7 +125,7 @@ def test_tensor_parallel_is_real(service: Service) -> None:
     workers = [title for title in titles if "VLLM::Worker" in title]
     assert len(workers) == 2
     assert any("TP1" in title for title in workers)
-    assert len([title for title in titles if "VLLM::EngineCore" in title]) == 4
+    assert len([title for title in titles if "VLLM::EngineCore" in title]) == 3
 
 
 def test_one_trace_from_the_client_through_the_engine(
@@ -167,20 +159,6 @@ def test_one_trace_from_the_client_through_the_engine(
     for part in ("time_in_queue", "time_in_model_prefill", "time_in_model_decode"):
         assert float(str(told[f"gen_ai.latency.{part}"])) >= 0
     assert spans["engine"].start_time_unix_nano <= spans["llm_request"].start_time_unix_nano
-
-
-def test_embeddings(service: Service) -> None:
-    """Embeddings go to the tier that can, by `auto` and by name; chats never do."""
-    with openai.OpenAI(base_url=f"{service.base_url}/v1", api_key="none", max_retries=0) as client:
-        for model in ("auto", "embed", "demo-embed"):
-            answer = client.embeddings.create(model=model, input=["Hello", "Bye"])
-            assert len(answer.data) == 2
-            assert len(answer.data[0].embedding) > 16
-        with pytest.raises(openai.BadRequestError):
-            client.chat.completions.create(
-                model="embed", messages=[{"role": "user", "content": "Hello"}]
-            )
-    assert service.chat(model="auto").headers["x-route-tier"] == "single"
 
 
 def answered(service: Service) -> dict[str, float]:

@@ -34,6 +34,23 @@ ARCHITECTURES = {
         key_value_heads=4,
         head_dim=32,
     ),
+    # The two that read (`retrieval.py`).
+    "embed": Architecture(
+        hidden_size=64,
+        intermediate_size=128,
+        layers=2,
+        attention_heads=4,
+        key_value_heads=2,
+        head_dim=32,
+    ),
+    "rerank": Architecture(
+        hidden_size=64,
+        intermediate_size=128,
+        layers=2,
+        attention_heads=4,
+        key_value_heads=2,
+        head_dim=32,
+    ),
 }
 
 

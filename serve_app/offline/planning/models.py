@@ -25,7 +25,7 @@ _MIXTURES = ("qwen3_moe", "qwen3_next", "qwen3_vl_moe", "gpt_oss")
 _TOWERS = ("qwen2_5_vl", "qwen3_vl", "qwen3_vl_moe")
 
 _NAME = re.compile(
-    r"(?:Meta-)?(?P<model>gpt-oss-\d+b|(?:Qwen2\.5(?:-Coder|-VL)?|Qwen3(?:-Coder|-VL|-Next)?|QwQ"
+    r"(?:Meta-)?(?P<model>gpt-oss-\d+b|(?:Qwen2\.5(?:-Coder|-VL)?|Qwen3(?:-Coder|-VL|-Next|-Embedding|-Reranker)?|QwQ"
     r"|Llama-3(?:\.[1-3])?)-[\d.]+B(?:-A\d+B)?)"
     r"(?:-(?P<kind>Base|Instruct|Thinking|(?:Instruct|Thinking)-2507))?"
     r"(?:-(?P<quantization>AWQ|GPTQ-Int[48]|FP8(?:-dynamic)?|quantized\.w(?:8a8|4a16)))?"

@@ -104,6 +104,8 @@ class TierPlan:
     """The variants; the config's own is first."""
     compared: list[Variant]
     """The comparison: every quantisation on every size, if a comparison is requested."""
+    reads: bool = False
+    """Whether the model writes nothing: it makes vectors or scores."""
 
 
 @dataclass(frozen=True)
@@ -132,8 +134,8 @@ class Plan:
 
     @property
     def rates(self) -> dict[str, Rates | None]:
-        """The rates by tier, for the config as it is."""
-        return {tier.tier: tier.variants[0].rates for tier in self.tiers}
+        """The rates by tier that writes, for the config as it is."""
+        return {tier.tier: None if tier.reads else tier.variants[0].rates for tier in self.tiers}
 
     @property
     def ok(self) -> bool:
@@ -255,6 +257,7 @@ def plan_tier(tier: TierConfig, options: Options) -> TierPlan:
             for scheme in schemes
             for size in (options.tensor_parallels if card else ())
         ],
+        reads="generate" not in tier.tasks,
     )
 
 

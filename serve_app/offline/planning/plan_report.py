@@ -131,16 +131,23 @@ def _list_rows(plan: Plan, tier: TierPlan) -> Iterator[tuple[str, Render]]:
     yield f"calls of {length:,} tokens at a time", lambda v: f"{v.memory.concurrency:,.1f}"
     yield f"calls of {load.tokens:,} tokens at a time", lambda v: f"{v.typical_calls:,.0f}"
     yield "longest context that fits", lambda v: f"{v.longest_tokens:,}"
-    if tier.card:
+    if tier.card and tier.reads:
+        yield f"{load.prompt_tokens:,} tokens alone, ms", _of_speed(_render_first)
+        yield (
+            "tokens/s, the replica",
+            lambda v: f"{v.rates.prompt_tokens_per_s:,.0f}" if v.rates else "-",
+        )
+    elif tier.card:
         yield from _list_speeds(plan)
+
+
+def _render_first(speed: Speed) -> str:
+    return f"{1000 * speed.ttft_s:,.0f}"
 
 
 def _list_speeds(plan: Plan) -> Iterator[tuple[str, Render]]:
     load = plan.load
-    yield (
-        f"TTFT of {load.prompt_tokens:,} tokens, ms",
-        _of_speed(lambda s: f"{1000 * s.ttft_s:,.0f}"),
-    )
+    yield f"TTFT of {load.prompt_tokens:,} tokens, ms", _of_speed(_render_first)
     yield "tokens/s, one call alone", _of_speed(lambda s: f"{s.single_tokens_per_s:,.0f}")
     yield f"tokens/s, {BATCH_CALLS} calls, decoding", _render_batch
     yield "calls in flight", lambda v: f"{v.calls:,.0f}"

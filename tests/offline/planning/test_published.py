@@ -47,10 +47,19 @@ LLAMA_70B = {
 
 
 def test_all_the_families_are_there() -> None:
-    """Qwen2.5 with Coder and VL, QwQ, Qwen3 with Coder, Next and VL, gpt-oss and Llama 3."""
+    """Qwen2.5 with Coder and VL, QwQ, Qwen3 with Coder, Next, VL and the models that read, gpt-oss
+    and Llama 3."""
     names = " ".join(list_models())
-    assert len(list_models()) == 45
-    for family in ("Qwen2.5-Coder-", "Qwen2.5-VL-", "QwQ-", "Qwen3-Coder-", "Qwen3-Next-"):
+    assert len(list_models()) == 49
+    for family in (
+        "Qwen2.5-Coder-",
+        "Qwen2.5-VL-",
+        "QwQ-",
+        "Qwen3-Coder-",
+        "Qwen3-Next-",
+        "Qwen3-Embedding-",
+        "Qwen3-Reranker-",
+    ):
         assert family in names
     for family in ("Qwen3-VL-", "gpt-oss-", "Llama-3.1-", "Llama-3.2-", "Llama-3.3-"):
         assert family in names
