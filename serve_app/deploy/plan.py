@@ -66,8 +66,23 @@ def plan_engine(tier: TierConfig) -> dict[str, Any]:
     models generate: the files of Qwen3-Reranker are those of a model that writes.
     """
     pooling = {} if "generate" in tier.tasks else {"runner": "pooling"}
-    lora = {"enable_lora": True} if tier.adapters else {}
-    return {**pooling, **tier.engine, **plan_media_arguments(tier), **lora}
+    return {**pooling, **tier.engine, **plan_media_arguments(tier), **plan_lora(tier)}
+
+
+def plan_lora(tier: TierConfig) -> dict[str, Any]:
+    """vLLM's arguments for adapters.
+
+    In vLLM 0.29 the CPU engine finds an adapter's weights by a number that is -1 for calls without
+    one, and torch takes -1 for the last slot (`vllm/lora/ops/torch_ops/lora_ops.py`). One slot
+    more than there are adapters stays empty, and is the last.
+    """
+    if not tier.adapters:
+        return {}
+    if tier.accelerator != "cpu":
+        return {"enable_lora": True}
+    given = tier.engine.get("max_loras")
+    slots = given if isinstance(given, int) else 0
+    return {"enable_lora": True, "max_loras": max(slots, len(tier.adapters) + 1)}
 
 
 def plan_media_arguments(tier: TierConfig) -> dict[str, Any]:

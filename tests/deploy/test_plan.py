@@ -20,6 +20,7 @@ from serve_app.deploy.plan import (
     deployment_name,
     plan_autoscaling,
     plan_deployment,
+    plan_engine,
     plan_llm_config,
     plan_need,
     plan_placement,
@@ -237,7 +238,7 @@ def test_the_weights_come_from_the_source(source: str | None, expected: str) -> 
 
 def test_an_unknown_demo_model_is_named() -> None:
     """A typing error in `demo:NAME` fails at once, with the names that exist."""
-    with pytest.raises(CheckpointMissing, match="fast and strong"):
+    with pytest.raises(CheckpointMissing, match="fast, strong, embed and rerank"):
         resolve_source(tier(model_source="demo:huge"))
 
 
@@ -256,3 +257,20 @@ def test_the_config_says_how_ray_chooses_the_replica(choice: str, expected: type
     path = planned["request_router_config"]["request_router_class"]
     module, _, name = path.rpartition(".")
     assert issubclass(getattr(import_module(module), name), expected)
+
+
+@pytest.mark.parametrize(
+    ("given", "slots"), [({}, 3), ({"max_loras": 1}, 3), ({"max_loras": 8}, 8)]
+)
+def test_one_slot_for_adapters_stays_empty_on_a_cpu(given: dict[str, Any], slots: int) -> None:
+    """There vLLM gives the last slot to the calls without an adapter."""
+    adapters = {"one": "/adapters/one", "two": "/adapters/two"}
+    planned = plan_engine(tier(accelerator="cpu", adapters=adapters, engine=given))
+    assert planned["enable_lora"] is True
+    assert planned["max_loras"] == slots
+
+
+def test_a_gpu_has_the_slots_that_are_asked_for() -> None:
+    """Its kernels leave calls without an adapter alone."""
+    planned = plan_engine(tier(adapters={"one": "/adapters/one"}, engine={"max_loras": 1}))
+    assert (planned["enable_lora"], planned["max_loras"]) == (True, 1)

@@ -5,6 +5,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -105,6 +106,28 @@ def test_an_adapter_is_addressed_as_a_model(service: Service) -> None:
     assert texts[0] != texts[1]
     listed = httpx.get(f"{service.base_url}/v1/models", timeout=10).json()["data"]
     assert "adapted" in [model["id"] for model in listed]
+
+
+def test_an_adapter_is_not_in_the_answers_of_its_neighbours(service: Service) -> None:
+    """Calls of the model itself give the same text in one batch with calls of its adapter."""
+    messages = [{"role": "user", "content": PROMPTS[1]}]
+    same_replica = {"x-session-id": "one-batch"}
+
+    def ask(model: str) -> str:
+        body = {"model": model, "messages": messages, "max_tokens": 48, "ignore_eos": True}
+        answer = httpx.post(
+            f"{service.base_url}/v1/chat/completions",
+            json={**body, "temperature": 0},
+            headers=same_replica,
+            timeout=60,
+        )
+        return str(answer.json()["choices"][0]["message"]["content"])
+
+    alone = ask("single")
+    with ThreadPoolExecutor(8) as pool:
+        texts = list(pool.map(ask, ["single", "adapted"] * 8))
+    assert set(texts[::2]) == {alone}
+    assert alone not in texts[1::2]
 
 
 def test_tensor_parallel_answers_are_the_same(service: Service) -> None:
