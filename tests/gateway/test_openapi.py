@@ -16,7 +16,7 @@ from serve_app.gateway.browser import BROWSER_PATHS
 from serve_app.gateway.guard import OPEN_PATHS
 from tests.gateway.conftest import Gateway
 
-BYTES_MAX = 160_000
+BYTES_MAX = 170_000
 
 
 @pytest.fixture(scope="module")

@@ -222,6 +222,11 @@ WHY: Mapping[str, str] = {
         "Small replicas would spread over all nodes, and leave no room for a replica that needs "
         "many GPUs."
     ),
+    "RAY_SERVE_METRICS_EXPORT_INTERVAL_MS": "An idle service would take more CPU.",
+    "REPORTER_UPDATE_INTERVAL_MS": "An idle node would take more CPU.",
+    "METRICS_RECORD_INTERVAL_S": "An idle cluster would take more CPU.",
+    "RAY_LOG_MONITOR_MANY_FILES_THRESHOLD": "An idle node would take more CPU.",
+    "LOG_NAME_UPDATE_INTERVAL_S": "An idle node would take more CPU.",
     CERTIFICATE: "The public port of the node would speak plain HTTP.",
     "VLLM_USE_FLASHINFER_SAMPLER": (
         "Engines would compile CUDA when they start, and die on nodes without nvcc."

@@ -127,7 +127,7 @@ def test_the_rate_rises_and_falls() -> None:
 
 @pytest.mark.parametrize(
     ("base", "says"),
-    [("demo:weak", "only fast and strong"), ("/nowhere", "is no directory here")],
+    [("demo:weak", "only fast, strong, embed and rerank"), ("/nowhere", "is no directory here")],
 )
 def test_an_unknown_base(base: str, says: str) -> None:
     """The error names the option, what is wrong, and what is expected."""

@@ -232,7 +232,7 @@ def test_an_unknown_model_is_a_clear_failure() -> None:
     """It says what to do, and which models need nothing done."""
     with pytest.raises(PlanningFailed, match=r"tiers\.fast: .*config\.json.*Qwen3-32B"):
         resolve_model(tier("meta/Llama-2-7b"))
-    with pytest.raises(PlanningFailed, match="only fast and strong"):
+    with pytest.raises(PlanningFailed, match="only fast, strong, embed and rerank"):
         resolve_model(tier("x", model_source="demo:huge"))
 
 
