@@ -34,7 +34,7 @@ class BatchLine:
 
 @dataclass(frozen=True, slots=True)
 class LineAnswer:
-    """The answer to one line. `headers` are those that say how the call was routed."""
+    """The answer to one line. `headers` say how the call was routed."""
 
     status: int
     request_id: str

@@ -30,7 +30,7 @@ class LabelBudget:
         self._balance = min(self._balance + self.ratio * tokens, most)
 
     def spend(self, tokens: int | None) -> None:
-        """A label has cost so many tokens, None if nobody knows: then as many as expected."""
+        """A label has cost so many tokens, None if that is unknown: then as many as expected."""
         if tokens is None:
             tokens = int(self._label_tokens)
         else:

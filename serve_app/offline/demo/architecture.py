@@ -17,6 +17,16 @@ class Architecture:
     head_dim: int
 
 
+_READER = Architecture(
+    hidden_size=64,
+    intermediate_size=128,
+    layers=2,
+    attention_heads=4,
+    key_value_heads=2,
+    head_dim=32,
+)
+"""Of the two that read (`retrieval.py`)."""
+
 ARCHITECTURES = {
     "fast": Architecture(
         hidden_size=128,
@@ -34,23 +44,8 @@ ARCHITECTURES = {
         key_value_heads=4,
         head_dim=32,
     ),
-    # The two that read (`retrieval.py`).
-    "embed": Architecture(
-        hidden_size=64,
-        intermediate_size=128,
-        layers=2,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=32,
-    ),
-    "rerank": Architecture(
-        hidden_size=64,
-        intermediate_size=128,
-        layers=2,
-        attention_heads=4,
-        key_value_heads=2,
-        head_dim=32,
-    ),
+    "embed": _READER,
+    "rerank": _READER,
 }
 
 
