@@ -167,16 +167,23 @@ def router_port(service: Service) -> int:
 
 def test_haproxy_shows_its_figures_on_the_loopback_only(local: Service) -> None:
     """Metrics and statistics tell of every backend."""
-    (haproxy,) = [
-        process for process in local.processes() if process.exe().endswith("/bin/haproxy")
+    # One that was replaced lives on for its open connections, and listens no more.
+    (listening,) = [
+        ports
+        for process in local.processes()
+        if process.exe().endswith("/bin/haproxy") and (ports := listening_on(process))
     ]
-    listening = {
-        connection.laddr
-        for connection in haproxy.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
     assert {9101, 8404} <= {port for _, port in listening}
     assert {host for host, _ in listening} == {"127.0.0.1"}
+
+
+def listening_on(process: psutil.Process) -> set[tuple[str, int]]:
+    """The addresses at which a process takes TCP connections."""
+    return {
+        connection.laddr
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }
 
 
 def test_idle_connections_shut_nobody_out(local: Service) -> None:
