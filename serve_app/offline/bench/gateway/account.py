@@ -22,7 +22,6 @@ from serve_app.offline.bench.gateway.spent import read_spent
 from serve_app.offline.bench.gateway.targets import (
     ROUTER,
     Target,
-    find_program,
     running_engines,
     start_targets,
 )
@@ -107,7 +106,8 @@ def _measure(target: Target, phase: Phase, generator: LoadGenerator) -> tuple[fl
 
 
 def _profile(target: Target, phase: Phase, generator: LoadGenerator, samples: Path) -> Counter[str]:
-    command = [find_program("py-spy") or "py-spy", "record", "--native", f"--rate={RATE}"]
+    program = str(Path(sys.executable).with_name("py-spy"))
+    command = [program, "record", "--native", f"--rate={RATE}"]
     command += [f"--duration={phase.window_s:g}", "--format=raw", f"--output={samples}"]
     command += [f"--pid={target.parts['gateway'].process.pid}"]
     with subprocess.Popen(command, stdout=subprocess.DEVNULL) as spy:

@@ -32,9 +32,7 @@ from serve_app.offline.bench.gateway.raw_engine import HOST
 from serve_app.offline.bench.gateway.spent import read_spent
 from serve_app.offline.bench.gateway.targets import (
     NAMES,
-    RIVALS,
     Target,
-    find_program,
     running_engines,
     start_targets,
 )
@@ -84,9 +82,7 @@ def gateway(
 ) -> None:
     """Measure a Router before an engine of recorded bytes, beside other gateways."""
     check_outputs(json, log)
-    names, missing = parse_names(only)
-    for name in missing:
-        typer.echo(f"{name} is left out: it is neither beside this Python nor in PATH.", err=True)
+    names = parse_names(only)
     machine = describe_machine()
     files = raise_file_limit()
     load = Load(clients, (short, long), seconds, rounds, step_ms / 1000)
@@ -122,13 +118,12 @@ def parse_streams(text: str, most: int) -> list[int]:
     return list(dict.fromkeys(min(number, most) for number in asked))
 
 
-def parse_names(text: str) -> tuple[list[str], list[str]]:
-    """The targets to measure, and the ones whose program is missing."""
+def parse_names(text: str) -> list[str]:
+    """The targets to measure."""
     names = text.split(",")
     if unknown := set(names) - set(NAMES):
         raise typer.BadParameter(f"unknown: {', '.join(sorted(unknown))}; use {', '.join(NAMES)}")
-    missing = [name for name in names if name in RIVALS and find_program(name) is None]
-    return [name for name in names if name not in missing], missing
+    return names
 
 
 def measure(names: Sequence[str], load: Load) -> Iterator[Run]:

