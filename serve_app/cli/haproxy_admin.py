@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import errno
 import os
 import re
 import socket
@@ -41,6 +42,13 @@ class AdminSocket:
         if not parts:
             raise ConnectionResetError("HAProxy ended before it answered")
         return b"".join(parts).decode("utf-8", "replace")
+
+    def is_listening(self) -> bool:
+        """Whether a process takes connections here, though it may not answer yet."""
+        with socket.socket(socket.AF_UNIX) as connection:
+            connection.setblocking(False)
+            # EAGAIN means that too many connections wait to be taken.
+            return connection.connect_ex(self._path) in (0, errno.EAGAIN)
 
     def find_owner(self) -> int | None:
         """The process that answers here, None if none does."""

@@ -21,12 +21,13 @@ from types import FrameType
 
 from serve_app.cli.haproxy_admin import POLL_S, AdminRelay, AdminSocket
 
+SOCKET = "h"
 STARTS_MAX = 3
 """Starts before HAProxy's failure is Ray's: the HAProxy before it may die in the first of them."""
 AGAIN_S = 0.5
 """Between two attempts to replace an HAProxy that cannot be started."""
 DISPLACED_S = 2.0
-"""How soon another HAProxy answers Ray after it has asked this one to stop."""
+"""How soon another HAProxy answers after it has asked this one to stop."""
 
 
 class HAProxyNotStarted(Exception):
@@ -56,7 +57,7 @@ class Generation:
     @property
     def socket(self) -> Path:
         """HAProxy's own control socket, with a short name: a path has at most 107 bytes."""
-        return self.ray_socket.with_name(f"h{self.holder}")
+        return self.ray_socket.with_name(f"{SOCKET}{self.holder}")
 
     @property
     def door(self) -> Path:
@@ -67,6 +68,11 @@ class Generation:
     def admin(self) -> AdminSocket:
         """HAProxy's control socket, to be asked."""
         return AdminSocket(str(self.socket))
+
+    def has_other(self) -> bool:
+        """Whether an HAProxy of another holder takes connections at its control socket."""
+        others = set(self.socket.parent.glob(f"{SOCKET}[0-9]*")) - {self.socket}
+        return any(AdminSocket(str(path)).is_listening() for path in others)
 
     def remove(self) -> None:
         """Leave nothing behind."""
@@ -204,8 +210,11 @@ class Supervisor:
         """Whether HAProxy ended because Ray has replaced it."""
         deadline = time.monotonic() + DISPLACED_S
         while not (self._is_stopping or relay.is_displaced):
-            # A new HAProxy asks this one to stop a moment before Ray gets its answer.
-            if self._code != 0 or time.monotonic() > deadline:
+            # A new HAProxy asks this one to stop before Ray gets its answer, long before on a busy
+            # machine. This one would be started again with Routers that may have gone.
+            if self._generation.has_other():
+                deadline = time.monotonic() + DISPLACED_S
+            elif self._code != 0 or time.monotonic() > deadline:
                 return False
             time.sleep(POLL_S)
         return True

@@ -18,7 +18,7 @@ from ray.serve._private import haproxy as ray_haproxy
 from ray.serve._private.haproxy import BackendConfig, HAProxyApi, HAProxyConfig, ServerConfig
 from ray.serve.config import HTTPOptions
 
-from serve_app.cli.haproxy_supervisor import Launch
+from serve_app.cli.haproxy_supervisor import DISPLACED_S, Launch
 from serve_app.config.environment import HAPROXY_PROGRAM, ray_environment
 from tests.config.test_haproxy import free_port, listens, wait_for
 
@@ -327,6 +327,63 @@ async def ask_again(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) 
     """One more answer on a connection of HTTP/1.1."""
     writer.write(b"GET /v1/models HTTP/1.1\r\nhost: h\r\n\r\n")
     return await asyncio.wait_for(reader.readuntil(LAST_CHUNK), 5)
+
+
+async def test_a_slow_reload_brings_no_old_routers_back(door: Door) -> None:
+    """An HAProxy that was asked to stop by its successor is not started again beside it."""
+    connection = await asyncio.open_connection("127.0.0.1", door.port)
+    assert (await ask_again(*connection)).startswith(b"HTTP/1.1 200 ")
+    other = await asyncio.start_server(Router(), "127.0.0.1")
+    # The connection stays with the first of three.
+    await door.api.reload()
+    before = door.supervisor
+    door.api.set_backend_configs(build_backends(other.sockets[0].getsockname()[1]))
+    reload = asyncio.create_task(door.api.reload())
+    supervisor = await suspend_successor()
+    door.server.close()
+    door.router.die()
+    # Of a machine that has no time for it.
+    await asyncio.sleep(DISPLACED_S + 2)
+    assert [await door.ask() for _ in range(20)] == ["200"] * 20
+    supervisor.resume()
+    await asyncio.wait_for(reload, 20)
+    assert (await ask_again(*connection)).startswith(b"HTTP/1.1 200 ")
+    connection[1].close()
+    await wait_for(lambda: not before.is_running())
+    await wait_for(lambda: door.api.count_haproxy_processes() == 1)
+    other.close()
+
+
+async def test_haproxy_is_killed_while_the_one_before_drains(door: Door) -> None:
+    """The older one, which still has a connection, does not count as its successor."""
+    connection = await asyncio.open_connection("127.0.0.1", door.port)
+    assert (await ask_again(*connection)).startswith(b"HTTP/1.1 200 ")
+    await door.api.reload()
+    assert door.api.count_haproxy_processes() == 2
+    async with Poll(door) as poll:
+        door.haproxy.kill()
+        back_s = await asyncio.wait_for(poll.wait_back(), 20)
+    assert back_s < BACK_S
+    assert (await ask_again(*connection)).startswith(b"HTTP/1.1 200 ")
+    connection[1].close()
+
+
+async def suspend_successor() -> psutil.Process:
+    """Stop the next supervisor once its HAProxy has asked the one before to end."""
+    known = set(psutil.Process().children(recursive=True))
+
+    def find() -> psutil.Process | None:
+        for each in set(psutil.Process().children(recursive=True)) - known:
+            with suppress(psutil.Error):
+                if is_haproxy(each):
+                    return each.parent()
+        return None
+
+    await wait_for(lambda: find() is not None)
+    supervisor = find()
+    assert supervisor is not None
+    supervisor.suspend()
+    return supervisor
 
 
 @pytest.mark.parametrize("reloads", [1, 2])
