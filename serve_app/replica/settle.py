@@ -13,6 +13,8 @@ from typing import Any
 
 from vllm import envs
 
+from serve_app.core.heap import freeze_heap
+
 logger = logging.getLogger("ray.serve")
 
 
@@ -23,17 +25,6 @@ def settle() -> None:
     cache_environment(envs)
     duration_s = time.monotonic() - started
     logger.info("%d objects frozen after %.1f s", gc.get_freeze_count(), duration_s)
-
-
-def freeze_heap() -> None:
-    """Let no later collection visit the objects that now exist.
-
-    Torch, transformers and vLLM leave more than half a million objects, which live as long as the
-    replica. A full collection that visits them stops every stream for up to a second. Python starts
-    one when enough new objects have survived, and Ray starts one in each worker from time to time.
-    """
-    gc.collect()
-    gc.freeze()
 
 
 def cache_environment(envs: Any) -> None:

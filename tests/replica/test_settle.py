@@ -9,7 +9,8 @@ from types import SimpleNamespace
 import pytest
 from vllm import envs
 
-from serve_app.replica.settle import cache_environment, freeze_heap
+from serve_app.core.heap import freeze_heap
+from serve_app.replica.settle import cache_environment
 
 
 @pytest.fixture

@@ -1,0 +1,18 @@
+"""A process's heap, once the process has loaded what it keeps."""
+
+from __future__ import annotations
+
+import gc
+
+
+def freeze_heap() -> None:
+    """Let no later collection visit the objects that now exist.
+
+    Torch, transformers and vLLM leave more than half a million objects in a replica, and the
+    libraries of a Router 160,000, which live as long as the process. A full collection that visits
+    them stops every stream for up to a second in a replica, and for 90 ms in a Router. Python
+    starts one when enough new objects have survived, and Ray starts one in each worker from time to
+    time.
+    """
+    gc.collect()
+    gc.freeze()
