@@ -64,7 +64,16 @@ class Closer(Protocol):
 class Lease:
     """One place on one replica, used by one call at a time."""
 
-    __slots__ = ("_grant", "calls", "charged", "granted_at", "idle_since", "on_ended", "used_since")
+    __slots__ = (
+        "_grant",
+        "calls",
+        "charged",
+        "granted_at",
+        "has_successor",
+        "idle_since",
+        "on_ended",
+        "used_since",
+    )
 
     def __init__(self, grant: Grant, now: float) -> None:
         self._grant = grant
@@ -74,6 +83,8 @@ class Lease:
         """When the call that uses the place got it."""
         self.calls = 0
         """Calls that have used the place."""
+        self.has_successor = False
+        """Whether another place has been granted in its stead."""
         self.charged: Claim | None = None
         """The claim of the call that uses the place, if the call had to wait for the place."""
         self.on_ended: Callable[[Headers], None] | None = None
@@ -149,6 +160,13 @@ class IdleLeases:
         for lease in leases:
             self.remove(lease)
         return leases
+
+    def discard(self, lease: Lease) -> bool:
+        """Take this place if it is here; whether it was."""
+        if lease not in self._all:
+            return False
+        self.remove(lease)
+        return True
 
     def remove(self, lease: Lease) -> None:
         """Take this place."""

@@ -3,7 +3,9 @@
 Asking Ray for a place costs more CPU than moving the answer's bytes. So a place whose call has
 ended is kept for `reuse_s` and given to the next call, and Ray keeps counting it as one ongoing
 request. `age_max_s` and `CALLS_MIN` bound how long a place can be passed on, so that a new replica
-gets its share and Ray's request router keeps choosing. A draining replica itself rejects new calls.
+gets its share and Ray's request router keeps choosing. While no call waits, a place that is too old
+serves on until Ray has granted the place that follows it, so that no call waits for Ray's answer. A
+draining replica itself rejects new calls.
 A call that waits takes the first place that Ray grants or that another call gives back. Of the
 first few waiting calls the place goes to the one that gains most on its replica, with aging.
 """
@@ -30,6 +32,12 @@ CALLS_MIN = 4
 answers take longer than `age_max_s` would serve one call, and each call would cost a request to Ray
 and a request to the replica. With a higher minimum, calls would stay longer where Ray once put
 them, and a new replica would wait for its share."""
+
+RENEWALS_MAX = 2
+"""How many places may ask for their successors at a time: places that were granted together do not
+ask together."""
+OVERDUE = 2.0
+"""A place ends without a successor at this multiple of `age_max_s`."""
 
 ASKS_MAX = 3
 """How often Ray is asked for one place while it names replicas that are to be avoided."""
@@ -80,6 +88,8 @@ class LeasePool:
         self._picky: OrderedDict[Waiter, None] = OrderedDict()
         """The waiting calls that would not take any replica, the first to wait first."""
         self._opening: set[asyncio.Task[None]] = set()
+        self._renewals: dict[Lease, asyncio.Task[None]] = {}
+        """The requests to Ray for the places that follow places that are too old."""
         self._sweeper: asyncio.TimerHandle | None = None
         self._in_use: set[Lease] = set()
         self._in_use_at: Counter[Address] = Counter()
@@ -274,9 +284,39 @@ class LeasePool:
             self._closer(lease)
 
     def _may_go_on(self, lease: Lease, now: float) -> bool:
-        if self.reuse_s == 0 or self.penalties.active(lease.address, now):
+        if self.reuse_s == 0 or lease.has_successor or self.penalties.active(lease.address, now):
             return False
-        return lease.calls < CALLS_MIN or now - lease.granted_at <= self.age_max_s
+        if lease.calls < CALLS_MIN or now - lease.granted_at <= self.age_max_s:
+            return True
+        return self._renew(lease, now)
+
+    def _renew(self, lease: Lease, now: float) -> bool:
+        """Whether the place may serve on until its successor is there, which is asked for.
+
+        Waiting calls have requests of their own, whose places come first. A place for calls of one
+        session or prefix is asked for by the call.
+        """
+        if self.waiting or self._asks_by_session or self._ranked is not None:
+            return False
+        if now - lease.granted_at > OVERDUE * self.age_max_s:
+            return False
+        if lease not in self._renewals and len(self._renewals) < RENEWALS_MAX:
+            # As in `_ask`: the successor has nothing to do with the call that has just ended.
+            task = asyncio.get_running_loop().create_task(self._replace(lease), context=Context())
+            self._renewals[lease] = task
+        return True
+
+    async def _replace(self, lease: Lease) -> None:
+        try:
+            successor = await self._ask_ray(Ask(None, None))
+        except GatewayError:
+            return  # The place asks again after its next call.
+        finally:
+            del self._renewals[lease]
+        lease.has_successor = True
+        if self._idle.discard(lease):
+            self._closer(lease)
+        self._offer(successor)
 
     def drop_idle(self, address: Address) -> None:
         """Forget the idle leases on a replica that has lost them."""

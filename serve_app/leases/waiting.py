@@ -34,13 +34,13 @@ ORPHANS_SPARED = 4
 
 
 class Ask:
-    """One request to Ray for a place, and the waiting call that it stands for."""
+    """One request to Ray for a place, and the waiting call that it stands for, if there is one."""
 
     __slots__ = ("ranking", "session", "waiter")
 
-    def __init__(self, waiter: Waiter, session: str | None) -> None:
-        self.waiter: Waiter | None = waiter
-        self.ranking = waiter.ranking
+    def __init__(self, waiter: Waiter | None, session: str | None) -> None:
+        self.waiter = waiter
+        self.ranking = None if waiter is None else waiter.ranking
         """The ranking by which Ray chooses the replica, None if Ray does not."""
         self.session = session
         """The session by which Ray chooses the replica, None if Ray does not."""

@@ -9,7 +9,15 @@ import pytest
 from serve_app.core.errors import TierOverloaded, TierUnavailable
 from serve_app.leases.http1 import Address
 from serve_app.leases.lease import Lease, Opener
-from serve_app.leases.pool import ASKS_MAX, CALLS_MIN, KNOWN_S, PARKED_S, LeasePool
+from serve_app.leases.pool import (
+    ASKS_MAX,
+    CALLS_MIN,
+    KNOWN_S,
+    OVERDUE,
+    PARKED_S,
+    RENEWALS_MAX,
+    LeasePool,
+)
 from tests.fakes import FakeGrant, FakeOpener
 from tests.leases.clock import Clock
 
@@ -89,6 +97,108 @@ async def test_a_young_place_serves_more_calls() -> None:
     for _ in range(3 * CALLS_MIN):
         pool.release(await pool.acquire(), reusable=True)
     assert opener.granted == 1
+
+
+async def use(pool: LeasePool, times: int = CALLS_MIN) -> Lease:
+    """One place, after so many calls that followed each other."""
+    for _ in range(times):
+        lease = await pool.acquire()
+        pool.release(lease, reusable=True)
+    return lease
+
+
+async def test_an_old_place_serves_on_until_its_successor_is_there(
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    """No call waits for Ray's answer, and the old place ends when it is idle then."""
+    clock = Clock(monkeypatch)
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener, reuse_s=0.9, age_max_s=2.0)
+    old = await use(pool)
+    await clock.advance(0.5)
+    lease = await pool.acquire()
+    await clock.advance(2.0)
+    pool.release(lease, reusable=True)
+    assert await use(pool, 3) is old
+    opener.permits.release()
+    await clock.advance(0)
+    assert pool.ended == [old]
+    successor = await pool.acquire()
+    assert (opener.granted, successor.lease_id, pool.open_leases) == (2, "lease-1", 1)
+
+
+async def test_a_place_with_a_successor_ends_with_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The call that uses it when the successor comes is the last."""
+    clock = Clock(monkeypatch)
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener, reuse_s=0.9, age_max_s=2.0)
+    old = await use(pool)
+    lease = await pool.acquire()
+    await clock.advance(3.0)
+    pool.release(lease, reusable=True)
+    assert await pool.acquire() is old
+    opener.permits.release()
+    await clock.advance(0)
+    assert (pool.ended, pool.open_leases) == ([], 2)
+    pool.release(old, reusable=True)
+    assert (pool.ended, pool.open_leases) == ([old], 1)
+
+
+async def test_without_a_successor_an_old_place_ends(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A tier that is full has none to give, and the others get their share of it."""
+    clock = Clock(monkeypatch)
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener, reuse_s=0.9, age_max_s=2.0)
+    old = await use(pool)
+    lease = await pool.acquire()
+    await clock.advance(3.0)
+    pool.release(lease, reusable=True)
+    lease = await pool.acquire()
+    await clock.advance(OVERDUE * 2.0 - 3.0 + 0.1)
+    pool.release(lease, reusable=True)
+    assert (pool.ended, pool.open_leases) == ([old], 0)
+
+
+async def test_places_granted_together_ask_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each gets its successor, but Ray is not asked for all at a time."""
+    clock = Clock(monkeypatch)
+    opener = FakeOpener(permits=8)
+    pool = build_pool(opener, reuse_s=0.9, age_max_s=2.0)
+    leases = [await pool.acquire() for _ in range(8)]
+    for _ in range(CALLS_MIN - 1):
+        for lease in leases:
+            pool.release(lease, reusable=True)
+        leases = [await pool.acquire() for _ in range(8)]
+    await clock.advance(2.5)
+    for lease in leases:
+        pool.release(lease, reusable=True)
+    await clock.advance(0)
+    assert len(opener.sessions) == 8 + RENEWALS_MAX
+    for _ in range(4):
+        for _ in range(8):
+            opener.permits.release()
+        await clock.advance(0)
+        for lease in [await pool.acquire() for _ in range(8)]:
+            pool.release(lease, reusable=True)
+    await clock.advance(0)
+    assert opener.granted == 16
+    assert sorted(each.lease_id for each in pool.ended) == [f"lease-{n}" for n in range(8)]
+
+
+async def test_an_old_place_makes_way_for_waiting_calls(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Their own requests to Ray come first."""
+    clock = Clock(monkeypatch)
+    opener = FakeOpener(permits=1)
+    pool = build_pool(opener, reuse_s=0.9, age_max_s=2.0)
+    old = await use(pool, 3)
+    lease = await pool.acquire()
+    waiting = asyncio.create_task(pool.acquire())
+    await clock.advance(3.0)
+    pool.release(lease, reusable=True)
+    assert pool.ended == [old]
+    opener.permits.release()
+    assert (await waiting).lease_id == "lease-1"
+    assert len(opener.sessions) == 2
 
 
 async def test_reuse_can_be_switched_off() -> None:
