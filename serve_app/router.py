@@ -19,6 +19,8 @@ from ray.serve.handle import DeploymentHandle
 from serve_app.assemble import StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
 from serve_app.batches.gate import LineGate
+from serve_app.batches.notices import Notice
+from serve_app.batches.sender import Fate, NoticeSender, render_delivery
 from serve_app.batches.worker import BatchWorker
 from serve_app.config.app import AppConfig, complete_runtime
 from serve_app.config.explain import explain_validation
@@ -115,6 +117,9 @@ class Router:
         )
         self._state_watch: asyncio.Task[None] | None = None
         self._batches: BatchWorker | None = None
+        self._sender = NoticeSender(
+            partial(find_store, self._pipeline), partial(note_delivery, self._pipeline)
+        )
         log_dir = serve_log_dir()
         log_path = log_dir and log_dir / f"access_{replica}.jsonl"
         self._recorder = CallRecorder(
@@ -153,6 +158,7 @@ class Router:
             LineGate(partial(is_crowded, self._pipeline)),
         )
         self._batches.start()
+        self._sender.start()
         return gateway
 
     def record_autoscaling_stats(self) -> dict[str, float]:
@@ -232,6 +238,7 @@ class Router:
             self._state_watch.cancel()
         if self._batches is not None:
             await self._batches.close()
+        await self._sender.close()
         await self._trials.close()
         try:
             await self._feedback.close()
@@ -320,6 +327,15 @@ def read_audit(pipeline: Pipeline) -> AuditState | None:
     """The state of the audit log, None where there is none."""
     audit = pipeline.steps.audit
     return None if audit is None else audit.state()
+
+
+def note_delivery(
+    pipeline: Pipeline, notice: Notice, tries: int, fate: Fate, status: int | None
+) -> None:
+    """Tell the audit log of an event that was delivered or given up."""
+    audit = pipeline.steps.audit
+    if audit is not None:
+        audit.note("webhook", render_delivery(notice, tries, fate, status))
 
 
 def read_budgets(pipeline: Pipeline) -> Mapping[tuple[str, str], float]:

@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence, Set
 from typing import Protocol
 
 from serve_app.batches.batch import Batch, LineFault, LineResult, Shard, StoredFile, WorkClaim
+from serve_app.batches.notices import Announce, announce_nothing
 
 
 class LedgerUnavailable(Exception):
@@ -84,8 +85,14 @@ class BatchLedger(Protocol):
         """Give claimed work back undone; a lost claim is ignored."""
         ...
 
-    def reject(self, claim: WorkClaim, faults: Sequence[LineFault], now: float) -> None:
-        """The file is wrong, so the batch has failed.
+    def reject(
+        self,
+        claim: WorkClaim,
+        faults: Sequence[LineFault],
+        now: float,
+        announce: Announce = announce_nothing,
+    ) -> None:
+        """The file is wrong, so the batch has failed; its events are kept with that.
 
         Raises:
             ClaimLost: the work is not the worker's any more.
@@ -123,9 +130,14 @@ class BatchLedger(Protocol):
         ...
 
     def complete(
-        self, claim: WorkClaim, output: StoredFile | None, errors: StoredFile | None, now: float
+        self,
+        claim: WorkClaim,
+        output: StoredFile | None,
+        errors: StoredFile | None,
+        now: float,
+        announce: Announce = announce_nothing,
     ) -> None:
-        """The files are written: the batch has ended.
+        """The files are written: the batch has ended; its events are kept with that.
 
         Raises:
             ClaimLost: the work is not the worker's any more.

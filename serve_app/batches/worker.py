@@ -13,7 +13,16 @@ from functools import partial
 from typing import Protocol
 
 from serve_app.batches.assembly import Assembly
-from serve_app.batches.batch import Batch, BatchOwner, Job, LineFault, LineResult, WorkClaim
+from serve_app.batches.batch import (
+    BACKGROUND_PREFIX,
+    Batch,
+    BatchOwner,
+    Job,
+    LineFault,
+    LineResult,
+    StoredFile,
+    WorkClaim,
+)
 from serve_app.batches.checking import FileCheck
 from serve_app.batches.file_store import FileMissing, FileStoreUnavailable
 from serve_app.batches.gate import LineGate
@@ -22,9 +31,11 @@ from serve_app.batches.lines import (
     BatchLine,
     LineAnswer,
     parse_line,
+    read_status,
     render_answer,
     request_id_of,
 )
+from serve_app.batches.notices import Announce, make_notices
 from serve_app.batches.store import BatchStore
 from serve_app.config.tiers import DAY_S
 
@@ -76,6 +87,13 @@ def forget_old(store: BatchStore, now: float) -> None:
     left = store.ledger.unknown_files(store.files.list_old(now - LEFT_S))
     for file_id in {*ids, *left}:
         store.files.delete(file_id)
+
+
+def read_answered(store: BatchStore, batch: Batch, output: StoredFile | None) -> str:
+    """The status of the answer to a call in the background, for its event."""
+    if not batch.batch_id.startswith(BACKGROUND_PREFIX) or not store.config.webhooks:
+        return ""
+    return "failed" if output is None else read_status(store.files.read(output.file_id))
 
 
 class BatchWorker:
@@ -213,7 +231,8 @@ class BatchWorker:
             message = "The file is gone. Upload it again."
             check.faults.append(LineFault("file_not_found", message, "input_file_id"))
         if check.faults:
-            await store.run(store.ledger.reject, claim, check.faults, self._clock())
+            now, announce = self._clock(), self._announce(store, batch, "failed")
+            await store.run(store.ledger.reject, claim, check.faults, now, announce)
         else:
             await store.run(store.ledger.accept, claim, check.shards, self._clock())
 
@@ -231,9 +250,19 @@ class BatchWorker:
         except BaseException:
             await asyncio.shield(store.run(assembly.close))
             raise
+        answered = await store.run(read_answered, store, batch, assembly.output)
         await store.run(
-            store.ledger.complete, claim, assembly.output, assembly.errors, self._clock()
+            store.ledger.complete,
+            claim,
+            assembly.output,
+            assembly.errors,
+            self._clock(),
+            self._announce(store, batch, answered),
         )
+
+    def _announce(self, store: BatchStore, batch: Batch, answered: str) -> Announce:
+        now, hooks = self._clock(), store.config.webhooks
+        return lambda status: make_notices(hooks, batch, status, answered, now)
 
     async def _in_slices(
         self, store: BatchStore, claim: WorkClaim, work: Callable[[float], bool]

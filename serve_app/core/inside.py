@@ -1,4 +1,4 @@
-"""Which addresses are inside: those to which the service must not be sent by a name from outside."""
+"""Which addresses are inside, where no name from outside may send the service."""
 
 from __future__ import annotations
 

@@ -35,6 +35,7 @@ FETCHES_MAX = 16
 CHUNK_BYTES = 64 * 1024
 HEADERS = {"User-Agent": "serve-app", "Accept": "image/*", "Accept-Encoding": "identity"}
 
+
 class NotFetched(Exception):
     """An image was not fetched; the message names the reason and nothing of the client's."""
 
