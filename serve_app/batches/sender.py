@@ -25,8 +25,8 @@ POLL_S = 1.0
 """How often the ledger is asked for events."""
 LOOK_S = 10.0
 """How often the waiting events are counted."""
-LEASE_EXTRA_S = 20.0
-"""A sender that lives has noted the end of its attempt within this time."""
+LEASE_RATIO = 2.0
+"""A sender that lives has noted the end of its attempt within twice the time that it may take."""
 GONE = 410
 """The receiver says that it will not take the event at any time."""
 BUSY = frozenset({429, 503})
@@ -120,7 +120,7 @@ class NoticeSender:
         free = {name for name in store.posts if busy[name] < delivery.at_once}
         if not free:
             return None
-        lease_s = delivery.answer_s + LEASE_EXTRA_S
+        lease_s = delivery.answer_s * LEASE_RATIO
         return await store.run(store.notices.claim, free, self._clock(), lease_s)
 
     async def _look(self, store: BatchStore) -> None:

@@ -150,9 +150,7 @@ async def test_a_receiver_that_fails_is_tried_again(places: Places, receiver: Re
     assert place.fates == {("main", Fate.RETRIED): 4, ("main", Fate.DELIVERED): 1}
 
 
-async def test_a_busy_receiver_says_when_to_come_back(
-    places: Places, receiver: Receiver
-) -> None:
+async def test_a_busy_receiver_says_when_to_come_back(places: Places, receiver: Receiver) -> None:
     """`Retry-After` is longer than the pause, and is kept."""
     receiver.script, receiver.answer_headers = [503], {"retry-after": "600"}
     place = places.open(receiver.hook())
