@@ -65,6 +65,10 @@ class BatchLedger(Protocol):
         """Take all work from the workers of a batch that has not ended."""
         ...
 
+    def delete_batch(self, tenant: str, batch_id: str) -> Sequence[str]:
+        """Forget a batch in any state; returns the ids of its files, none if there is no such."""
+        ...
+
     def expire(self, now: float) -> int:
         """Take all work from the workers of batches that are out of time; returns how many."""
         ...
@@ -145,7 +149,7 @@ class BatchLedger(Protocol):
         ...
 
     def unknown_files(self, file_ids: Sequence[str]) -> Sequence[str]:
-        """Those of the ids that belong to no file."""
+        """Those of the ids that belong to no file, and are no input of a batch."""
         ...
 
     def forget(self, before: float) -> Sequence[str]:

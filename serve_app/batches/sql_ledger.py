@@ -26,6 +26,7 @@ from sqlalchemy import (
     insert,
     select,
     tuple_,
+    union,
     update,
 )
 
@@ -143,6 +144,19 @@ class SqlLedger(SqlDatabase):
                 self._stop(change, row, BatchStatus.CANCELLING, BatchStatus.CANCELLED, now)
                 row = change.execute(select(BATCHES).where(BATCHES.c.batch_id == batch_id)).one()
             return _parse_batch(row)
+
+    def delete_batch(self, tenant: str, batch_id: str) -> Sequence[str]:
+        """Forget a batch in any state. Its workers lose their claims, because there is no work."""
+        with self.change() as change:
+            row = self._lock(change, batch_id)
+            if row is None or row.tenant != tenant:
+                return []
+            for table in (WORK, RESULTS, BATCHES):
+                change.execute(delete(table).where(table.c.batch_id == batch_id))
+            ids = [row.input_file_id, row.output_file_id, row.error_file_id]
+            found = [file_id for file_id in ids if file_id is not None]
+            change.execute(delete(FILES).where(FILES.c.file_id.in_(found)))
+        return found
 
     def expire(self, now: float) -> int:
         """Take all work from the workers of batches that are out of time."""
@@ -374,9 +388,11 @@ class SqlLedger(SqlDatabase):
                 change.execute(delete(table).where(table.c.batch_id == claim.batch_id))
 
     def unknown_files(self, file_ids: Sequence[str]) -> Sequence[str]:
-        """Those of the ids that belong to no file."""
+        """Those of the ids that belong to no file, and are no input of a batch."""
+        # The input of a background response is no file that its tenant sees.
+        named = union(select(FILES.c.file_id), select(BATCHES.c.input_file_id))
         with self.read() as read:
-            known = set(read.execute(select(FILES.c.file_id)).scalars())
+            known = set(read.execute(named).scalars())
         return [file_id for file_id in file_ids if file_id not in known]
 
     def forget(self, before: float) -> Sequence[str]:
