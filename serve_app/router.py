@@ -18,6 +18,7 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.assemble import StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
+from serve_app.batches.batch import BatchProgress
 from serve_app.batches.gate import LineGate
 from serve_app.batches.notices import Notice
 from serve_app.batches.sender import Fate, NoticeSender, render_delivery
@@ -43,6 +44,7 @@ from serve_app.leases.opener import RayLeases
 from serve_app.leases.retries import RetryBudget
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.audit import AuditMetrics
+from serve_app.observe.batches import BatchMetrics, WebhookMetrics
 from serve_app.observe.certificates import CertificateMetrics, find_certificates
 from serve_app.observe.feedback import FeedbackMetrics, QualityMetrics
 from serve_app.observe.metrics import CallMetrics
@@ -129,6 +131,8 @@ class Router:
             [
                 *build_flushers(self._pipeline, self._feedback.tally, self._retries, self._clients),
                 VariantMetrics(lambda: self._trials.trials).flush,
+                BatchMetrics(partial(read_progress, lambda: self._batches)).flush,
+                WebhookMetrics(self._sender.take, lambda: self._sender.waiting).flush,
             ],
             settle=self._numbers.settle,
         )
@@ -327,6 +331,12 @@ def read_audit(pipeline: Pipeline) -> AuditState | None:
     """The state of the audit log, None where there is none."""
     audit = pipeline.steps.audit
     return None if audit is None else audit.state()
+
+
+def read_progress(find_worker: Callable[[], BatchWorker | None]) -> Sequence[BatchProgress] | None:
+    """The batches that have not ended; None where the config keeps none, and before the start."""
+    worker = find_worker()
+    return None if worker is None else worker.progress
 
 
 def note_delivery(

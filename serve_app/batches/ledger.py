@@ -5,7 +5,15 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from typing import Protocol
 
-from serve_app.batches.batch import Batch, LineFault, LineResult, Shard, StoredFile, WorkClaim
+from serve_app.batches.batch import (
+    Batch,
+    BatchProgress,
+    LineFault,
+    LineResult,
+    Shard,
+    StoredFile,
+    WorkClaim,
+)
 from serve_app.batches.notices import Announce, announce_nothing
 
 
@@ -146,6 +154,10 @@ class BatchLedger(Protocol):
         Raises:
             ClaimLost: the work is not the worker's any more.
         """
+        ...
+
+    def progress(self, now: float) -> Sequence[BatchProgress]:
+        """The batches that have not ended, the oldest first."""
         ...
 
     def unknown_files(self, file_ids: Sequence[str]) -> Sequence[str]:

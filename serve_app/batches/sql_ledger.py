@@ -36,6 +36,7 @@ from serve_app.batches.batch import (
     ENDED,
     Batch,
     BatchOwner,
+    BatchProgress,
     BatchStatus,
     Job,
     LineFault,
@@ -387,6 +388,25 @@ class SqlLedger(SqlDatabase):
             for table in (WORK, RESULTS):
                 change.execute(delete(table).where(table.c.batch_id == claim.batch_id))
 
+    def progress(self, now: float) -> Sequence[BatchProgress]:
+        """The batches that have not ended, the oldest first."""
+        leased = and_(WORK.c.open.is_(True), WORK.c.leased_until > now)
+        work = (
+            select(WORK.c.batch_id, func.sum(WORK.c.lines).label("claimed"))
+            .where(leased, WORK.c.job == Job.LINES)
+            .group_by(WORK.c.batch_id)
+            .subquery()
+        )
+        claimed = func.coalesce(work.c.claimed, 0).label("claimed")
+        query = (
+            select(BATCHES, claimed)
+            .outerjoin(work, work.c.batch_id == BATCHES.c.batch_id)
+            .where(BATCHES.c.status.not_in(ENDED))
+            .order_by(BATCHES.c.created_at, BATCHES.c.batch_id)
+        )
+        with self.read() as read:
+            return [_parse_progress(row) for row in read.execute(query)]
+
     def unknown_files(self, file_ids: Sequence[str]) -> Sequence[str]:
         """Those of the ids that belong to no file, and are no input of a batch."""
         # The input of a background response is no file that its tenant sees.
@@ -466,6 +486,22 @@ def _render_batch(batch: Batch) -> dict[str, Any]:
         "failed": batch.failed,
         "faults": "[]",
     }
+
+
+def _parse_progress(row: Row[Any]) -> BatchProgress:
+    """A claimed shard counts as a whole until its last line has a result."""
+    left = row.total - row.completed - row.failed
+    open_lines = left if row.status == BatchStatus.IN_PROGRESS else 0
+    claimed = min(int(row.claimed), open_lines)
+    return BatchProgress(
+        batch_id=row.batch_id,
+        created_at=row.created_at,
+        waits=row.status == BatchStatus.VALIDATING or open_lines > claimed,
+        waiting=open_lines - claimed,
+        claimed=claimed,
+        completed=row.completed,
+        failed=row.failed,
+    )
 
 
 def _parse_batch(row: Row[Any]) -> Batch:

@@ -17,6 +17,7 @@ from serve_app.batches.batch import (
     BACKGROUND_PREFIX,
     Batch,
     BatchOwner,
+    BatchProgress,
     Job,
     LineFault,
     LineResult,
@@ -46,6 +47,8 @@ IDLE_POLL_S = 1.0
 """How often the ledger is asked for work while there is none."""
 SWEEP_S = 2.0
 """How often batches that are out of time are looked for."""
+LOOK_S = 10.0
+"""How often lines are counted for the metrics."""
 FORGET_S = 3600.0
 LEFT_S = float(DAY_S)
 """A file that no batch and no upload knows is older than any that is still being written."""
@@ -115,7 +118,9 @@ class BatchWorker:
         self._clock = clock
         self._jobs: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
-        self._adjust_at = self._sweep_at = self._forget_at = 0.0
+        self._adjust_at = self._sweep_at = self._look_at = self._forget_at = 0.0
+        self.progress: Sequence[BatchProgress] | None = None
+        """The batches that have not ended, as the ledger has said last; None: batches are off."""
 
     def start(self) -> None:
         """Begin, in the running event loop."""
@@ -135,6 +140,7 @@ class BatchWorker:
             store = self._find_store()
             if store is None:
                 self._stop_jobs()
+                self.progress = None
                 await asyncio.sleep(IDLE_POLL_S)
                 continue
             store.more.clear()
@@ -172,11 +178,14 @@ class BatchWorker:
             self._gate.adjust(store.config.concurrency)
 
     async def _sweep(self, store: BatchStore) -> None:
-        """End batches that are out of time, and forget old ones."""
+        """End batches that are out of time, count lines, and forget old batches."""
         now = self._clock()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
             await store.run(store.ledger.expire, now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            self.progress = await store.run(store.ledger.progress, now)
         if now >= self._forget_at:
             self._forget_at = now + FORGET_S
             await store.run(forget_old, store, now)
