@@ -52,8 +52,8 @@ class WebhookConfig(Config):
         "this name.",
     )
     url: HookUrl = Field(
-        description="Address that takes the events by POST: `https:`. `http:` and addresses inside "
-        "only within `private_networks`."
+        description="Address that takes the events by POST: `https:` and a public address. `http:` and "
+        "private addresses only within `private_networks`."
     )
     secret: SecretConfig = Field(
         description="The secret of the signatures: `whsec_` and 24 to 64 bytes in base64."
@@ -64,18 +64,18 @@ class WebhookConfig(Config):
         "signature by each.",
     )
     events: tuple[EventName, ...] = Field(
-        (), max_length=8, description="The events that are sent. None: all of them."
+        (), max_length=8, description="The events that are sent. Empty: all of them."
     )
     tenants: tuple[str, ...] = Field(
         (),
         max_length=1000,
-        description="The tenants whose events are sent. None: all of them.",
+        description="The tenants whose events are sent. Empty: all of them.",
     )
     private_networks: tuple[Network, ...] = Field(
         (),
         max_length=64,
         description="Networks of private addresses in which the receiver may be, for example "
-        "`10.1.2.0/24`. None: the receiver has a public address.",
+        "`10.1.2.0/24`. Empty: the receiver has a public address.",
     )
 
     @model_validator(mode="after")
@@ -88,7 +88,7 @@ class WebhookConfig(Config):
         except ValueError:
             return self
         if not self.admits(host):
-            raise ValueError(f"url: {host} is inside; name its network in private_networks")
+            raise ValueError(f"url: {host} is not public; name its network in private_networks")
         return self
 
     def admits(self, address: str) -> bool:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable, Mapping
-from contextlib import asynccontextmanager
+import threading
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -95,3 +96,19 @@ async def open_receiver() -> AsyncIterator[Receiver]:
     finally:
         receiver.held.set()
         await runner.cleanup()
+
+
+@contextmanager
+def running_receiver() -> Iterator[Receiver]:
+    """A receiver beside a test that has no event loop."""
+    loop = asyncio.new_event_loop()
+    thread = threading.Thread(target=loop.run_forever)
+    thread.start()
+    manager = open_receiver()
+    try:
+        yield asyncio.run_coroutine_threadsafe(manager.__aenter__(), loop).result()
+    finally:
+        asyncio.run_coroutine_threadsafe(manager.__aexit__(None, None, None), loop).result()
+        loop.call_soon_threadsafe(loop.stop)
+        thread.join()
+        loop.close()

@@ -196,9 +196,9 @@ def test_signatures_are_those_of_the_specification() -> None:
     ("keys", "why"),
     [
         ({"url": "http://hooks.example/"}, "private_networks"),
-        ({"url": "https://10.1.2.3/"}, "inside"),
-        ({"url": "https://[::1]/"}, "inside"),
-        ({"url": "http://10.9.9.9/", "private_networks": ["10.1.2.0/24"]}, "inside"),
+        ({"url": "https://10.1.2.3/"}, "not public"),
+        ({"url": "https://[::1]/"}, "not public"),
+        ({"url": "http://10.9.9.9/", "private_networks": ["10.1.2.0/24"]}, "not public"),
         ({"url": "https://ann:pw@hooks.example/"}, "does not belong"),
         ({"url": "ftp://hooks.example/"}, "pattern"),
         ({"url": "https:///events"}, "HOST"),
