@@ -76,7 +76,7 @@ class WebhookPost:
         except TimeoutError:
             raise NotPosted("no answer in time") from None
         except PrivateAddress:
-            raise NotPosted("the host has an address inside") from None
+            raise NotPosted("the address is not allowed") from None
         except (ClientError, OSError, ValueError) as error:
             raise NotPosted(f"no connection ({type(error).__name__})") from None
 
@@ -87,7 +87,7 @@ class WebhookPost:
         except ValueError:
             return
         if not admitted:
-            raise NotPosted("the host is an address inside")
+            raise NotPosted("the address is not allowed")
 
     def _session(self) -> ClientSession:
         connector = TCPConnector(

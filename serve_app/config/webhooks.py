@@ -52,8 +52,8 @@ class WebhookConfig(Config):
         "this name.",
     )
     url: HookUrl = Field(
-        description="Address that takes the events by POST: `https:` and a public address. `http:` and "
-        "private addresses only within `private_networks`."
+        description="Address that takes the events by POST: `https:`, and a public address. "
+        "`http:` and private addresses only within `private_networks`."
     )
     secret: SecretConfig = Field(
         description="The secret of the signatures: `whsec_` and 24 to 64 bytes in base64."

@@ -45,6 +45,8 @@ class Receiver:
     requests: list[Delivery] = field(default_factory=list)
     silent: bool = False
     """Takes requests and answers none."""
+    taken: Callable[[], object] = lambda: None
+    """Called with each request, before it is answered."""
     held: asyncio.Event = field(default_factory=asyncio.Event)
 
     def hook(self, **keys: Any) -> dict[str, Any]:
@@ -59,6 +61,7 @@ class Receiver:
 
     async def take(self, request: web.Request) -> web.StreamResponse:
         self.requests.append(Delivery(dict(request.headers), await request.text()))
+        self.taken()
         if self.silent:
             await self.held.wait()
         status = self.script.pop(0) if self.script else 200
