@@ -21,7 +21,7 @@ from serve_app.autoscaling.ray_policies import WANTED_PREFIX
 from serve_app.batches.batch import BatchProgress
 from serve_app.batches.gate import LineGate
 from serve_app.batches.notices import Notice
-from serve_app.batches.sender import Fate, NoticeSender, render_delivery
+from serve_app.batches.sender import AttemptEnd, NoticeSender, render_delivery
 from serve_app.batches.worker import BatchWorker
 from serve_app.config.app import AppConfig, complete_runtime
 from serve_app.config.explain import explain_validation
@@ -340,7 +340,7 @@ def read_progress(find_worker: Callable[[], BatchWorker | None]) -> Sequence[Bat
 
 
 def note_delivery(
-    pipeline: Pipeline, notice: Notice, tries: int, fate: Fate, status: int | None
+    pipeline: Pipeline, notice: Notice, tries: int, fate: AttemptEnd, status: int | None
 ) -> None:
     """Tell the audit log of an event that was delivered or given up."""
     audit = pipeline.steps.audit

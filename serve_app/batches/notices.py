@@ -42,7 +42,7 @@ class NoticeClaim:
 
 
 @dataclass(frozen=True, slots=True)
-class Waiting:
+class WaitingEvents:
     """The events that a receiver has not got yet."""
 
     count: int
@@ -59,6 +59,11 @@ class Reply:
 
     status: int
     retry_after_s: float | None = None
+
+    @property
+    def taken(self) -> bool:
+        """Whether the receiver has the event."""
+        return 200 <= self.status < 300
 
 
 class Post(Protocol):
@@ -91,7 +96,7 @@ class NoticeBook(Protocol):
         """Let the next attempt be made at a time; a lost claim is ignored."""
         ...
 
-    def waiting(self) -> Mapping[str, Waiting]:
+    def waiting(self) -> Mapping[str, WaitingEvents]:
         """What waits, by receiver."""
         ...
 

@@ -15,7 +15,7 @@ from enum import StrEnum
 from typing import Protocol
 
 from serve_app.batches.ledger import LedgerUnavailable
-from serve_app.batches.notices import Notice, NoticeClaim, NotPosted, Reply, Waiting
+from serve_app.batches.notices import Notice, NoticeClaim, NotPosted, Reply, WaitingEvents
 from serve_app.batches.store import BatchStore
 from serve_app.config.webhooks import DeliveryConfig
 
@@ -32,7 +32,7 @@ GONE = 410
 BUSY = frozenset({429, 503})
 
 
-class Fate(StrEnum):
+class AttemptEnd(StrEnum):
     """The end of an attempt."""
 
     DELIVERED = "delivered"
@@ -43,7 +43,7 @@ class Fate(StrEnum):
 class Heard(Protocol):
     """Takes note of an event that has left the ledger."""
 
-    def __call__(self, notice: Notice, tries: int, fate: Fate, status: int | None) -> None:
+    def __call__(self, notice: Notice, tries: int, fate: AttemptEnd, status: int | None) -> None:
         """`status` is the receiver's last answer, None if there was none."""
         ...
 
@@ -71,8 +71,8 @@ class NoticeSender:
         self._more = asyncio.Event()
         self._task: asyncio.Task[None] | None = None
         self._look_at = 0.0
-        self._fates: Counter[tuple[str, Fate]] = Counter()
-        self.waiting: Mapping[str, Waiting] = {}
+        self._fates: Counter[tuple[str, AttemptEnd]] = Counter()
+        self.waiting: Mapping[str, WaitingEvents] = {}
         """The events that receivers have not got, as they were counted last."""
 
     def start(self) -> None:
@@ -87,7 +87,7 @@ class NoticeSender:
             task.cancel()
         await asyncio.gather(*tasks, return_exceptions=True)
 
-    def take(self) -> Counter[tuple[str, Fate]]:
+    def take(self) -> Counter[tuple[str, AttemptEnd]]:
         """The attempts that have ended since the last call, by receiver."""
         fates, self._fates = self._fates, Counter()
         return fates
@@ -128,7 +128,7 @@ class NoticeSender:
         if now >= self._look_at:
             self._look_at = now + LOOK_S
             waiting = await store.run(store.notices.waiting)
-            self.waiting = {name: waiting.get(name, Waiting(0, 0.0)) for name in store.posts}
+            self.waiting = {name: waiting.get(name, WaitingEvents(0, 0.0)) for name in store.posts}
 
     def _end(self, task: asyncio.Task[None]) -> None:
         del self._sending[task]
@@ -152,27 +152,31 @@ class NoticeSender:
         reply = await self._send(store, claim)
         status = None if reply is None else reply.status
         due_at = self._clock() + choose_pause_s(delivery, claim.tries, reply)
-        if status is not None and 200 <= status < 300:
-            await self._settle(store, claim, Fate.DELIVERED, status)
+        if reply is not None and reply.taken:
+            await self._settle(store, claim, AttemptEnd.DELIVERED, status)
         elif status == GONE or due_at > notice.created_at + delivery.give_up_s:
             logger.error("webhook %s: event %s is given up", notice.hook, notice.event_id)
-            await self._settle(store, claim, Fate.GIVEN_UP, status)
+            await self._settle(store, claim, AttemptEnd.GIVEN_UP, status)
         else:
             await store.run(store.notices.postpone, claim, due_at)
-            self._fates[notice.hook, Fate.RETRIED] += 1
+            self._fates[notice.hook, AttemptEnd.RETRIED] += 1
 
     async def _send(self, store: BatchStore, claim: NoticeClaim) -> Reply | None:
-        notice = claim.notice
+        hook, event_id = claim.notice.hook, claim.notice.event_id
+        reply = None
         try:
-            reply = await store.posts[notice.hook].send(notice, self._clock())
+            reply = await store.posts[hook].send(claim.notice, self._clock())
+            found = f"answered {reply.status}"
         except NotPosted as error:
-            logger.warning("webhook %s: %s, attempt %d", notice.hook, error, claim.tries)
-            return None
-        logger.info("webhook %s: %d, attempt %d", notice.hook, reply.status, claim.tries)
+            found = str(error)
+        level = logging.INFO if reply is not None and reply.taken else logging.WARNING
+        logger.log(
+            level, "webhook %s: event %s, attempt %d: %s", hook, event_id, claim.tries, found
+        )
         return reply
 
     async def _settle(
-        self, store: BatchStore, claim: NoticeClaim, fate: Fate, status: int | None
+        self, store: BatchStore, claim: NoticeClaim, fate: AttemptEnd, status: int | None
     ) -> None:
         if await store.run(store.notices.settle, claim):
             self._fates[claim.notice.hook, fate] += 1
@@ -180,7 +184,7 @@ class NoticeSender:
 
 
 def render_delivery(
-    notice: Notice, tries: int, fate: Fate, status: int | None
+    notice: Notice, tries: int, fate: AttemptEnd, status: int | None
 ) -> dict[str, object]:
     """The end of an event, for the audit log."""
     return {

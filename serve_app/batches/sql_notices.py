@@ -7,7 +7,7 @@ from dataclasses import asdict
 
 from sqlalchemy import ColumnElement, Connection, and_, delete, func, insert, select, update
 
-from serve_app.batches.notices import Notice, NoticeClaim, Waiting
+from serve_app.batches.notices import Notice, NoticeClaim, WaitingEvents
 from serve_app.batches.sql_database import SqlDatabase
 from serve_app.batches.tables import NOTICES
 
@@ -45,12 +45,12 @@ class SqlNotices:
         with self._database.change() as change:
             change.execute(update(NOTICES).where(_held(claim)).values(due_at=due_at))
 
-    def waiting(self) -> Mapping[str, Waiting]:
+    def waiting(self) -> Mapping[str, WaitingEvents]:
         """What waits, by receiver."""
         query = select(NOTICES.c.hook, func.count(), func.min(NOTICES.c.created_at))
         with self._database.read() as read:
             rows = read.execute(query.group_by(NOTICES.c.hook)).all()
-        return {hook: Waiting(count, oldest_at) for hook, count, oldest_at in rows}
+        return {hook: WaitingEvents(count, oldest_at) for hook, count, oldest_at in rows}
 
 
 def add_notices(change: Connection, notices: Sequence[Notice]) -> None:

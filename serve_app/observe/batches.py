@@ -81,7 +81,7 @@ def count_lines(batches: Sequence[Progress]) -> Mapping[tuple[str, str], int]:
     return lines
 
 
-class Waiting(Protocol):
+class EventBacklog(Protocol):
     """The events that a receiver has not got; see `batches/notices.py`."""
 
     @property
@@ -91,7 +91,7 @@ class Waiting(Protocol):
 
 
 Fate = TypeVar("Fate", bound=StrEnum)
-Held = TypeVar("Held", bound=Waiting)
+Held = TypeVar("Held", bound=EventBacklog)
 
 
 class WebhookMetrics:

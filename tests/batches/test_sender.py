@@ -13,8 +13,8 @@ from typing import Any
 import pytest
 
 from serve_app.batches.gate import LineGate
-from serve_app.batches.notices import Notice, Waiting
-from serve_app.batches.sender import Fate, NoticeSender
+from serve_app.batches.notices import Notice, WaitingEvents
+from serve_app.batches.sender import AttemptEnd, NoticeSender
 from serve_app.batches.store import BatchStore
 from serve_app.batches.worker import BatchWorker
 from tests.batches.fakes import FakeLineCalls, make_lines, open_store, put_batch, put_file
@@ -40,11 +40,11 @@ class Place:
     store: BatchStore
     stack: AsyncExitStack
     clock: Clock = field(default_factory=Clock)
-    ended: list[tuple[str, Fate, int, int | None]] = field(default_factory=list)
+    ended: list[tuple[str, AttemptEnd, int, int | None]] = field(default_factory=list)
     senders: list[NoticeSender] = field(default_factory=list)
-    _fates: Counter[tuple[str, Fate]] = field(default_factory=Counter)
+    _fates: Counter[tuple[str, AttemptEnd]] = field(default_factory=Counter)
 
-    def hear(self, notice: Notice, tries: int, fate: Fate, status: int | None) -> None:
+    def hear(self, notice: Notice, tries: int, fate: AttemptEnd, status: int | None) -> None:
         self.ended.append((notice.hook, fate, tries, status))
 
     def send(self) -> NoticeSender:
@@ -65,7 +65,7 @@ class Place:
         put_batch(self.store, put_file(self.store, content, f"file-{name}"), name, **values)
 
     @property
-    def fates(self) -> Counter[tuple[str, Fate]]:
+    def fates(self) -> Counter[tuple[str, AttemptEnd]]:
         for sender in self.senders:
             self._fates += sender.take()
         return self._fates
@@ -110,7 +110,7 @@ async def test_a_completed_batch_is_told(places: Places, receiver: Receiver) -> 
     assert event.data.id == "batch_7"
     assert event.created_at == int(place.store.ledger.read_batch("batch_7").began_at["completed"])
     assert request.event_id == event.id
-    assert place.ended == [("main", Fate.DELIVERED, 1, 200)]
+    assert place.ended == [("main", AttemptEnd.DELIVERED, 1, 200)]
     assert place.store.notices.waiting() == {}
 
 
@@ -146,8 +146,8 @@ async def test_a_receiver_that_fails_is_tried_again(places: Places, receiver: Re
     await until(lambda: bool(place.ended))
     assert len({(one.event_id, one.body) for one in receiver.requests}) == 1
     assert [one.unwrap().type for one in receiver.requests] == ["batch.completed"] * 5
-    assert place.ended == [("main", Fate.DELIVERED, 5, 200)]
-    assert place.fates == {("main", Fate.RETRIED): 4, ("main", Fate.DELIVERED): 1}
+    assert place.ended == [("main", AttemptEnd.DELIVERED, 5, 200)]
+    assert place.fates == {("main", AttemptEnd.RETRIED): 4, ("main", AttemptEnd.DELIVERED): 1}
 
 
 async def test_a_busy_receiver_says_when_to_come_back(places: Places, receiver: Receiver) -> None:
@@ -157,7 +157,7 @@ async def test_a_busy_receiver_says_when_to_come_back(places: Places, receiver: 
     place.batch()
     place.work()
     place.send()
-    await until(lambda: place.fates[("main", Fate.RETRIED)] == 1)
+    await until(lambda: place.fates[("main", AttemptEnd.RETRIED)] == 1)
     assert len(receiver.requests) == 1
     place.clock.ahead_s = 599
     claim = place.store.notices.claim({"main"}, place.clock() - 10, 1.0)
@@ -179,10 +179,10 @@ async def test_an_event_is_given_up(
     place.send()
     await receiver.has(1)
     if requests == 2:
-        await until(lambda: place.fates[("main", Fate.RETRIED)] == 1)
+        await until(lambda: place.fates[("main", AttemptEnd.RETRIED)] == 1)
         place.clock.ahead_s = 3599
     await until(lambda: bool(place.ended))
-    assert place.ended == [("main", Fate.GIVEN_UP, requests, status)]
+    assert place.ended == [("main", AttemptEnd.GIVEN_UP, requests, status)]
     assert place.store.notices.waiting() == {}
 
 
@@ -202,7 +202,7 @@ async def test_a_silent_receiver_holds_up_no_other(places: Places, receiver: Rec
         await sender.close()
         again = place.send()
         silent.silent = False
-        await until(lambda: place.fates[("silent", Fate.DELIVERED)] == 6)
+        await until(lambda: place.fates[("silent", AttemptEnd.DELIVERED)] == 6)
         await again.close()
 
 
@@ -256,6 +256,6 @@ async def test_what_waits_is_counted(places: Places, receiver: Receiver) -> None
     await until(lambda: bool(sender.waiting))
     created_at = place.store.ledger.read_batch("batch_1").began_at["completed"]
     assert sender.waiting == {
-        "main": Waiting(1, pytest.approx(created_at, abs=1)),
-        "idle": Waiting(0, 0.0),
+        "main": WaitingEvents(1, pytest.approx(created_at, abs=1)),
+        "idle": WaitingEvents(0, 0.0),
     }

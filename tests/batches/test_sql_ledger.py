@@ -23,7 +23,7 @@ from serve_app.batches.batch import (
     WorkClaim,
 )
 from serve_app.batches.ledger import ClaimLost, LedgerUnavailable
-from serve_app.batches.notices import Notice, NoticeClaim, Waiting
+from serve_app.batches.notices import Notice, NoticeClaim, WaitingEvents
 from serve_app.batches.sql_ledger import SqlLedger
 from serve_app.batches.sql_notices import SqlNotices
 from tests.batches.fakes import CHAT
@@ -202,13 +202,13 @@ def test_an_event_goes_to_one_sender_at_a_time(ledger: SqlLedger) -> None:
     assert second == NoticeClaim(notice, 2)
     notices.postpone(first, 0.0)
     assert not notices.settle(first)
-    assert notices.waiting() == {"main": Waiting(1, 5.0), "other": Waiting(1, 5.0)}
+    assert notices.waiting() == {"main": WaitingEvents(1, 5.0), "other": WaitingEvents(1, 5.0)}
     notices.postpone(second, 40.0)
     assert notices.claim({"main"}, 39.0, LEASE_S) is None
     third = notices.claim({"main"}, 40.0, LEASE_S)
     assert third is not None
     assert notices.settle(third)
-    assert notices.waiting() == {"other": Waiting(1, 5.0)}
+    assert notices.waiting() == {"other": WaitingEvents(1, 5.0)}
     ledger.forget(6.0)
     assert not notices.waiting()
 

@@ -9,7 +9,7 @@ import pytest
 from ray.serve.metrics import Counter, Gauge
 
 from serve_app.batches.batch import BACKGROUND_LABEL, BatchProgress
-from serve_app.batches.notices import Waiting
+from serve_app.batches.notices import WaitingEvents
 from serve_app.observe.batches import (
     BATCHES_MAX,
     OTHERS,
@@ -71,7 +71,7 @@ def test_the_number_of_batches_with_a_label_is_bounded() -> None:
 
 def test_deliveries_by_receiver(told: Told) -> None:
     """Attempts are counted; what waits is a gauge, and its age is 0 where nothing waits."""
-    waiting = {"main": Waiting(2, 90.0), "idle": Waiting(0, 0.0)}
+    waiting = {"main": WaitingEvents(2, 90.0), "idle": WaitingEvents(0, 0.0)}
     tallies = [Tally({("main", Fate.DELIVERED): 4})]
     WebhookMetrics(tallies.pop, lambda: waiting, lambda: 100.0).flush()
     assert told == [
