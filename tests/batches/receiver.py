@@ -7,6 +7,7 @@ import threading
 from collections.abc import AsyncIterator, Callable, Iterator, Mapping
 from contextlib import asynccontextmanager, contextmanager
 from dataclasses import dataclass, field
+from ssl import SSLContext
 from typing import Any
 
 import openai
@@ -84,14 +85,14 @@ async def until(true: Callable[[], bool]) -> None:
 
 
 @asynccontextmanager
-async def open_receiver() -> AsyncIterator[Receiver]:
+async def open_receiver(tls: SSLContext | None = None) -> AsyncIterator[Receiver]:
     """A receiver on a port of its own."""
     receiver = Receiver()
     app = web.Application()
     app.router.add_route("*", "/{path:.*}", receiver.take)
     runner = web.AppRunner(app, shutdown_timeout=0.1)
     await runner.setup()
-    site = web.TCPSite(runner, "127.0.0.1", 0)
+    site = web.TCPSite(runner, "127.0.0.1", 0, ssl_context=tls)
     await site.start()
     [receiver.port] = [port for _, port in runner.addresses]
     try:

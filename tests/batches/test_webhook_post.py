@@ -4,8 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import ssl
 from collections.abc import AsyncIterator, Callable, Coroutine
 from contextlib import asynccontextmanager, suppress
+from datetime import UTC, datetime, timedelta
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -18,6 +21,7 @@ from serve_app.batches.signing import parse_secret, sign
 from serve_app.batches.webhook_post import WebhookPost
 from serve_app.config.batches import BatchesConfig
 from serve_app.config.webhooks import WebhookConfig
+from serve_app.offline.certificates.authority import Purpose, Subject, issue, make_authority
 from tests.batches.receiver import LOOPBACK, SECRET, VARIABLE, Receiver, open_receiver
 
 NOTICE = Notice("evt_1", "main", "acme", "batch.completed", '{"id":"evt_1"}', 1.0)
@@ -123,6 +127,25 @@ async def test_no_redirect_and_no_proxy(
     receiver.answer_headers = {"location": f"http://127.0.0.1:{receiver.port}/latest/meta-data"}
     assert (await named(receiver, FakeResolver(("127.0.0.1",))).send(NOTICE, 7.0)).status == 307
     assert len(receiver.requests) == 1
+
+
+async def test_the_certificate_is_checked(tmp_path: Path) -> None:
+    """An authority that the machine does not trust vouches for no receiver."""
+    authority = make_authority("test", 1)
+    subject = Subject("hooks.example", hosts=("hooks.example",))
+    pair = issue(authority, subject, Purpose.SERVER, datetime.now(UTC) + timedelta(days=1))
+    (tmp_path / "pair.pem").write_bytes(pair.certificate_pem() + pair.key_pem())
+    context = ssl.SSLContext(ssl.PROTOCOL_TLS_SERVER)
+    context.load_cert_chain(tmp_path / "pair.pem")
+    trusted = ssl.create_default_context(cadata=authority.certificate_pem().decode())
+    async with open_receiver(context) as receiver:
+        hook = config(f"https://hooks.example:{receiver.port}/", private_networks=LOOPBACK)
+        keys = {"resolver": lambda: FakeResolver(("127.0.0.1",))}
+        with pytest.raises(NotPosted, match="ClientConnectorCertificateError"):
+            await WebhookPost(hook, KEYS, 5.0, **keys).send(NOTICE, 7.0)
+        assert not receiver.requests
+        reply = await WebhookPost(hook, KEYS, 5.0, ssl=trusted, **keys).send(NOTICE, 7.0)
+        assert reply.taken
 
 
 Serve = Callable[[asyncio.StreamReader, asyncio.StreamWriter], Coroutine[Any, Any, None]]
