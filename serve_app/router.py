@@ -18,7 +18,10 @@ from ray.serve.handle import DeploymentHandle
 
 from serve_app.assemble import StepsOwner
 from serve_app.autoscaling.ray_policies import WANTED_PREFIX
+from serve_app.batches.batch import BatchProgress
 from serve_app.batches.gate import LineGate
+from serve_app.batches.notices import Notice
+from serve_app.batches.sender import AttemptEnd, NoticeSender, render_delivery
 from serve_app.batches.worker import BatchWorker
 from serve_app.config.app import AppConfig, complete_runtime
 from serve_app.config.explain import explain_validation
@@ -42,6 +45,7 @@ from serve_app.leases.opener import RayLeases
 from serve_app.leases.retries import RetryBudget
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.audit import AuditMetrics
+from serve_app.observe.batches import BatchMetrics, WebhookMetrics
 from serve_app.observe.certificates import CertificateMetrics, find_certificates
 from serve_app.observe.feedback import FeedbackMetrics, QualityMetrics
 from serve_app.observe.metrics import CallMetrics
@@ -116,6 +120,9 @@ class Router:
         )
         self._state_watch: asyncio.Task[None] | None = None
         self._batches: BatchWorker | None = None
+        self._sender = NoticeSender(
+            partial(find_store, self._pipeline), partial(note_delivery, self._pipeline)
+        )
         log_dir = serve_log_dir()
         log_path = log_dir and log_dir / f"access_{replica}.jsonl"
         self._recorder = CallRecorder(
@@ -125,6 +132,8 @@ class Router:
             [
                 *build_flushers(self._pipeline, self._feedback.tally, self._retries, self._clients),
                 VariantMetrics(lambda: self._trials.trials).flush,
+                BatchMetrics(partial(read_progress, lambda: self._batches)).flush,
+                WebhookMetrics(self._sender.take, lambda: self._sender.waiting).flush,
             ],
             settle=self._numbers.settle,
         )
@@ -154,6 +163,7 @@ class Router:
             LineGate(partial(is_crowded, self._pipeline)),
         )
         self._batches.start()
+        self._sender.start()
         return gateway
 
     def record_autoscaling_stats(self) -> dict[str, float]:
@@ -235,6 +245,7 @@ class Router:
             self._state_watch.cancel()
         if self._batches is not None:
             await self._batches.close()
+        await self._sender.close()
         await self._trials.close()
         try:
             await self._feedback.close()
@@ -323,6 +334,21 @@ def read_audit(pipeline: Pipeline) -> AuditState | None:
     """The state of the audit log, None where there is none."""
     audit = pipeline.steps.audit
     return None if audit is None else audit.state()
+
+
+def read_progress(find_worker: Callable[[], BatchWorker | None]) -> Sequence[BatchProgress] | None:
+    """The batches that have not ended; None where the config keeps none, and before the start."""
+    worker = find_worker()
+    return None if worker is None else worker.progress
+
+
+def note_delivery(
+    pipeline: Pipeline, notice: Notice, tries: int, fate: AttemptEnd, status: int | None
+) -> None:
+    """Tell the audit log of an event that was delivered or given up."""
+    audit = pipeline.steps.audit
+    if audit is not None:
+        audit.note("webhook", render_delivery(notice, tries, fate, status))
 
 
 def read_budgets(pipeline: Pipeline) -> Mapping[tuple[str, str], float]:

@@ -155,6 +155,10 @@ class Audit(Part, Protocol):
         """Take the record of an ended call; must neither block nor raise."""
         ...
 
+    def note(self, kind: str, fields: Mapping[str, object]) -> None:
+        """Take a record of something that is no call; must neither block nor raise."""
+        ...
+
     def state(self) -> AuditState:
         """What the log says about itself, for metrics."""
         ...

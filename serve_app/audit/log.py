@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Mapping
 
 from serve_app.audit.waiting import WaitingRecords
 from serve_app.audit.writer import AuditWriter
@@ -53,6 +54,10 @@ class AuditLog:
     def add(self, record: Record) -> None:
         """Take the record of an ended call."""
         self._waiting.put(record)
+
+    def note(self, kind: str, fields: Mapping[str, object]) -> None:
+        """Take a record of something that is no call."""
+        self._waiting.note(kind, fields)
 
     def state(self) -> AuditState:
         """The counts since the start."""

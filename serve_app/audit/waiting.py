@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Mapping
 from dataclasses import dataclass
 
 from serve_app.core.call import Record
@@ -34,12 +35,13 @@ class WaitingRecords:
         self._text_bytes_max = text_bytes_max
         self._keeps_all = keeps_all
         self._records: deque[Record] = deque()
+        self._notes: deque[tuple[str, Mapping[str, object]]] = deque(maxlen=records_max)
         self._text_bytes_in = self._text_bytes_out = 0  # each written by one thread only
         self._missed = Missed()
         self._told = Missed()
 
     def __len__(self) -> int:
-        return len(self._records)
+        return len(self._records) + len(self._notes)
 
     @property
     def full(self) -> bool:
@@ -57,6 +59,16 @@ class WaitingRecords:
             self._records.append(record)
         else:
             self._missed.lost += 1
+
+    def note(self, kind: str, fields: Mapping[str, object]) -> None:
+        """Take a record of something that is no call; beyond the bound the oldest is dropped."""
+        self._notes.append((kind, fields))
+
+    def take_notes(self, count_max: int) -> list[tuple[str, dict[str, object]]]:
+        """Remove the oldest records that are no calls."""
+        count = min(count_max, len(self._notes))
+        notes = [self._notes.popleft() for _ in range(count)]
+        return [(kind, dict(fields)) for kind, fields in notes]
 
     def take(self, count_max: int) -> list[Record]:
         """Remove the oldest records."""

@@ -118,6 +118,7 @@ class AuditWriter:
             if not self._batch:
                 records = self._waiting.take(BATCH_MAX)
                 self._batch = [("call", self._render_call(record)) for record in records]
+                self._batch += self._waiting.take_notes(BATCH_MAX)
             self._store.append(self._batch)
             self.written += len(self._batch)
             self._batch = []

@@ -13,6 +13,7 @@ BACKGROUND = "background"
 """The purpose of the file with the answer to a call that was made in the background."""
 BATCH_PREFIX, BACKGROUND_PREFIX = "batch_", "resp_"
 """Batches that clients list have ids of the first kind, calls in the background of the second."""
+BACKGROUND_LABEL = "(responses)"
 
 
 class BatchStatus(StrEnum):
@@ -90,6 +91,26 @@ class Batch:
     output_file_id: str | None = None
     error_file_id: str | None = None
     faults: tuple[LineFault, ...] = ()
+
+
+@dataclass(frozen=True, slots=True)
+class BatchProgress:
+    """The lines of a batch that has not ended: those that no worker has, those in the shards of
+    workers, and those with a result. `waits` says whether the batch needs a worker, which a file
+    that has not been checked also does."""
+
+    batch_id: str
+    created_at: float
+    waits: bool
+    waiting: int
+    claimed: int
+    completed: int
+    failed: int
+
+    @property
+    def label(self) -> str:
+        """Its name in metrics; background responses share one, because there are many."""
+        return BACKGROUND_LABEL if self.batch_id.startswith(BACKGROUND_PREFIX) else self.batch_id
 
 
 class Job(StrEnum):

@@ -7,9 +7,13 @@ from typing import Protocol
 
 from serve_app.batches.file_store import FileStoreUnavailable
 from serve_app.batches.ledger import LedgerUnavailable
+from serve_app.batches.notices import Post
+from serve_app.batches.signing import parse_secret
 from serve_app.batches.store import BatchStore
 from serve_app.config.batches import BatchesConfig
+from serve_app.config.reader import ConfigError, read_secret
 from serve_app.config.runtime import RuntimeConfig
+from serve_app.config.webhooks import WebhookConfig
 
 LEDGER = "ledger.sqlite"
 FILES = "files"
@@ -47,10 +51,12 @@ def build_store(config: BatchesConfig) -> BatchStore:
     try:
         from serve_app.batches.fsspec_files import FsspecFileStore
         from serve_app.batches.sql_ledger import SqlLedger
+        from serve_app.batches.sql_notices import SqlNotices
     except ModuleNotFoundError as missing:
         raise ValueError(
             f"batches: {missing.name} is not installed; pip install 'serve-app[batches]' brings it"
         ) from None
+    posts = build_posts(config)
     directory = Path(config.directory)
     try:
         directory.mkdir(mode=0o750, parents=True, exist_ok=True)
@@ -66,4 +72,34 @@ def build_store(config: BatchesConfig) -> BatchStore:
         ledger = SqlLedger(config.database or f"sqlite:///{directory / LEDGER}")
     except LedgerUnavailable as error:
         raise ValueError(f"batches.database: {error}") from None
-    return BatchStore(config, ledger, files)
+    return BatchStore(config, ledger, files, SqlNotices(ledger), posts)
+
+
+def build_posts(config: BatchesConfig) -> dict[str, Post]:
+    """The receivers of events.
+
+    Raises:
+        ValueError: names the secret that cannot be used.
+    """
+    if not config.webhooks:
+        return {}
+    # Only here, because a Router without receivers does not need the client.
+    from serve_app.batches.webhook_post import WebhookPost
+
+    return {
+        hook.name: WebhookPost(hook, read_keys(hook), config.delivery.answer_s)
+        for hook in config.webhooks
+    }
+
+
+def read_keys(hook: WebhookConfig) -> list[bytes]:
+    """The keys that sign a receiver's events."""
+    secrets = {"secret": hook.secret, "old_secret": hook.old_secret}
+    keys = []
+    for key, secret in secrets.items():
+        if secret is not None:
+            try:
+                keys.append(parse_secret(read_secret(secret).decode("ascii", "replace")))
+            except (ConfigError, ValueError) as error:
+                raise ValueError(f"batches.webhooks.{hook.name}.{key}: {error}") from None
+    return keys

@@ -5,7 +5,16 @@ from __future__ import annotations
 from collections.abc import Iterator, Sequence, Set
 from typing import Protocol
 
-from serve_app.batches.batch import Batch, LineFault, LineResult, Shard, StoredFile, WorkClaim
+from serve_app.batches.batch import (
+    Batch,
+    BatchProgress,
+    LineFault,
+    LineResult,
+    Shard,
+    StoredFile,
+    WorkClaim,
+)
+from serve_app.batches.notices import Announce, announce_nothing
 
 
 class LedgerUnavailable(Exception):
@@ -64,6 +73,10 @@ class BatchLedger(Protocol):
         """Take all work from the workers of a batch that has not ended."""
         ...
 
+    def delete_batch(self, tenant: str, batch_id: str) -> Sequence[str]:
+        """Forget a batch in any state; returns the ids of its files, none if there is no such."""
+        ...
+
     def expire(self, now: float) -> int:
         """Take all work from the workers of batches that are out of time; returns how many."""
         ...
@@ -84,8 +97,14 @@ class BatchLedger(Protocol):
         """Give claimed work back undone; a lost claim is ignored."""
         ...
 
-    def reject(self, claim: WorkClaim, faults: Sequence[LineFault], now: float) -> None:
-        """The file is wrong, so the batch has failed.
+    def reject(
+        self,
+        claim: WorkClaim,
+        faults: Sequence[LineFault],
+        now: float,
+        announce: Announce = announce_nothing,
+    ) -> None:
+        """The file is wrong, so the batch has failed; its events are kept with that.
 
         Raises:
             ClaimLost: the work is not the worker's any more.
@@ -123,17 +142,26 @@ class BatchLedger(Protocol):
         ...
 
     def complete(
-        self, claim: WorkClaim, output: StoredFile | None, errors: StoredFile | None, now: float
+        self,
+        claim: WorkClaim,
+        output: StoredFile | None,
+        errors: StoredFile | None,
+        now: float,
+        announce: Announce = announce_nothing,
     ) -> None:
-        """The files are written: the batch has ended.
+        """The files are written: the batch has ended; its events are kept with that.
 
         Raises:
             ClaimLost: the work is not the worker's any more.
         """
         ...
 
+    def progress(self, now: float) -> Sequence[BatchProgress]:
+        """The batches that have not ended, the oldest first."""
+        ...
+
     def unknown_files(self, file_ids: Sequence[str]) -> Sequence[str]:
-        """Those of the ids that belong to no file."""
+        """Those of the ids that belong to no file, and are no input of a batch."""
         ...
 
     def forget(self, before: float) -> Sequence[str]:

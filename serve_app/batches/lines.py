@@ -117,6 +117,13 @@ def render_undone(batch_id: str, number: int, custom_id: str, code: str, message
     return _render(batch_id, number, custom_id, None, {"code": code, "message": message})
 
 
+def read_status(raw: bytes) -> str:
+    """The status of a background response, from the one line of its output file."""
+    body = orjson.loads(raw)["response"]["body"]
+    status = body.get("status") if isinstance(body, dict) else None
+    return status if status in ("incomplete", "failed") else "completed"
+
+
 def _render(
     batch_id: str,
     number: int,

@@ -1,18 +1,15 @@
 """The ledger in SQLite or PostgreSQL.
 
-Every change is one transaction that begins by locking the batch, or by locking the whole database
-where that is SQLite. A process that is killed leaves a transaction whole or undone. Work is open or
-closed; open work belongs to the worker that claimed it last, until its lease ends. Each claim and
-each taking away of work raises the fence of the work, and every report of a worker names the fence
-of its claim, so a worker that is late changes nothing.
+Every change begins by locking the batch, or the whole database where that is SQLite. Work is open
+or closed; open work belongs to the worker that claimed it last, until its lease ends. Each claim
+and each taking away of work raises the fence of the work, and every report of a worker names the
+fence of its claim, so a worker that is late changes nothing.
 """
 
 from __future__ import annotations
 
-import time
 from collections import Counter
 from collections.abc import Iterator, Sequence, Set
-from contextlib import contextmanager
 from dataclasses import asdict
 from typing import Any
 
@@ -20,22 +17,18 @@ import orjson
 from sqlalchemy import (
     ColumnElement,
     Connection,
-    Engine,
     Row,
     and_,
     case,
-    create_engine,
     delete,
-    event,
     exists,
     func,
     insert,
     select,
     tuple_,
+    union,
     update,
 )
-from sqlalchemy.engine import make_url
-from sqlalchemy.exc import SQLAlchemyError
 
 from serve_app.batches.batch import (
     BACKGROUND,
@@ -43,6 +36,7 @@ from serve_app.batches.batch import (
     ENDED,
     Batch,
     BatchOwner,
+    BatchProgress,
     BatchStatus,
     Job,
     LineFault,
@@ -51,52 +45,29 @@ from serve_app.batches.batch import (
     StoredFile,
     WorkClaim,
 )
-from serve_app.batches.ledger import ClaimLost, LedgerUnavailable
-from serve_app.batches.tables import BATCHES, FILES, METADATA, RESULTS, WORK
+from serve_app.batches.ledger import ClaimLost
+from serve_app.batches.notices import Announce, announce_nothing
+from serve_app.batches.sql_database import SqlDatabase
+from serve_app.batches.sql_notices import add_notices
+from serve_app.batches.tables import BATCHES, FILES, NOTICES, RESULTS, WORK
 
-WAIT_S = 30.0
-"""How long a change may wait for another process's change."""
 RESULTS_READ = 500
-CREATE_TRIES, CREATE_PAUSE_S = 5, 0.2
 WHOLE = Shard(0, 1, 0, 0, 0)
 """The place of work that is not about some lines."""
 
 
-class SqlLedger:
+class SqlLedger(SqlDatabase):
     """A BatchLedger that any number of processes may share."""
-
-    def __init__(self, address: str) -> None:
-        """Raises LedgerUnavailable where the database cannot be opened."""
-        self._sqlite = make_url(address).get_backend_name() == "sqlite"
-        with _failures():
-            self._engine = open_engine(address)
-        self._create_tables()
-
-    def _create_tables(self) -> None:
-        """Make what is not there; another Router may be making it at this moment."""
-        for tries_left in reversed(range(CREATE_TRIES)):
-            try:
-                with _failures():
-                    METADATA.create_all(self._engine)
-                return
-            except LedgerUnavailable:
-                if not tries_left:
-                    raise
-                time.sleep(CREATE_PAUSE_S)
-
-    def close(self) -> None:
-        """Close every connection."""
-        self._engine.dispose()
 
     def add_file(self, file: StoredFile) -> None:
         """A file is complete in the file store."""
-        with self._change() as change:
+        with self.change() as change:
             change.execute(insert(FILES).values(asdict(file)))
 
     def find_file(self, tenant: str, file_id: str) -> StoredFile | None:
         """The tenant's file."""
         mine = and_(FILES.c.tenant == tenant, FILES.c.file_id == file_id)
-        with self._read() as read:
+        with self.read() as read:
             row = read.execute(select(FILES).where(mine)).first()
         return None if row is None else StoredFile(**row._mapping)
 
@@ -112,25 +83,25 @@ class SqlLedger:
             place = select(*order).where(FILES.c.file_id == after).scalar_subquery()
             query = query.where(tuple_(*order) < place if newest else tuple_(*order) > place)
         query = query.order_by(*(key.desc() if newest else key for key in order)).limit(limit)
-        with self._read() as read:
+        with self.read() as read:
             return [StoredFile(**row._mapping) for row in read.execute(query)]
 
     def used_bytes(self, tenant: str) -> int:
         """The size of all files of a tenant."""
         query = select(func.coalesce(func.sum(FILES.c.size_bytes), 0))
-        with self._read() as read:
+        with self.read() as read:
             return int(read.execute(query.where(FILES.c.tenant == tenant)).scalar_one())
 
     def delete_file(self, tenant: str, file_id: str) -> bool:
         """Forget a file; False while a batch that has not ended reads the file."""
         reads = exists().where(BATCHES.c.input_file_id == file_id, BATCHES.c.status.not_in(ENDED))
         mine = and_(FILES.c.tenant == tenant, FILES.c.file_id == file_id)
-        with self._change() as change:
+        with self.change() as change:
             return change.execute(delete(FILES).where(mine, ~reads)).rowcount > 0
 
     def add_batch(self, batch: Batch) -> None:
         """A batch that must be validated first."""
-        with self._change() as change:
+        with self.change() as change:
             change.execute(insert(BATCHES).values(_render_batch(batch)))
             for job in (Job.VALIDATE, Job.ASSEMBLE):
                 work = _render_work(batch.batch_id, job, WHOLE)
@@ -139,14 +110,14 @@ class SqlLedger:
     def find_batch(self, tenant: str, batch_id: str) -> Batch | None:
         """The tenant's batch."""
         mine = and_(BATCHES.c.tenant == tenant, BATCHES.c.batch_id == batch_id)
-        with self._read() as read:
+        with self.read() as read:
             row = read.execute(select(BATCHES).where(mine)).first()
         return None if row is None else _parse_batch(row)
 
     def read_batch(self, batch_id: str) -> Batch:
         """The batch of a claim."""
         query = select(BATCHES).where(BATCHES.c.batch_id == batch_id)
-        with self._read() as read:
+        with self.read() as read:
             row = read.execute(query).first()
         if row is None:
             raise ClaimLost
@@ -161,12 +132,12 @@ class SqlLedger:
             place = select(*order).where(BATCHES.c.batch_id == after).scalar_subquery()
             query = query.where(tuple_(*order) < place)
         query = query.order_by(*(key.desc() for key in order)).limit(limit)
-        with self._read() as read:
+        with self.read() as read:
             return [_parse_batch(row) for row in read.execute(query)]
 
     def cancel(self, tenant: str, batch_id: str, now: float) -> Batch | None:
         """Take all work from the workers of a batch that has not ended."""
-        with self._change() as change:
+        with self.change() as change:
             row = self._lock(change, batch_id)
             if row is None or row.tenant != tenant:
                 return None
@@ -175,16 +146,29 @@ class SqlLedger:
                 row = change.execute(select(BATCHES).where(BATCHES.c.batch_id == batch_id)).one()
             return _parse_batch(row)
 
+    def delete_batch(self, tenant: str, batch_id: str) -> Sequence[str]:
+        """Forget a batch in any state. Its workers lose their claims, because there is no work."""
+        with self.change() as change:
+            row = self._lock(change, batch_id)
+            if row is None or row.tenant != tenant:
+                return []
+            for table in (WORK, RESULTS, BATCHES):
+                change.execute(delete(table).where(table.c.batch_id == batch_id))
+            ids = [row.input_file_id, row.output_file_id, row.error_file_id]
+            found = [file_id for file_id in ids if file_id is not None]
+            change.execute(delete(FILES).where(FILES.c.file_id.in_(found)))
+        return found
+
     def expire(self, now: float) -> int:
         """Take all work from the workers of batches that are out of time."""
         running = (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS)
         due = and_(BATCHES.c.status.in_(running), BATCHES.c.expires_at <= now)
-        with self._read() as read:
+        with self.read() as read:
             ids = [row.batch_id for row in read.execute(select(BATCHES.c.batch_id).where(due))]
         return sum(self._expire_one(batch_id, now) for batch_id in ids)
 
     def _expire_one(self, batch_id: str, now: float) -> bool:
-        with self._change() as change:
+        with self.change() as change:
             row = self._lock(change, batch_id)
             if row is None or row.status not in (BatchStatus.VALIDATING, BatchStatus.IN_PROGRESS):
                 return False
@@ -243,7 +227,7 @@ class SqlLedger:
         query = select(BATCHES.c.tenant, BATCHES.c.expires_at, work).join(
             work, work.c.batch_id == BATCHES.c.batch_id
         )
-        with self._read() as read:
+        with self.read() as read:
             rows = read.execute(query).all()
         claims: Counter[str] = Counter()
         for row in rows:
@@ -255,7 +239,7 @@ class SqlLedger:
     def _claim_of(self, batch_id: str, worker: str, now: float, lease_s: float) -> WorkClaim | None:
         free = and_(WORK.c.batch_id == batch_id, WORK.c.open.is_(True), WORK.c.leased_until <= now)
         query = select(WORK).where(free).order_by(WORK.c.job, WORK.c.number).limit(1)
-        with self._change() as change:
+        with self.change() as change:
             # Other workers pass a row that is being claimed; SQLite has one change at a time.
             row = change.execute(query.with_for_update(skip_locked=True)).first()
             if row is None:
@@ -268,12 +252,12 @@ class SqlLedger:
 
     def renew(self, claim: WorkClaim, now: float, lease_s: float) -> None:
         """Keep claimed work for longer."""
-        with self._change() as change:
+        with self.change() as change:
             self._renew(change, claim, now + lease_s)
 
     def release(self, claim: WorkClaim) -> None:
         """Give claimed work back undone; a lost claim is ignored."""
-        with self._change() as change:
+        with self.change() as change:
             change.execute(update(WORK).where(_held(claim)).values(leased_until=0.0))
 
     @staticmethod
@@ -287,19 +271,26 @@ class SqlLedger:
         if not closed.rowcount:
             raise ClaimLost
 
-    def reject(self, claim: WorkClaim, faults: Sequence[LineFault], now: float) -> None:
+    def reject(
+        self,
+        claim: WorkClaim,
+        faults: Sequence[LineFault],
+        now: float,
+        announce: Announce = announce_nothing,
+    ) -> None:
         """The file is wrong, so the batch has failed."""
         rendered = orjson.dumps([asdict(fault) for fault in faults]).decode()
-        with self._change() as change:
+        with self.change() as change:
             row = self._lock_held(change, claim)
             self._close(change, claim)
             self._move(change, row, BatchStatus.FAILED, now, faults=rendered)
+            add_notices(change, announce(BatchStatus.FAILED))
             change.execute(delete(WORK).where(WORK.c.batch_id == claim.batch_id))
 
     def accept(self, claim: WorkClaim, shards: Sequence[Shard], now: float) -> None:
         """The file is right: its lines may be answered."""
         total = sum(shard.lines for shard in shards)
-        with self._change() as change:
+        with self.change() as change:
             row = self._lock_held(change, claim)
             self._close(change, claim)
             self._move(change, row, BatchStatus.IN_PROGRESS, now, total=total)
@@ -308,7 +299,7 @@ class SqlLedger:
 
     def done_lines(self, claim: WorkClaim) -> Set[int]:
         """The lines of a shard that have results."""
-        with self._read() as read:
+        with self.read() as read:
             return self._done(read, claim)
 
     @staticmethod
@@ -328,7 +319,7 @@ class SqlLedger:
         self, claim: WorkClaim, results: Sequence[LineResult], now: float, lease_s: float
     ) -> None:
         """Keep the first result of each line, and renew the claim."""
-        with self._change() as change:
+        with self.change() as change:
             row = self._lock_held(change, claim)
             self._renew(change, claim, now + lease_s)
             done = set(self._done(change, claim))
@@ -362,7 +353,7 @@ class SqlLedger:
         while True:
             some = and_(RESULTS.c.batch_id == batch_id, RESULTS.c.ok.is_(ok), RESULTS.c.line > line)
             query = select(RESULTS.c.line, RESULTS.c.document).where(some)
-            with self._read() as read:
+            with self.read() as read:
                 rows = read.execute(query.order_by(RESULTS.c.line).limit(RESULTS_READ)).all()
             if not rows:
                 return
@@ -372,29 +363,56 @@ class SqlLedger:
     def answered_lines(self, batch_id: str) -> Set[int]:
         """The lines of a batch that have been answered without an error."""
         mine = and_(RESULTS.c.batch_id == batch_id, RESULTS.c.ok.is_(True))
-        with self._read() as read:
+        with self.read() as read:
             return set(read.execute(select(RESULTS.c.line).where(mine)).scalars())
 
     def complete(
-        self, claim: WorkClaim, output: StoredFile | None, errors: StoredFile | None, now: float
+        self,
+        claim: WorkClaim,
+        output: StoredFile | None,
+        errors: StoredFile | None,
+        now: float,
+        announce: Announce = announce_nothing,
     ) -> None:
         """The files are written: the batch has ended."""
         files = {"output_file_id": output, "error_file_id": errors}
         written = {key: file for key, file in files.items() if file is not None}
-        with self._change() as change:
+        with self.change() as change:
             row = self._lock_held(change, claim)
             self._close(change, claim)
             for file in written.values():
                 change.execute(insert(FILES).values(asdict(file)))
             ids = {key: file.file_id for key, file in written.items()}
             self._move(change, row, BatchStatus(row.ends_as), now, **ids)
+            add_notices(change, announce(BatchStatus(row.ends_as)))
             for table in (WORK, RESULTS):
                 change.execute(delete(table).where(table.c.batch_id == claim.batch_id))
 
+    def progress(self, now: float) -> Sequence[BatchProgress]:
+        """The batches that have not ended, the oldest first."""
+        leased = and_(WORK.c.open.is_(True), WORK.c.leased_until > now)
+        work = (
+            select(WORK.c.batch_id, func.sum(WORK.c.lines).label("claimed"))
+            .where(leased, WORK.c.job == Job.LINES)
+            .group_by(WORK.c.batch_id)
+            .subquery()
+        )
+        claimed = func.coalesce(work.c.claimed, 0).label("claimed")
+        query = (
+            select(BATCHES, claimed)
+            .outerjoin(work, work.c.batch_id == BATCHES.c.batch_id)
+            .where(BATCHES.c.status.not_in(ENDED))
+            .order_by(BATCHES.c.created_at, BATCHES.c.batch_id)
+        )
+        with self.read() as read:
+            return [_parse_progress(row) for row in read.execute(query)]
+
     def unknown_files(self, file_ids: Sequence[str]) -> Sequence[str]:
-        """Those of the ids that belong to no file."""
-        with self._read() as read:
-            known = set(read.execute(select(FILES.c.file_id)).scalars())
+        """Those of the ids that belong to no file, and are no input of a batch."""
+        # The input of a background response is no file that its tenant sees.
+        named = union(select(FILES.c.file_id), select(BATCHES.c.input_file_id))
+        with self.read() as read:
+            known = set(read.execute(named).scalars())
         return [file_id for file_id in file_ids if file_id not in known]
 
     def forget(self, before: float) -> Sequence[str]:
@@ -404,10 +422,11 @@ class SqlLedger:
             BATCHES.c.input_file_id == FILES.c.file_id, BATCHES.c.status.not_in(ENDED)
         )
         old = and_(FILES.c.created_at < before, ~read_by)
-        with self._change() as change:
+        with self.change() as change:
             ids = list(change.execute(select(FILES.c.file_id).where(old)).scalars())
             change.execute(delete(FILES).where(old))
             change.execute(delete(BATCHES).where(ended))
+            change.execute(delete(NOTICES).where(NOTICES.c.created_at < before))
         return ids
 
     def _lock_held(self, change: Connection, claim: WorkClaim) -> Row[Any]:
@@ -421,46 +440,6 @@ class SqlLedger:
     def _lock(change: Connection, batch_id: str) -> Row[Any] | None:
         query = select(BATCHES).where(BATCHES.c.batch_id == batch_id)
         return change.execute(query.with_for_update()).first()
-
-    @contextmanager
-    def _read(self) -> Iterator[Connection]:
-        with _failures(), self._engine.connect() as connection:
-            yield connection
-
-    @contextmanager
-    def _change(self) -> Iterator[Connection]:
-        """A transaction, undone if the block raises."""
-        with _failures(), self._engine.begin() as connection:
-            if self._sqlite:
-                # A transaction that began by reading could not become one that writes.
-                connection.exec_driver_sql("BEGIN IMMEDIATE")
-            yield connection
-
-
-def open_engine(address: str) -> Engine:
-    """The pool of connections to a database."""
-    if make_url(address).get_backend_name() != "sqlite":
-        return create_engine(address, pool_pre_ping=True)
-    # `isolation_level` None leaves the beginning of transactions to the ledger.
-    arguments = {"timeout": WAIT_S, "isolation_level": None, "check_same_thread": False}
-    engine = create_engine(address, connect_args=arguments)
-
-    @event.listens_for(engine, "connect")
-    def _prepare(connection: Any, _: object) -> None:
-        # Readers and the writer do not wait for each other; a commit is on disk when it returns.
-        connection.execute("PRAGMA journal_mode = WAL")
-        connection.execute("PRAGMA synchronous = FULL")
-
-    return engine
-
-
-@contextmanager
-def _failures() -> Iterator[None]:
-    try:
-        yield
-    except SQLAlchemyError as error:
-        cause = getattr(error, "orig", None) or error
-        raise LedgerUnavailable(f"{type(cause).__name__}: {cause}") from error
 
 
 def _same_work(batch_id: str, job: str, number: int) -> ColumnElement[bool]:
@@ -507,6 +486,22 @@ def _render_batch(batch: Batch) -> dict[str, Any]:
         "failed": batch.failed,
         "faults": "[]",
     }
+
+
+def _parse_progress(row: Row[Any]) -> BatchProgress:
+    """A claimed shard counts as a whole until its last line has a result."""
+    left = row.total - row.completed - row.failed
+    open_lines = left if row.status == BatchStatus.IN_PROGRESS else 0
+    claimed = min(int(row.claimed), open_lines)
+    return BatchProgress(
+        batch_id=row.batch_id,
+        created_at=row.created_at,
+        waits=row.status == BatchStatus.VALIDATING or open_lines > claimed,
+        waiting=open_lines - claimed,
+        claimed=claimed,
+        completed=row.completed,
+        failed=row.failed,
+    )
 
 
 def _parse_batch(row: Row[Any]) -> Batch:

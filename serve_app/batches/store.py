@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncIterator, Callable
+from collections.abc import AsyncIterator, Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import asynccontextmanager, suppress
 from functools import partial
@@ -11,6 +11,7 @@ from typing import ParamSpec, TypeVar
 
 from serve_app.batches.file_store import FileSink, FileStore
 from serve_app.batches.ledger import BatchLedger
+from serve_app.batches.notices import NoticeBook, Post
 from serve_app.config.batches import BatchesConfig
 
 P = ParamSpec("P")
@@ -22,10 +23,20 @@ THREADS = 4
 class BatchStore:
     """The step `batches`: where files and batches are kept."""
 
-    def __init__(self, config: BatchesConfig, ledger: BatchLedger, files: FileStore) -> None:
+    def __init__(
+        self,
+        config: BatchesConfig,
+        ledger: BatchLedger,
+        files: FileStore,
+        notices: NoticeBook,
+        posts: Mapping[str, Post],
+    ) -> None:
+        """`posts` holds the receivers of events by their names."""
         self.config = config
         self.ledger = ledger
         self.files = files
+        self.notices = notices
+        self.posts = posts
         self.more = asyncio.Event()
         """Set where there may be new work."""
         self._threads = ThreadPoolExecutor(THREADS, thread_name_prefix="batches")

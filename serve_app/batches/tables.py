@@ -93,3 +93,18 @@ RESULTS = Table(
     Column("ok", Boolean, nullable=False),
     Column("document", LargeBinary, nullable=False),
 )
+
+NOTICES = Table(
+    "notices",
+    METADATA,
+    Column("event_id", String(64), primary_key=True),
+    Column("hook", String(32), primary_key=True),
+    Column("tenant", String(256), nullable=False),
+    Column("kind", String(32), nullable=False),
+    Column("body", Text, nullable=False),
+    Column("created_at", Float(53), nullable=False),
+    # While a sender has the event, the end of its lease.
+    Column("due_at", Float(53), nullable=False),
+    Column("tries", Integer, nullable=False),
+    Index("due_notices", "hook", "due_at"),
+)

@@ -13,7 +13,17 @@ from functools import partial
 from typing import Protocol
 
 from serve_app.batches.assembly import Assembly
-from serve_app.batches.batch import Batch, BatchOwner, Job, LineFault, LineResult, WorkClaim
+from serve_app.batches.batch import (
+    BACKGROUND_PREFIX,
+    Batch,
+    BatchOwner,
+    BatchProgress,
+    Job,
+    LineFault,
+    LineResult,
+    StoredFile,
+    WorkClaim,
+)
 from serve_app.batches.checking import FileCheck
 from serve_app.batches.file_store import FileMissing, FileStoreUnavailable
 from serve_app.batches.gate import LineGate
@@ -22,9 +32,11 @@ from serve_app.batches.lines import (
     BatchLine,
     LineAnswer,
     parse_line,
+    read_status,
     render_answer,
     request_id_of,
 )
+from serve_app.batches.notices import Announce, make_notices
 from serve_app.batches.store import BatchStore
 from serve_app.config.tiers import DAY_S
 
@@ -35,6 +47,8 @@ IDLE_POLL_S = 1.0
 """How often the ledger is asked for work while there is none."""
 SWEEP_S = 2.0
 """How often batches that are out of time are looked for."""
+LOOK_S = 10.0
+"""How often lines are counted for the metrics."""
 FORGET_S = 3600.0
 LEFT_S = float(DAY_S)
 """A file that no batch and no upload knows is older than any that is still being written."""
@@ -78,6 +92,13 @@ def forget_old(store: BatchStore, now: float) -> None:
         store.files.delete(file_id)
 
 
+def read_answered(store: BatchStore, batch: Batch, output: StoredFile | None) -> str:
+    """The status of the answer to a call in the background, for its event."""
+    if not batch.batch_id.startswith(BACKGROUND_PREFIX) or not store.config.webhooks:
+        return ""
+    return "failed" if output is None else read_status(store.files.read(output.file_id))
+
+
 class BatchWorker:
     """One Router's share of the work. Workers of other Routers take the rest."""
 
@@ -97,7 +118,9 @@ class BatchWorker:
         self._clock = clock
         self._jobs: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
-        self._adjust_at = self._sweep_at = self._forget_at = 0.0
+        self._adjust_at = self._sweep_at = self._look_at = self._forget_at = 0.0
+        self.progress: Sequence[BatchProgress] | None = None
+        """The batches that have not ended, as the ledger has said last; None: batches are off."""
 
     def start(self) -> None:
         """Begin, in the running event loop."""
@@ -117,6 +140,7 @@ class BatchWorker:
             store = self._find_store()
             if store is None:
                 self._stop_jobs()
+                self.progress = None
                 await asyncio.sleep(IDLE_POLL_S)
                 continue
             store.more.clear()
@@ -154,11 +178,14 @@ class BatchWorker:
             self._gate.adjust(store.config.concurrency)
 
     async def _sweep(self, store: BatchStore) -> None:
-        """End batches that are out of time, and forget old ones."""
+        """End batches that are out of time, count lines, and forget old batches."""
         now = self._clock()
         if now >= self._sweep_at:
             self._sweep_at = now + SWEEP_S
             await store.run(store.ledger.expire, now)
+        if now >= self._look_at:
+            self._look_at = now + LOOK_S
+            self.progress = await store.run(store.ledger.progress, now)
         if now >= self._forget_at:
             self._forget_at = now + FORGET_S
             await store.run(forget_old, store, now)
@@ -213,7 +240,8 @@ class BatchWorker:
             message = "The file is gone. Upload it again."
             check.faults.append(LineFault("file_not_found", message, "input_file_id"))
         if check.faults:
-            await store.run(store.ledger.reject, claim, check.faults, self._clock())
+            now, announce = self._clock(), self._announce(store, batch, "failed")
+            await store.run(store.ledger.reject, claim, check.faults, now, announce)
         else:
             await store.run(store.ledger.accept, claim, check.shards, self._clock())
 
@@ -231,9 +259,19 @@ class BatchWorker:
         except BaseException:
             await asyncio.shield(store.run(assembly.close))
             raise
+        answered = await store.run(read_answered, store, batch, assembly.output)
         await store.run(
-            store.ledger.complete, claim, assembly.output, assembly.errors, self._clock()
+            store.ledger.complete,
+            claim,
+            assembly.output,
+            assembly.errors,
+            self._clock(),
+            self._announce(store, batch, answered),
         )
+
+    def _announce(self, store: BatchStore, batch: Batch, answered: str) -> Announce:
+        now, hooks = self._clock(), store.config.webhooks
+        return lambda status: make_notices(hooks, batch, status, answered, now)
 
     async def _in_slices(
         self, store: BatchStore, claim: WorkClaim, work: Callable[[float], bool]

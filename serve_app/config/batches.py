@@ -8,6 +8,7 @@ from pydantic import Field, field_validator
 
 from serve_app.config.base import Config
 from serve_app.config.tiers import DAY_S, HOUR_S
+from serve_app.config.webhooks import DeliveryConfig, WebhookConfig
 
 MEGABYTE = 1_000_000
 
@@ -75,6 +76,23 @@ class BatchesConfig(Config):
         le=DAY_S,
         description="Time after which a batch expires; its `completion_window` is `24h` always.",
     )
+    webhooks: tuple[WebhookConfig, ...] = Field(
+        (),
+        max_length=32,
+        description="Receivers of an event for each batch and each background response that has "
+        "ended ([batches.md](batches.md#webhooks)).",
+    )
+    delivery: DeliveryConfig = Field(
+        DeliveryConfig(), description="How long a receiver that fails is tried again."
+    )
+
+    @field_validator("webhooks")
+    @classmethod
+    def _distinct(cls, webhooks: tuple[WebhookConfig, ...]) -> tuple[WebhookConfig, ...]:
+        names = [hook.name for hook in webhooks]
+        if len(set(names)) < len(names):
+            raise ValueError("two webhooks have the same name")
+        return webhooks
 
     @field_validator("directory")
     @classmethod

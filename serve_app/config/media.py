@@ -5,7 +5,7 @@ from __future__ import annotations
 from ipaddress import ip_network
 from typing import Annotated
 
-from pydantic import Field, field_validator
+from pydantic import AfterValidator, Field
 
 from serve_app.config.base import Config
 from serve_app.core.images import Patches
@@ -13,6 +13,17 @@ from serve_app.core.images import Patches
 HOST_PATTERN = r"^[a-z0-9]([a-z0-9.-]{0,251}[a-z0-9])?$"
 
 Host = Annotated[str, Field(pattern=HOST_PATTERN)]
+
+
+def _check_network(network: str) -> str:
+    try:
+        ip_network(network)
+    except ValueError:
+        raise ValueError(f"'{network}' is not a network; write, for example, 10.1.2.0/24") from None
+    return network
+
+
+Network = Annotated[str, AfterValidator(_check_network)]
 
 
 class MediaConfig(Config):
@@ -26,7 +37,7 @@ class MediaConfig(Config):
         "follows no redirect, and does not connect to a private address "
         "([images.md](images.md#who-fetches)).",
     )
-    private_networks: tuple[str, ...] = Field(
+    private_networks: tuple[Network, ...] = Field(
         (),
         max_length=64,
         description="Networks of private addresses in which `allowed_hosts` may be, for example "
@@ -52,15 +63,3 @@ class MediaConfig(Config):
         "`qwen3_vl` (32 x 32 pixels). Bounds of pixels in `engine.mm_processor_kwargs` are "
         "followed. None: `qwen3_vl` if the model's name contains Qwen3, otherwise `qwen2_5_vl`.",
     )
-
-    @field_validator("private_networks")
-    @classmethod
-    def _networks(cls, networks: tuple[str, ...]) -> tuple[str, ...]:
-        for network in networks:
-            try:
-                ip_network(network)
-            except ValueError:
-                raise ValueError(
-                    f"'{network}' is not a network; write, for example, 10.1.2.0/24"
-                ) from None
-        return networks

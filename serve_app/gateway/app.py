@@ -45,7 +45,6 @@ from serve_app.gateway.render import (
     render_models,
 )
 from serve_app.gateway.request_headers import RequestHeaders
-from serve_app.gateway.stored_responses import response_routes
 from serve_app.gateway.wire import detect_endpoint, parse_call, parse_json
 from serve_app.pipeline import Pipeline
 
@@ -89,7 +88,6 @@ def build_gateway(
         routes=[
             *(Route(path, handler, methods=["POST"]) for path, handler in calls.items()),
             *background.routes(guard),
-            *response_routes(guard),
             *BatchPages(pipeline, bodies).routes(guard),
             *AdminPages(configs, pipeline, readiness).routes(guard),
             *browser.routes(guard),

@@ -19,14 +19,22 @@ from serve_app.core.call import AUTO, Endpoint
 from serve_app.core.caller import Caller
 from serve_app.core.errors import InvalidField, NothingStored, ResponseNotFound
 from serve_app.gateway.batch_calls import check_line
-from serve_app.gateway.batch_pages import find_store, translate_failures
+from serve_app.gateway.batch_pages import (
+    find_store,
+    read_limit,
+    read_newest,
+    render_list,
+    translate_failures,
+)
 from serve_app.gateway.guard import Guard, read_caller
+from serve_app.gateway.input_items import choose_page, render_items
 from serve_app.gateway.wire import parse_json
 from serve_app.pipeline import Pipeline
 
 T = TypeVar("T")
 
 FIELD = "background"
+ITEMS_MAX, ITEMS_SHOWN = 100, 20
 WINDOW_S = 3600.0
 """A response that has not been begun by then fails; so it comes before lines of the own batches."""
 STATUSES: Mapping[BatchStatus, str] = {
@@ -98,6 +106,41 @@ class BackgroundResponses:
 
     async def show(self, request: Request) -> Response:
         """`GET /v1/responses/{response_id}`."""
+        store, batch = await self._find(request)
+        return await self._render(store, batch)
+
+    async def cancel(self, request: Request) -> Response:
+        """`POST /v1/responses/{response_id}/cancel`."""
+        store, batch = await self._find(request)
+        tenant = batch.owner.tenant
+        cancelled = await self._run(
+            store, store.ledger.cancel, tenant, batch.batch_id, self._clock()
+        )
+        if cancelled is None:
+            raise ResponseNotFound(batch.batch_id)
+        store.more.set()
+        return await self._render(store, cancelled)
+
+    async def delete(self, request: Request) -> Response:
+        """`DELETE /v1/responses/{response_id}`. A call that has not ended is stopped."""
+        store, batch = await self._find(request)
+        gone = await self._run(store, store.ledger.delete_batch, batch.owner.tenant, batch.batch_id)
+        for file_id in gone:
+            await self._run(store, store.files.delete, file_id)
+        return _json({"id": batch.batch_id, "object": "response", "deleted": True})
+
+    async def list_input(self, request: Request) -> Response:
+        """`GET /v1/responses/{response_id}/input_items`."""
+        store, batch = await self._find(request)
+        limit, newest = read_limit(request, ITEMS_SHOWN, ITEMS_MAX), read_newest(request)
+        line = orjson.loads(await self._run(store, store.files.read, batch.input_file_id))
+        items = render_items(batch.batch_id, line["body"].get("input"))
+        after = request.query_params.get("after")
+        page = choose_page(items, after=after, limit=limit, newest=newest)
+        return _json(render_list(page, limit))
+
+    async def _find(self, request: Request) -> tuple[BatchStore, Batch]:
+        """The response of the path, of the caller's tenant."""
         response_id = request.path_params["response_id"]
         store = self._store(ResponseNotFound(response_id))
         batch = None
@@ -106,20 +149,7 @@ class BackgroundResponses:
             batch = await self._run(store, store.ledger.find_batch, tenant, response_id)
         if batch is None:
             raise ResponseNotFound(response_id)
-        return await self._render(store, batch)
-
-    async def cancel(self, request: Request) -> Response:
-        """`POST /v1/responses/{response_id}/cancel`."""
-        response_id = request.path_params["response_id"]
-        store = self._store(ResponseNotFound(response_id))
-        batch = None
-        if response_id.startswith(BACKGROUND_PREFIX):
-            tenant = read_caller(request).tenant
-            batch = await self._run(store, store.ledger.cancel, tenant, response_id, self._clock())
-        if batch is None:
-            raise ResponseNotFound(response_id)
-        store.more.set()
-        return await self._render(store, batch)
+        return store, batch
 
     async def _render(self, store: BatchStore, batch: Batch) -> Response:
         document = render_unfinished(batch)
@@ -127,7 +157,7 @@ class BackgroundResponses:
             file_id = batch.output_file_id or batch.error_file_id
             line = orjson.loads(await self._run(store, store.files.read, file_id))
             document = render_finished(document, line["response"]["body"])
-        return Response(orjson.dumps(document), media_type="application/json")
+        return _json(document)
 
     def _store(self, otherwise: Exception) -> BatchStore:
         store = find_store(self._pipeline)
@@ -146,12 +176,15 @@ class BackgroundResponses:
         return [
             guard.page(path, self._show_or_delete, ["GET", "DELETE"]),
             guard.page(f"{path}/cancel", self.cancel, ["POST"]),
+            guard.page(f"{path}/input_items", self.list_input, ["GET"]),
         ]
 
     async def _show_or_delete(self, request: Request) -> Response:
-        if request.method == "DELETE":
-            raise ResponseNotFound(request.path_params["response_id"])
-        return await self.show(request)
+        return await (self.delete if request.method == "DELETE" else self.show)(request)
+
+
+def _json(document: Mapping[str, Any]) -> Response:
+    return Response(orjson.dumps(document), media_type="application/json")
 
 
 def render_unfinished(batch: Batch) -> dict[str, Any]:

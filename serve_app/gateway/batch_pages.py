@@ -6,7 +6,7 @@ import logging
 import re
 import time
 import uuid
-from collections.abc import AsyncIterator, Callable, Iterator, Mapping
+from collections.abc import AsyncIterator, Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any, TypeVar
 
@@ -117,19 +117,17 @@ class BatchPages:
     async def list_files(self, request: Request) -> Response:
         """`GET /v1/files`."""
         store = self._store()
-        order = request.query_params.get("order", "desc")
-        if order not in ("asc", "desc"):
-            raise InvalidField("order", "asc or desc")
-        limit = _read_limit(request, FILES_MAX, FILES_MAX)
+        newest = read_newest(request)
+        limit = read_limit(request, FILES_MAX, FILES_MAX)
         found = await self._run(
             store.ledger.list_files,
             read_caller(request).tenant,
             purpose=request.query_params.get("purpose"),
             after=request.query_params.get("after"),
             limit=limit + 1,
-            newest=order == "desc",
+            newest=newest,
         )
-        return _json(_render_list([render_file(file, store.config) for file in found], limit))
+        return _json(render_list([render_file(file, store.config) for file in found], limit))
 
     async def show_file(self, request: Request) -> Response:
         """`GET /v1/files/{file_id}`."""
@@ -197,14 +195,14 @@ class BatchPages:
     async def list_batches(self, request: Request) -> Response:
         """`GET /v1/batches`."""
         store = self._store()
-        limit = _read_limit(request, BATCHES_SHOWN, BATCHES_MAX)
+        limit = read_limit(request, BATCHES_SHOWN, BATCHES_MAX)
         found = await self._run(
             store.ledger.list_batches,
             read_caller(request).tenant,
             after=request.query_params.get("after"),
             limit=limit + 1,
         )
-        return _json(_render_list([render_batch(batch) for batch in found], limit))
+        return _json(render_list([render_batch(batch) for batch in found], limit))
 
     async def show_batch(self, request: Request) -> Response:
         """`GET /v1/batches/{batch_id}`."""
@@ -315,7 +313,24 @@ def _read_metadata(metadata: object) -> Mapping[str, str] | None:
     return metadata
 
 
-def _read_limit(request: Request, default: int, most: int) -> int:
+def read_newest(request: Request) -> bool:
+    """Whether a list begins with its newest entry.
+
+    Raises:
+        InvalidField: `order` is neither of its two values.
+    """
+    order = request.query_params.get("order", "desc")
+    if order not in ("asc", "desc"):
+        raise InvalidField("order", "asc or desc")
+    return order == "desc"
+
+
+def read_limit(request: Request, default: int, most: int) -> int:
+    """The length of a page of a list.
+
+    Raises:
+        InvalidField: `limit` is no number, or too large.
+    """
     given = request.query_params.get("limit")
     if given is None:
         return default
@@ -371,7 +386,7 @@ def _seconds(at: float | None) -> int | None:
     return None if at is None else int(at)
 
 
-def _render_list(found: list[dict[str, object]], limit: int) -> dict[str, object]:
+def render_list(found: Sequence[Mapping[str, object]], limit: int) -> dict[str, object]:
     """A page of a list; one more than the limit was asked for, to see whether there is more."""
     shown = found[:limit]
     return {

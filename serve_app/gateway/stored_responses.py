@@ -11,12 +11,7 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from typing import Any
 
-from starlette.requests import Request
-from starlette.responses import Response
-from starlette.routing import Route
-
-from serve_app.core.errors import NothingStored, ResponseNotFound
-from serve_app.gateway.guard import Guard
+from serve_app.core.errors import NothingStored
 
 FIELDS: Mapping[str, str] = {
     "previous_response_id": "previous_response_not_found",
@@ -48,12 +43,3 @@ def _references(items: object) -> Iterator[str]:
         kind = item.get("type")
         if kind == "item_reference" or (kind is None and item.keys() == {"id"}):
             yield f"input[{index}]"
-
-
-def response_routes(guard: Guard) -> list[Route]:
-    """The page of stored items: it says that there are none."""
-    return [guard.page("/v1/responses/{response_id}/input_items", _not_found, ["GET"])]
-
-
-async def _not_found(request: Request) -> Response:
-    raise ResponseNotFound(request.path_params["response_id"])

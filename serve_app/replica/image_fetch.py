@@ -8,11 +8,9 @@ nothing.
 from __future__ import annotations
 
 import asyncio
-import socket
 from collections.abc import Callable
 from dataclasses import dataclass
 from functools import cached_property
-from ipaddress import IPv4Address, IPv6Address, IPv6Network, ip_address, ip_network
 from ssl import SSLContext
 from urllib.parse import urlsplit
 
@@ -25,18 +23,17 @@ from aiohttp import (
     TCPConnector,
     ThreadedResolver,
 )
-from aiohttp.abc import AbstractResolver, ResolveResult
+from aiohttp.abc import AbstractResolver
 
+from serve_app.core.checked_resolver import CheckedResolver
 from serve_app.core.image_header import NoImage, read_size
+from serve_app.core.inside import PrivateAddress, is_listed, is_public
 
 FETCHES_MAX = 16
 """Images that one replica fetches at a time; each may hold `bytes_max`."""
 
 CHUNK_BYTES = 64 * 1024
 HEADERS = {"User-Agent": "serve-app", "Accept": "image/*", "Accept-Encoding": "identity"}
-
-TUNNELS = (IPv6Network("64:ff9b::/96"), IPv6Network("2002::/16"), IPv6Network("2001::/32"))
-"""Global IPv6 addresses behind which an IPv4 address may lie: NAT64, 6to4 and Teredo."""
 
 
 class NotFetched(Exception):
@@ -55,37 +52,7 @@ class MediaPlan:
 
     def admits(self, address: str) -> bool:
         """Whether a connection to this address is allowed."""
-        found = ip_address(address.partition("%")[0])
-        if isinstance(found, IPv6Address) and found.ipv4_mapped is not None:
-            found = found.ipv4_mapped
-        if any(found in ip_network(network) for network in self.private_networks):
-            return True
-        return _is_public(found)
-
-
-def _is_public(address: IPv4Address | IPv6Address) -> bool:
-    tunnelled = any(address in network for network in TUNNELS)
-    return address.is_global and not address.is_multicast and not tunnelled
-
-
-class CheckedResolver(AbstractResolver):
-    """Resolves a name, and refuses it if any of its addresses is inside."""
-
-    def __init__(self, plan: MediaPlan, inner: AbstractResolver) -> None:
-        self._plan, self._inner = plan, inner
-
-    async def resolve(
-        self, host: str, port: int = 0, family: socket.AddressFamily = socket.AF_INET
-    ) -> list[ResolveResult]:
-        """The addresses of the name."""
-        found = await self._inner.resolve(host, port, family)
-        if not all(self._plan.admits(one["host"]) for one in found):
-            raise NotFetched("the host has a private address")
-        return found
-
-    async def close(self) -> None:
-        """Close the resolver behind."""
-        await self._inner.close()
+        return is_listed(address, self.private_networks) or is_public(address)
 
 
 class ImageFetcher:
@@ -122,6 +89,8 @@ class ImageFetcher:
                 file = await self._read(response)
         except TimeoutError:
             raise NotFetched("it took too long") from None
+        except PrivateAddress:
+            raise NotFetched("the host has a private address") from None
         except (ClientError, OSError, ValueError) as error:
             raise NotFetched(f"no connection ({type(error).__name__})") from None
         self._check_image(file)
@@ -146,7 +115,7 @@ class ImageFetcher:
 
     def _session(self) -> ClientSession:
         connector = TCPConnector(
-            resolver=CheckedResolver(self._plan, self._resolver()),
+            resolver=CheckedResolver(self._plan.admits, self._resolver()),
             use_dns_cache=False,
             force_close=True,
             ssl=self._ssl if self._ssl is not None else True,

@@ -16,7 +16,7 @@ from serve_app.config.audit import AuditConfig
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.content import Content
-from tests.audit.conftest import Place, make_record
+from tests.audit.conftest import Place, make_record, read_lines
 
 APP = AppConfig(tiers=(TierConfig(name="fast", model_id="m"),))
 
@@ -97,6 +97,28 @@ async def test_every_record_is_on_disk_after_the_end(place: Place) -> None:
     assert (log.state().written, log.state().waiting) == (2500, 0)
     [report] = place.verify()
     assert (report.calls, report.findings) == (2500, [])
+
+
+async def test_an_event_of_a_webhook_is_a_record_of_its_own(place: Place) -> None:
+    """In the chain, between the calls; it is no call."""
+    log = place.open()
+    log.add(make_record())
+    log.note("webhook", {"event_id": "evt_1", "fate": "delivered"})
+    log.start()
+    await log.close()
+    [report] = place.verify()
+    assert (report.calls, report.findings) == (1, [])
+    [line] = [one for one in read_lines(place.files()[0]) if b'"kind":"webhook"' in one]
+    assert b'"event_id":"evt_1","fate":"delivered"' in line
+
+
+def test_notes_that_no_disk_takes_are_bounded() -> None:
+    """The oldest is dropped."""
+    waiting = WaitingRecords(2, keeps_all=True)
+    for number in range(3):
+        waiting.note("webhook", {"number": number})
+    assert waiting.take_notes(9) == [("webhook", {"number": 1}), ("webhook", {"number": 2})]
+    assert len(waiting) == 0
 
 
 def test_the_bound_on_waiting_records() -> None:

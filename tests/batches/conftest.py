@@ -10,6 +10,7 @@ import pytest
 
 from serve_app.batches.sql_ledger import SqlLedger
 from serve_app.batches.tables import METADATA
+from tests.batches.disk import mounted
 from tests.batches.postgres import find_binaries, running_postgres
 
 OpenLedger = Callable[[], SqlLedger]
@@ -46,3 +47,10 @@ def ledger(address: str) -> Iterator[SqlLedger]:
     opened = SqlLedger(address)
     yield opened
     opened.close()
+
+
+@pytest.fixture
+def small_disk(tmp_path: Path) -> Iterator[Path]:
+    """A file system of eight megabytes."""
+    with mounted(tmp_path / "disk") as place:
+        yield place

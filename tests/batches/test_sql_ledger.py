@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import threading
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -12,6 +13,7 @@ from hypothesis import strategies as st
 from serve_app.batches.batch import (
     Batch,
     BatchOwner,
+    BatchProgress,
     BatchStatus,
     Job,
     LineFault,
@@ -21,7 +23,9 @@ from serve_app.batches.batch import (
     WorkClaim,
 )
 from serve_app.batches.ledger import ClaimLost, LedgerUnavailable
+from serve_app.batches.notices import Notice, NoticeClaim, WaitingEvents
 from serve_app.batches.sql_ledger import SqlLedger
+from serve_app.batches.sql_notices import SqlNotices
 from tests.batches.fakes import CHAT
 
 LEASE_S = 10.0
@@ -154,6 +158,85 @@ def test_a_batch_out_of_time_expires(ledger: SqlLedger) -> None:
     assert ledger.answered_lines("batch_1") == {1}
     ledger.complete(claim, None, None, 1001.0)
     assert ledger.read_batch("batch_1").status == "expired"
+
+
+def test_lines_are_counted_by_state(ledger: SqlLedger) -> None:
+    """Without those that a worker has; a batch that is written waits for nothing any more."""
+    put(ledger)
+    assert ledger.progress(0.0) == [BatchProgress("batch_1", 0.0, True, 0, 0, 0, 0)]
+    ledger.accept(take(ledger), SHARDS, 0.0)
+    claims = [take(ledger), take(ledger)]
+    ledger.deliver(claims[0], [result(1), result(2, ok=False)], 0.0, LEASE_S)
+    assert ledger.progress(1.0) == [BatchProgress("batch_1", 0.0, True, 1, 2, 1, 1)]
+    assert ledger.progress(LEASE_S + 1)[0].waiting == 3
+    ledger.deliver(claims[1], [result(3), result(4)], 0.0, LEASE_S)
+    ledger.deliver(take(ledger), [result(5)], 0.0, LEASE_S)
+    assert ledger.progress(1.0) == [BatchProgress("batch_1", 0.0, False, 0, 0, 4, 1)]
+    ledger.complete(take(ledger), None, None, 0.0)
+    assert not ledger.progress(1.0)
+
+
+def test_a_deleted_batch_takes_its_work_along(ledger: SqlLedger) -> None:
+    """Its workers lose their claims; another tenant cannot delete it."""
+    begin(ledger)
+    claim = take(ledger)
+    assert not ledger.delete_batch("other", "batch_1")
+    assert ledger.delete_batch("acme", "batch_1") == ["file-1"]
+    with pytest.raises(ClaimLost):
+        ledger.deliver(claim, [result(1)], 0.0, LEASE_S)
+    assert ledger.claim("w", 99.0, LEASE_S) is None
+    assert ledger.find_batch("acme", "batch_1") is None
+
+
+def test_an_event_goes_to_one_sender_at_a_time(ledger: SqlLedger) -> None:
+    """A sender whose lease has ended can neither forget nor postpone it."""
+    notices = SqlNotices(ledger)
+    put(ledger)
+    notice = Notice("evt_1", "main", "acme", "batch.failed", "{}", 5.0)
+    ledger.reject(take(ledger), [], 5.0, lambda status: [notice, replace(notice, hook="other")])
+    assert notices.claim({"main"}, 4.0, LEASE_S) is None
+    first = notices.claim({"main"}, 5.0, LEASE_S)
+    assert first == NoticeClaim(notice, 1)
+    assert notices.claim({"main"}, 14.0, LEASE_S) is None
+    second = notices.claim({"main"}, 15.0, LEASE_S)
+    assert second == NoticeClaim(notice, 2)
+    notices.postpone(first, 0.0)
+    assert not notices.settle(first)
+    assert notices.waiting() == {"main": WaitingEvents(1, 5.0), "other": WaitingEvents(1, 5.0)}
+    notices.postpone(second, 40.0)
+    assert notices.claim({"main"}, 39.0, LEASE_S) is None
+    third = notices.claim({"main"}, 40.0, LEASE_S)
+    assert third is not None
+    assert notices.settle(third)
+    assert notices.waiting() == {"other": WaitingEvents(1, 5.0)}
+    ledger.forget(6.0)
+    assert not notices.waiting()
+
+
+def test_many_senders_claim_each_event_once(ledger: SqlLedger) -> None:
+    """Whatever the database does at the same time."""
+    notices = SqlNotices(ledger)
+    for number in range(12):
+        put(ledger, f"batch_{number}")
+        event = Notice(f"evt_{number}", "main", "acme", "batch.failed", "{}", 0.0)
+        ledger.reject(take(ledger), [], 0.0, lambda status, event=event: [event])
+    found: list[str] = []
+
+    def claim() -> None:
+        misses = 0
+        while misses < 3:
+            claim = notices.claim({"main"}, 0.0, LEASE_S)
+            if claim is None:
+                misses += 1
+            else:
+                found.append(claim.notice.event_id)
+
+    threads = [threading.Thread(target=claim) for _ in range(4)]
+    for thread in threads:
+        thread.start()
+    for thread in threads:
+        thread.join()
+    assert sorted(found) == sorted(f"evt_{number}" for number in range(12))
 
 
 def test_tenants_take_turns(ledger: SqlLedger) -> None:

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
-import subprocess
 import time
-from collections.abc import AsyncIterator, Iterator
+from collections.abc import AsyncIterator
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from serve_app.batches.batch import Batch, StoredFile
 from serve_app.batches.gate import LineGate
 from serve_app.batches.store import BatchStore
 from serve_app.batches.worker import BatchWorker, forget_old
+from tests.batches.disk import fill
 from tests.batches.fakes import (
     FakeLineCalls,
     make_lines,
@@ -165,32 +165,11 @@ async def test_waiting_calls_take_the_places_of_lines() -> None:
     assert (gate.busy, gate.waiting) == (0, 0)
 
 
-@pytest.fixture
-def small_disk(tmp_path: Path) -> Iterator[Path]:
-    """A file system of eight megabytes."""
-    if os.geteuid() != 0:
-        pytest.skip("mounting a small file system needs root")
-    place = tmp_path / "disk"
-    place.mkdir()
-    mount = ["mount", "-t", "tmpfs", "-o", "size=8m", "tmpfs", str(place)]
-    if subprocess.run(mount, capture_output=True).returncode:
-        pytest.skip("file systems cannot be mounted here")
-    yield place
-    subprocess.run(["umount", "-l", str(place)], check=True)
-
-
 async def test_a_full_disk_costs_time_and_no_line(small_disk: Path) -> None:
     """The worker waits for room, and then the batch ends as if nothing had been."""
     store = open_store(small_disk, **KEYS)
     put_batch(store, put_file(store, make_lines(40, lambda n: {"text": "x" * 2000})))
-    ballast = small_disk / "ballast"
-    with ballast.open("wb", buffering=0) as file:
-        for size in (4096, 1):
-            try:
-                while True:
-                    file.write(b"x" * size)
-            except OSError:
-                continue
+    ballast = fill(small_disk)
     calls = FakeLineCalls()
     worker = BatchWorker("r1", lambda: store, calls, LineGate(lambda: False))
     worker.start()

@@ -66,6 +66,8 @@ WITH_KEYS = {
     "ray_serve_app_budget_used_ratio",  # limits.rules
     "ray_serve_app_certificate_end_seconds",  # SERVE_APP_TLS_CERTIFICATE
     "ray_serve_app_variant_rolled_back",  # args.variants
+    "ray_serve_app_batch_oldest_wait_seconds",  # batches
+    "ray_serve_app_webhook_oldest_wait_seconds",  # batches.webhooks
 }
 """Metrics of ours that need a key which not every shipped config has."""
 OF_PROMETHEUS = {"job", "instance"}
@@ -119,7 +121,7 @@ async def test_every_alert_can_come_under_the_shipped_configs(
     for panel in PANELS:
         asked = {name for target in panel["targets"] for name in NAME.findall(target["expr"])}
         if not asked & there:
-            keys = r"\b(routing|prices|audit|access|limits|feedback|cache|deadlines)\.\w+"
+            keys = r"\b(routing|prices|audit|access|limits|feedback|cache|deadlines|batches)\.\w+"
             keys += r"|\breplica_choice: "
             assert re.search(keys, panel["description"]), panel["title"]
 

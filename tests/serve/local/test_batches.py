@@ -13,6 +13,7 @@ import openai
 import pytest
 from openai.types import Batch
 
+from tests.batches.receiver import SECRET, running_receiver
 from tests.serve.service import Service, wait_for
 
 pytestmark = pytest.mark.serve
@@ -111,3 +112,25 @@ def test_a_response_in_the_background(client: openai.OpenAI) -> None:
     wait_for(ended, timeout_s=60, what="the response is there")
     found = client.responses.retrieve(response.id)
     assert (found.status, found.output_text) == ("completed", "The capital of France is Paris.")
+
+
+def test_a_receiver_is_told_of_both(local: Service, client: openai.OpenAI, tmp_path: Path) -> None:
+    """A batch and a background response that have ended, each by an event with its id."""
+    (tmp_path / "secret").write_text(SECRET)
+    with running_receiver() as receiver:
+        receiver.script = [500]
+        hook = receiver.hook(secret={"file": str(tmp_path / "secret")})
+        directory = str(tmp_path / "batches")
+        local.configure({"batches": {"directory": directory, "webhooks": [hook]}})
+        try:
+            batch = end(client, start(client, tmp_path / "in.jsonl", [make_line(1)]))
+            response = client.responses.create(model="auto", input=QUESTIONS[0], background=True)
+            told = {batch.id: "batch.completed", response.id: "response.completed"}
+
+            def heard() -> bool:
+                taken = receiver.requests[1:]
+                return {one.unwrap().data.id: one.unwrap().type for one in taken} == told
+
+            wait_for(heard, timeout_s=60, what="both events are there, one at the second attempt")
+        finally:
+            local.restore()

@@ -11,6 +11,7 @@ import httpx
 import pytest
 
 from serve_app.audit.seal import write_keys
+from tests.batches.receiver import LOOPBACK, SECRET
 from tests.cluster.exporters import DCGM, find_all
 from tests.cluster.test_monitoring import (
     EVERY_RULE,
@@ -30,6 +31,8 @@ pytestmark = pytest.mark.serve
 WITH_KEYS = {
     "ray_serve_app_audit_failing",  # with audit
     "ray_serve_app_audit_waiting",  # with audit
+    "ray_serve_app_batch_lines",  # with batches
+    "ray_serve_app_batch_oldest_wait_seconds",  # with batches
     "ray_serve_app_budget_used_ratio",  # with limits.rules
     "ray_serve_app_cache_results_total",  # with cache
     "ray_serve_app_cost_total",  # with prices
@@ -45,6 +48,7 @@ WITH_KEYS = {
     "ray_serve_app_tenant_calls_total",  # with access
     "ray_serve_app_tenant_cost_total",  # with access
     "ray_serve_app_tenant_tokens_total",  # with access
+    "ray_serve_app_webhook_oldest_wait_seconds",  # with batches.webhooks
 }
 NEVER_HERE = {
     *DCGM,
@@ -52,6 +56,7 @@ NEVER_HERE = {
     "ray_serve_app_audit_missed_total",  # once a call could not be recorded
     "ray_serve_app_certificate_end_seconds",  # with TLS on the public port
     "ray_serve_app_variant_rolled_back",  # with variants
+    "ray_serve_app_webhook_attempts_total",  # once a batch has ended
     "ray_serve_app_draft_confidence_bucket",  # with a cascade
     "ray_serve_app_draft_tokens_total",  # with a cascade
     "ray_serve_app_late_calls_total",  # once a call could not begin by its deadline
@@ -113,9 +118,17 @@ def prometheus(local: Service, tmp_path_factory: pytest.TempPathFactory) -> Iter
 def make_config(root: Path) -> dict[str, Any]:
     """A `user_config` under which the Router has every metric that needs no failure."""
     write_keys(root / "audit.key")
+    (root / "whsec").write_text(SECRET)
+    hook = {
+        "name": "nobody",
+        "url": "http://127.0.0.1:9/",
+        "private_networks": LOOPBACK,
+        "secret": {"file": str(root / "whsec")},
+    }
     return {
         "access": {"anonymous": {"tenant": "acme", "roles": ["user"]}},
         "audit": {"directory": str(root / "audit"), "key_file": str(root / "audit.key")},
+        "batches": {"directory": str(root / "batches"), "webhooks": [hook]},
         "cache": {"store": "memory"},
         "feedback": {
             "directory": str(root / "feedback"),
