@@ -49,7 +49,7 @@ def test_no_verdict(text: str) -> None:
 
 @pytest.mark.parametrize(
     ("text", "language"),
-    [("What is 2 + 2?", "en"), ("二加二等于几？", "zh"), ("把 hello 翻译成中文", "zh"), ("42", "en")],
+    [("What is 2 + 2?", "en"), ("二加二等于几？", "zh"), ("把 no 翻译成中文", "zh"), ("42", "en")],
 )
 def test_the_judges_language_is_the_last_questions(text: str, language: Language) -> None:
     """Earlier turns and answers do not count."""

@@ -19,6 +19,7 @@ TOP_LOGPROBS = 20
 """The most that vLLM gives unless `max_logprobs` says otherwise."""
 SAMPLES = 5
 TEMPERATURE = 0.7
+_CHAT = "/v1/chat/completions"
 FLOOR = -30.0
 """Log-probabilities below this, minus infinity among them, count as this."""
 
@@ -37,11 +38,10 @@ class CallFailed(BenchFailed):
 
 @dataclass(frozen=True, slots=True)
 class Written:
-    """An answer, the log-probabilities of its tokens, and the tokens of prompt and answer."""
+    """An answer, and the log-probabilities of its tokens."""
 
     text: str
     logprobs: Sequence[float]
-    tokens: int
 
 
 class Asker:
@@ -57,7 +57,7 @@ class Asker:
         choice = document["choices"][0]
         logprobs = [_bound(token["logprob"]) for token in choice["logprobs"]["content"]]
         text = choice["message"]["content"] or ""
-        return Written(text, logprobs, document["usage"]["total_tokens"])
+        return Written(text, logprobs)
 
     async def look(self, question: Question) -> Sequence[float]:
         """The log-probabilities of the likeliest first tokens."""
@@ -98,12 +98,11 @@ class Asker:
 
     async def judge(
         self, question: Question, a: str, b: str, language: Language
-    ) -> tuple[tuple[bool, bool] | None, int]:
-        """Its verdict on two answers, and the tokens of the call."""
+    ) -> tuple[bool, bool] | None:
+        """Its verdict on two answers in this order."""
         body = render_question(self._model, question.turns, a, b, language)
-        document = await self._post("/v1/chat/completions", orjson.loads(body))
-        text = document["choices"][0]["message"]["content"] or ""
-        return parse_verdict(text), document["usage"]["total_tokens"]
+        document = await self._post(_CHAT, orjson.loads(body))
+        return parse_verdict(document["choices"][0]["message"]["content"] or "")
 
     async def _first_token(
         self, messages: Sequence[Mapping[str, str]], **options: Any
@@ -116,7 +115,7 @@ class Asker:
 
     async def _chat(self, messages: Sequence[Mapping[str, str]], **options: Any) -> Any:
         body = {"model": self._model, "messages": messages, "temperature": 0, **options}
-        return await self._post("/v1/chat/completions", body)
+        return await self._post(_CHAT, body)
 
     async def _post(self, path: str, body: Mapping[str, Any]) -> Any:
         async with self._session.post(path, json=body) as response:

@@ -112,24 +112,24 @@ def _tested(questions: Sequence[Question]) -> Sequence[Question]:
 
 
 def _judge_jobs(found: Collected) -> Mapping[str, Job]:
-    """Both languages in both orders; each verdict is turned back to fast, strong."""
-
-    def build(language: Language, swapped: bool) -> Job:
-        async def job(asker: Asker, question: Question) -> tuple[bool, bool] | None:
-            said = found.said[question.key]
-            fast, strong = said["fast answer"].text, said["strong answer"].text
-            if not swapped:
-                return (await asker.judge(question, fast, strong, language))[0]
-            verdict, _ = await asker.judge(question, strong, fast, language)
-            return None if verdict is None else (verdict[1], verdict[0])
-
-        return job
-
+    """Both languages in both orders."""
     return {
-        f"{language} {'ba' if swapped else 'ab'}": build(language, swapped)
+        f"{language} {'ba' if swapped else 'ab'}": partial(_judge, found, language, swapped)
         for language in LANGUAGES
         for swapped in (False, True)
     }
+
+
+async def _judge(
+    found: Collected, language: Language, swapped: bool, asker: Asker, question: Question
+) -> tuple[bool, bool] | None:
+    """The verdict on fast's and strong's answers, whatever the order in which they were shown."""
+    said = found.said[question.key]
+    fast, strong = said["fast answer"].text, said["strong answer"].text
+    if not swapped:
+        return await asker.judge(question, fast, strong, language)
+    verdict = await asker.judge(question, strong, fast, language)
+    return None if verdict is None else (verdict[1], verdict[0])
 
 
 def _differ(question: Question, found: Collected) -> bool:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import signal
 import sys
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Annotated
 
@@ -17,10 +17,11 @@ from serve_app.offline.bench.machine import describe_machine
 from serve_app.offline.bench.options import check_outputs
 from serve_app.offline.bench.results import build_console
 from serve_app.offline.bench.runner import locked
-from serve_app.offline.learning.metrics import Values
+from serve_app.offline.learning.options import Options
 from serve_app.offline.probing.collect import LANGUAGES, collect
 from serve_app.offline.probing.labels import judge_labels, measure_bias
 from serve_app.offline.probing.looks import (
+    OPTIONS,
     Asked,
     learn_weights,
     measure_looks,
@@ -63,7 +64,7 @@ def probe(
     check_outputs(save, log, lock)
     machine = describe_machine()
     try:
-        asked, costs = _read(rows, share) if rows else _ask(save, share, lock)
+        asked, costs = read(rows, share) if rows else _ask(save, share, lock)
     except BenchFailed as failure:
         typer.echo(str(failure), err=True)
         raise typer.Exit(1) from None
@@ -82,36 +83,33 @@ def _ask(save: Path | None, share: float, lock: Path | None) -> tuple[Asked, lis
     return Asked(questions, rows), list(costs)
 
 
-def _read(path: Path, share: float) -> tuple[Asked, list[Cost]]:
+def read(path: Path, share: float) -> tuple[Asked, list[Cost]]:
+    """What `--save` wrote, with its questions."""
     rows, costs = read_rows(path)
     said = {row.key: row for row in rows}
     questions = [question for question in draw_questions(share) if question.key in said]
     return Asked(questions, [said[question.key] for question in questions]), list(costs)
 
 
-def build_grids(asked: Asked, costs: list[Cost]) -> Iterator[Grid]:
+def build_grids(asked: Asked, costs: list[Cost], options: Options = OPTIONS) -> Iterator[Grid]:
     """All tables; everything is judged on the test part."""
     fitted, judged = asked.choose(Part.FIT), asked.choose(Part.TEST)
-    shipped, learnt = read_weights(), learn_weights(asked.choose(Part.LEARN))
+    shipped, learnt = read_weights(), learn_weights(asked.choose(Part.LEARN), options)
     on = f"{len(judged.rows)} questions, maps fitted to {len(fitted.rows)} others"
-
-    def table(title: str, scores: Mapping[str, Values]) -> Grid:
-        return tabulate_looks(title, list(measure_looks(scores, judged)))
-
-    yield table(f"Signals alone: {on}", score_looks(fitted, judged, None))
-    yield table("With the shipped weights' score", score_looks(fitted, judged, shipped))
-    yield table("With a score learnt from these kinds", score_looks(fitted, judged, learnt))
-    yield table(
-        "Kinds that no map has seen, with the shipped weights' score", score_unseen(asked, shipped)
-    )
-    yield table(
-        "Kinds that neither maps nor weights have seen, with a learnt score",
-        score_unseen(asked, None),
-    )
+    scores = {
+        f"Signals alone: {on}": score_looks(fitted, judged, None),
+        "With the shipped weights' score": score_looks(fitted, judged, shipped),
+        "With a score learnt from these kinds": score_looks(fitted, judged, learnt),
+        "Kinds that no map has seen, with the shipped weights' score": score_unseen(asked, shipped),
+        "Kinds that neither maps nor weights have seen, with a learnt score": score_unseen(
+            asked, None, options
+        ),
+        "Weights alone, learnt from each kind of label": score_lessons(asked, options),
+    }
+    for title, found in scores.items():
+        yield tabulate_looks(title, list(measure_looks(found, judged, options)))
     yield tabulate_costs(costs)
-    yield tabulate_agreements(
-        "Labels against the questions' checks", list(judge_labels(judged.rows))
-    )
+    title = "Labels against the questions' checks"
+    yield tabulate_agreements(title, list(judge_labels(judged.rows)))
     biases = [measure_bias(judged.rows, language) for language in LANGUAGES]
     yield tabulate_biases([bias for bias in biases if bias is not None])
-    yield table("What weights are worth that were learnt from labels", score_lessons(asked))

@@ -107,8 +107,9 @@ class Bias:
 
     `steady` pairs have the same verdict in both orders. `one_sided` verdicts call one answer alone
     right: `first` and `longer` are the shares of these that chose the first and the longer answer.
-    `longer_is_right` is the share of pairs with one right answer whose longer answer is the right
-    one. `right` is the share of all verdicts on answers that the checks confirm.
+    `longer_is_right` is the share of pairs with one right answer, not equally long, whose longer
+    answer is the right one. `right` is the share of the verdicts on answers that the checks
+    confirm.
     """
 
     language: str
@@ -136,7 +137,11 @@ def measure_bias(rows: Sequence[Row], language: str) -> Bias | None:
     verdicts = [(row, order == 0, both[order]) for row, *both in pairs for order in (0, 1)]
     one_sided = [each for each in verdicts if each[2][0] != each[2][1]]
     unequal = [each for each in one_sided if len(each[0].fast) != len(each[0].strong)]
-    decided = [row for row, *_ in pairs if row.fast_right != row.strong_right]
+    decided = [
+        row
+        for row, *_ in pairs
+        if row.fast_right != row.strong_right and len(row.fast) != len(row.strong)
+    ]
     confirmed = sum(
         (told[0] == row.fast_right) + (told[1] == row.strong_right) for row, _, told in verdicts
     )

@@ -32,11 +32,11 @@ from serve_app.offline.probing.rows import Row
 from serve_app.offline.probing.signals import SIGNALS, stack_signal
 from serve_app.routing.weights import RoutingWeights, read_weights
 
-RESAMPLES = 500
 CASCADE = "draft of 16 tokens"
 PROMPT = "prompt only"
 PERFECT = "the answer's own check"
 OPTIONS = Options(reserve_ratio=0.0)
+"""No calls are reserved: the parts keep apart what learns and what judges."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -96,13 +96,17 @@ class Found:
     behind: Interval | None = None
 
 
-def learn_weights(asked: Asked, labeller: Labeller = label_checked) -> RoutingWeights:
+def learn_weights(
+    asked: Asked, options: Options = OPTIONS, labeller: Labeller = label_checked
+) -> RoutingWeights:
     """As `serve-app learn` fits them, from the shipped weights."""
     records = asked.label(labeller)
-    sample = build_sample(records, draw_anchors(OPTIONS.anchors), OPTIONS)
-    return fit(
-        sample, read_weights(), OPTIONS.folds, OPTIONS.seed, STRENGTHS, OPTIONS.term_freedom
-    ).weights
+    sample = build_sample(records, draw_anchors(options.anchors), options)
+    strengths = STRENGTHS if options.strength is None else (options.strength,)
+    found = fit(
+        sample, read_weights(), options.folds, options.seed, strengths, options.term_freedom
+    )
+    return found.weights
 
 
 def score_looks(
@@ -121,7 +125,9 @@ def score_looks(
     return scores
 
 
-def score_unseen(asked: Asked, shipped: RoutingWeights | None) -> Mapping[str, Values]:
+def score_unseen(
+    asked: Asked, shipped: RoutingWeights | None, options: Options = OPTIONS
+) -> Mapping[str, Values]:
     """The same for test questions of kinds that neither weights nor maps have seen.
 
     `shipped` weights have seen none of the demo's kinds; without them the weights are learnt.
@@ -130,7 +136,7 @@ def score_unseen(asked: Asked, shipped: RoutingWeights | None) -> Mapping[str, V
     skills = np.array([question.skill for question in tested.questions])
     scores: dict[str, Values] = {}
     for skill in sorted(set(skills.tolist())):
-        weights = shipped or learn_weights(asked.choose(Part.LEARN, without=skill))
+        weights = shipped or learn_weights(asked.choose(Part.LEARN, without=skill), options)
         judged = asked.choose(Part.TEST, skill=skill)
         for name, values in score_looks(
             asked.choose(Part.FIT, without=skill), judged, weights
@@ -139,20 +145,22 @@ def score_unseen(asked: Asked, shipped: RoutingWeights | None) -> Mapping[str, V
     return scores
 
 
-def score_lessons(asked: Asked) -> Mapping[str, Values]:
+def score_lessons(asked: Asked, options: Options = OPTIONS) -> Mapping[str, Values]:
     """The scores of the test questions by weights that were learnt from each kind of label."""
     judged = asked.choose(Part.TEST)
     labellers = {CHECKED: label_checked, MATCH: label_match, VOTES: label_votes}
     return {
-        name: _gains(learn_weights(asked.choose(Part.LEARN), labeller), judged)[:, 0]
+        name: _gains(learn_weights(asked.choose(Part.LEARN), options, labeller), judged)[:, 0]
         for name, labeller in labellers.items()
     }
 
 
-def measure_looks(scores: Mapping[str, Values], judged: Asked) -> Iterator[Found]:
+def measure_looks(
+    scores: Mapping[str, Values], judged: Asked, options: Options = OPTIONS
+) -> Iterator[Found]:
     """Every score, with intervals over groups of near-duplicates."""
     outcomes, right = judged.outcomes(), judged.right
-    draws = resample(outcomes.groups, RESAMPLES)
+    draws = resample(outcomes.groups, options.resamples, options.seed)
     drawn = {
         name: np.array([apgr(values[d], outcomes.choose(d)) for d in draws])
         for name, values in scores.items()

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
+from typing import Any
 
 import orjson
 
@@ -61,5 +62,10 @@ def write_rows(path: Path, rows: Iterable[Row], costs: Iterable[Cost]) -> None:
 def read_rows(path: Path) -> tuple[Sequence[Row], Sequence[Cost]]:
     """The rows and costs that `write_rows` wrote."""
     documents = [orjson.loads(line) for line in path.read_bytes().splitlines()]
-    rows = [Row(**document["row"]) for document in documents if "row" in document]
+    rows = [_parse_row(document["row"]) for document in documents if "row" in document]
     return rows, [Cost(**document["cost"]) for document in documents if "cost" in document]
+
+
+def _parse_row(document: dict[str, Any]) -> Row:
+    verdicts = {kind: (fast, strong) for kind, (fast, strong) in document["verdicts"].items()}
+    return Row(**{**document, "samples": tuple(document["samples"]), "verdicts": verdicts})
