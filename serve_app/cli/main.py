@@ -268,6 +268,11 @@ class Benchmarks(LazyGroup):
             "Measure what the demo's fast model knows of a question before it answers, and its"
             " labels.",
         ),
+        LazyCommand(
+            "conversations",
+            "serve_app.offline.probing.conversations_command:conversations",
+            "Measure accuracy and switches of conversations with and without stickiness.",
+        ),
     )
 
 

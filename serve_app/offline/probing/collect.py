@@ -86,22 +86,22 @@ def collect(questions: Sequence[Question], say: Say) -> tuple[Sequence[Row], Seq
 async def _ask_fast(
     engine: Engine, questions: Sequence[Question], found: Collected, say: Say
 ) -> None:
-    await _ask_all(engine, questions, FAST_JOBS, found, "fast", say)
+    await ask_all(engine, questions, FAST_JOBS, found, "fast", say)
     await _time_all(engine, _tested(questions), TIMED_JOBS, found, say)
 
 
 async def _pool(engine: Engine, questions: Sequence[Question], found: Collected, say: Say) -> None:
-    await _ask_all(engine, questions, POOL, found, "fast", say)
+    await ask_all(engine, questions, POOL, found, "fast", say)
     await _time_all(engine, _tested(questions), POOL, found, say)
 
 
 async def _ask_strong(
     engine: Engine, questions: Sequence[Question], found: Collected, say: Say
 ) -> None:
-    await _ask_all(engine, questions, ANSWER, found, "strong", say)
+    await ask_all(engine, questions, ANSWER, found, "strong", say)
     judged = [question for question in _tested(questions) if _differ(question, found)]
     jobs = _judge_jobs(found)
-    await _ask_all(engine, judged, jobs, found, "judge", say)
+    await ask_all(engine, judged, jobs, found, "judge", say)
     # A verdict takes as long as thirty looks, so fewer are timed.
     timed = {f"judge, {kind.split()[0]}": jobs[kind] for kind in ("en ab", "zh ab")}
     await _time_all(engine, judged[:TIMED], timed, found, say)
@@ -137,7 +137,7 @@ def _differ(question: Question, found: Collected) -> bool:
     return bool(said["fast answer"].text != said["strong answer"].text)
 
 
-async def _ask_all(
+async def ask_all(
     engine: Engine,
     questions: Sequence[Question],
     jobs: Mapping[str, Job],
