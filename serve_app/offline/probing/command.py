@@ -18,6 +18,7 @@ from serve_app.offline.bench.options import check_outputs
 from serve_app.offline.bench.results import build_console
 from serve_app.offline.bench.runner import locked
 from serve_app.offline.learning.options import Options
+from serve_app.offline.probing.checkpoints import judge_checkpoints
 from serve_app.offline.probing.collect import LANGUAGES, collect
 from serve_app.offline.probing.labels import judge_labels, measure_bias
 from serve_app.offline.probing.looks import (
@@ -34,6 +35,7 @@ from serve_app.offline.probing.rows import Cost, read_rows, write_rows
 from serve_app.offline.probing.tables import (
     tabulate_agreements,
     tabulate_biases,
+    tabulate_checkpoints,
     tabulate_costs,
     tabulate_looks,
 )
@@ -108,6 +110,9 @@ def build_grids(asked: Asked, costs: list[Cost], options: Options = OPTIONS) -> 
     }
     for title, found in scores.items():
         yield tabulate_looks(title, list(measure_looks(found, judged, options)))
+    title = f"Cascades by checkpoint; the threshold chosen for {options.quality_min:.0%} of strong"
+    checkpoints = list(judge_checkpoints(fitted, judged, options))
+    yield tabulate_checkpoints(title, checkpoints)
     yield tabulate_costs(costs)
     title = "Labels against the questions' checks"
     yield tabulate_agreements(title, list(judge_labels(judged.rows)))

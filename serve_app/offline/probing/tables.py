@@ -6,6 +6,7 @@ from collections.abc import Iterator, Sequence
 
 from serve_app.offline.bench.grids import Grid
 from serve_app.offline.evaluate.stats import Interval
+from serve_app.offline.probing.checkpoints import Checkpoint
 from serve_app.offline.probing.labels import Agreement, Bias
 from serve_app.offline.probing.looks import Found
 from serve_app.offline.probing.rows import Cost
@@ -18,6 +19,15 @@ _LOOKS = (
     "APGR more than the cascade of 16",
 )
 _COSTS = ("call", "calls", "ms (median)", "engine ms", "CPU ms", "tokens read", "tokens written")
+_CHECKPOINTS = (
+    "checkpoint, tokens",
+    "confidence_min",
+    "to strong, %",
+    "released drafts that are right, %",
+    "right in all, %",
+    "of strong's, %",
+    "tokens of a discarded draft",
+)
 _AGREEMENTS = (
     "label",
     "labelled",
@@ -52,6 +62,22 @@ def tabulate_looks(title: str, found: Sequence[Found]) -> Grid:
         for each in found
     ]
     return Grid(title, _LOOKS, rows)
+
+
+def tabulate_checkpoints(title: str, checkpoints: Sequence[Checkpoint]) -> Grid:
+    """A row for each checkpoint."""
+    return Grid(title, _CHECKPOINTS, [tuple(_checkpoint(each)) for each in checkpoints])
+
+
+def _checkpoint(each: Checkpoint) -> Iterator[str]:
+    report = each.report
+    yield str(each.tokens)
+    yield f"{report.confidence_min:g}"
+    yield f"{100 * report.escalated_ratio:.1f}"
+    yield "-" if report.released_right is None else f"{100 * report.released_right:.1f}"
+    yield f"{100 * report.right:.1f}"
+    yield f"{100 * report.of_strong:.1f}"
+    yield f"{each.discarded:.1f}"
 
 
 def tabulate_costs(costs: Sequence[Cost]) -> Grid:

@@ -5,8 +5,10 @@ from __future__ import annotations
 import numpy as np
 
 from serve_app.offline.learning.stacking import auc_wrong, predict_right
+from serve_app.offline.probing.checkpoints import judge_checkpoints
 from serve_app.offline.probing.looks import (
     CASCADE,
+    OPTIONS,
     PERFECT,
     PROMPT,
     Asked,
@@ -58,3 +60,14 @@ def test_a_map_of_separable_signals_stays_finite() -> None:
     chances = predict_right(features, features[:, 0] >= 20, features)
     assert np.isfinite(chances).all()
     assert chances[:10].max() < 0.5 < chances[30:].min()
+
+
+def test_a_checkpoint_keeps_the_quality_that_chose_it() -> None:
+    """Drafts tell right from wrong here, so a third goes to strong, and all answers are right."""
+    questions = list(draw_questions(0.2))
+    asked = Asked(questions, draw_rows(questions))
+    found = judge_checkpoints(asked.choose(Part.FIT), asked.choose(Part.TEST), OPTIONS)
+    for each in found:
+        assert each.report.of_strong > 0.95
+        assert 0.2 < each.report.escalated_ratio < 0.5
+        assert each.discarded == each.tokens

@@ -28,5 +28,5 @@ def test_all_tables(tmp_path: Path) -> None:
     write_rows(tmp_path / "rows.jsonl", draw_rows(questions), [COST])
     quick = Options(folds=2, resamples=5, anchors=0, strength=1.0, reserve_ratio=0.0)
     grids = list(build_grids(*read(tmp_path / "rows.jsonl", 0.1), quick))
-    assert [bool(grid.rows) for grid in grids] == [True] * 8 + [False]
+    assert [bool(grid.rows) for grid in grids] == [True] * 9 + [False]
     assert all(len(each) == len(grid.header) for grid in grids for each in grid.rows)
