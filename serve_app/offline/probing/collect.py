@@ -80,19 +80,19 @@ def collect(questions: Sequence[Question], say: Say) -> tuple[Sequence[Row], Seq
         asyncio.run(_pool(engine, questions, found, say))
     with running("strong") as engine:
         asyncio.run(_ask_strong(engine, questions, found, say))
-    return [_build_row(question, found.said[question.key]) for question in questions], found.costs
+    return [build_row(question, found.said[question.key]) for question in questions], found.costs
 
 
 async def _ask_fast(
     engine: Engine, questions: Sequence[Question], found: Collected, say: Say
 ) -> None:
     await ask_all(engine, questions, FAST_JOBS, found, "fast", say)
-    await _time_all(engine, _tested(questions), TIMED_JOBS, found, say)
+    await time_all(engine, _tested(questions), TIMED_JOBS, found, say)
 
 
 async def _pool(engine: Engine, questions: Sequence[Question], found: Collected, say: Say) -> None:
     await ask_all(engine, questions, POOL, found, "fast", say)
-    await _time_all(engine, _tested(questions), POOL, found, say)
+    await time_all(engine, _tested(questions), POOL, found, say)
 
 
 async def _ask_strong(
@@ -104,7 +104,7 @@ async def _ask_strong(
     await ask_all(engine, judged, jobs, found, "judge", say)
     # A verdict takes as long as thirty looks, so fewer are timed.
     timed = {f"judge, {kind.split()[0]}": jobs[kind] for kind in ("en ab", "zh ab")}
-    await _time_all(engine, judged[:TIMED], timed, found, say)
+    await time_all(engine, judged[:TIMED], timed, found, say)
 
 
 def _tested(questions: Sequence[Question]) -> Sequence[Question]:
@@ -159,7 +159,7 @@ async def ask_all(
             say(f"{whose}: {kind}: {len(questions)} in {time.monotonic() - began:.0f} s")
 
 
-async def _time_all(
+async def time_all(
     engine: Engine,
     questions: Sequence[Question],
     jobs: Mapping[str, Job],
@@ -238,7 +238,7 @@ def _session(engine: Engine) -> aiohttp.ClientSession:
     return aiohttp.ClientSession(engine.url, timeout=timeout)
 
 
-def _build_row(question: Question, said: Mapping[str, Any]) -> Row:
+def build_row(question: Question, said: Mapping[str, Any]) -> Row:
     fast, strong = said["fast answer"], said["strong answer"]
     verdicts = {
         kind.removeprefix("judge "): verdict

@@ -55,15 +55,21 @@ def draw_rows(questions: list[Question], seed: int = 0) -> list[Row]:
 
 @asynccontextmanager
 async def engine(replies: dict[str, Any]) -> AsyncIterator[tuple[str, list[Any]]]:
-    """A server with one reply a path, and what it was asked."""
+    """A server with one reply a path and three tokens a call, and what it was asked."""
     asked: list[Any] = []
 
     async def answer(request: web.Request) -> web.Response:
+        if request.path == "/reset_prefix_cache":
+            return web.Response()
         asked.append(await request.json())
         reply = replies.get(request.path)
         return web.json_response(reply, status=200 if reply is not None else 404)
 
+    async def count(_: web.Request) -> web.Response:
+        return web.Response(text=f'vllm:generation_tokens_total{{engine="0"}} {3 * len(asked)}.0')
+
     app = web.Application()
+    app.router.add_get("/metrics", count)
     app.router.add_post("/{path:.*}", answer)
     runner = web.AppRunner(app)
     await runner.setup()
