@@ -21,7 +21,9 @@ from serve_app.offline.evaluate.checks import parse_check
 from serve_app.offline.evaluate.stats import Interval
 from serve_app.offline.learning.metrics import Values, resample
 from serve_app.offline.probing.questions import Part, Question
-from serve_app.routing.scorer import Scorer
+from serve_app.routing.learned import LearnedScorer
+from serve_app.routing.vector import observe
+from serve_app.routing.weights import RoutingWeights
 
 TURNS = 4
 SEED = 31
@@ -81,33 +83,40 @@ def _build(key: str, turns: tuple[Turn, ...], example: Example) -> Question:
     return Question(key, Part.TEST, turns, check, example.skill, example.language)
 
 
-Rule = Callable[[Scorer, Sequence[Question]], Sequence[float]]
+Rule = Callable[[RoutingWeights, Sequence[Question]], Sequence[float]]
 """The scores of a conversation's turns, to be compared with one threshold."""
 
 
-def score_alone(scorer: Scorer, questions: Sequence[Question]) -> Sequence[float]:
-    """Each turn by its own words: nothing is inherited."""
-    return [scorer.score(Prompt(question.turns[-1:])) for question in questions]
+def score_alone(weights: RoutingWeights, questions: Sequence[Question]) -> Sequence[float]:
+    """Each turn by its own words, as if it were the first."""
+    return [weights.score(observe(Prompt(question.turns[-1:]))) for question in questions]
 
 
-def score_served(scorer: Scorer, questions: Sequence[Question]) -> Sequence[float]:
-    """As the Router scores: a turn inherits from those before it."""
+def score_in_place(weights: RoutingWeights, questions: Sequence[Question]) -> Sequence[float]:
+    """Each turn with what stands around it, such as the number of turns; nothing is inherited."""
+    return [weights.score(observe(Prompt(question.turns))) for question in questions]
+
+
+def score_served(weights: RoutingWeights, questions: Sequence[Question]) -> Sequence[float]:
+    """As the Router scores: in place, and a turn inherits from those before it."""
+    scorer = LearnedScorer(weights)
     return [scorer.score(Prompt(question.turns)) for question in questions]
 
 
-def score_sticky(scorer: Scorer, questions: Sequence[Question]) -> Sequence[float]:
+def score_sticky(weights: RoutingWeights, questions: Sequence[Question]) -> Sequence[float]:
     """A conversation never leaves the strong tier again."""
-    return list(accumulate(score_alone(scorer, questions), max))
+    return list(accumulate(score_alone(weights, questions), max))
 
 
-def score_first(scorer: Scorer, questions: Sequence[Question]) -> Sequence[float]:
+def score_first(weights: RoutingWeights, questions: Sequence[Question]) -> Sequence[float]:
     """The first turn decides for all: no switch at all."""
-    return [score_alone(scorer, questions[:1])[0]] * len(questions)
+    return [score_alone(weights, questions[:1])[0]] * len(questions)
 
 
 RULES: Mapping[str, Rule] = {
     "each turn by itself": score_alone,
-    "inherited, as served": score_served,
+    "in place, nothing inherited": score_in_place,
+    "in place and inherited, as served": score_served,
     "strong stays strong": score_sticky,
     "the first turn decides": score_first,
 }
@@ -129,7 +138,7 @@ class Kept:
 def measure_rules(
     conversations: Sequence[Conversation],
     rights: Mapping[str, tuple[bool, bool]],
-    scorer: Scorer,
+    weights: RoutingWeights,
     strong_ratio: float,
 ) -> Iterator[Kept]:
     """All rules at one share; `rights` says by key whether fast and strong are right."""
@@ -139,7 +148,7 @@ def measure_rules(
     draws = resample(groups, RESAMPLES)
     base: Values | None = None
     for name, rule in RULES.items():
-        scores = np.array([rule(scorer, c.questions) for c in conversations])
+        scores = np.array([rule(weights, c.questions) for c in conversations])
         strong = choose_share(scores, strong_ratio)
         right = np.where(strong.ravel(), both[:, 1], both[:, 0]).astype(float)
         base = right if base is None else base

@@ -30,7 +30,6 @@ from serve_app.offline.probing.conversations import (
 from serve_app.offline.probing.engines import running
 from serve_app.offline.probing.looks import learn_weights
 from serve_app.offline.probing.questions import Part
-from serve_app.routing.learned import LearnedScorer
 from serve_app.routing.weights import RoutingWeights, read_weights
 
 MODELS = ("fast", "strong")
@@ -87,7 +86,7 @@ def build_grids(
     for name, own in weights.items():
         for share in SHARES:
             title = f"{len(drawn)} conversations of {TURNS}, {name} weights, {share:.0%} strong"
-            kept = measure_rules(drawn, rights, LearnedScorer(own), share)
+            kept = measure_rules(drawn, rights, own, share)
             yield tabulate(title, list(kept))
 
 
