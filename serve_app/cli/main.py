@@ -262,6 +262,17 @@ class Benchmarks(LazyGroup):
             "serve_app.offline.bench.prefix_tiers:prefix_tiers",
             "Simulate what a weight of cached conversations saves, and which calls it moves.",
         ),
+        LazyCommand(
+            "probe",
+            "serve_app.offline.probing.command:probe",
+            "Measure what the demo's fast model knows of a question before it answers, and its"
+            " labels.",
+        ),
+        LazyCommand(
+            "conversations",
+            "serve_app.offline.probing.conversations_command:conversations",
+            "Measure accuracy and switches of conversations with and without stickiness.",
+        ),
     )
 
 

@@ -48,7 +48,8 @@ class FeedbackConfig(Config):
     compare: Literal["match", "judge"] = Field(
         "match",
         description="Source of the label. match: the two answers agree or differ, and the "
-        "strongest tier's answer counts as right. judge: the strongest tier judges both answers.",
+        "strongest tier's answer counts as right. judge: the strongest tier judges both answers "
+        "in both orders, and a label needs the same verdict twice.",
     )
     bytes_max: int = Field(
         256 * MIB,

@@ -11,7 +11,7 @@ from serve_app.core.held_body import BYTES_BESIDE, BYTES_PER_CHAR
 from serve_app.feedback.answer_text import answer_text, count_tokens
 from serve_app.feedback.ask import AnswerTooLong, LabelRefused, ask
 from serve_app.feedback.compare import same
-from serve_app.feedback.judge import parse_verdict, render_question
+from serve_app.feedback.judge import choose_language, parse_verdict, render_question
 from serve_app.feedback.sample import Label, Sample
 from serve_app.feedback.sampling import TierPair
 from serve_app.feedback.tally import Fate
@@ -70,13 +70,22 @@ class LabelMaker:
         return text
 
     async def _judge(self, sample: Sample) -> Label:
-        large = self._pair.large
-        body = render_question(large.model_id, sample.request_id, sample.turns, sample.answers())
+        """Ask in both orders. A judge that contradicts itself has followed the order."""
+        small, large = sample.answers()
+        verdict = await self._ask_judge(sample, small, large)
+        swapped = await self._ask_judge(sample, large, small)
+        if verdict != swapped[::-1]:
+            raise NoLabel(Fate.UNDECIDED)
+        return Label(float(verdict[0]), float(verdict[1]), "judge", same=False)
+
+    async def _ask_judge(self, sample: Sample, a: str, b: str) -> tuple[bool, bool]:
+        large, language = self._pair.large, choose_language(sample.turns)
+        body = render_question(large.model_id, sample.turns, a, b, language)
         answer = await self._ask(sample, large.name, Endpoint.CHAT, body)
-        verdict = parse_verdict(sample.request_id, answer_text(Endpoint.CHAT, answer) or "")
+        verdict = parse_verdict(answer_text(Endpoint.CHAT, answer) or "")
         if verdict is None:
             raise NoLabel(Fate.BAD_VERDICT)
-        return Label(float(verdict[0]), float(verdict[1]), "judge", same=False)
+        return verdict
 
     async def _ask(self, sample: Sample, tier: str, endpoint: Endpoint, body: bytes) -> bytes:
         runtime = self.runtime

@@ -14,7 +14,8 @@ class Fate(StrEnum):
     LABELLED_MATCH = "labelled_match"
     LABELLED_JUDGE = "labelled_judge"
     UNDECIDED = "undecided"
-    """The answers differ in their words, and are too long to be called different."""
+    """The answers differ in their words, and are too long to be called different; or the judge
+    contradicts itself if the answers stand in the other order."""
     BAD_VERDICT = "bad_verdict"
     """The judge did not answer in the requested form."""
     YIELDED = "yielded"

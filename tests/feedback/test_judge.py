@@ -3,37 +3,40 @@
 from __future__ import annotations
 
 import json
+import re
 
 import pytest
 
 from serve_app.core.call import Turn
-from serve_app.feedback.judge import is_swapped, parse_verdict, render_question
-
-IDS = [f"id-{number}" for number in range(200)]
-SWAPPED = next(name for name in IDS if is_swapped(name))
-STRAIGHT = next(name for name in IDS if not is_swapped(name))
-
-
-def test_the_order_is_drawn_from_the_id() -> None:
-    """Half of the answers stand first, against a judge that prefers a place."""
-    assert 60 < sum(map(is_swapped, IDS)) < 140
+from serve_app.feedback.judge import (
+    JUDGE_PROMPTS,
+    Language,
+    choose_language,
+    parse_verdict,
+    render_question,
+)
 
 
-@pytest.mark.parametrize("request_id", [SWAPPED, STRAIGHT])
-def test_a_verdict_finds_its_way_back(request_id: str) -> None:
-    """Whatever the order in which the judge saw the answers."""
+@pytest.mark.parametrize("language", ["en", "zh"])
+def test_a_question_for_the_judge(language: Language) -> None:
+    """The answers stand as material, in the order given, and the reply has one form."""
     turns = (Turn("user", 'Is "x" right?'),)
-    body = json.loads(render_question("demo-strong", request_id, turns, ("small", "large")))
-    material = json.loads(body["messages"][1]["content"])
-    assert material["conversation"] == [{"role": "user", "text": 'Is "x" right?'}]
-    verdict = {
-        "a_right": material["answer_a"] == "small",
-        "b_right": material["answer_b"] == "small",
+    body = json.loads(render_question("demo-strong", turns, "small", "large", language))
+    system, user = body["messages"]
+    assert system["content"] == JUDGE_PROMPTS[language]
+    assert json.loads(user["content"]) == {
+        "conversation": [{"role": "user", "text": 'Is "x" right?'}],
+        "answer_a": "small",
+        "answer_b": "large",
     }
-    assert parse_verdict(request_id, json.dumps(verdict)) == (True, False)
     assert (body["model"], body["temperature"], body["stream"]) == ("demo-strong", 0, False)
-    schema = body["response_format"]["json_schema"]["schema"]
-    assert set(schema["required"]) == {"a_right", "b_right"}
+    form = body["structured_outputs"]["regex"]
+    assert re.fullmatch(form, '{"a_right": true, "b_right": false}')
+
+
+def test_a_verdict() -> None:
+    """In the order in which the judge saw the answers."""
+    assert parse_verdict('{"a_right": true, "b_right": false}') == (True, False)
 
 
 @pytest.mark.parametrize(
@@ -41,4 +44,14 @@ def test_a_verdict_finds_its_way_back(request_id: str) -> None:
 )
 def test_no_verdict(text: str) -> None:
     """What is not what was asked for is none."""
-    assert parse_verdict("id", text) is None
+    assert parse_verdict(text) is None
+
+
+@pytest.mark.parametrize(
+    ("text", "language"),
+    [("What is 2 + 2?", "en"), ("二加二等于几？", "zh"), ("把 no 翻译成中文", "zh"), ("42", "en")],
+)
+def test_the_judges_language_is_the_last_questions(text: str, language: Language) -> None:
+    """Earlier turns and answers do not count."""
+    turns = (Turn("user", "你好，早上好！"), Turn("assistant", "你好！"), Turn("user", text))
+    assert choose_language(turns) == language

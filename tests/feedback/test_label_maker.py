@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -98,8 +99,26 @@ async def test_the_judge_decides_between_different_answers() -> None:
     bench.fast.say = lambda body: "41"
     bench.strong.say = lambda body: '{"a_right": false, "b_right": false}'
     assert await bench.maker.make(sample(asks="fast")) == Label(0.0, 0.0, "judge", same=False)
+    assert len(bench.strong.requests) == 2
     bench.strong.say = lambda body: "Both are fine."
     assert await bench.fate(sample(asks="fast")) is Fate.BAD_VERDICT
+
+
+async def test_a_judge_that_prefers_a_place_gives_no_label() -> None:
+    """The answers change places, and the verdict must change with them."""
+    bench = Bench("judge")
+    bench.fast.say = lambda body: "41"
+    bench.strong.say = lambda body: '{"a_right": true, "b_right": false}'
+    assert await bench.fate(sample(asks="fast")) is Fate.UNDECIDED
+    bench.strong.say = prefers_42
+    assert await bench.maker.make(sample(asks="fast")) == Label(0.0, 1.0, "judge", same=False)
+
+
+def prefers_42(body: dict[str, Any]) -> str:
+    """A judge that goes by what the answers say."""
+    material = json.loads(body["messages"][1]["content"])
+    a, b = (material[key] == "42" for key in ("answer_a", "answer_b"))
+    return json.dumps({"a_right": a, "b_right": b})
 
 
 def test_a_judge_occupies_the_strongest_tier_too() -> None:
