@@ -25,7 +25,13 @@ from serve_app.routing.learned import (
 from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.scorer import HeuristicScorer
 from serve_app.routing.vector import Vector, weigh_terms
-from serve_app.routing.weights import RoutingWeights, WeightsRefused, read_weights, save_weights
+from serve_app.routing.weights import (
+    HEADS,
+    RoutingWeights,
+    WeightsRefused,
+    read_weights,
+    save_weights,
+)
 from tests.routing.prompts import AROUND, DO_IT, EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
 from tests.routing.strategies import PROMPTS
 
@@ -126,14 +132,21 @@ def test_an_easy_turn_in_between_ends_it() -> None:
 class ScriptedWeights:
     """Scores from a script, the newest ask first."""
 
+    heads = HEADS
+
     def __init__(self, *scores: float) -> None:
         self.left = list(scores)
 
     def weigh_ngrams(self, vector: Vector) -> NDArray[np.float32]:
         return np.zeros(2, np.float32)
 
-    def score_from(self, ngrams: NDArray[np.float32], terms: NDArray[np.float32]) -> float:
-        return self.left.pop(0)
+    def predict_from(
+        self, ngrams: NDArray[np.float32], terms: NDArray[np.float32]
+    ) -> tuple[float, ...]:
+        return 0.0, self.left.pop(0)
+
+    def map_gain(self, gain: float) -> float:
+        return gain
 
 
 def inherited(text: str) -> float:
@@ -166,6 +179,16 @@ def test_the_share_that_a_turn_inherits(text: str, share: float) -> None:
     assert estimate_text_tokens(LONGER) == FOLLOW_UP_TOKENS_MAX + 1
     assert inherited(text) == share
     assert 0 < NEW_ASK_DECAY < FOLLOW_UP_DECAY < 1
+
+
+def test_the_chances_of_an_older_ask_are_inherited_with_its_score() -> None:
+    """As much of them as of the score; otherwise they are the newest ask's."""
+    scorer = LearnedScorer(cast(RoutingWeights, ScriptedWeights(0.2, 1.0)))
+    rating = scorer.rate(ask(HARD, LONGER))
+    assert rating.score == NEW_ASK_DECAY
+    assert rating.chances == pytest.approx((0, NEW_ASK_DECAY + (1 - NEW_ASK_DECAY) * 0.2))
+    newest = LearnedScorer(cast(RoutingWeights, ScriptedWeights(0.9, 1.0))).rate(ask(HARD, LONGER))
+    assert newest.chances == (0, 0.9)
 
 
 def heuristic_weights() -> RoutingWeights:
