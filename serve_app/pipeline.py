@@ -28,7 +28,9 @@ from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.drift import ScoreWindow
 from serve_app.routing.limits import fit_limits
 from serve_app.routing.live import Live
+from serve_app.routing.objectives import Objectives
 from serve_app.routing.scorer import Scorer
+from serve_app.routing.worth import Exchange, Weighing
 from serve_app.steps import NO_STEPS, Steps
 from serve_app.way import Way
 
@@ -84,6 +86,7 @@ class Pipeline:
         self._in_flight = 0
         self._held: Counter[str] = Counter()
         self._control = ThresholdControl()
+        self._objectives = Objectives(configs)
         self.wanted = dict.fromkeys(tiers, 0)
         """The number of calls meant for each tier, whether the tier had a place for them or not."""
 
@@ -134,21 +137,35 @@ class Pipeline:
         """
         routing = self.runtime.routing
         residency = self._residency(call) if routing.residency_weight else None
-        live = Live(self._control.threshold(routing), self._loads(routing), residency)
+        weighing = self._weigh(call)
+        live = Live(self._control.threshold(routing), self._loads(routing), residency, weighing)
         tiers = self.visible(caller)
         routing = fit_limits(routing, self._configs, tiers)
         return choose_route(call, tiers, routing, self.scorer, live)
 
+    def _weigh(self, call: Call) -> Weighing | None:
+        """How an objective weighs the call, None where there is none."""
+        runtime = self.runtime
+        if call.objective is None and runtime.routing.objective is None:
+            return None
+        loads = self.loads() if runtime.routing.objectives.time_weight else NO_LOADS
+        residences = self._residence(call)
+        return self._objectives.weigh(call, runtime, self.scorer.heads, residences, loads)
+
     def _residency(self, call: Call) -> Callable[[TierConfig], Residence]:
         """What each tier has cached of a call, in seconds of GPUs; computed when asked for."""
+        find = self._residence(call)
+        return lambda tier: find(tier).on_gpus(tier.gpus)
+
+    def _residence(self, call: Call) -> Callable[[TierConfig], Residence]:
+        """The same in seconds of a replica."""
 
         def find(tier: TierConfig) -> Residence:
             cache = self._caches.get(tier.name)
             if cache is None:
                 return NOWHERE
             tokens = estimate_tokens(call.prompt)
-            prefix = Prefix(call.payload.prefix_keys, tier.model_id, tokens)
-            return cache.residence(prefix).on_gpus(tier.workers * tier.placement.gpus_per_worker)
+            return cache.residence(Prefix(call.payload.prefix_keys, tier.model_id, tokens))
 
         return find
 
@@ -163,6 +180,10 @@ class Pipeline:
     def control_state(self) -> ControlState | None:
         """The controller of the share of strong calls, None where the threshold is fixed."""
         return self._control.state(self.runtime.routing)
+
+    def exchange(self) -> Exchange | None:
+        """What money and time weigh for the objective of the config, None where there is none."""
+        return self._objectives.exchange(self.runtime)
 
     def scores(self) -> ScoreWindow:
         """The newest scores that decided a call, and whether they drift."""
@@ -242,6 +263,7 @@ class Pipeline:
     def settle(self, record: Record) -> None:
         """Price, charge and audit an ended call; its usage is known."""
         steps = self.steps
+        self._objectives.note_answer(record)
         if steps.prices is not None:
             record.cost = price_call(record, steps.prices)
             record.strong_cost = price_strong(record, steps.prices, self._strongest)
@@ -257,6 +279,8 @@ class Pipeline:
         decision = route.first
         strongest = self._configs[-1].name
         self._control.note(decision, way.routing, strongest)
+        if decision.prospects:
+            self._objectives.note(way.call, decision, self.runtime)
         busy = decision.reason is Reason.STRONG_BUSY
         self.wanted[strongest if busy else decision.tier] += 1
         return self._open(way, route)

@@ -100,7 +100,7 @@ class Router:
         self._pipeline = Pipeline(
             config.tiers,
             self._trials.tiers,
-            build_scorer(runtime.routing),
+            build_scorer(runtime.routing, config.tiers),
             runtime,
             self._feedback.labeller,
             self._steps.steps,
@@ -194,7 +194,7 @@ class Router:
         runtime = RuntimeConfig.model_validate(user_config)
         self._config.check_runtime(runtime)
         runtime = complete_runtime(runtime, self._config.tiers)
-        scorer = build_scorer(runtime.routing)
+        scorer = build_scorer(runtime.routing, self._config.tiers)
         plan, steps = self._steps.prepare(runtime)
         self._pipeline.scorer = scorer
         self._pipeline.runtime = runtime

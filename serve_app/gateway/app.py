@@ -208,6 +208,7 @@ class Pages:
             limits=headers.limits,
             session=headers.session,
             policy=headers.policy,
+            objective=headers.objective,
             bodies=self._pipeline.runtime.bodies,
         )
         route = self._pipeline.decide(self._pipeline.authorise(call, caller), caller)

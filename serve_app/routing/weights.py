@@ -68,9 +68,10 @@ class Provenance:
 class RoutingWeights:
     """A logistic head for each of several tiers: each array has one row for each head.
 
-    `heads` are the names of tiers or models, weakest first, or HEADS. `gain_min` is the gain in P(right) that scores 0.5; `steepness` is the slope of the score there.
-    `learnt` says which calls the weights were learnt from, for `offline/learning/learnt.py`; the
-    scorer does not read it. None: that is not known.
+    `heads` are the names of tiers or models, weakest first, or HEADS. `gain_min` is the gain in
+    P(right) that scores 0.5; `steepness` is the slope of the score there. `learnt` says which calls
+    the weights were learnt from, for `offline/learning/learnt.py`; the scorer does not read it.
+    None: that is not known.
     """
 
     ngrams: NDArray[np.float32]
