@@ -1,4 +1,4 @@
-"""Fit the two heads: logistic regressions, drawn towards existing weights."""
+"""Fit a head for each tier: logistic regressions, drawn towards existing weights."""
 
 from __future__ import annotations
 
@@ -36,7 +36,8 @@ _ITERATIONS_MAX = 150
 class TrainingRows:
     """Labelled vectors, a row each.
 
-    `targets` has a column a head, of labels 0..1. `groups` says what must not be torn apart.
+    `targets` has a column a head, of labels 0..1, and NaN where a tier has no label. `groups` says
+    what must not be torn apart.
     `measured` are the rows that count when a fit is judged; the others only help to fit.
     `reserved` are the rows that no fit learns from. `tuning` are the rows that strength and
     calibration are chosen by: neither reserved, nor known to the weights that a fit starts from.
@@ -112,6 +113,31 @@ def begin_weights() -> RoutingWeights:
     )
 
 
+def widen(prior: RoutingWeights, tiers: Sequence[str]) -> RoutingWeights:
+    """Weights with a head for each of these tiers, to start from.
+
+    Heads of other tiers are stretched: a tier between two heads begins between them.
+    """
+    if prior.heads == tuple(tiers):
+        return prior
+    places = np.linspace(0, len(prior.heads) - 1, len(tiers))
+    low = np.minimum(places.astype(np.int64), len(prior.heads) - 2)
+    part = (places - low).astype(np.float32)
+
+    def stretch(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        share = part.reshape(-1, *[1] * (rows.ndim - 1))
+        stretched: NDArray[np.float32] = (1 - share) * rows[low] + share * rows[low + 1]
+        return stretched
+
+    return replace(
+        prior,
+        ngrams=stretch(prior.ngrams),
+        terms=stretch(prior.terms),
+        intercepts=stretch(prior.intercepts),
+        heads=tuple(tiers),
+    )
+
+
 def predict(weights: RoutingWeights, sample: TrainingRows) -> Values:
     """The log-odds of every row, a column a head."""
     log_odds: Values = (
@@ -126,16 +152,20 @@ def fit_heads(
     strength: float,
     term_freedom: float = _TERM_FREEDOM,
 ) -> RoutingWeights:
-    """Both heads on the whole sample; `term_freedom` is how far terms may move beside n-grams."""
+    """All heads on the whole sample; `term_freedom` is how far terms may move beside n-grams."""
     scales = term_freedom / np.maximum(sample.terms.std(axis=0), _SPREAD_MIN)
     features = hstack([sample.ngrams, csr_matrix(sample.terms * scales)]).tocsr()
     start = predict(prior, sample)
     moves = np.stack(
         [
             _fit_head(
-                features, sample.targets[:, head], sample.importance, start[:, head], strength
+                features[rows],
+                sample.targets[rows, head],
+                sample.importance[rows],
+                start[rows, head],
+                strength,
             )
-            for head in range(len(HEADS))
+            for head, rows in enumerate(_list_labelled(sample))
         ]
     )
     return replace(
@@ -144,6 +174,11 @@ def fit_heads(
         terms=(prior.terms + moves[:, BUCKETS:-1] * scales).astype(np.float32),
         intercepts=(prior.intercepts + moves[:, -1]).astype(np.float32),
     )
+
+
+def _list_labelled(sample: TrainingRows) -> Sequence[NDArray[np.int64]]:
+    """The rows with a label of each head."""
+    return [np.flatnonzero(labelled) for labelled in np.isfinite(sample.targets).T]
 
 
 def _fit_head(
@@ -218,10 +253,10 @@ def predict_held_out(
 
 
 def log_loss(log_odds: Values, sample: TrainingRows) -> float:
-    """Of both heads, on the rows that count and that may be chosen by."""
+    """Of all heads, on the rows that count and that may be chosen by."""
     rows = sample.measured & sample.tuning
     losses = np.logaddexp(0.0, log_odds[rows]) - sample.targets[rows] * log_odds[rows]
-    return float(losses.mean())
+    return float(np.nanmean(losses))
 
 
 def calibrate(weights: RoutingWeights, scaling: Values) -> RoutingWeights:
@@ -241,13 +276,13 @@ def _fit_scaling(log_odds: Values, sample: TrainingRows) -> Values:
     From all that count in full, anchors too: what suits one kind of traffic alone would push all
     other traffic over the threshold.
     """
-    rows = (sample.importance == 1.0) & sample.tuning
-    return np.array(
-        [
-            _platt(log_odds[rows, head], sample.targets[rows, head], sample.importance[rows])
-            for head in range(len(HEADS))
-        ]
-    )
+    whole = np.flatnonzero((sample.importance == 1.0) & sample.tuning)
+    scaling = []
+    for head, labelled in enumerate(_list_labelled(sample)):
+        rows = np.intersect1d(whole, labelled)
+        found = _platt(log_odds[rows, head], sample.targets[rows, head], sample.importance[rows])
+        scaling.append(found)
+    return np.array(scaling)
 
 
 def _platt(log_odds: Values, targets: Values, importance: Values) -> tuple[float, float]:
