@@ -48,6 +48,7 @@ from serve_app.observe.recorder import CallRecorder
 from serve_app.observe.routing import (
     ControlMetrics,
     DriftMetrics,
+    ExchangeMetrics,
     HedgeMetrics,
     LoadMetrics,
     RetryMetrics,
@@ -281,6 +282,7 @@ def build_flushers(
     return [
         ControlMetrics(pipeline.control_state).flush,
         DriftMetrics(pipeline.scores).flush,
+        ExchangeMetrics(pipeline.exchange).flush,
         LoadMetrics(pipeline.loads).flush,
         RetryMetrics(lambda: retries.left).flush,
         HedgeMetrics(lambda: {name: one.take_hedges() for name, one in clients.items()}).flush,

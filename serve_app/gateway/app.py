@@ -215,7 +215,9 @@ class Pages:
         visible = {tier.name for tier in self._pipeline.visible(caller)}
         loads = self._pipeline.loads()
         # The controller's state tells of the traffic of all tiers.
-        control = self._pipeline.control_state() if visible == loads.keys() else None
+        sees_all = visible == loads.keys()
+        control = self._pipeline.control_state() if sees_all else None
+        exchange = self._pipeline.exchange() if sees_all else None
         document = {
             "object": "route",
             "endpoint": endpoint,
@@ -223,6 +225,7 @@ class Pages:
             "otherwise": asdict(route.decision) if route.draft else None,
             "others": [asdict(other) for other in route.others],
             "control": control and asdict(control),
+            "exchange": exchange and asdict(exchange),
             "load": {name: asdict(load) for name, load in loads.items() if name in visible},
         }
         answer = _json(orjson.dumps(document))

@@ -2,9 +2,10 @@
 
 A way to choose is a curve: for every weight of money, the mean cost and the mean label of calls.
 AIQ (average improvement in quality, as RouterBench has it) is the mean height of the curve between
-the cost of the cheapest tier and that of the dearest. Beyond its dearest point a curve is level,
-because nobody must spend more. The mixture is what chance reaches: each call goes to one of two
-tiers at random, whichever two are best at that cost.
+the cost of the cheapest tier and that of the dearest. Every curve begins with all calls on the
+cheapest tier, and beyond its dearest point it is level, because nobody must spend more. The mixture
+is what chance reaches: each call goes to one of two tiers at random, whichever two are best at that
+cost.
 """
 
 from __future__ import annotations
@@ -20,9 +21,9 @@ from serve_app.offline.evaluate.stats import Interval
 from serve_app.offline.learning.confidence import calibration_error
 from serve_app.offline.learning.metrics import Estimate, Values
 
-HEADS = "P(right) of each tier less its price"
-EVEN = "range below the threshold divided evenly"
-OUTER = "weakest and strongest tier by the score"
+HEADS = "P(right) less price"
+EVEN = "range divided evenly"
+OUTER = "outer two by score"
 MIXTURE = "mixture at random"
 
 BUDGETS = (0.1, 0.25, 0.5, 0.75)
@@ -160,8 +161,9 @@ def _draw_curves(calls: _Calls) -> Mapping[str, Curve]:
 
 
 def _trace(calls: _Calls, choices: Sequence[NDArray[np.int64]]) -> Curve:
-    """A point for each choice; of equal costs the mean quality."""
+    """A point for each choice, and all calls on the cheapest tier; of equal costs the mean."""
     rows = np.arange(len(calls.labels))
+    choices = [*choices, np.full(len(rows), np.argmin(calls.prices))]
     costs = np.array([calls.prices[chosen].mean() for chosen in choices])
     qualities = np.array([calls.labels[rows, chosen].mean() for chosen in choices])
     each, where = np.unique(costs, return_inverse=True)

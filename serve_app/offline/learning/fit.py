@@ -29,6 +29,8 @@ LENGTH_SLOPES = (-1.0, -0.2)
 
 _TERM_FREEDOM = Options().term_freedom
 _SPREAD_MIN = 0.1
+_JOINT = 1.0
+"""How far labels may move the slopes by which a head looks at other heads."""
 _ITERATIONS_MAX = 150
 
 
@@ -261,17 +263,20 @@ def log_loss(log_odds: Values, sample: TrainingRows) -> float:
 
 def calibrate(weights: RoutingWeights, scaling: Values) -> RoutingWeights:
     """Stretches and shifts each head's log-odds: Platt's scaling, folded into the weights."""
-    slopes, shifts = scaling.T
+    slopes, shifts = scaling[:, :-1], scaling[:, -1]
     return replace(
         weights,
-        ngrams=(weights.ngrams * slopes[:, None]).astype(np.float32),
-        terms=(weights.terms * slopes[:, None]).astype(np.float32),
-        intercepts=(weights.intercepts * slopes + shifts).astype(np.float32),
+        ngrams=(slopes @ weights.ngrams).astype(np.float32),
+        terms=(slopes @ weights.terms).astype(np.float32),
+        intercepts=(slopes @ weights.intercepts + shifts).astype(np.float32),
     )
 
 
 def _fit_scaling(log_odds: Values, sample: TrainingRows) -> Values:
-    """A slope and a shift a head, from log-odds of rows that the fit had not seen.
+    """The slopes and the shift of each head, from log-odds of rows that the fit had not seen.
+
+    Of two heads each has a slope of its own. Of more each also looks at the others, because small
+    differences between neighbours decide then, and what one head has by chance the others lack.
 
     From all that count in full, anchors too: what suits one kind of traffic alone would push all
     other traffic over the threshold.
@@ -280,8 +285,13 @@ def _fit_scaling(log_odds: Values, sample: TrainingRows) -> Values:
     scaling = []
     for head, labelled in enumerate(_list_labelled(sample)):
         rows = np.intersect1d(whole, labelled)
-        found = _platt(log_odds[rows, head], sample.targets[rows, head], sample.importance[rows])
-        scaling.append(found)
+        seen, targets = log_odds[rows], sample.targets[rows, head]
+        slope, shift = _platt(seen[:, head], targets, sample.importance[rows])
+        line = np.append(slope * np.eye(log_odds.shape[1])[head], shift)
+        if log_odds.shape[1] > len(HEADS):
+            start = slope * seen[:, head] + shift
+            line += _fit_head(csr_matrix(seen), targets, sample.importance[rows], start, _JOINT)
+        scaling.append(line)
     return np.array(scaling)
 
 
@@ -304,6 +314,6 @@ def _calibrate_held_out(
     chances = np.zeros(log_odds.shape)
     for held_out in parts:
         others = np.setdiff1d(np.arange(len(sample)), held_out)
-        slopes, shifts = _fit_scaling(log_odds[others], sample.choose(others)).T
-        chances[held_out] = expit(log_odds[held_out] * slopes + shifts)
+        scaling = _fit_scaling(log_odds[others], sample.choose(others))
+        chances[held_out] = expit(log_odds[held_out] @ scaling[:, :-1].T + scaling[:, -1])
     return chances

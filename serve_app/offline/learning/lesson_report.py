@@ -93,7 +93,7 @@ def _build_heads_table(found: TiersReport) -> Table:
 
 def _build_ways_table(found: TiersReport) -> Table:
     budgets = list(next(iter(found.ways.values())).at)
-    header = ("AIQ, %", "heads lead by, points", *(f"right % at {cost}" for cost in budgets))
+    header = ("AIQ %", "first leads by, points", *(f"% at {cost}" for cost in budgets))
     table = _begin_table("The choice among the tiers: quality over cost", "chosen by", *header)
     for name, way in found.ways.items():
         cells = (f"{100 * way.at[cost]:.1f}" for cost in budgets)
