@@ -30,7 +30,7 @@ from serve_app.routing.limits import fit_limits
 from serve_app.routing.live import Live
 from serve_app.routing.objectives import Objectives
 from serve_app.routing.scorer import Scorer
-from serve_app.routing.worth import Exchange, Weighing
+from serve_app.routing.worth import CostWeights, Weighing
 from serve_app.steps import NO_STEPS, Steps
 from serve_app.way import Way
 
@@ -181,9 +181,9 @@ class Pipeline:
         """The controller of the share of strong calls, None where the threshold is fixed."""
         return self._control.state(self.runtime.routing)
 
-    def exchange(self) -> Exchange | None:
+    def cost_weights(self) -> CostWeights | None:
         """What money and time weigh for the objective of the config, None where there is none."""
-        return self._objectives.exchange(self.runtime)
+        return self._objectives.cost_weights(self.runtime)
 
     def scores(self) -> ScoreWindow:
         """The newest scores that decided a call, and whether they drift."""

@@ -47,8 +47,8 @@ from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
 from serve_app.observe.routing import (
     ControlMetrics,
+    CostWeightMetrics,
     DriftMetrics,
-    ExchangeMetrics,
     HedgeMetrics,
     LoadMetrics,
     RetryMetrics,
@@ -282,7 +282,7 @@ def build_flushers(
     return [
         ControlMetrics(pipeline.control_state).flush,
         DriftMetrics(pipeline.scores).flush,
-        ExchangeMetrics(pipeline.exchange).flush,
+        CostWeightMetrics(pipeline.cost_weights).flush,
         LoadMetrics(pipeline.loads).flush,
         RetryMetrics(lambda: retries.left).flush,
         HedgeMetrics(lambda: {name: one.take_hedges() for name, one in clients.items()}).flush,

@@ -25,7 +25,7 @@ from serve_app.gateway.render import ANTHROPIC_TYPES
 from serve_app.gateway.request_headers import REQUEST_ID, SESSION_ID
 from serve_app.gateway.stored_responses import FIELDS as STATEFUL_FIELDS
 from serve_app.routing.control import ControlState
-from serve_app.routing.worth import Exchange
+from serve_app.routing.worth import CostWeights
 
 DOCUMENT = pins.ROOT / "serve_app" / "gateway" / "openapi.json"
 SKELETON = Path(__file__).with_suffix(".yaml")
@@ -34,7 +34,7 @@ CLASSES = (
     ControlState,
     Decision,
     Endpoint,
-    Exchange,
+    CostWeights,
     FeedbackReport,
     Objective,
     Policy,

@@ -217,7 +217,7 @@ class Pages:
         # The controller's state tells of the traffic of all tiers.
         sees_all = visible == loads.keys()
         control = self._pipeline.control_state() if sees_all else None
-        exchange = self._pipeline.exchange() if sees_all else None
+        weights = self._pipeline.cost_weights() if sees_all else None
         document = {
             "object": "route",
             "endpoint": endpoint,
@@ -225,7 +225,7 @@ class Pages:
             "otherwise": asdict(route.decision) if route.draft else None,
             "others": [asdict(other) for other in route.others],
             "control": control and asdict(control),
-            "exchange": exchange and asdict(exchange),
+            "weights": weights and asdict(weights),
             "load": {name: asdict(load) for name, load in loads.items() if name in visible},
         }
         answer = _json(orjson.dumps(document))

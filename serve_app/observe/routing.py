@@ -72,7 +72,7 @@ class ControlMetrics:
             self._share.set(state.share)
 
 
-class Exchange(Protocol):
+class HeldWeights(Protocol):
     """What costs are worth, in P(right); see `routing/worth.py`."""
 
     @property
@@ -83,10 +83,10 @@ class Exchange(Protocol):
     def strong(self) -> float: ...
 
 
-class ExchangeMetrics:
+class CostWeightMetrics:
     """Reads the weights of the objective about once a second; without one there is no metric."""
 
-    def __init__(self, read: Callable[[], Exchange | None]) -> None:
+    def __init__(self, read: Callable[[], HeldWeights | None]) -> None:
         self._read = read
         self._weight = Gauge(
             "serve_app_routing_weight",
@@ -96,11 +96,11 @@ class ExchangeMetrics:
 
     def flush(self) -> None:
         """Hand the weights to Ray."""
-        exchange = self._read()
-        if exchange is None:
+        weights = self._read()
+        if weights is None:
             return
         for name in ("money", "time", "strong"):
-            self._weight.set(getattr(exchange, name), {"of": name})
+            self._weight.set(getattr(weights, name), {"of": name})
 
 
 class DriftMetrics:

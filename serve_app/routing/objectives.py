@@ -27,7 +27,7 @@ from serve_app.core.load import TierLoad
 from serve_app.core.money import FREE, to_units
 from serve_app.core.residence import Residence
 from serve_app.routing.history import AnswerHistory, Mean, is_telling
-from serve_app.routing.worth import Exchange, Weighing, find_headless, match_heads
+from serve_app.routing.worth import CostWeights, Weighing, find_headless, match_heads
 
 STEP_OF_COST = 0.01
 STEP_OF_SHARE = 0.02
@@ -93,9 +93,9 @@ class Objectives:
             load = loads.get(tier.name)
             return self._estimate(tier, right, usage, runtime.prices, residences(tier), load)
 
-        exchange = self._exchange(objective, runtime.routing)
+        weights = self._weigh_costs(objective, runtime.routing)
         strongest = self._tiers[-1].name
-        return Weighing(objective, exchange, self._positions, strongest, estimate)
+        return Weighing(objective, weights, self._positions, strongest, estimate)
 
     def note(self, call: Call, decision: Decision, runtime: RuntimeConfig) -> None:
         """Note the decision of a real call: move the weight that its objective holds a bound by.
@@ -116,10 +116,10 @@ class Objectives:
         if tier in self._histories and is_telling(record):
             self._histories[tier].note(record)
 
-    def exchange(self, runtime: RuntimeConfig) -> Exchange | None:
+    def cost_weights(self, runtime: RuntimeConfig) -> CostWeights | None:
         """The weights in force for calls without the header, None without an objective."""
         objective = runtime.routing.objective
-        return None if objective is None else self._exchange(objective, runtime.routing)
+        return None if objective is None else self._weigh_costs(objective, runtime.routing)
 
     def _follow(self, runtime: RuntimeConfig, heads: tuple[str, ...]) -> None:
         """Take a new config; a changed bound begins anew."""
@@ -136,17 +136,17 @@ class Objectives:
             return "no such header, because this service offers no objective"
         return f"one of {', '.join(self._offered)}"
 
-    def _exchange(self, objective: Objective, routing: RoutingConfig) -> Exchange:
+    def _weigh_costs(self, objective: Objective, routing: RoutingConfig) -> CostWeights:
         level, config = self._levels[objective].value, routing.objectives
         gpu = routing.residency_weight
         if objective is Objective.WEIGHTED:
-            return Exchange(config.money_weight, config.time_weight, gpu=gpu)
+            return CostWeights(config.money_weight, config.time_weight, gpu=gpu)
         if objective is Objective.COST:
             dearest = self._dearest.value
-            return Exchange(level / dearest if dearest else 0.0, gpu=gpu)
+            return CostWeights(level / dearest if dearest else 0.0, gpu=gpu)
         if config.cost_max is None:
-            return Exchange(strong=level, gpu=gpu)
-        return Exchange(level / config.cost_max, gpu=gpu)
+            return CostWeights(strong=level, gpu=gpu)
+        return CostWeights(level / config.cost_max, gpu=gpu)
 
     def _find_move(
         self, objective: Objective, chosen: Prospect, best: float, routing: RoutingConfig

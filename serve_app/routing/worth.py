@@ -20,7 +20,7 @@ Estimate = Callable[[TierConfig, float, int], Prospect]
 
 
 @dataclass(frozen=True, slots=True)
-class Exchange:
+class CostWeights:
     """What costs are worth, in P(right): a unit of the currency, a second until the end of the
     answer, a call of the strongest tier, a second of a GPU that a cache saves."""
 
@@ -36,7 +36,7 @@ class Weighing:
     `strongest` is the name of the strongest of all tiers."""
 
     objective: Objective
-    exchange: Exchange
+    weights: CostWeights
     heads: Mapping[str, int]
     strongest: str
     estimate: Estimate
@@ -56,13 +56,13 @@ class Weighing:
 
     def worth(self, prospect: Prospect) -> float:
         """P(right) less all costs."""
-        x, p = self.exchange, prospect
+        x, p = self.weights, prospect
         strong = x.strong * (p.tier == self.strongest)
         gpu = x.gpu * min(p.saved_gpu_s, GPU_S_MAX)
         return p.right - x.money * p.cost - x.time * p.time_s - strong + gpu
 
     def _saved(self, prospect: Prospect) -> float:
-        x, p = self.exchange, prospect
+        x, p = self.weights, prospect
         gpu = x.gpu * min(p.saved_gpu_s, GPU_S_MAX)
         return x.money * p.saved_cost + x.time * p.saved_s + gpu
 

@@ -133,7 +133,6 @@ async def test_limits_move_to_the_nearest_tier_of_the_caller(
         {"x-route-tier": "fast"},
         {"x-route-tier": "auto"},
         {"x-route-policy": "cascade"},
-        {"x-route-objective": "cost"},
         {"x-route-never-below": "fast"},
         {"x-route-never-above": "fast"},
     ],

@@ -93,10 +93,10 @@ async def test_route_shows_what_each_tier_promises(gateway: Gateway) -> None:
         ("strong", 0.9),
     ]
     assert document["prospects"][1]["cost"] == pytest.approx(9 * document["prospects"][0]["cost"])
-    assert document["exchange"] == {"money": 0, "time": 0, "strong": 0, "gpu": 0}
+    assert document["weights"] == {"money": 0, "time": 0, "strong": 0, "gpu": 0}
     await gateway.chat()
     document = (await gateway.client.post("/v1/route", json=body)).json()
-    assert document["exchange"]["money"] > 0
+    assert document["weights"]["money"] > 0
 
 
 async def test_answers_teach_what_the_next_ones_cost(gateway: Gateway) -> None:

@@ -14,13 +14,13 @@ from serve_app.core.load import BreakerState, TierLoad
 from serve_app.leases.hedging import HedgeFate
 from serve_app.observe.routing import (
     ControlMetrics,
+    CostWeightMetrics,
     DriftMetrics,
-    ExchangeMetrics,
     HedgeMetrics,
     LoadMetrics,
     RetryMetrics,
 )
-from serve_app.routing.worth import Exchange
+from serve_app.routing.worth import CostWeights
 
 CONTROL = {
     "serve_app_routing_threshold",
@@ -78,9 +78,9 @@ def test_the_weights_of_an_objective_are_told(monkeypatch: pytest.MonkeyPatch) -
     monkeypatch.setattr(
         Gauge, "set", lambda self, value, tags=None: told.update({tags["of"]: value})
     )
-    ExchangeMetrics(lambda: None).flush()
+    CostWeightMetrics(lambda: None).flush()
     assert not told
-    ExchangeMetrics(lambda: Exchange(money=2.0, time=0.1)).flush()
+    CostWeightMetrics(lambda: CostWeights(money=2.0, time=0.1)).flush()
     assert told == {"money": 2.0, "time": 0.1, "strong": 0.0}
 
 

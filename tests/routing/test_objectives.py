@@ -181,7 +181,7 @@ def test_a_draft_and_a_tier_without_a_head_move_nothing() -> None:
     """Nobody knows yet who answers a draft, nor what another tier promised."""
     service = Service(make_runtime("quality", cost_max=1))
     decision = service.decide((0.1, 0.2, 0.9))
-    before = service.objectives.exchange(service.runtime)
+    before = service.objectives.cost_weights(service.runtime)
     assert before is not None
     assert before.money > 0
     for other in (
@@ -189,7 +189,7 @@ def test_a_draft_and_a_tier_without_a_head_move_nothing() -> None:
         Decision("other", "other", Reason.QUALITY, prospects=decision.prospects),
     ):
         service.objectives.note(make_call(), other, service.runtime)
-    assert service.objectives.exchange(service.runtime) == before
+    assert service.objectives.cost_weights(service.runtime) == before
 
 
 def test_a_changed_bound_begins_anew() -> None:
@@ -197,14 +197,14 @@ def test_a_changed_bound_begins_anew() -> None:
     service = Service(make_runtime("quality", cost_max=1))
     for _ in range(5):
         service.decide((0.1, 0.2, 0.9))
-    before = service.objectives.exchange(service.runtime)
+    before = service.objectives.cost_weights(service.runtime)
     assert before is not None
     service.runtime = make_runtime("quality", cost_max=1, time_weight=1)
     service.decide((0.9, 0.2, 0.1))
-    assert service.objectives.exchange(service.runtime) == before
+    assert service.objectives.cost_weights(service.runtime) == before
     service.runtime = make_runtime("quality", cost_max=2)
     service.decide((0.9, 0.2, 0.1))
-    after = service.objectives.exchange(service.runtime)
+    after = service.objectives.cost_weights(service.runtime)
     assert after is not None
     assert after.money < before.money / 2
 

@@ -15,7 +15,7 @@ from serve_app.core.call import Call, Decision, Endpoint, Objective, Prompt, Pro
 from serve_app.routing.choose import choose_route
 from serve_app.routing.live import Live
 from serve_app.routing.weights import HEADS
-from serve_app.routing.worth import Exchange, Weighing, find_headless, match_heads
+from serve_app.routing.worth import CostWeights, Weighing, find_headless, match_heads
 from tests.routing.fakes import FakePayload, FakeScorer
 
 THREE = tuple(
@@ -36,9 +36,9 @@ def promise_cached(name: str, tier: TierConfig, right: float, prompt_tokens: int
     return Prospect(tier.name, right, 1.0 - saved, 1.0 - saved, **{name: saved})
 
 
-def weigh(heads: tuple[str, ...] = NAMES, **exchange: float) -> Weighing:
+def weigh(heads: tuple[str, ...] = NAMES, **weights: float) -> Weighing:
     positions = match_heads(heads, THREE)
-    return Weighing(Objective.WEIGHTED, Exchange(**exchange), positions, "large", promise)
+    return Weighing(Objective.WEIGHTED, CostWeights(**weights), positions, "large", promise)
 
 
 def choose(
