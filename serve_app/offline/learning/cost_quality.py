@@ -17,7 +17,7 @@ import numpy as np
 from numpy.typing import NDArray
 from sklearn.metrics import roc_auc_score
 
-from serve_app.offline.evaluate.stats import Interval
+from serve_app.offline.evaluate.stats import Interval, find_hull
 from serve_app.offline.learning.confidence import calibration_error
 from serve_app.offline.learning.metrics import Estimate, Values
 
@@ -118,17 +118,9 @@ def divide_evenly(scores: Values, threshold: float, tiers: int) -> NDArray[np.in
 
 
 def mix_at_random(costs: Values, qualities: Values) -> Curve:
-    """The best quality that chance reaches at each cost: the upper hull, as far as it rises."""
-    hull: list[tuple[float, float]] = []
-    for cost, quality in sorted(zip(costs.tolist(), qualities.tolist(), strict=True)):
-        if hull and quality <= hull[-1][1]:
-            continue
-        if hull and cost == hull[-1][0]:
-            hull.pop()
-        while len(hull) > 1 and _rise(hull[-2], hull[-1]) <= _rise(hull[-1], (cost, quality)):
-            hull.pop()
-        hull.append((cost, quality))
-    return np.array([c for c, _ in hull]), np.array([q for _, q in hull])
+    """The best quality that chance reaches at each cost."""
+    hull = find_hull(list(zip(costs.tolist(), qualities.tolist(), strict=True)))
+    return np.array([cost for cost, _ in hull]), np.array([quality for _, quality in hull])
 
 
 def measure_aiq(curve: Curve, low: float, high: float) -> float:
@@ -137,10 +129,6 @@ def measure_aiq(curve: Curve, low: float, high: float) -> float:
     inside = costs[(costs > low) & (costs < high)]
     at = np.concatenate([[low], inside, [high]])
     return float(np.trapezoid(np.interp(at, costs, qualities), at) / (high - low))
-
-
-def _rise(one: tuple[float, float], other: tuple[float, float]) -> float:
-    return (other[1] - one[1]) / (other[0] - one[0])
 
 
 def _draw_curves(calls: _Calls) -> Mapping[str, Curve]:
