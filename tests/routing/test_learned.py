@@ -12,8 +12,10 @@ from hypothesis import given
 from numpy.typing import NDArray
 
 from serve_app.config.runtime import RoutingConfig
-from serve_app.core.call import Prompt, Turn
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import Objective, Prompt, Turn
 from serve_app.core.tokens import estimate_text_tokens
+from serve_app.offline.learning.fit import widen
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.features import RECENT_ASKS_MAX
 from serve_app.routing.learned import (
@@ -252,3 +254,19 @@ def test_a_bad_weights_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense")
     with pytest.raises(WeightsRefused, match=r"mine\.safetensors"):
         build_scorer(RoutingConfig(weights=str(path)))
+
+
+def test_an_objective_needs_a_head_for_each_tier(tmp_path: Path) -> None:
+    """The shipped weights do for two tiers that generate; without an objective any weights do."""
+    names = ("small", "middle", "large")
+    tiers = [TierConfig(name=name, model_id=f"m-{name}") for name in names]
+    embed = TierConfig(name="embed", model_id="m-embed", tasks=("embed",))
+    objective = RoutingConfig(objective=Objective.COST)
+    assert build_scorer(objective, [tiers[0], tiers[2], embed]).heads == HEADS
+    assert build_scorer(RoutingConfig(), tiers).heads == HEADS
+    with pytest.raises(WeightsRefused, match=r"no head for middle, as routing\.objective needs"):
+        build_scorer(objective, tiers)
+    path = tmp_path / "three.safetensors"
+    save_weights(widen(read_weights(), names), path)
+    mine = RoutingConfig(objective=Objective.COST, weights=str(path))
+    assert build_scorer(mine, tiers).heads == names
