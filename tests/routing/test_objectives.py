@@ -209,6 +209,12 @@ def test_a_changed_bound_begins_anew() -> None:
     assert after.money < before.money / 2
 
 
+def test_a_weight_of_time_lets_waits_be_measured() -> None:
+    """Otherwise Routers do not measure them for an objective."""
+    assert make_runtime("weighted", time_weight=0.1).watches_load
+    assert not make_runtime("cost").watches_load
+
+
 def make_record(tier: str, tokens: int, **facts: object) -> Record:
     record = Record("id", Endpoint.CHAT, True, decision=Decision(tier, tier, Reason.COST))
     record.status, record.first_byte_s, record.total_s = 200, 0.5, 0.5 + 0.01 * tokens
