@@ -26,6 +26,7 @@ from serve_app.leases.tier import Answer, Tier, TierCache
 from serve_app.routing.choose import choose_route, estimate_tokens
 from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.drift import ScoreWindow
+from serve_app.routing.history import is_free
 from serve_app.routing.limits import fit_limits
 from serve_app.routing.live import Live
 from serve_app.routing.objectives import Objectives
@@ -263,7 +264,7 @@ class Pipeline:
     def settle(self, record: Record) -> None:
         """Price, charge and audit an ended call; its usage is known."""
         steps = self.steps
-        self._objectives.note_answer(record)
+        self._objectives.note_end(record, self.runtime)
         if steps.prices is not None:
             record.cost = price_call(record, steps.prices)
             record.strong_cost = price_strong(record, steps.prices, self._strongest)
@@ -280,7 +281,7 @@ class Pipeline:
         strongest = self._configs[-1].name
         self._control.note(decision, way.routing, strongest)
         if decision.prospects:
-            self._objectives.note(way.call, decision, self.runtime)
+            self._objectives.note(decision, self.runtime)
         busy = decision.reason is Reason.STRONG_BUSY
         self.wanted[strongest if busy else decision.tier] += 1
         return self._open(way, route)
@@ -346,7 +347,7 @@ def find_strongest(configs: Sequence[TierConfig]) -> TierConfig | None:
 def price_call(record: Record, prices: PricesConfig) -> int:
     """The cost of an ended call in nanos, the draft of a cascade included."""
     decision, draft = record.decision, record.draft
-    if decision is None or _is_free(record):
+    if decision is None or is_free(record):
         return 0
     cost = prices.find(decision.tier, decision.model_id).cost(record.usage)
     if draft is not None and draft.discarded:
@@ -373,12 +374,8 @@ def price_strong(record: Record, prices: PricesConfig, strongest: TierConfig | N
     cache. None if the strongest tier has no price.
     """
     decision = record.decision
-    if decision is None or _is_free(record) or decision.reason in CHOSEN_BY_OTHERS:
+    if decision is None or is_free(record) or decision.reason in CHOSEN_BY_OTHERS:
         return record.cost
     if strongest is None or not prices.has(strongest.name, strongest.model_id):
         return None
     return prices.find(strongest.name, strongest.model_id).cost(record.usage)
-
-
-def _is_free(record: Record) -> bool:
-    return record.cache is not None and record.cache.free

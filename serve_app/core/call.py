@@ -273,8 +273,8 @@ class Decision:
 
     `score` is the complexity in 0..1, None where nothing was scored. `threshold` is the value that
     the score was compared with. `weighed` is the score that was compared instead, moved by what the
-    tiers have cached; None: the score itself. `prospects` are those of the tiers between which an
-    objective has chosen.
+    tiers have cached; None: the score itself. `prospects` are those of the tiers between which
+    `objective` has chosen.
     """
 
     tier: str
@@ -283,7 +283,13 @@ class Decision:
     score: float | None = None
     threshold: float | None = None
     weighed: float | None = None
+    objective: Objective | None = None
     prospects: tuple[Prospect, ...] = ()
+
+    @property
+    def prospect(self) -> Prospect | None:
+        """What is expected of the tier, None where no objective has chosen."""
+        return next((p for p in self.prospects if p.tier == self.tier), None)
 
 
 @dataclass(frozen=True, slots=True)

@@ -244,7 +244,8 @@ def _choose_by_worth(
     chosen, warm = weighing.choose(prospects)
     tier = next(tier for tier in candidates if tier.name == chosen.tier)
     reason = Reason.WARM if warm else Reason(weighing.objective)
-    return replace(_decision(tier, reason, rating.score), prospects=prospects)
+    found = _decision(tier, reason, rating.score)
+    return replace(found, objective=weighing.objective, prospects=prospects)
 
 
 def _too_long_tier(

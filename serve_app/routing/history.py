@@ -50,6 +50,11 @@ class AnswerHistory:
 
 def is_telling(record: Record) -> bool:
     """Whether a call says how long the answers of its tier are."""
-    free = record.cache is not None and record.cache.free
     drafted = record.draft is not None and record.draft.discarded
-    return record.outcome is Outcome.OK and record.status < 400 and not free and not drafted
+    answered = record.outcome is Outcome.OK and record.status < 400
+    return answered and not drafted and not is_free(record)
+
+
+def is_free(record: Record) -> bool:
+    """Whether the cache of answers has answered, and no engine."""
+    return record.cache is not None and record.cache.free

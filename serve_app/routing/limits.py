@@ -89,7 +89,16 @@ def move(decision: Decision, tier: TierConfig, reason: Reason) -> Decision:
     """The same decision for another tier."""
     # By the constructor: `dataclasses.replace` takes several times as long, and every call is here.
     d = decision
-    return Decision(tier.name, tier.model_id, reason, d.score, d.threshold, d.weighed, d.prospects)
+    return Decision(
+        tier.name,
+        tier.model_id,
+        reason,
+        d.score,
+        d.threshold,
+        d.weighed,
+        d.objective,
+        d.prospects,
+    )
 
 
 def _asked_range(asked: TierLimits, tiers: Sequence[TierConfig]) -> tuple[int, int]:

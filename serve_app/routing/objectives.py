@@ -7,6 +7,7 @@ weight. `quality` and `cost` move it by every call, in the direction that keeps 
                weight += STEP * (1 if strongest - target)      in strong calls
     cost       weight += STEP * (right - quality_min * best)   in mean costs of the dearest tier
 
+The budget is one of real costs: when a call has ended, the difference to its expected cost counts.
 The weight is never below 0, where the best tier answers. So the sum of the excess over any calls in
 a row is the change of the weight over STEP: it is bounded, whatever calls come, as long as a weight
 of LEVEL_MAX leaves a tier within the bound.
@@ -24,9 +25,9 @@ from serve_app.core.call import Call, Decision, Objective, Prospect, Reason, Rec
 from serve_app.core.errors import InvalidField
 from serve_app.core.headers import OBJECTIVE_HEADER
 from serve_app.core.load import TierLoad
-from serve_app.core.money import FREE, to_units
+from serve_app.core.money import to_units
 from serve_app.core.residence import Residence
-from serve_app.routing.history import AnswerHistory, Mean, is_telling
+from serve_app.routing.history import AnswerHistory, Mean, is_free, is_telling
 from serve_app.routing.worth import CostWeights, Weighing, find_headless, match_heads
 
 STEP_OF_COST = 0.01
@@ -35,6 +36,8 @@ STEP_OF_QUALITY = 0.1
 """A higher step holds the bound tighter, and sends more calls the other way only to correct."""
 LEVEL_MAX = 2.0
 """Half a budget, or half of what the dearest tier costs, then weighs as much as a right answer."""
+
+NO_PRICES = PricesConfig()
 
 Residences = Callable[[TierConfig], Residence]
 """What the caches of a tier hold of one call, in seconds of a replica."""
@@ -97,24 +100,34 @@ class Objectives:
         strongest = self._tiers[-1].name
         return Weighing(objective, weights, self._positions, strongest, estimate)
 
-    def note(self, call: Call, decision: Decision, runtime: RuntimeConfig) -> None:
-        """Note the decision of a real call: move the weight that its objective holds a bound by.
-
-        A draft is not noted, because nobody knows yet which tier answers.
-        """
-        chosen = next((p for p in decision.prospects if p.tier == decision.tier), None)
-        objective = call.objective or runtime.routing.objective
-        if chosen is None or objective is None or decision.reason is Reason.DRAFT:
+    def note(self, decision: Decision, runtime: RuntimeConfig) -> None:
+        """Note the decision of a real call: move the weight that its objective holds a bound by."""
+        chosen, objective = decision.prospect, decision.objective
+        if chosen is None or objective is None:
             return
         self._dearest.note(max(prospect.cost for prospect in decision.prospects))
         best = max(prospect.right for prospect in decision.prospects)
         self._levels[objective].note(self._find_move(objective, chosen, best, runtime.routing))
 
-    def note_answer(self, record: Record) -> None:
-        """Note the length and the time of an answer."""
-        tier = "" if record.decision is None else record.decision.tier
-        if tier in self._histories and is_telling(record):
-            self._histories[tier].note(record)
+    def note_end(self, record: Record, runtime: RuntimeConfig) -> None:
+        """Note how long an answer was, and what it cost more or less than was expected."""
+        decision = record.decision
+        if decision is None or decision.tier not in self._histories:
+            return
+        if is_telling(record):
+            self._histories[decision.tier].note(record)
+        self._correct(decision, record, runtime)
+
+    def _correct(self, decision: Decision, record: Record, runtime: RuntimeConfig) -> None:
+        """Put the real cost of a call in the place of the expected one. An answer from the cache
+        has not been noted, nor the tier of a fallback."""
+        expected, budget = decision.prospect, runtime.routing.objectives.cost_max
+        noted = decision.objective is Objective.QUALITY and decision.reason is not Reason.FALLBACK
+        if expected is None or not noted or budget is None or is_free(record):
+            return
+        price = (runtime.prices or NO_PRICES).find(decision.tier, decision.model_id)
+        excess = to_units(price.cost(record.usage)) - expected.cost
+        self._levels[Objective.QUALITY].note(STEP_OF_COST * excess / budget)
 
     def cost_weights(self, runtime: RuntimeConfig) -> CostWeights | None:
         """The weights in force for calls without the header, None without an objective."""
@@ -177,7 +190,7 @@ class Objectives:
         residence: Residence,
         load: TierLoad | None,
     ) -> Prospect:
-        price = FREE if prices is None else prices.find(tier.name, tier.model_id)
+        price = (prices or NO_PRICES).find(tier.name, tier.model_id)
         history = self._histories[tier.name]
         cold = price.cost(usage)
         usage.cached_tokens = round(residence.cached_ratio * (usage.prompt_tokens or 0))

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
@@ -13,6 +14,7 @@ from serve_app.config.app import AppConfig
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import (
+    CacheResult,
     Call,
     Decision,
     Draft,
@@ -91,7 +93,7 @@ class Service:
         scorer = FakeScorer(0.5, self.heads, tuple(chances))
         live = Live(0.5, weighing=weighing)
         decision = choose_route(call, THREE, self.runtime.routing, scorer, live).first
-        self.objectives.note(call, decision, self.runtime)
+        self.objectives.note(decision, self.runtime)
         return decision
 
 
@@ -177,19 +179,40 @@ def test_a_floor_is_kept_at_less_cost() -> None:
     assert math.fsum(p.cost for p in chosen) / 3000 < mixed - 0.5
 
 
-def test_a_draft_and_a_tier_without_a_head_move_nothing() -> None:
-    """Nobody knows yet who answers a draft, nor what another tier promised."""
+def test_a_tier_without_a_head_moves_nothing() -> None:
+    """Neither does a decision by another rule: nobody knows what was promised."""
     service = Service(make_runtime("quality", cost_max=1))
     decision = service.decide((0.1, 0.2, 0.9))
     before = service.objectives.cost_weights(service.runtime)
     assert before is not None
     assert before.money > 0
-    for other in (
-        Decision("large", "Qwen/large", Reason.DRAFT, prospects=decision.prospects),
-        Decision("other", "other", Reason.QUALITY, prospects=decision.prospects),
-    ):
-        service.objectives.note(make_call(), other, service.runtime)
+    for other in (replace(decision, tier="other"), Decision("large", "m", Reason.DRAFT)):
+        service.objectives.note(other, service.runtime)
     assert service.objectives.cost_weights(service.runtime) == before
+
+
+@pytest.mark.parametrize(
+    ("tokens", "facts", "moved"),
+    [
+        (2000, {}, 2.0),
+        (500, {}, 0.5),
+        (2000, {"cache": CacheResult.MISS}, 2.0),
+        (2000, {"cache": CacheResult.HIT}, 1.0),
+        (2000, {"reason": Reason.FALLBACK}, 1.0),
+        (0, {"status": 503}, 0.0),
+    ],
+)
+def test_a_budget_is_one_of_real_costs(tokens: int, facts: dict[str, object], moved: float) -> None:
+    """A call that ends otherwise than was expected moves the weight by the difference."""
+    service = Service(make_runtime("quality", cost_max=5))
+    decision = service.decide((0.1, 0.2, 0.9))
+    decision = replace(decision, reason=facts.pop("reason", decision.reason))
+    service.objectives.note_end(
+        make_record("large", tokens, decision=decision, **facts), service.runtime
+    )
+    weights = service.objectives.cost_weights(service.runtime)
+    assert weights is not None
+    assert weights.money == pytest.approx(max(0, moved * 10 / 5 - 1) * STEP_OF_COST / 5)
 
 
 def test_a_changed_bound_begins_anew() -> None:
@@ -227,8 +250,8 @@ def make_record(tier: str, tokens: int, **facts: object) -> Record:
 def test_cost_and_time_are_expected_from_the_newest_answers() -> None:
     """Their tokens, at the tier's pace, after the wait that its load or its history shows."""
     service = Service(make_runtime("weighted", money_weight=0, time_weight=1))
-    service.objectives.note_answer(make_record("large", 200))
-    service.objectives.note_answer(make_record("large", 400))
+    service.objectives.note_end(make_record("large", 200), service.runtime)
+    service.objectives.note_end(make_record("large", 400), service.runtime)
     small, _, large = service.decide((0.5, 0.5, 0.5)).prospects
     assert (small.cost, small.time_s) == (1.0, 0.0)
     assert large.cost == pytest.approx(3.0)
@@ -255,7 +278,7 @@ def test_cost_and_time_are_expected_from_the_newest_answers() -> None:
 def test_other_calls_say_nothing_of_answers(facts: dict[str, object]) -> None:
     """Neither those that failed nor those that another tier had begun."""
     service = Service(make_runtime("weighted", time_weight=1))
-    service.objectives.note_answer(make_record("large", 5, **facts))
+    service.objectives.note_end(make_record("large", 5, **facts), service.runtime)
     assert service.decide((0.5, 0.5, 0.5)).prospects[2].cost == PRICES["large"]
 
 
@@ -266,7 +289,7 @@ def test_what_is_cached_costs_less_and_comes_sooner() -> None:
     document = runtime.model_dump(exclude_unset=True)
     document["prices"] = {"tiers": dict.fromkeys(NAMES, price)}
     service = Service(RuntimeConfig.model_validate(document))
-    service.objectives.note_answer(make_record("large", 1))
+    service.objectives.note_end(make_record("large", 1), service.runtime)
     service.residences = {"large": Residence(gain_s=0.3, read_s=0.1)}
     _, middle, large = service.decide((0, 0, 0.1), make_call(token_ids=1000)).prospects
     tokens = middle.cost * 1000
