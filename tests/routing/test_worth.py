@@ -133,3 +133,12 @@ def test_heads_belong_to_tiers(heads: tuple[str, ...], positions: dict[str, int]
     assert match_heads(heads, THREE) == positions
     assert find_headless(heads, THREE) == [name for name in NAMES if name not in positions]
     assert find_headless(heads, THREE[:1]) == []
+
+
+@given(fast=st.floats(0, 1), strong=st.floats(0, 1), weight=st.floats(0, 1))
+def test_two_tiers_are_a_threshold_on_the_gain(fast: float, strong: float, weight: float) -> None:
+    """A weight of strong calls is what a threshold is, so two tiers are a case of any number."""
+    two = (THREE[0], THREE[2])
+    weighing = replace(weigh(strong=weight), heads=match_heads(HEADS, two))
+    chosen = choose((fast, strong), weighing, two)
+    assert (chosen.tier == "large") == (strong - weight > fast)
