@@ -26,9 +26,12 @@ from serve_app.leases.tier import Answer, Tier, TierCache
 from serve_app.routing.choose import choose_route, estimate_tokens
 from serve_app.routing.control import ControlState, ThresholdControl
 from serve_app.routing.drift import ScoreWindow
+from serve_app.routing.history import is_free
 from serve_app.routing.limits import fit_limits
 from serve_app.routing.live import Live
+from serve_app.routing.objectives import Objectives
 from serve_app.routing.scorer import Scorer
+from serve_app.routing.worth import CostWeights, Weighing
 from serve_app.steps import NO_STEPS, Steps
 from serve_app.way import Way
 
@@ -84,6 +87,7 @@ class Pipeline:
         self._in_flight = 0
         self._held: Counter[str] = Counter()
         self._control = ThresholdControl()
+        self._objectives = Objectives(configs)
         self.wanted = dict.fromkeys(tiers, 0)
         """The number of calls meant for each tier, whether the tier had a place for them or not."""
 
@@ -134,21 +138,35 @@ class Pipeline:
         """
         routing = self.runtime.routing
         residency = self._residency(call) if routing.residency_weight else None
-        live = Live(self._control.threshold(routing), self._loads(routing), residency)
+        weighing = self._weigh(call)
+        live = Live(self._control.threshold(routing), self._loads(routing), residency, weighing)
         tiers = self.visible(caller)
         routing = fit_limits(routing, self._configs, tiers)
         return choose_route(call, tiers, routing, self.scorer, live)
 
+    def _weigh(self, call: Call) -> Weighing | None:
+        """How an objective weighs the call, None where there is none."""
+        runtime = self.runtime
+        if call.objective is None and runtime.routing.objective is None:
+            return None
+        loads = self.loads() if runtime.routing.objectives.time_weight else NO_LOADS
+        residences = self._residence(call)
+        return self._objectives.weigh(call, runtime, self.scorer.heads, residences, loads)
+
     def _residency(self, call: Call) -> Callable[[TierConfig], Residence]:
         """What each tier has cached of a call, in seconds of GPUs; computed when asked for."""
+        find = self._residence(call)
+        return lambda tier: find(tier).on_gpus(tier.gpus)
+
+    def _residence(self, call: Call) -> Callable[[TierConfig], Residence]:
+        """The same in seconds of a replica."""
 
         def find(tier: TierConfig) -> Residence:
             cache = self._caches.get(tier.name)
             if cache is None:
                 return NOWHERE
             tokens = estimate_tokens(call.prompt)
-            prefix = Prefix(call.payload.prefix_keys, tier.model_id, tokens)
-            return cache.residence(prefix).on_gpus(tier.workers * tier.placement.gpus_per_worker)
+            return cache.residence(Prefix(call.payload.prefix_keys, tier.model_id, tokens))
 
         return find
 
@@ -163,6 +181,10 @@ class Pipeline:
     def control_state(self) -> ControlState | None:
         """The controller of the share of strong calls, None where the threshold is fixed."""
         return self._control.state(self.runtime.routing)
+
+    def cost_weights(self) -> CostWeights | None:
+        """What money and time weigh for the objective of the config, None where there is none."""
+        return self._objectives.cost_weights(self.runtime)
 
     def scores(self) -> ScoreWindow:
         """The newest scores that decided a call, and whether they drift."""
@@ -242,6 +264,7 @@ class Pipeline:
     def settle(self, record: Record) -> None:
         """Price, charge and audit an ended call; its usage is known."""
         steps = self.steps
+        self._objectives.note_end(record, self.runtime)
         if steps.prices is not None:
             record.cost = price_call(record, steps.prices)
             record.strong_cost = price_strong(record, steps.prices, self._strongest)
@@ -257,6 +280,8 @@ class Pipeline:
         decision = route.first
         strongest = self._configs[-1].name
         self._control.note(decision, way.routing, strongest)
+        if decision.prospects:
+            self._objectives.note(decision, self.runtime)
         busy = decision.reason is Reason.STRONG_BUSY
         self.wanted[strongest if busy else decision.tier] += 1
         return self._open(way, route)
@@ -322,7 +347,7 @@ def find_strongest(configs: Sequence[TierConfig]) -> TierConfig | None:
 def price_call(record: Record, prices: PricesConfig) -> int:
     """The cost of an ended call in nanos, the draft of a cascade included."""
     decision, draft = record.decision, record.draft
-    if decision is None or _is_free(record):
+    if decision is None or is_free(record):
         return 0
     cost = prices.find(decision.tier, decision.model_id).cost(record.usage)
     if draft is not None and draft.discarded:
@@ -349,12 +374,8 @@ def price_strong(record: Record, prices: PricesConfig, strongest: TierConfig | N
     cache. None if the strongest tier has no price.
     """
     decision = record.decision
-    if decision is None or _is_free(record) or decision.reason in CHOSEN_BY_OTHERS:
+    if decision is None or is_free(record) or decision.reason in CHOSEN_BY_OTHERS:
         return record.cost
     if strongest is None or not prices.has(strongest.name, strongest.model_id):
         return None
     return prices.find(strongest.name, strongest.model_id).cost(record.usage)
-
-
-def _is_free(record: Record) -> bool:
-    return record.cache is not None and record.cache.free

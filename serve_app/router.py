@@ -52,6 +52,7 @@ from serve_app.observe.metrics import CallMetrics
 from serve_app.observe.recorder import CallRecorder
 from serve_app.observe.routing import (
     ControlMetrics,
+    CostWeightMetrics,
     DriftMetrics,
     HedgeMetrics,
     LoadMetrics,
@@ -105,7 +106,7 @@ class Router:
         self._pipeline = Pipeline(
             config.tiers,
             self._trials.tiers,
-            build_scorer(runtime.routing),
+            build_scorer(runtime.routing, config.tiers),
             runtime,
             self._feedback.labeller,
             self._steps.steps,
@@ -205,7 +206,7 @@ class Router:
         runtime = RuntimeConfig.model_validate(user_config)
         self._config.check_runtime(runtime)
         runtime = complete_runtime(runtime, self._config.tiers)
-        scorer = build_scorer(runtime.routing)
+        scorer = build_scorer(runtime.routing, self._config.tiers)
         plan, steps = self._steps.prepare(runtime)
         self._pipeline.scorer = scorer
         self._pipeline.runtime = runtime
@@ -295,6 +296,7 @@ def build_flushers(
     return [
         ControlMetrics(pipeline.control_state).flush,
         DriftMetrics(pipeline.scores).flush,
+        CostWeightMetrics(pipeline.cost_weights).flush,
         LoadMetrics(pipeline.loads).flush,
         RetryMetrics(lambda: retries.left).flush,
         HedgeMetrics(lambda: {name: one.take_hedges() for name, one in clients.items()}).flush,

@@ -16,7 +16,7 @@ from engine_schemas import REF_PREFIX, Json, build_schemas
 from pydantic import TypeAdapter
 from pydantic.json_schema import JsonSchemaMode
 
-from serve_app.core.call import Decision, Endpoint, Policy, Reason, TierState
+from serve_app.core.call import Decision, Endpoint, Objective, Policy, Reason, TierState
 from serve_app.core.load import TierLoad
 from serve_app.feedback.lines import FeedbackReport
 from serve_app.gateway.feedback import COMMENT_CHARS_MAX
@@ -25,11 +25,23 @@ from serve_app.gateway.render import ANTHROPIC_TYPES
 from serve_app.gateway.request_headers import REQUEST_ID, SESSION_ID
 from serve_app.gateway.stored_responses import FIELDS as STATEFUL_FIELDS
 from serve_app.routing.control import ControlState
+from serve_app.routing.worth import CostWeights
 
 DOCUMENT = pins.ROOT / "serve_app" / "gateway" / "openapi.json"
 SKELETON = Path(__file__).with_suffix(".yaml")
 
-CLASSES = (ControlState, Decision, Endpoint, FeedbackReport, Policy, Reason, TierLoad, TierState)
+CLASSES = (
+    ControlState,
+    Decision,
+    Endpoint,
+    CostWeights,
+    FeedbackReport,
+    Objective,
+    Policy,
+    Reason,
+    TierLoad,
+    TierState,
+)
 
 OPERATIONS: Mapping[Endpoint, tuple[str, str, str]] = {
     Endpoint.CHAT: ("create_chat_completion", "OpenAI", "Chat."),
@@ -70,6 +82,7 @@ REQUEST_HEADERS = (
     "x-route-never-below",
     "x-route-never-above",
     "x-route-policy",
+    "x-route-objective",
     "x-session-id",
     "x-deadline-ms",
     "x-feedback-consent",

@@ -12,7 +12,7 @@ from serve_app.access.identity import Identity
 from serve_app.access.rights import CACHED_MAX, build_rights, narrow_tiers
 from serve_app.config.access import AccessConfig
 from serve_app.config.tiers import TierConfig
-from serve_app.core.call import NO_LIMITS, Call, Endpoint
+from serve_app.core.call import NO_LIMITS, Call, Endpoint, Objective
 from serve_app.core.caller import Caller, Credentials
 from serve_app.core.errors import Forbidden
 
@@ -106,6 +106,9 @@ class AccessControl:
         _check_endpoint(call.endpoint, rights.endpoints)
         if not rights.overrides and _overrides(call):
             raise Forbidden("use the headers x-route-*")
+        allowed = Objective if rights.objectives is None else rights.objectives
+        if call.objective is not None and call.objective not in allowed:
+            raise Forbidden("use this x-route-objective")
         cap = rights.output_tokens_max
         if cap is None or not call.endpoint.generates:
             return call
@@ -144,4 +147,5 @@ def _check_endpoint(endpoint: Endpoint, allowed: Set[str] | None) -> None:
 
 def _overrides(call: Call) -> bool:
     """Whether a call has a header that overrides the router's choice."""
-    return call.tier is not None or call.policy is not None or call.limits is not NO_LIMITS
+    asked = call.tier, call.policy, call.objective
+    return any(value is not None for value in asked) or call.limits is not NO_LIMITS

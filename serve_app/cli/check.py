@@ -169,7 +169,7 @@ def read_or_exit(path: Path) -> ServeConfig:
     """Read the config and find its files; an error is one clear message and exit code 2."""
     try:
         config = read_serve_config(path)
-        build_scorer(config.runtime.routing)
+        build_scorer(config.runtime.routing, config.app.tiers)
         _find_demo_models(config)
     except ConfigError as error:
         typer.echo(f"{path}: {error}", err=True)

@@ -47,6 +47,13 @@ def evaluate(
     strong: Annotated[
         str, typer.Option(help="The model that the others are compared with.")
     ] = "strong",
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            help="Price of an answer by tier, as `fast=1,middle=3,strong=10`: compare each model "
+            "with the best mixture of tiers at its mean price."
+        ),
+    ] = None,
     api_key_env: Annotated[
         str | None, typer.Option(help="The environment variable that holds the API key.")
     ] = None,
@@ -74,7 +81,7 @@ def evaluate(
     json: Annotated[bool, typer.Option("--json", help="Print JSON instead of tables.")] = False,
 ) -> None:
     """Ask a running endpoint labelled questions, and report each model's accuracy and speed."""
-    names = _parse_models(models)
+    names, priced = _parse_models(models), _parse_prices(prices)
     address, headers = parse_address(base_url), build_headers(api_key_env)
     try:
         questions = read_dataset(_locate(dataset)).choose(limit, seed)
@@ -97,7 +104,8 @@ def evaluate(
     except KeyboardInterrupt:
         _say("Interrupted.")
         raise typer.Exit(_INTERRUPTED) from None
-    _report(summarize(questions, names, strong, settings, log.answers), directory, json)
+    summary = summarize(questions, names, strong, settings, log.answers, priced)
+    _report(summary, directory, json)
 
 
 async def _make_calls(
@@ -182,6 +190,14 @@ def _parse_models(text: str) -> Sequence[str]:
     if "" in names:
         raise typer.BadParameter(f"'{text}' is not a list of models", param_hint="--models")
     return names
+
+
+def _parse_prices(text: str | None) -> Mapping[str, float]:
+    try:
+        pairs = [pair.split("=") for pair in text.split(",")] if text else []
+        return {tier.strip(): float(price) for tier, price in pairs}
+    except ValueError:
+        raise typer.BadParameter(f"'{text}' is not TIER=PRICE,...", param_hint="--prices") from None
 
 
 def _say(text: str) -> None:

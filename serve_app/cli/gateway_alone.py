@@ -105,7 +105,7 @@ def build_app(options: Options) -> Gateway:
     pipeline = Pipeline(
         config.tiers,
         trials.tiers,
-        build_scorer(runtime.routing),
+        build_scorer(runtime.routing, config.tiers),
         runtime,
         feedback.labeller,
         steps.steps,

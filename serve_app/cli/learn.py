@@ -19,6 +19,8 @@ from serve_app.offline.learning.options import Options
 from serve_app.offline.learning.picture import draw_curves
 from serve_app.offline.learning.records import CHECKPOINT_TOKENS, Pair, read_records
 from serve_app.routing.weights import (
+    HEADS,
+    HEADS_MAX,
     SHIPPED_WEIGHTS,
     RoutingWeights,
     WeightsRefused,
@@ -68,6 +70,21 @@ def learn(
     strong: Annotated[
         str, typer.Option(help="The strong model's name in these answers.")
     ] = "strong",
+    tiers: Annotated[
+        str | None,
+        typer.Option(
+            help="Names of three or more tiers (or of their models), weakest first, separated by "
+            "commas. Each gets a head of its own, from the lines' `scores` by name or from the "
+            "answers of these models."
+        ),
+    ] = None,
+    prices: Annotated[
+        str | None,
+        typer.Option(
+            help="What a call costs on each of --tiers, separated by commas: measure the choice "
+            "among them."
+        ),
+    ] = None,
     pair: Annotated[
         str | None,
         typer.Option(
@@ -138,20 +155,25 @@ def learn(
         term_freedom=term_freedom,
         quality_min=quality_min,
         reserve_ratio=reserve_ratio,
+        tiers=_parse_tiers(tiers),
+        prices=_parse_prices(prices, tiers),
     )
     paths = _choose_paths(records, evaluate)
     try:
         if evaluate is None:
             _check_out(out, force=force)
-        found = read_records(paths, _read_dataset(dataset), fast, strong, checkpoint_tokens)
+        questions = _read_dataset(dataset)
+        found = read_records(paths, questions, fast, strong, checkpoint_tokens, options.tiers)
         if found.skipped:
             _say(f"{found.skipped} records have no verdict on both models; left out.")
         if evaluate is not None:
             measured = _read(weights)
+            _check_heads(measured, options)
             _print(lesson.evaluate_weights(found, measured, f"weights: {weights}", options), json)
             return
         begin = fit.begin_weights() if prior == NONE else _read(prior)
-        taught = lesson.learn(found, draw_anchors(anchors), begin, options)
+        assumed = draw_anchors(anchors, tiers=len(options.tiers) or len(HEADS))
+        taught = lesson.learn(found, assumed, begin, options)
         _print(taught.report, json)
         if out.exists() and not force:
             old = read_weights(out)
@@ -228,6 +250,34 @@ def _parse_pair(text: str | None) -> Pair | None:
     if not (small.strip() and comma and large.strip()):
         raise typer.BadParameter(f"'{text}' is not SMALL,LARGE", param_hint="--pair")
     return small.strip(), large.strip()
+
+
+def _parse_tiers(text: str | None) -> tuple[str, ...]:
+    names = tuple(name.strip() for name in text.split(",")) if text is not None else ()
+    wrong = "" in names or len(set(names)) != len(names) or not 3 <= len(names) <= HEADS_MAX
+    if names and wrong:
+        expected = f"'{text}' is not 3 to {HEADS_MAX} different names"
+        raise typer.BadParameter(expected, param_hint="--tiers")
+    return names
+
+
+def _parse_prices(text: str | None, tiers: str | None) -> tuple[float, ...]:
+    if text is None:
+        return ()
+    try:
+        prices = tuple(float(price) for price in text.split(","))
+    except ValueError:
+        prices = ()
+    if not prices or len(prices) != len(_parse_tiers(tiers)) or not max(prices) > min(prices) >= 0:
+        expected = "a price for each of --tiers is expected, and not the same for all"
+        raise typer.BadParameter(expected, param_hint="--prices")
+    return prices
+
+
+def _check_heads(weights: RoutingWeights, options: Options) -> None:
+    if options.tiers and weights.heads != options.tiers:
+        expected = f"the weights have heads for {', '.join(weights.heads)}"
+        raise typer.BadParameter(expected, param_hint="--tiers")
 
 
 def _say(text: str) -> None:

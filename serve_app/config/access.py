@@ -14,7 +14,7 @@ from serve_app.config.certificates import CertificatesConfig
 from serve_app.config.jwt import TENANT_PATTERN, JwtConfig
 from serve_app.config.keys import KeysConfig
 from serve_app.config.tiers import NAME_PATTERN, TierConfig
-from serve_app.core.call import Endpoint
+from serve_app.core.call import Endpoint, Objective
 from serve_app.core.caller import Priority
 
 USER_ROLE = "user"
@@ -64,7 +64,12 @@ class RoleConfig(Config):
     overrides: bool = Field(
         False,
         description="Whether the role may send the headers `x-route-tier`, `x-route-policy`, "
-        "`x-route-never-below` and `x-route-never-above`.",
+        "`x-route-never-below`, `x-route-never-above` and `x-route-objective`.",
+    )
+    objectives: tuple[Objective, ...] | None = Field(
+        None,
+        description="Values of `x-route-objective` that the role may send, with `overrides`. None: "
+        "every one that the service offers.",
     )
     output_tokens_max: int | None = Field(
         None,

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import difflib
+from collections.abc import Sequence
 
 from pydantic import Field, model_validator
 
 from serve_app.config.access import check_access
 from serve_app.config.base import Config
 from serve_app.config.limits import BODY_BYTES_UNKNOWN, check_limits
+from serve_app.config.objectives import find_missing
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import DAY_S, ReplicasConfig, TierConfig
 from serve_app.config.variants import VariantConfig, check_variants, derive_tiers
@@ -137,6 +139,7 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
             "feedback.directory: labels compare two tiers that generate, and there is "
             f"{'one' if generating else 'none'}"
         )
+    _check_objective(runtime, [tier for tier in tiers if "generate" in tier.tasks])
     _check_hedging(runtime, tiers)
     _check_thinking(runtime, tiers)
     if runtime.access is not None:
@@ -146,6 +149,17 @@ def check_runtime(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None
     low, high = routing.never_below, routing.never_above
     if low and high and generating.index(low) > generating.index(high):
         raise ValueError(f"routing.never_below: '{low}' is stronger than never_above, '{high}'")
+
+
+def _check_objective(runtime: RuntimeConfig, tiers: Sequence[TierConfig]) -> None:
+    """An objective without its budget or prices would choose blindly."""
+    routing = runtime.routing
+    if routing.objective is None:
+        return
+    target = routing.strong_ratio_target
+    lacks = find_missing(routing.objective, routing.objectives, target, runtime.prices, tiers)
+    if lacks is not None:
+        raise ValueError(f"routing.objective: '{routing.objective}' needs {lacks}")
 
 
 def _check_prices(runtime: RuntimeConfig, tiers: tuple[TierConfig, ...]) -> None:

@@ -17,11 +17,13 @@ from serve_app.config.fairness import FairnessConfig
 from serve_app.config.feedback import FeedbackConfig
 from serve_app.config.hedging import HedgingConfig
 from serve_app.config.limits import LimitsConfig
+from serve_app.config.objectives import ObjectivesConfig
 from serve_app.config.pages import PagesConfig
 from serve_app.config.prices import PricesConfig
 from serve_app.config.tiers import DAY_S, HOUR_S, NAME_PATTERN
 from serve_app.config.traces import TracesConfig
 from serve_app.config.variants import TierVariantsConfig
+from serve_app.core.call import Objective
 from serve_app.core.deadlines import Deadlines
 
 Score = Annotated[float, Field(ge=0, le=1)]
@@ -162,6 +164,14 @@ class RoutingConfig(Config):
         "the prompt alone. cascade: also by the confidence of the answer that the weakest tier "
         "begins. The header `x-route-policy` overrides it for one call.",
     )
+    objective: Objective | None = Field(
+        None,
+        description="Choose among all tiers by the P(right) of each, which the weights must have a "
+        "head for. quality: the best answers within the budget. cost: the cheapest tier, at a "
+        "floor of quality. weighted: by a sum of quality, money and time. The header "
+        "`x-route-objective` sets it for one call. None: the score and the threshold decide.",
+    )
+    objectives: ObjectivesConfig = Field(default_factory=ObjectivesConfig)
     residency_weight: float = Field(
         0.0,
         ge=0,
@@ -179,6 +189,10 @@ class RoutingConfig(Config):
         low, high = self.strong_score_min_bounds
         if low > high:
             raise ValueError(f"strong_score_min_bounds: {low:g} is above {high:g}")
+        if self.objective is not None and self.scorer == "heuristic":
+            raise ValueError(
+                "objective: the heuristic says nothing of a tier's chance; use learned"
+            )
         return self
 
 
@@ -332,6 +346,7 @@ class RuntimeConfig(Config):
         """
         return (
             self.routing.load.watched
+            or self.routing.objectives.time_weight > 0
             or self.feedback.directory is not None
             or self.batches is not None
         )

@@ -591,6 +591,11 @@ class TierConfig(Config):
         return self._engine_size("tensor_parallel_size")
 
     @property
+    def gpus(self) -> float:
+        """The GPUs that one replica reserves."""
+        return self.workers * self.placement.gpus_per_worker
+
+    @property
     def workers(self) -> int:
         """Workers of one engine: tensor times pipeline parallel size."""
         return self.tensor_parallel_size * self._engine_size("pipeline_parallel_size")

@@ -149,6 +149,17 @@ class Policy(StrEnum):
     CASCADE = "cascade"
 
 
+class Objective(StrEnum):
+    """What the Router seeks where every tier's chance to answer well is known."""
+
+    QUALITY = "quality"
+    """The best answers that a budget pays for."""
+    COST = "cost"
+    """The cheapest answers that keep a floor of quality."""
+    WEIGHTED = "weighted"
+    """The best sum of quality, money and time."""
+
+
 @dataclass(frozen=True, slots=True)
 class TierLimits:
     """The tiers between which the router may choose, by name or model id; None: no limit.
@@ -183,10 +194,10 @@ class Call:
     `model` is the model that the client asked for: `auto`, a tier's name or a model id. `tier` is
     the override by header, `limits` restrict the router's choice. `adds_usage` says that the
     forwarded body asks for a usage event which the client did not ask for and must not see.
-    `session` is the hash of the conversation's id, where the client gave one. `policy` is the
-    override by header. `draftable` is false where the first tokens say nothing about the quality of
-    the answer. `output_tokens_cap` is the caller's limit, which may be narrower than the limit in
-    `prompt`.
+    `session` is the hash of the conversation's id, where the client gave one. `policy` and
+    `objective` are overrides by header. `draftable` is false where the first tokens say nothing
+    about the quality of the answer. `output_tokens_cap` is the caller's limit, which may be
+    narrower than the limit in `prompt`.
     """
 
     request_id: str
@@ -200,6 +211,7 @@ class Call:
     limits: TierLimits = NO_LIMITS
     session: str | None = None
     policy: Policy | None = None
+    objective: Objective | None = None
     draftable: bool = True
     cache_use: CacheUse = CacheUse.DEFAULT
     output_tokens_cap: int | None = None
@@ -225,6 +237,9 @@ class Reason(StrEnum):
     STRONG_BUSY = "strong_busy"
     STRONG_IDLE = "strong_idle"
     WARM = "warm"
+    QUALITY = "quality"
+    COST = "cost"
+    WEIGHTED = "weighted"
     NEVER_BELOW = "never_below"
     NEVER_ABOVE = "never_above"
     FALLBACK = "fallback"
@@ -235,12 +250,31 @@ class Reason(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class Prospect:
+    """What is expected of a tier for one call.
+
+    `right` is its P(right), `cost` the price of the call in units of the currency, `time_s` the
+    time until the answer is complete. What its caches hold of the prompt is in the two already:
+    `saved_cost` and `saved_s` say how much; `saved_gpu_s` are the seconds of GPUs.
+    """
+
+    tier: str
+    right: float
+    cost: float
+    time_s: float
+    saved_cost: float = 0.0
+    saved_s: float = 0.0
+    saved_gpu_s: float = 0.0
+
+
+@dataclass(frozen=True, slots=True)
 class Decision:
     """Which tier answers, and why.
 
     `score` is the complexity in 0..1, None where nothing was scored. `threshold` is the value that
     the score was compared with. `weighed` is the score that was compared instead, moved by what the
-    tiers have cached; None: the score itself.
+    tiers have cached; None: the score itself. `prospects` are those of the tiers between which
+    `objective` has chosen.
     """
 
     tier: str
@@ -249,6 +283,13 @@ class Decision:
     score: float | None = None
     threshold: float | None = None
     weighed: float | None = None
+    objective: Objective | None = None
+    prospects: tuple[Prospect, ...] = ()
+
+    @property
+    def prospect(self) -> Prospect | None:
+        """What is expected of the tier, None where no objective has chosen."""
+        return next((p for p in self.prospects if p.tier == self.tier), None)
 
 
 @dataclass(frozen=True, slots=True)

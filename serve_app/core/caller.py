@@ -41,14 +41,15 @@ class Rights:
     """What a caller may do; None in a set's place means everything.
 
     `endpoints` holds paths, `tiers` the names of tiers, `models` the ids of models and adapters.
-    `overrides` says whether the caller's `x-route-*` headers count. `output_tokens_max` bounds the
-    tokens of one answer.
+    `overrides` says whether the caller's `x-route-*` headers count, `objectives` which values of
+    `x-route-objective` do. `output_tokens_max` bounds the tokens of one answer.
     """
 
     endpoints: Set[str] | None = None
     tiers: Set[str] | None = None
     models: Set[str] | None = None
     overrides: bool = True
+    objectives: Set[str] | None = None
     output_tokens_max: int | None = None
     priority: Priority = Priority.INTERACTIVE
     feedback: bool = True

@@ -12,6 +12,7 @@ TIER_HEADER = b"x-route-tier"
 NEVER_BELOW_HEADER = b"x-route-never-below"
 NEVER_ABOVE_HEADER = b"x-route-never-above"
 POLICY_HEADER = b"x-route-policy"
+OBJECTIVE_HEADER = b"x-route-objective"
 SESSION_HEADER = b"x-session-id"
 DEADLINE_HEADER = b"x-deadline-ms"
 """Milliseconds within which the answer must begin; it can only shorten the deadline of the config.

@@ -18,6 +18,12 @@ class Residence:
         """The same in seconds of GPUs, of which the replica has so many."""
         return Residence(self.gain_s * gpus, self.read_s * gpus)
 
+    @property
+    def cached_ratio(self) -> float:
+        """The part of the prompt that is cached."""
+        whole_s = self.gain_s + self.read_s
+        return self.gain_s / whole_s if whole_s > 0 else 0.0
+
 
 NOWHERE = Residence()
 """Nothing is known, or nothing is cached."""

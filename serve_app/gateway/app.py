@@ -206,13 +206,16 @@ class Pages:
             limits=headers.limits,
             session=headers.session,
             policy=headers.policy,
+            objective=headers.objective,
             bodies=self._pipeline.runtime.bodies,
         )
         route = self._pipeline.decide(self._pipeline.authorise(call, caller), caller)
         visible = {tier.name for tier in self._pipeline.visible(caller)}
         loads = self._pipeline.loads()
         # The controller's state tells of the traffic of all tiers.
-        control = self._pipeline.control_state() if visible == loads.keys() else None
+        sees_all = visible == loads.keys()
+        control = self._pipeline.control_state() if sees_all else None
+        weights = self._pipeline.cost_weights() if sees_all else None
         document = {
             "object": "route",
             "endpoint": endpoint,
@@ -220,6 +223,7 @@ class Pages:
             "otherwise": asdict(route.decision) if route.draft else None,
             "others": [asdict(other) for other in route.others],
             "control": control and asdict(control),
+            "weights": weights and asdict(weights),
             "load": {name: asdict(load) for name, load in loads.items() if name in visible},
         }
         answer = _json(orjson.dumps(document))

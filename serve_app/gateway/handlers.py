@@ -298,6 +298,7 @@ class CallHandler:
             limits=headers.limits,
             session=headers.session,
             policy=headers.policy,
+            objective=headers.objective,
             bodies=self._pipeline.runtime.bodies,
             cache_use=cache_use,
         )

@@ -15,6 +15,7 @@ from serve_app.core.headers import (
     DEADLINE_HEADER,
     NEVER_ABOVE_HEADER,
     NEVER_BELOW_HEADER,
+    OBJECTIVE_HEADER,
     POLICY_HEADER,
     REQUEST_ID_HEADER,
     SESSION_HEADER,
@@ -34,6 +35,7 @@ CONTROLS = frozenset(
         NEVER_BELOW_HEADER,
         NEVER_ABOVE_HEADER,
         POLICY_HEADER,
+        OBJECTIVE_HEADER,
         SESSION_HEADER,
         DEADLINE_HEADER,
         CONSENT_HEADER,
@@ -58,6 +60,7 @@ class RequestHeaders:
         "content_encoding",
         "content_length",
         "content_type",
+        "objective",
         "policy",
         "request_id",
         "tier",
@@ -75,6 +78,7 @@ class RequestHeaders:
         self._deadline_ms: bytes | None = None
         self._consent: bytes | None = None
         self.policy: str | None = None
+        self.objective: str | None = None
         self.traceparent: bytes | None = None
         """None also where it is there twice, as the W3C's rules ask for."""
         traceparents = 0
@@ -97,6 +101,8 @@ class RequestHeaders:
                 self._session_id = value
             elif name == POLICY_HEADER:
                 self.policy = value.decode("latin-1").strip()
+            elif name == OBJECTIVE_HEADER:
+                self.objective = value.decode("latin-1").strip()
             elif name == DEADLINE_HEADER:
                 self._deadline_ms = value.strip()
             elif name == CONSENT_HEADER:

@@ -14,9 +14,18 @@ from typing import Any
 import orjson
 
 from serve_app.config.bodies import BodiesConfig
-from serve_app.core.call import AUTO, NO_LIMITS, CacheUse, Call, Endpoint, Policy, TierLimits
+from serve_app.core.call import (
+    AUTO,
+    NO_LIMITS,
+    CacheUse,
+    Call,
+    Endpoint,
+    Objective,
+    Policy,
+    TierLimits,
+)
 from serve_app.core.errors import InvalidField, MalformedBody, TooMany
-from serve_app.core.headers import POLICY_HEADER
+from serve_app.core.headers import OBJECTIVE_HEADER, POLICY_HEADER
 from serve_app.core.prefix import PrefixKeys
 from serve_app.gateway.fields import admit_fields
 from serve_app.gateway.grammars import GRAMMAR_FIELDS, check_grammars
@@ -156,10 +165,12 @@ def parse_call(
     limits: TierLimits = NO_LIMITS,
     session: str | None = None,
     policy: str | None = None,
+    objective: str | None = None,
     bodies: BodiesConfig = DEFAULT_BODIES,
     cache_use: CacheUse = CacheUse.DEFAULT,
 ) -> Call:
-    """One API request from its body; `tier`, `limits` and `policy` come from its headers.
+    """One API request from its body; `tier`, `limits`, `policy` and `objective` come
+    from its headers.
 
     Raises:
         BadRequest: the body cannot be read as a call of this endpoint, or holds something that
@@ -193,6 +204,7 @@ def parse_call(
         limits=limits,
         session=session,
         policy=None if policy is None else _policy(policy),
+        objective=None if objective is None else _objective(objective),
         # A beam's tokens are not the answer's tokens; a background response has no stream to hold.
         draftable=not (document.get("use_beam_search") or document.get("background")),
         cache_use=cache_use,
@@ -204,6 +216,14 @@ def _policy(value: str) -> Policy:
         return Policy(value)
     except ValueError:
         raise InvalidField(POLICY_HEADER.decode(), f"one of {', '.join(Policy)}") from None
+
+
+def _objective(value: str) -> Objective:
+    try:
+        return Objective(value)
+    except ValueError:
+        expected = f"one of {', '.join(Objective)}"
+        raise InvalidField(OBJECTIVE_HEADER.decode(), expected) from None
 
 
 def _lacks_usage(endpoint: Endpoint, document: Json) -> bool:

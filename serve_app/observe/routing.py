@@ -72,6 +72,37 @@ class ControlMetrics:
             self._share.set(state.share)
 
 
+class HeldWeights(Protocol):
+    """What costs are worth, in P(right); see `routing/worth.py`."""
+
+    @property
+    def money(self) -> float: ...
+    @property
+    def time(self) -> float: ...
+    @property
+    def strong(self) -> float: ...
+
+
+class CostWeightMetrics:
+    """Reads the weights of the objective about once a second; without one there is no metric."""
+
+    def __init__(self, read: Callable[[], HeldWeights | None]) -> None:
+        self._read = read
+        self._weight = Gauge(
+            "serve_app_routing_weight",
+            "P(right) that the objective gives up for a unit of money, a second or a strong call.",
+            ("of",),
+        )
+
+    def flush(self) -> None:
+        """Hand the weights to Ray."""
+        weights = self._read()
+        if weights is None:
+            return
+        for name in ("money", "time", "strong"):
+            self._weight.set(getattr(weights, name), {"of": name})
+
+
 class DriftMetrics:
     """Reads the scores about once a second, and logs a change.
 

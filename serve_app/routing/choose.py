@@ -13,6 +13,7 @@ A call with images goes only to tiers that take them, whichever rule decides.
 7. the complexity score                                          COMPLEX or SIMPLE
    moved by what the tiers have cached, if that has a weight     WARM
    near the threshold the load of the tiers, if it is watched    STRONG_BUSY or STRONG_IDLE
+   with an objective, the tier that is worth most, in its place  QUALITY, COST or WEIGHTED
    with the policy `cascade`                                     COMPLEX or DRAFT
 
 A tier that the router chose by rules 3 to 7 is then moved: into the limits of the call and of the
@@ -45,7 +46,8 @@ from serve_app.routing.limits import allowed_tiers, keep_within
 from serve_app.routing.live import Live, choose_by_load, fits, leave_down, list_others
 from serve_app.routing.media import able_to_see
 from serve_app.routing.residency import weigh_draft, weigh_switch
-from serve_app.routing.scorer import Scorer
+from serve_app.routing.scorer import Rating, Scorer
+from serve_app.routing.worth import Weighing
 
 __all__ = ["choose_route", "estimate_tokens", "resolve_model"]
 
@@ -217,10 +219,33 @@ def _choose_for_prompt(
         return Route(_decision(tier, Reason.PROMPT_TOO_LONG))
     if not fitting:
         return Route(_decision(weakest, Reason.PROMPT_TOO_LONG))
-    score = scorer.score(call.prompt)
+    rating = scorer.rate(call.prompt)
     if call.draftable and (call.policy or config.policy) == Policy.CASCADE:
-        return _draft_by_score(weakest, fitting[-1], score, config, live)
-    return Route(_choose_by_score([weakest, *fitting], score, config, live))
+        worthiest = _choose_by_worth(fitting, rating, prompt_tokens, live.weighing)
+        takes_over = next((t for t in fitting if worthiest and t.name == worthiest.tier), None)
+        return _draft_by_score(weakest, takes_over or fitting[-1], rating.score, config, live)
+    tiers = [weakest, *fitting]
+    worthiest = _choose_by_worth(tiers, rating, prompt_tokens, live.weighing)
+    return Route(worthiest or _choose_by_score(tiers, rating.score, config, live))
+
+
+def _choose_by_worth(
+    candidates: Sequence[TierConfig],
+    rating: Rating,
+    prompt_tokens: int,
+    weighing: Weighing | None,
+) -> Decision | None:
+    """The tier that an objective chooses; None without one, or without a head for any tier."""
+    if weighing is None:
+        return None
+    prospects = weighing.list_prospects(candidates, rating.chances, prompt_tokens)
+    if not prospects:
+        return None
+    chosen, warm = weighing.choose(prospects)
+    tier = next(tier for tier in candidates if tier.name == chosen.tier)
+    reason = Reason.WARM if warm else Reason(weighing.objective)
+    found = _decision(tier, reason, rating.score)
+    return replace(found, objective=weighing.objective, prospects=prospects)
 
 
 def _too_long_tier(

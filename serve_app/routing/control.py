@@ -159,10 +159,15 @@ class ThresholdControl:
         """Note the decision of a real call, unless the call named its tier.
 
         A shift for load or away from a tier that is down does not count against the share, because
-        the controller would otherwise undo the shift. The threshold does not decide a draft.
+        the controller would otherwise undo the shift. The threshold decides neither a draft nor a
+        call that an objective has chosen for, but the scores of the latter show a drift.
         """
         self._follow(config)
         if decision.reason is Reason.DRAFT:
+            return
+        if decision.prospects:
+            if decision.score is not None:
+                self._window.note(decision.score)
             return
         if decision.reason in _BY_OTHER_RULES:
             if self._controller is not None:
@@ -191,7 +196,7 @@ class ThresholdControl:
         if before is None or _scorer_keys(config) != _scorer_keys(before):
             self._window.forget_usual()
         if before is None or _control_keys(config) != _control_keys(before):
-            held = config.strong_ratio_target is not None
+            held = config.strong_ratio_target is not None and config.objective is None
             self._controller = ShareController(config, self._window) if held else None
 
 
@@ -205,4 +210,5 @@ def _control_keys(config: RoutingConfig) -> tuple[object, ...]:
         config.strong_ratio_window,
         config.strong_score_min_bounds,
         config.strong_score_min,
+        config.objective,
     )

@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from serve_app.core.call import Prompt
 from serve_app.routing.features import TextFeatures, is_small_talk
+from serve_app.routing.scorer import Rating
 from serve_app.routing.seen import Seen
 from serve_app.routing.vector import Observer, SystemViews
 from serve_app.routing.weights import RoutingWeights
@@ -46,14 +47,16 @@ class _View:
 
 
 class LearnedScorer:
-    """Two logistic heads, P(strong right) and P(fast right); the score grows with the difference.
+    """A logistic head for each tier, its P(right); the score grows with the difference of the
+    strongest and the weakest.
 
-    The score is 0.5 where the strong model is expected to be right so much more often that its
+    The score is 0.5 where the strongest model is expected to be right so much more often that its
     price is worth paying (`gain_min` of the weights).
     """
 
     def __init__(self, weights: RoutingWeights) -> None:
         self._weights = weights
+        self.heads = weights.heads
         self._systems = SystemViews()
         self._views = Seen[_View](VIEWS_MAX)
 
@@ -63,16 +66,27 @@ class LearnedScorer:
         A hard ask escalates at once. Later turns inherit from it, and a short follow-up inherits
         nearly all of it, until a turn is plainly about something easy.
         """
+        return self.rate(prompt).score
+
+    def rate(self, prompt: Prompt) -> Rating:
+        """The score, and the chances of the newest ask.
+
+        If an older ask decides the score, its chances are mixed in by the share that is inherited.
+        """
         observer = Observer(prompt, self._systems)
         view = self._view(observer, 0)
-        best, kept = self._score(view, observer, 0), 1.0
+        newest = chances = self._predict(view, observer, 0)
+        best, kept = self._score(chances), 1.0
         for age in range(1, len(observer.asks)):
             kept *= _inherited_share(observer.asks[age - 1], view)
             if kept <= best:  # earlier scores, at most 1, can no longer matter
                 break
             view = self._view(observer, age)
-            best = max(best, kept * self._score(view, observer, age))
-        return best
+            earlier = self._predict(view, observer, age)
+            score = kept * self._score(earlier)
+            if score > best:
+                best, chances = score, _mix(newest, earlier, kept)
+        return Rating(best, chances)
 
     def _view(self, observer: Observer, age: int) -> _View:
         """An ask is hashed and searched once, though it comes with each later turn."""
@@ -83,9 +97,17 @@ class LearnedScorer:
         vector = observer.observe(age)
         return _View(self._weights.weigh_ngrams(vector), vector.text)
 
-    def _score(self, view: _View, observer: Observer, age: int) -> float:
+    def _predict(self, view: _View, observer: Observer, age: int) -> tuple[float, ...]:
         # A view does not hold the length of the whole ask, which asks of one view may differ in.
-        return self._weights.score_from(view.ngrams, observer.list_terms(view.text, age))
+        return self._weights.predict_from(view.ngrams, observer.list_terms(view.text, age))
+
+    def _score(self, chances: tuple[float, ...]) -> float:
+        return self._weights.map_gain(chances[-1] - chances[0])
+
+
+def _mix(newest: tuple[float, ...], earlier: tuple[float, ...], kept: float) -> tuple[float, ...]:
+    """The chances of two asks, those of the earlier ask by the share that is inherited."""
+    return tuple([kept * e + (1 - kept) * n for n, e in zip(newest, earlier, strict=True)])
 
 
 def _inherited_share(ask: str, view: _View) -> float:

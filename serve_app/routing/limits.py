@@ -88,8 +88,16 @@ def _keep_within(
 def move(decision: Decision, tier: TierConfig, reason: Reason) -> Decision:
     """The same decision for another tier."""
     # By the constructor: `dataclasses.replace` takes several times as long, and every call is here.
+    d = decision
     return Decision(
-        tier.name, tier.model_id, reason, decision.score, decision.threshold, decision.weighed
+        tier.name,
+        tier.model_id,
+        reason,
+        d.score,
+        d.threshold,
+        d.weighed,
+        d.objective,
+        d.prospects,
     )
 
 

@@ -11,6 +11,7 @@ from serve_app.core.call import Decision, Reason, Route
 from serve_app.core.load import TierLoad
 from serve_app.core.residence import Residence
 from serve_app.routing.limits import move
+from serve_app.routing.worth import Weighing
 
 
 @dataclass(frozen=True, slots=True)
@@ -18,12 +19,14 @@ class Live:
     """The state at a decision: the threshold in force, and the load of tiers by name.
 
     A tier without a known load is neither busy nor idle. `residency` says what a tier has cached of
-    the call, in seconds of GPUs; None: it does not count.
+    the call, in seconds of GPUs; None: it does not count. `weighing` is how an objective weighs the
+    call; None: the threshold decides it.
     """
 
     threshold: float
     loads: Mapping[str, TierLoad] = field(default_factory=dict)
     residency: Callable[[TierConfig], Residence] | None = None
+    weighing: Weighing | None = None
 
     @property
     def down(self) -> Set[str]:

@@ -10,11 +10,28 @@ from serve_app.core.call import Prompt
 from serve_app.routing.features import Features, TextFeatures, extract_features
 
 
+@dataclass(frozen=True, slots=True)
+class Rating:
+    """The score of a prompt, and P(right) of each of the scorer's heads."""
+
+    score: float
+    chances: tuple[float, ...] = ()
+
+
 class Scorer(Protocol):
     """Estimates how much a call would gain from a stronger model."""
 
+    @property
+    def heads(self) -> tuple[str, ...]:
+        """The names of the heads, weakest first; none if the scorer gives a score alone."""
+        ...
+
     def score(self, prompt: Prompt) -> float:
         """The complexity in 0..1. Pure, and fast enough to be called for every request."""
+        ...
+
+    def rate(self, prompt: Prompt) -> Rating:
+        """The same score, with the chances that it comes from."""
         ...
 
 
@@ -80,6 +97,8 @@ WEIGHTS = HeuristicWeights()
 class HeuristicScorer:
     """A hand-weighted sum of `Features`: routes before there are labels to learn from."""
 
+    heads: tuple[str, ...] = ()
+
     def __init__(self, weights: HeuristicWeights = WEIGHTS) -> None:
         self._weights = weights
 
@@ -93,6 +112,10 @@ class HeuristicScorer:
             for age, ask in enumerate(asks or (TextFeatures(),))
         ]
         return max(scores)
+
+    def rate(self, prompt: Prompt) -> Rating:
+        """The score alone: hand weights say nothing about the chance of a model."""
+        return Rating(self.score(prompt))
 
 
 def text_evidence(text: TextFeatures, weights: HeuristicWeights) -> float:

@@ -3,7 +3,9 @@
 The file is safetensors, which holds only numbers and strings and cannot run code. Its metadata
 names its format and the features that it was fitted to. A file with any other format or features is
 rejected. Files of version 1 are still read: their format does not say what they were learnt from,
-and their features lack the length of the whole text.
+and their features lack the length of the whole text. Version 2 has the two heads `fast` and
+`strong`; version 3 names its heads, one for each tier. Weights of two such heads are still written
+in version 2, so that an older serve-app reads them.
 """
 
 from __future__ import annotations
@@ -24,18 +26,18 @@ from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.vector import FEATURES_VERSION, TERMS, Vector
 
 SHIPPED_WEIGHTS = Path(__file__).with_name("shipped.safetensors")
-FILE_BYTES_MAX = 300 * 1024
+FILE_BYTES_MAX = 512 * 1024
 FORMAT = "serve-app routing weights"
 FORMAT_VERSION = 2
-_FORMATS = ("1", "2")
+NAMED_VERSION = 3
+_FORMATS = ("1", "2", "3")
 _FEATURES = ("1", str(FEATURES_VERSION))
 
 HEADS = ("fast", "strong")
-_SHAPES = {
-    "ngrams": ("F16", [len(HEADS), BUCKETS]),
-    "terms": ("F32", [len(HEADS), len(TERMS)]),
-    "intercepts": ("F32", [len(HEADS)]),
-}
+"""The heads of files that do not name them: the weakest and the strongest tier, whatever their
+names."""
+HEADS_MAX = 8
+_TENSORS = ("ngrams", "terms", "intercepts")
 _LEARNT = "learnt"
 LEARNT_BYTES_MAX = 1 << 17
 
@@ -64,11 +66,12 @@ class Provenance:
 
 @dataclass(frozen=True, slots=True, eq=False)
 class RoutingWeights:
-    """Two logistic heads, `fast` and `strong`: each array has one row for each head.
+    """A logistic head for each of several tiers: each array has one row for each head.
 
-    `gain_min` is the gain in P(right) that scores 0.5; `steepness` is the slope of the score there.
-    `learnt` says which calls the weights were learnt from, for `offline/learning/learnt.py`; the
-    scorer does not read it. None: that is not known.
+    `heads` are the names of tiers or models, weakest first, or HEADS. `gain_min` is the gain in
+    P(right) that scores 0.5; `steepness` is the slope of the score there. `learnt` says which calls
+    the weights were learnt from, for `offline/learning/learnt.py`; the scorer does not read it.
+    None: that is not known.
     """
 
     ngrams: NDArray[np.float32]
@@ -78,31 +81,28 @@ class RoutingWeights:
     steepness: float = 10.0
     provenance: Provenance = field(default_factory=Provenance)
     learnt: NDArray[np.uint8] | None = None
+    heads: tuple[str, ...] = HEADS
 
-    def predict(self, vector: Vector) -> tuple[float, float]:
-        """P(fast right) and P(strong right)."""
+    def predict(self, vector: Vector) -> tuple[float, ...]:
+        """P(right) of each head."""
         return self.predict_from(self.weigh_ngrams(vector), vector.terms)
 
     def weigh_ngrams(self, vector: Vector) -> NDArray[np.float32]:
-        """The part of both heads' log-odds that comes from the n-grams."""
+        """The part of the heads' log-odds that comes from the n-grams."""
         weighed: NDArray[np.float32] = self.ngrams.take(vector.buckets, axis=1) @ vector.values
         return weighed
 
     def predict_from(
         self, ngrams: NDArray[np.float32], terms: NDArray[np.float32]
-    ) -> tuple[float, float]:
+    ) -> tuple[float, ...]:
         """The same as `predict`, from what `weigh_ngrams` gave and from the terms."""
-        fast, strong = (ngrams + self.terms @ terms + self.intercepts).tolist()
-        return _logistic(fast), _logistic(strong)
+        log_odds = (ngrams + self.terms @ terms + self.intercepts).tolist()
+        return tuple([_logistic(head) for head in log_odds])
 
     def score(self, vector: Vector) -> float:
-        """The gain from the strong model, mapped to 0..1."""
-        return self.score_from(self.weigh_ngrams(vector), vector.terms)
-
-    def score_from(self, ngrams: NDArray[np.float32], terms: NDArray[np.float32]) -> float:
-        """The same as `score`, from what `weigh_ngrams` gave and from the terms."""
-        fast, strong = self.predict_from(ngrams, terms)
-        return self.map_gain(strong - fast)
+        """The gain from the strongest model, mapped to 0..1."""
+        chances = self.predict(vector)
+        return self.map_gain(chances[-1] - chances[0])
 
     def map_gain(self, gain: float) -> float:
         """The score of a gain. Strictly increasing: it moves the threshold and never changes the
@@ -127,6 +127,9 @@ def save_weights(weights: RoutingWeights, path: Path) -> None:
         "steepness": repr(weights.steepness),
         "provenance": orjson.dumps(asdict(weights.provenance)).decode(),
     }
+    if weights.heads != HEADS:
+        heads = orjson.dumps(weights.heads).decode()
+        metadata |= {"format_version": str(NAMED_VERSION), "heads": heads}
     scratch = path.with_suffix(".tmp")
     scratch.write_bytes(save(tensors, metadata))
     os.replace(scratch, path)
@@ -141,12 +144,14 @@ def read_weights(path: Path = SHIPPED_WEIGHTS) -> RoutingWeights:
     try:
         size = path.stat().st_size
         if size > FILE_BYTES_MAX:
-            raise WeightsRefused(path, f"{size} bytes; routing weights have at most 300 KiB")
+            raise WeightsRefused(path, f"{size} bytes; routing weights have at most 512 KiB")
         with safe_open(path, framework="numpy") as file:
-            _check_metadata(path, file.metadata() or {})
-            shapes = _list_shapes(file.metadata())
+            metadata = file.metadata() or {}
+            _check_metadata(path, metadata)
+            heads = _read_heads(path, metadata)
+            shapes = _list_shapes(metadata, len(heads))
             tensors = {name: _read_tensor(path, file, name, *shapes[name]) for name in shapes}
-            weights = _build(path, tensors, file.metadata() or {})
+            weights = replace(_build(path, tensors, metadata), heads=heads)
             return replace(weights, learnt=_read_learnt(path, file))
     except OSError as error:
         raise WeightsRefused(path, error.strerror or "cannot be read") from None
@@ -168,10 +173,23 @@ def _check_metadata(path: Path, metadata: dict[str, str]) -> None:
             )
 
 
-def _list_shapes(metadata: dict[str, str]) -> dict[str, tuple[str, list[int]]]:
-    if metadata["features_version"] == str(FEATURES_VERSION):
-        return _SHAPES
-    return _SHAPES | {"terms": ("F32", [len(HEADS), len(TERMS) - 1])}
+def _read_heads(path: Path, metadata: dict[str, str]) -> tuple[str, ...]:
+    if metadata["format_version"] != str(NAMED_VERSION):
+        return HEADS
+    try:
+        heads = orjson.loads(metadata.get("heads", ""))
+    except orjson.JSONDecodeError:
+        heads = None
+    named = isinstance(heads, list) and all(isinstance(head, str) and head for head in heads)
+    if not named or len(set(heads)) != len(heads) or not 2 <= len(heads) <= HEADS_MAX:
+        raise WeightsRefused(path, f"its `heads` are not 2 to {HEADS_MAX} different names")
+    return tuple(heads)
+
+
+def _list_shapes(metadata: dict[str, str], heads: int) -> dict[str, tuple[str, list[int]]]:
+    terms = len(TERMS) - (metadata["features_version"] != str(FEATURES_VERSION))
+    sizes = ("F16", [heads, BUCKETS]), ("F32", [heads, terms]), ("F32", [heads])
+    return dict(zip(_TENSORS, sizes, strict=True))
 
 
 def _read_tensor(
@@ -215,7 +233,7 @@ def _build(
         raise WeightsRefused(path, "its metadata cannot be read") from None
     if not (-1 <= gain_min <= 1 and 0 < steepness < math.inf):
         raise WeightsRefused(path, "its `gain_min` or `steepness` is out of range")
-    ngrams, terms, intercepts = (tensors[name] for name in _SHAPES)
+    ngrams, terms, intercepts = (tensors[name] for name in _TENSORS)
     if terms.shape[1] < len(TERMS):
         terms = np.pad(terms, ((0, 0), (0, 1)))
     return RoutingWeights(ngrams, terms, intercepts, gain_min, steepness, provenance)

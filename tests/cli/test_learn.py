@@ -81,6 +81,25 @@ def test_shipped_weights_can_be_measured(records: Path) -> None:
     assert list(records.parent.glob("*.safetensors")) == []
 
 
+def test_heads_of_three_tiers(tmp_path: Path) -> None:
+    """The file has a head for each, and the tables compare the ways to choose."""
+    rng, lines = Random(1), []
+    for number in range(80):
+        scores = {"a": rng.randrange(2), "b": rng.randrange(2), "c": number % 3 > 0}
+        lines.append({"prompt": f"w{rng.randrange(99)} {number}", "scores": scores})
+    path, out = tmp_path / "mine.jsonl", tmp_path / "mine.safetensors"
+    path.write_bytes(b"\n".join(map(orjson.dumps, lines)))
+    common = ["--tiers", "a,b,c", "--prices", "1,2,9"]
+    few = ["--anchors", 4, "--folds", 2, "--prior", "none", "--strength", 1]
+    result = run(path, *common, *few, "--out", out)
+    assert result.exit_code == 0, result.stderr
+    for words in ("P(right) less price", "range divided evenly", "mixture at random"):
+        assert words in result.stdout
+    assert read_weights(out).heads == ("a", "b", "c")
+    measured = orjson.loads(run("--evaluate", path, "--weights", out, *common, "--json").stdout)
+    assert [tier["name"] for tier in measured["tiers"]["tiers"]] == ["a", "b", "c"]
+
+
 @pytest.mark.parametrize(
     ("arguments", "code", "words"),
     [
@@ -90,6 +109,12 @@ def test_shipped_weights_can_be_measured(records: Path) -> None:
         (["--evaluate", "nowhere.jsonl"], 1, "nowhere.jsonl: No such file"),
         (["x.jsonl", "--pair", "one"], 2, "is not SMALL,LARGE"),
         (["x.jsonl", "--folds", "1"], 2, "--folds"),
+        (["x.jsonl", "--tiers", "a,b"], 2, "is not 3 to 8 different names"),
+        (["x.jsonl", "--tiers", "a,b,a"], 2, "is not 3 to 8 different names"),
+        (["x.jsonl", "--prices", "1,2,3"], 2, "a price for each of --tiers"),
+        (["x.jsonl", "--tiers", "a,b,c", "--prices", "1,x,3"], 2, "a price for each of --tiers"),
+        (["x.jsonl", "--tiers", "a,b,c", "--prices", "1,1,1"], 2, "not the same for all"),
+        (["--evaluate", "RECORDS", "--tiers", "a,b,c"], 2, "have heads for fast, strong"),
         (["x.jsonl", "--dataset", "no.jsonl"], 1, "no.jsonl: No such file"),
         (["RECORDS", "--prior", "no.safetensors"], 1, "no.safetensors: No such file"),
         (["--evaluate", "RECORDS", "--weights", __file__], 1, "not a safetensors file"),

@@ -14,11 +14,13 @@ from serve_app.core.load import BreakerState, TierLoad
 from serve_app.leases.hedging import HedgeFate
 from serve_app.observe.routing import (
     ControlMetrics,
+    CostWeightMetrics,
     DriftMetrics,
     HedgeMetrics,
     LoadMetrics,
     RetryMetrics,
 )
+from serve_app.routing.worth import CostWeights
 
 CONTROL = {
     "serve_app_routing_threshold",
@@ -68,6 +70,18 @@ def test_too_few_scores_have_no_drift(monkeypatch: pytest.MonkeyPatch) -> None:
     scores.drift = 0.02
     metrics.flush()
     assert told == {"serve_app_routing_drift": 0.02}
+
+
+def test_the_weights_of_an_objective_are_told(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each by its name; without an objective nothing is told."""
+    told: dict[str, float] = {}
+    monkeypatch.setattr(
+        Gauge, "set", lambda self, value, tags=None: told.update({tags["of"]: value})
+    )
+    CostWeightMetrics(lambda: None).flush()
+    assert not told
+    CostWeightMetrics(lambda: CostWeights(money=2.0, time=0.1)).flush()
+    assert told == {"money": 2.0, "time": 0.1, "strong": 0.0}
 
 
 def test_a_tier_that_goes_down_is_told_once(caplog: pytest.LogCaptureFixture) -> None:

@@ -6,18 +6,26 @@ from collections.abc import Mapping, Set
 
 from serve_app.core.call import Call, Prompt
 from serve_app.core.prefix import NO_KEYS, PrefixKeys
+from serve_app.routing.scorer import Rating
 
 
 class FakeScorer:
-    """Gives every prompt the same score, and remembers what it was asked."""
+    """Gives every prompt the same score and chances, and remembers what it was asked."""
 
-    def __init__(self, score: float = 0.0) -> None:
+    def __init__(
+        self, score: float = 0.0, heads: tuple[str, ...] = (), chances: tuple[float, ...] = ()
+    ) -> None:
         self._score = score
+        self.heads = heads
+        self._chances = chances
         self.seen: list[Prompt] = []
 
     def score(self, prompt: Prompt) -> float:
         self.seen.append(prompt)
         return self._score
+
+    def rate(self, prompt: Prompt) -> Rating:
+        return Rating(self.score(prompt), self._chances)
 
 
 class FakePayload:

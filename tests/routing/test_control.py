@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 import random
 from collections.abc import Callable, Iterator, Sequence
+from dataclasses import replace
 
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
 from serve_app.config.runtime import RoutingConfig
-from serve_app.core.call import Decision, Prompt, Reason, Turn
+from serve_app.core.call import Decision, Prompt, Prospect, Reason, Turn
 from serve_app.routing.control import GAIN, ShareController, ThresholdControl
 from serve_app.routing.drift import SCORES_MIN, ScoreWindow
 from serve_app.routing.scorer import HeuristicScorer
@@ -318,3 +319,15 @@ def test_a_config_that_leaves_scores_alone_forgets_none() -> None:
         control.note(decision(easy(chance)), before, "strong")
     assert control.scores(before).drift is not None
     assert control.scores(after).drift is not None
+
+
+def test_what_an_objective_chooses_does_not_count_for_the_share() -> None:
+    """Its scores still show a drift; with an objective for all calls no threshold is moved."""
+    control, routing = ThresholdControl(), config()
+    prospects = (Prospect("strong", 0.9, 1.0, 1.0),)
+    control.note(replace(decision(0.9, Reason.COST), prospects=prospects), routing, "strong")
+    state = control.state(routing)
+    assert state is not None
+    assert state.calls == 0
+    assert control.scores(routing).newest == (0.9,)
+    assert control.state(config(objective="quality")) is None

@@ -12,8 +12,10 @@ from hypothesis import given
 from numpy.typing import NDArray
 
 from serve_app.config.runtime import RoutingConfig
-from serve_app.core.call import Prompt, Turn
+from serve_app.config.tiers import TierConfig
+from serve_app.core.call import Objective, Prompt, Turn
 from serve_app.core.tokens import estimate_text_tokens
+from serve_app.offline.learning.fit import widen
 from serve_app.routing.choice import build_scorer
 from serve_app.routing.features import RECENT_ASKS_MAX
 from serve_app.routing.learned import (
@@ -25,7 +27,13 @@ from serve_app.routing.learned import (
 from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.scorer import HeuristicScorer
 from serve_app.routing.vector import Vector, weigh_terms
-from serve_app.routing.weights import RoutingWeights, WeightsRefused, read_weights, save_weights
+from serve_app.routing.weights import (
+    HEADS,
+    RoutingWeights,
+    WeightsRefused,
+    read_weights,
+    save_weights,
+)
 from tests.routing.prompts import AROUND, DO_IT, EASY_EN, EASY_ZH, HARD_EN, HARD_ZH
 from tests.routing.strategies import PROMPTS
 
@@ -126,14 +134,21 @@ def test_an_easy_turn_in_between_ends_it() -> None:
 class ScriptedWeights:
     """Scores from a script, the newest ask first."""
 
+    heads = HEADS
+
     def __init__(self, *scores: float) -> None:
         self.left = list(scores)
 
     def weigh_ngrams(self, vector: Vector) -> NDArray[np.float32]:
         return np.zeros(2, np.float32)
 
-    def score_from(self, ngrams: NDArray[np.float32], terms: NDArray[np.float32]) -> float:
-        return self.left.pop(0)
+    def predict_from(
+        self, ngrams: NDArray[np.float32], terms: NDArray[np.float32]
+    ) -> tuple[float, ...]:
+        return 0.0, self.left.pop(0)
+
+    def map_gain(self, gain: float) -> float:
+        return gain
 
 
 def inherited(text: str) -> float:
@@ -166,6 +181,16 @@ def test_the_share_that_a_turn_inherits(text: str, share: float) -> None:
     assert estimate_text_tokens(LONGER) == FOLLOW_UP_TOKENS_MAX + 1
     assert inherited(text) == share
     assert 0 < NEW_ASK_DECAY < FOLLOW_UP_DECAY < 1
+
+
+def test_the_chances_of_an_older_ask_are_inherited_with_its_score() -> None:
+    """As much of them as of the score; otherwise they are the newest ask's."""
+    scorer = LearnedScorer(cast(RoutingWeights, ScriptedWeights(0.2, 1.0)))
+    rating = scorer.rate(ask(HARD, LONGER))
+    assert rating.score == NEW_ASK_DECAY
+    assert rating.chances == pytest.approx((0, NEW_ASK_DECAY + (1 - NEW_ASK_DECAY) * 0.2))
+    newest = LearnedScorer(cast(RoutingWeights, ScriptedWeights(0.9, 1.0))).rate(ask(HARD, LONGER))
+    assert newest.chances == (0, 0.9)
 
 
 def heuristic_weights() -> RoutingWeights:
@@ -229,3 +254,19 @@ def test_a_bad_weights_file_is_refused(tmp_path: Path) -> None:
     path.write_bytes(b"nonsense")
     with pytest.raises(WeightsRefused, match=r"mine\.safetensors"):
         build_scorer(RoutingConfig(weights=str(path)))
+
+
+def test_an_objective_needs_a_head_for_each_tier(tmp_path: Path) -> None:
+    """The shipped weights do for two tiers that generate; without an objective any weights do."""
+    names = ("small", "middle", "large")
+    tiers = [TierConfig(name=name, model_id=f"m-{name}") for name in names]
+    embed = TierConfig(name="embed", model_id="m-embed", tasks=("embed",))
+    objective = RoutingConfig(objective=Objective.COST)
+    assert build_scorer(objective, [tiers[0], tiers[2], embed]).heads == HEADS
+    assert build_scorer(RoutingConfig(), tiers).heads == HEADS
+    with pytest.raises(WeightsRefused, match=r"no head for middle, as routing\.objective needs"):
+        build_scorer(objective, tiers)
+    path = tmp_path / "three.safetensors"
+    save_weights(widen(read_weights(), names), path)
+    mine = RoutingConfig(objective=Objective.COST, weights=str(path))
+    assert build_scorer(mine, tiers).heads == names

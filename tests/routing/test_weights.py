@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 import pytest
+from safetensors import safe_open
 from safetensors.numpy import load_file, save_file
 
 from serve_app.core.call import Prompt, Turn
@@ -15,6 +16,8 @@ from serve_app.routing.ngrams import BUCKETS
 from serve_app.routing.vector import FEATURES_VERSION, TERMS, observe
 from serve_app.routing.weights import (
     FILE_BYTES_MAX,
+    HEADS,
+    HEADS_MAX,
     SHIPPED_WEIGHTS,
     Provenance,
     RoutingWeights,
@@ -34,12 +37,13 @@ METADATA = {
 }
 
 
-def draw_weights() -> RoutingWeights:
+def draw_weights(heads: tuple[str, ...] = HEADS) -> RoutingWeights:
     rng = np.random.default_rng(1)
     return RoutingWeights(
-        rng.normal(size=(2, BUCKETS)).astype(np.float32),
-        rng.normal(size=(2, len(TERMS))).astype(np.float32),
-        rng.normal(size=2).astype(np.float32),
+        rng.normal(size=(len(heads), BUCKETS)).astype(np.float32),
+        rng.normal(size=(len(heads), len(TERMS))).astype(np.float32),
+        rng.normal(size=len(heads)).astype(np.float32),
+        heads=heads,
         gain_min=0.2,
         provenance=Provenance("2026-01-02T03:04:05Z", 7, "abc", 0.6),
         learnt=np.arange(64, dtype=np.uint8),
@@ -71,6 +75,29 @@ def test_a_file_keeps_everything(path: Path) -> None:
     assert [file.name for file in path.parent.iterdir()] == [path.name]
 
 
+@pytest.mark.parametrize("count", [3, HEADS_MAX])
+def test_heads_of_more_tiers_are_kept_by_name(path: Path, count: int) -> None:
+    """Each predicts for its tier, and the score is that of the strongest and the weakest."""
+    heads = tuple(f"tier-{number}" for number in range(count))
+    weights = draw_weights(heads)
+    save_weights(weights, path)
+    loaded = read_weights(path)
+    assert loaded.heads == heads
+    chances = loaded.predict(VECTOR)
+    assert chances == pytest.approx(weights.predict(VECTOR), abs=1e-2)
+    assert loaded.score(VECTOR) == loaded.map_gain(chances[-1] - chances[0])
+    assert path.stat().st_size <= FILE_BYTES_MAX
+
+
+def test_two_unnamed_heads_are_written_for_an_older_reader(path: Path) -> None:
+    """The file says version 2, and nothing of heads."""
+    save_weights(draw_weights(), path)
+    with safe_open(path, framework="numpy") as file:
+        assert file.metadata()["format_version"] == "2"
+        assert "heads" not in file.metadata()
+    assert read_weights(path).heads == HEADS
+
+
 def test_the_shipped_file_is_small_and_known() -> None:
     """It loads, and says what it was learnt from; the data sheet lies beside it."""
     assert SHIPPED_WEIGHTS.stat().st_size <= FILE_BYTES_MAX
@@ -96,7 +123,7 @@ def test_a_higher_gain_is_a_higher_score() -> None:
         (b"", "damaged"),
         (b"\x80\x04\x95 a pickle", "damaged"),
         (b"PK\x03\x04 an npz file", "damaged"),
-        (b"x" * (FILE_BYTES_MAX + 1), "at most 300 KiB"),
+        (b"x" * (FILE_BYTES_MAX + 1), "at most 512 KiB"),
     ],
 )
 def test_foreign_files_are_refused(path: Path, content: bytes, words: str) -> None:
@@ -124,9 +151,14 @@ def test_a_cut_file_is_refused(path: Path) -> None:
     [
         ({"format": "other"}, "not a routing weights file"),
         (
-            {"format_version": "3"},
-            "format_version is 3, and this version of serve-app needs 1 or 2",
+            {"format_version": "4"},
+            "format_version is 4, and this version of serve-app needs 1 or 2 or 3",
         ),
+        ({"format_version": "3"}, "its `heads` are not 2 to 8 different names"),
+        ({"format_version": "3", "heads": '["a"]'}, "its `heads` are not"),
+        ({"format_version": "3", "heads": '["a", "a"]'}, "its `heads` are not"),
+        ({"format_version": "3", "heads": '{"a": 1}'}, "its `heads` are not"),
+        ({"format_version": "3", "heads": '["a", "b", "c"]'}, r"is not F16 of shape \[3, "),
         ({"features_version": "0"}, "features_version is 0"),
         ({"features_version": "1"}, r"'terms' is not F32 of shape \[2, 30\]"),
         ({"gain_min": "nan"}, "`gain_min` or `steepness` is out of range"),

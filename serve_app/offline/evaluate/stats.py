@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import pairwise
 
 _Z = 1.959963984540054  # 95 %, two-sided
 
@@ -57,6 +58,33 @@ def mcnemar(gained: int, lost: int) -> float:
     discordant = gained + lost
     tail = sum(math.comb(discordant, k) for k in range(min(gained, lost) + 1))
     return min(1.0, 2 * tail / (1 << discordant))
+
+
+def find_hull(points: Sequence[tuple[float, float]]) -> Sequence[tuple[float, float]]:
+    """Of points of cost and quality those that chance cannot beat: the upper hull, as far as it
+    rises. Between two of them lie the mixtures of both."""
+    hull: list[tuple[float, float]] = []
+    for cost, quality in sorted(points):
+        if hull and quality <= hull[-1][1]:
+            continue
+        if hull and cost == hull[-1][0]:
+            hull.pop()
+        while len(hull) > 1 and _rise(hull[-2], hull[-1]) <= _rise(hull[-1], (cost, quality)):
+            hull.pop()
+        hull.append((cost, quality))
+    return hull
+
+
+def read_hull(hull: Sequence[tuple[float, float]], cost: float) -> float:
+    """The quality at this cost; level beyond the ends."""
+    for (low, worse), (high, better) in pairwise(hull):
+        if low <= cost <= high:
+            return worse + (better - worse) * (cost - low) / (high - low)
+    return hull[0][1] if cost < hull[0][0] else hull[-1][1]
+
+
+def _rise(one: tuple[float, float], other: tuple[float, float]) -> float:
+    return (other[1] - one[1]) / (other[0] - one[0])
 
 
 def compare(ours: Sequence[bool], theirs: Sequence[bool]) -> Difference:

@@ -4,11 +4,20 @@ from __future__ import annotations
 
 from collections import Counter
 from collections.abc import Iterable, Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from statistics import fmean
 
 from serve_app.offline.evaluate.answers import GradedAnswer, Settings
 from serve_app.offline.evaluate.dataset import Dataset, Item
-from serve_app.offline.evaluate.stats import Difference, Interval, compare, percentile, wilson
+from serve_app.offline.evaluate.stats import (
+    Difference,
+    Interval,
+    compare,
+    find_hull,
+    percentile,
+    read_hull,
+    wilson,
+)
 
 Marks = Mapping[str, GradedAnswer]
 """The judged answers of one model by question."""
@@ -30,7 +39,8 @@ class ModelSummary:
 
     `accuracy` is over the questions that it answered; `errors` counts the others. `difference` is
     to the strong model, on the questions that both answered. `random_mix_ratio` is what choosing at
-    random would get right at the same share of strong calls.
+    random would get right at the same share of strong calls. `cost` is the mean price of its
+    answers, and `same_cost_ratio` what the best mixture of single tiers gets right at that cost.
     """
 
     model: str
@@ -43,6 +53,8 @@ class ModelSummary:
     total_p50_s: float | None
     total_p95_s: float | None
     errors: int
+    cost: float | None = None
+    same_cost_ratio: float | None = None
 
 
 @dataclass(frozen=True, slots=True)
@@ -68,8 +80,10 @@ def summarize(
     strong: str,
     settings: Settings,
     answers: Iterable[GradedAnswer],
+    prices: Mapping[str, float] | None = None,
 ) -> Summary:
-    """Summarise the answers; the other models are compared with the model `strong`."""
+    """Summarise the answers; the other models are compared with the model `strong`. `prices` are
+    those of an answer by tier."""
     asked = {item.id for item in dataset.items}
     judged: dict[str, dict[str, GradedAnswer]] = {model: {} for model in models}
     for answer in answers:
@@ -80,7 +94,9 @@ def summarize(
         questions=len(dataset.items),
         strong=strong,
         settings=settings,
-        models=_summarize_models(judged, strong, len(dataset.items)),
+        models=_price_models(
+            _summarize_models(judged, strong, len(dataset.items)), judged, prices or {}
+        ),
         tags=_summarize_tags(dataset.items, judged),
     )
 
@@ -119,6 +135,32 @@ def _summarize_models(
             )
         )
     return models
+
+
+def _price_models(
+    models: Sequence[ModelSummary], judged: Mapping[str, Marks], prices: Mapping[str, float]
+) -> Sequence[ModelSummary]:
+    """The models with their costs, and the best that chance reaches at these costs."""
+    tiers = {name: {mark.tier for mark in marks.values()} for name, marks in judged.items()}
+    priced = [
+        replace(model, cost=fmean(prices[mark.tier or ""] for mark in judged[model.model].values()))
+        if tiers[model.model] and tiers[model.model] <= prices.keys()
+        else model
+        for model in models
+    ]
+    hull = find_hull(
+        [
+            (model.cost, model.accuracy.ratio)
+            for model in priced
+            if model.cost is not None and model.accuracy and len(tiers[model.model]) == 1
+        ]
+    )
+    return [
+        replace(model, same_cost_ratio=read_hull(hull, model.cost))
+        if hull and model.cost is not None
+        else model
+        for model in priced
+    ]
 
 
 def _compare(ours: Marks, theirs: Marks) -> Difference | None:

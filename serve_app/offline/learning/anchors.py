@@ -21,19 +21,25 @@ DEMANDING_RIGHT = (0.55, 0.75)
 _TRIES = 20
 
 
-def draw_anchors(count: int, seed: int = 0) -> list[LabelledCall]:
-    """So many different prompts of either kind, half of each Chinese; the same for a seed."""
+def draw_anchors(count: int, seed: int = 0, tiers: int = 2) -> list[LabelledCall]:
+    """So many different prompts of either kind, half of each Chinese; the same for a seed.
+
+    With more than two tiers the chances of those between are assumed to rise evenly.
+    """
     rng = Random(f"anchors {seed}")
     easy = _draw(rng, everyday.TEMPLATES, everyday.WORDS, count - count // 2)
     hard = _draw(rng, demanding.TEMPLATES, demanding.WORDS, count // 2)
     return [
-        *(_label(text, EVERYDAY_RIGHT, "everyday") for text in easy),
-        *(_label(text, DEMANDING_RIGHT, "demanding") for text in hard),
+        *(_label(text, EVERYDAY_RIGHT, "everyday", tiers) for text in easy),
+        *(_label(text, DEMANDING_RIGHT, "demanding", tiers) for text in hard),
     ]
 
 
-def _label(text: str, right: tuple[float, float], task: str) -> LabelledCall:
-    return LabelledCall(Prompt(turns=(Turn("user", text),)), *right, task=task)
+def _label(text: str, right: tuple[float, float], task: str, tiers: int) -> LabelledCall:
+    fast, strong = right
+    between = [fast + (strong - fast) * step / (tiers - 1) for step in range(1, tiers - 1)]
+    prompt = Prompt(turns=(Turn("user", text),))
+    return LabelledCall(prompt, fast, strong, task=task, between=tuple(between))
 
 
 def _draw(

@@ -1,4 +1,4 @@
-"""Fit the two heads: logistic regressions, drawn towards existing weights."""
+"""Fit a head for each tier: logistic regressions, drawn towards existing weights."""
 
 from __future__ import annotations
 
@@ -29,6 +29,8 @@ LENGTH_SLOPES = (-1.0, -0.2)
 
 _TERM_FREEDOM = Options().term_freedom
 _SPREAD_MIN = 0.1
+_JOINT = 1.0
+"""How far labels may move the slopes by which a head looks at other heads."""
 _ITERATIONS_MAX = 150
 
 
@@ -36,7 +38,8 @@ _ITERATIONS_MAX = 150
 class TrainingRows:
     """Labelled vectors, a row each.
 
-    `targets` has a column a head, of labels 0..1. `groups` says what must not be torn apart.
+    `targets` has a column a head, of labels 0..1, and NaN where a tier has no label. `groups` says
+    what must not be torn apart.
     `measured` are the rows that count when a fit is judged; the others only help to fit.
     `reserved` are the rows that no fit learns from. `tuning` are the rows that strength and
     calibration are chosen by: neither reserved, nor known to the weights that a fit starts from.
@@ -112,6 +115,31 @@ def begin_weights() -> RoutingWeights:
     )
 
 
+def widen(prior: RoutingWeights, tiers: Sequence[str]) -> RoutingWeights:
+    """Weights with a head for each of these tiers, to start from.
+
+    Heads of other tiers are stretched: a tier between two heads begins between them.
+    """
+    if prior.heads == tuple(tiers):
+        return prior
+    places = np.linspace(0, len(prior.heads) - 1, len(tiers))
+    low = np.minimum(places.astype(np.int64), len(prior.heads) - 2)
+    part = (places - low).astype(np.float32)
+
+    def stretch(rows: NDArray[np.float32]) -> NDArray[np.float32]:
+        share = part.reshape(-1, *[1] * (rows.ndim - 1))
+        stretched: NDArray[np.float32] = (1 - share) * rows[low] + share * rows[low + 1]
+        return stretched
+
+    return replace(
+        prior,
+        ngrams=stretch(prior.ngrams),
+        terms=stretch(prior.terms),
+        intercepts=stretch(prior.intercepts),
+        heads=tuple(tiers),
+    )
+
+
 def predict(weights: RoutingWeights, sample: TrainingRows) -> Values:
     """The log-odds of every row, a column a head."""
     log_odds: Values = (
@@ -126,16 +154,20 @@ def fit_heads(
     strength: float,
     term_freedom: float = _TERM_FREEDOM,
 ) -> RoutingWeights:
-    """Both heads on the whole sample; `term_freedom` is how far terms may move beside n-grams."""
+    """All heads on the whole sample; `term_freedom` is how far terms may move beside n-grams."""
     scales = term_freedom / np.maximum(sample.terms.std(axis=0), _SPREAD_MIN)
     features = hstack([sample.ngrams, csr_matrix(sample.terms * scales)]).tocsr()
     start = predict(prior, sample)
     moves = np.stack(
         [
             _fit_head(
-                features, sample.targets[:, head], sample.importance, start[:, head], strength
+                features[rows],
+                sample.targets[rows, head],
+                sample.importance[rows],
+                start[rows, head],
+                strength,
             )
-            for head in range(len(HEADS))
+            for head, rows in enumerate(_list_labelled(sample))
         ]
     )
     return replace(
@@ -144,6 +176,11 @@ def fit_heads(
         terms=(prior.terms + moves[:, BUCKETS:-1] * scales).astype(np.float32),
         intercepts=(prior.intercepts + moves[:, -1]).astype(np.float32),
     )
+
+
+def _list_labelled(sample: TrainingRows) -> Sequence[NDArray[np.int64]]:
+    """The rows with a label of each head."""
+    return [np.flatnonzero(labelled) for labelled in np.isfinite(sample.targets).T]
 
 
 def _fit_head(
@@ -218,36 +255,44 @@ def predict_held_out(
 
 
 def log_loss(log_odds: Values, sample: TrainingRows) -> float:
-    """Of both heads, on the rows that count and that may be chosen by."""
+    """Of all heads, on the rows that count and that may be chosen by."""
     rows = sample.measured & sample.tuning
     losses = np.logaddexp(0.0, log_odds[rows]) - sample.targets[rows] * log_odds[rows]
-    return float(losses.mean())
+    return float(np.nanmean(losses))
 
 
 def calibrate(weights: RoutingWeights, scaling: Values) -> RoutingWeights:
     """Stretches and shifts each head's log-odds: Platt's scaling, folded into the weights."""
-    slopes, shifts = scaling.T
+    slopes, shifts = scaling[:, :-1], scaling[:, -1]
     return replace(
         weights,
-        ngrams=(weights.ngrams * slopes[:, None]).astype(np.float32),
-        terms=(weights.terms * slopes[:, None]).astype(np.float32),
-        intercepts=(weights.intercepts * slopes + shifts).astype(np.float32),
+        ngrams=(slopes @ weights.ngrams).astype(np.float32),
+        terms=(slopes @ weights.terms).astype(np.float32),
+        intercepts=(slopes @ weights.intercepts + shifts).astype(np.float32),
     )
 
 
 def _fit_scaling(log_odds: Values, sample: TrainingRows) -> Values:
-    """A slope and a shift a head, from log-odds of rows that the fit had not seen.
+    """The slopes and the shift of each head, from log-odds of rows that the fit had not seen.
+
+    Of two heads each has a slope of its own. Of more each also looks at the others, because small
+    differences between neighbours decide then, and what one head has by chance the others lack.
 
     From all that count in full, anchors too: what suits one kind of traffic alone would push all
     other traffic over the threshold.
     """
-    rows = (sample.importance == 1.0) & sample.tuning
-    return np.array(
-        [
-            _platt(log_odds[rows, head], sample.targets[rows, head], sample.importance[rows])
-            for head in range(len(HEADS))
-        ]
-    )
+    whole = np.flatnonzero((sample.importance == 1.0) & sample.tuning)
+    scaling = []
+    for head, labelled in enumerate(_list_labelled(sample)):
+        rows = np.intersect1d(whole, labelled)
+        seen, targets = log_odds[rows], sample.targets[rows, head]
+        slope, shift = _platt(seen[:, head], targets, sample.importance[rows])
+        line = np.append(slope * np.eye(log_odds.shape[1])[head], shift)
+        if log_odds.shape[1] > len(HEADS):
+            start = slope * seen[:, head] + shift
+            line += _fit_head(csr_matrix(seen), targets, sample.importance[rows], start, _JOINT)
+        scaling.append(line)
+    return np.array(scaling)
 
 
 def _platt(log_odds: Values, targets: Values, importance: Values) -> tuple[float, float]:
@@ -269,6 +314,6 @@ def _calibrate_held_out(
     chances = np.zeros(log_odds.shape)
     for held_out in parts:
         others = np.setdiff1d(np.arange(len(sample)), held_out)
-        slopes, shifts = _fit_scaling(log_odds[others], sample.choose(others)).T
-        chances[held_out] = expit(log_odds[held_out] * slopes + shifts)
+        scaling = _fit_scaling(log_odds[others], sample.choose(others))
+        chances[held_out] = expit(log_odds[held_out] @ scaling[:, :-1].T + scaling[:, -1])
     return chances

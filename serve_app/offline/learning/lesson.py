@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections import Counter
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 
@@ -17,7 +17,8 @@ from serve_app.offline.learning.confidence import (
     learn_confidence,
     stack_features,
 )
-from serve_app.offline.learning.fit import STRENGTHS, Fit, TrainingRows, fit, stack_ngrams
+from serve_app.offline.learning.cost_quality import TiersReport, judge_tiers
+from serve_app.offline.learning.fit import STRENGTHS, Fit, TrainingRows, fit, stack_ngrams, widen
 from serve_app.offline.learning.groups import group_records
 from serve_app.offline.learning.learning_errors import TooFewRecords
 from serve_app.offline.learning.learnt import list_reserved, list_unseen, note_learnt
@@ -70,7 +71,8 @@ class TaskMeasures:
 
 @dataclass(frozen=True, slots=True)
 class Report:
-    """The measured value of scorers on the same records, by name, and a cascade's threshold."""
+    """The measured value of scorers on the same records, by name, a cascade's threshold, and the
+    choice among three tiers or more."""
 
     records: int
     groups: int
@@ -80,6 +82,7 @@ class Report:
     tasks: Mapping[str, TaskMeasures] = field(default_factory=dict)
     curves: Mapping[str, Curve] = field(default_factory=dict)
     cascade: CascadeReport | None = None
+    tiers: TiersReport | None = None
     seen: int = 0
     """Calls that are not measured, because the weights know them or near-duplicates of them."""
     seen_unknown: bool = False
@@ -110,9 +113,12 @@ def learn(
     Raises:
         TooFewRecords: there are fewer than RECORDS_MIN, or no gap between the models.
     """
+    if options.tiers:
+        prior = widen(prior, options.tiers)
     whole = build_sample(records.items, anchors, options)
     ours = [r for r, m in zip(records.items, whole.measured, strict=False) if m]
     _check_enough(ours, options)
+    _check_labels(whole, options.tiers)
     unseen = _list_unseen(whole, records.items, prior)
     sample = _tune_by(whole, unseen)
     judged = whole.measured & unseen
@@ -126,10 +132,11 @@ def learn(
     if by_task is not None:
         chances[UNSEEN_TASKS] = by_task.held_out[judged]
     chances[PRIOR] = predict_chances(prior, measured)
-    gains = {name: both[:, 1] - both[:, 0] for name, both in chances.items()}
+    gains = {name: found[:, -1] - found[:, 0] for name, found in chances.items()}
     report = replace(
         _report(measured, outcomes, gains, gains, options),
         cascade=_learn_cascade(ours, _outcomes(whole, whole.measured), options),
+        tiers=_judge_tiers(chances[LEARNED], measured, outcomes.groups, prior.map_gain, options),
         seen=len(ours) - len(measured),
         seen_unknown=prior.learnt is None,
     )
@@ -159,8 +166,11 @@ def evaluate_weights(
     chances = predict_chances(weights, items)
     # The scores that route, in which a turn inherits from those before it.
     scores = {name: _score(LearnedScorer(weights), items)}
-    gains = {name: chances[:, 1] - chances[:, 0]}
-    report = _report(items, outcomes, scores, gains, options)
+    gains = {name: chances[:, -1] - chances[:, 0]}
+    report = replace(
+        _report(items, outcomes, scores, gains, options),
+        tiers=_judge_tiers(chances, items, groups, weights.map_gain, options),
+    )
     return replace(report, seen=len(ours) - len(items), seen_unknown=weights.learnt is None)
 
 
@@ -179,13 +189,36 @@ def build_sample(
     return TrainingRows(
         ngrams=stack_ngrams(vectors),
         terms=np.array([vector.terms for vector in vectors], dtype=np.float64),
-        targets=np.stack([_column(items, "fast"), _column(items, "strong")], axis=1),
+        targets=_list_labels(items),
         importance=importance,
         groups=_group(items),
         measured=ours,
         reserved=reserved,
         tuning=~reserved,
     )
+
+
+def _list_labels(records: Sequence[LabelledCall]) -> Values:
+    """A column a tier, weakest first; NaN where a tier has no label."""
+    rows = [(record.fast, *record.between, record.strong) for record in records]
+    return np.array(rows, dtype=np.float64)
+
+
+def _judge_tiers(
+    chances: Values,
+    records: Sequence[LabelledCall],
+    groups: NDArray[np.int64],
+    map_gain: Callable[[float], float],
+    options: Options,
+) -> TiersReport | None:
+    """None without prices."""
+    if not options.prices:
+        return None
+    labels = _list_labels(records)
+    rows = np.isfinite(labels).all(axis=1)
+    scores = np.array([map_gain(gain) for gain in chances[rows, -1] - chances[rows, 0]])
+    draws = resample(groups[rows], options.resamples, options.seed)
+    return judge_tiers(chances[rows], labels[rows], scores, options.prices, draws, options.tiers)
 
 
 def _group(records: Sequence[LabelledCall]) -> NDArray[np.int64]:
@@ -209,15 +242,15 @@ def _tune_by(sample: TrainingRows, unseen: NDArray[np.bool_]) -> TrainingRows:
 
 
 def predict_chances(weights: RoutingWeights, records: Sequence[LabelledCall]) -> Values:
-    """P(right) of fast and strong for the newest turn of each record."""
+    """P(right) of each head for the newest turn of each record."""
     chances = [weights.predict(observe(record.prompt)) for record in records]
-    return np.array(chances, dtype=np.float64).reshape(-1, 2)
+    return np.array(chances, dtype=np.float64).reshape(-1, len(weights.heads))
 
 
 def predict_gains(weights: RoutingWeights, records: Sequence[LabelledCall]) -> Values:
     """How much more often the strong model is expected to be right."""
     chances = predict_chances(weights, records)
-    return chances[:, 1] - chances[:, 0]
+    return chances[:, -1] - chances[:, 0]
 
 
 def _is_measured(record: LabelledCall, pair: Pair | None) -> bool:
@@ -229,7 +262,7 @@ def _column(records: Sequence[LabelledCall], name: str) -> Values:
 
 
 def _outcomes(sample: TrainingRows, rows: NDArray[np.bool_]) -> Outcomes:
-    return Outcomes(sample.targets[rows, 0], sample.targets[rows, 1], sample.groups[rows])
+    return Outcomes(sample.targets[rows, 0], sample.targets[rows, -1], sample.groups[rows])
 
 
 def _check_enough(records: Sequence[LabelledCall], options: Options) -> None:
@@ -240,6 +273,14 @@ def _check_enough(records: Sequence[LabelledCall], options: Options) -> None:
             f"learning needs {RECORDS_MIN}, and is useful from 300 on."
         )
     _check_gap(records)
+
+
+def _check_labels(sample: TrainingRows, tiers: Sequence[str]) -> None:
+    """Each head is learnt from the labels of its own tier."""
+    counts = np.isfinite(sample.targets[sample.measured]).sum(axis=0)
+    for tier, count in zip(tiers, counts, strict=False):
+        if count < RECORDS_MIN:
+            raise TooFewRecords(f"{count} records have a label of {tier}; {RECORDS_MIN} are needed")
 
 
 def _check_unknown(records: Sequence[LabelledCall]) -> None:

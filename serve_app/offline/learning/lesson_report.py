@@ -16,6 +16,7 @@ from serve_app.offline.learning.metrics import Estimate
 
 if TYPE_CHECKING:  # they bring scikit-learn along
     from serve_app.offline.learning.confidence import CascadeReport, ThresholdReport
+    from serve_app.offline.learning.cost_quality import TiersReport
     from serve_app.offline.learning.lesson import Report
 
 
@@ -73,8 +74,31 @@ def build_tables(report: Report) -> Iterator[Table]:
             fast, strong = f"{100 * t.fast_right:.1f}", f"{100 * t.strong_right:.1f}"
             table.add_row(task, str(t.records), fast, strong, within)
         yield table
+    if report.tiers is not None:
+        yield _build_heads_table(report.tiers)
+        yield _build_ways_table(report.tiers)
     if report.cascade is not None:
         yield _build_cascade_table(report.cascade)
+
+
+def _build_heads_table(found: TiersReport) -> Table:
+    title = f"Each tier's own P(right), on {found.records} calls with a label of every tier"
+    table = _begin_table(title, "tier", "price", "right %", "AUC", "off by, points")
+    for tier in found.tiers:
+        auc = "-" if tier.auc is None else f"{tier.auc:.3f}"
+        right, off = f"{100 * tier.right:.1f}", f"{100 * tier.ece:.1f}"
+        table.add_row(tier.name, f"{tier.price:g}", right, auc, off)
+    return table
+
+
+def _build_ways_table(found: TiersReport) -> Table:
+    budgets = list(next(iter(found.ways.values())).at)
+    header = ("AIQ %", "first leads by, points", *(f"% at {cost}" for cost in budgets))
+    table = _begin_table("The choice among the tiers: quality over cost", "chosen by", *header)
+    for name, way in found.ways.items():
+        cells = (f"{100 * way.at[cost]:.1f}" for cost in budgets)
+        table.add_row(name, _render(way.aiq, 100, 1), _render(way.lead, 100, 1), *cells)
+    return table
 
 
 def _build_cascade_table(cascade: CascadeReport) -> Table:

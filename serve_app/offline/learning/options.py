@@ -17,7 +17,9 @@ class Options:
     chooses), `term_freedom` how far the counted terms may move beside the
     n-grams: with little of it they stay the heuristic's. `quality_min` is the share of the strong
     model's accuracy that a cascade's threshold must keep. `reserve_ratio` is the share of the
-    records that no lesson learns from, so that lessons can be compared on it.
+    records that no lesson learns from, so that lessons can be compared on it. `tiers` are the names
+    of three or more tiers, weakest first, each of which gets a head; none: the fast and the strong
+    one. `prices` are what a call costs on each tier.
     """
 
     folds: int = 5
@@ -30,3 +32,5 @@ class Options:
     term_freedom: float = 0.1
     quality_min: float = 0.98
     reserve_ratio: float = 0.2
+    tiers: tuple[str, ...] = ()
+    prices: tuple[float, ...] = ()

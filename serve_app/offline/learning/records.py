@@ -42,7 +42,8 @@ class InvalidRecord(ValueError):
 class LabelledCall:
     """One labelled call; the scores are from 0 (wrong) to 1 (right).
 
-    `task` names the kind of call. `group` names the calls that must stay in one fold (a
+    `between` are those of the tiers between the fast and the strong one, None where a tier has no
+    label. `task` names the kind of call. `group` names the calls that must stay in one fold (a
     conversation, a template). `pair` names the two models, if the record has them, and `draft` is
     the confidence of the fast model in the beginning of its answer.
     """
@@ -54,6 +55,7 @@ class LabelledCall:
     group: str = ""
     pair: Pair | None = None
     draft: DraftFeatures | None = None
+    between: tuple[float | None, ...] = ()
 
     @property
     def text(self) -> str:
@@ -77,17 +79,20 @@ def read_records(
     fast: str = "fast",
     strong: str = "strong",
     checkpoint_tokens: int = CHECKPOINT_TOKENS,
+    tiers: Sequence[str] = (),
 ) -> Records:
     """Every labelled line of JSONL files; empty lines mean nothing.
 
     The lines of feedback logs are joined by request id over all files; a directory stands for the
     logs in it. A file (or directory) of `serve-app evaluate` holds answers and no questions: these
     come from `dataset`, and the verdicts on the models `fast` and `strong` are joined by question.
-    `checkpoint_tokens` of an answer's log-probabilities are its draft.
+    `checkpoint_tokens` of an answer's log-probabilities are its draft. `tiers` are the names of
+    three or more tiers, weakest first, in place of `fast` and `strong`.
 
     Raises:
         InvalidRecords: there is no such file, or a line cannot be used.
     """
+    names = tuple(tiers) or (fast, strong)
     items: list[LabelledCall] = []
     digest = hashlib.sha256()
     skipped = 0
@@ -98,31 +103,34 @@ def read_records(
         lines = list(_parse_lines(path, content))
         if lines and all({"id", "model", "right"} <= line.keys() for _, line in lines):
             answers = [line for _, line in lines]
-            found = _join_answers(path, answers, dataset, (fast, strong), checkpoint_tokens)
+            found = _join_answers(path, answers, dataset, names, checkpoint_tokens)
         else:
             entries, others = _part(lines)
             _add_entries(log, path, entries)
             found = [
-                _parse_numbered(path, number, line, checkpoint_tokens) for number, line in others
+                _parse_numbered(path, number, line, checkpoint_tokens, tiers)
+                for number, line in others
             ]
         skipped += found.count(None)
         items += [record for record in found if record is not None]
     joined = log.join()
-    found = [parse_record(call) for call in joined.calls]
+    found = [parse_record(call, tiers=tiers) for call in joined.calls]
     items += [record for record in found if record is not None]
     return Records(items, digest.hexdigest(), skipped + found.count(None) + joined.skipped)
 
 
 def parse_record(
-    document: Document, checkpoint_tokens: int = CHECKPOINT_TOKENS
+    document: Document,
+    checkpoint_tokens: int = CHECKPOINT_TOKENS,
+    tiers: Sequence[str] = (),
 ) -> LabelledCall | None:
-    """One labelled call; None where a model's verdict is missing, as in a log that is not ready.
+    """One labelled call; None where the fast or the strong model's verdict is missing, as in a log
+    that is not ready.
 
     Raises:
         InvalidRecord: it cannot be used.
     """
-    fast = _parse_score(document, "small_score")
-    strong = _parse_score(document, "large_score")
+    fast, *between, strong = _parse_scores(document, tiers)
     prompt = _parse_prompt(document)
     if fast is None or strong is None:
         return None
@@ -134,7 +142,19 @@ def parse_record(
         group=_parse_name(document, "group"),
         pair=_parse_pair(document),
         draft=_parse_draft(document, checkpoint_tokens),
+        between=tuple(between),
     )
+
+
+def _parse_scores(document: Document, tiers: Sequence[str]) -> list[float | None]:
+    """Of each of the tiers; a line with two scores has labels of the outer two alone."""
+    scores = document.get("scores")
+    if not tiers or scores is None:
+        fast, strong = (_parse_score(document, f"{size}_score") for size in ("small", "large"))
+        return [fast, *[None] * (len(tiers) - 2), strong]
+    if not isinstance(scores, dict):
+        raise InvalidRecord("scores", f"an object with {', '.join(tiers)}")
+    return [_parse_score(scores, tier) for tier in tiers]
 
 
 def _find_files(path: Path) -> Sequence[Path]:
@@ -182,10 +202,10 @@ def _parse_lines(path: Path, content: bytes) -> Iterable[Numbered]:
 
 
 def _parse_numbered(
-    path: Path, number: int, document: Document, checkpoint_tokens: int
+    path: Path, number: int, document: Document, checkpoint_tokens: int, tiers: Sequence[str]
 ) -> LabelledCall | None:
     try:
-        return parse_record(document, checkpoint_tokens)
+        return parse_record(document, checkpoint_tokens, tiers)
     except InvalidRecord as error:
         raise InvalidRecords(path, number, str(error)) from None
 
@@ -194,11 +214,11 @@ def _join_answers(
     path: Path,
     answers: Sequence[Document],
     dataset: Dataset | None,
-    models: Pair,
+    models: Sequence[str],
     checkpoint_tokens: int,
 ) -> list[LabelledCall | None]:
-    """None for a question that not both models have a verdict on."""
-    fast, strong = models
+    """None for a question that the weakest or the strongest model has no verdict on."""
+    fast, *between, strong = models
     if dataset is None:
         raise InvalidRecords(
             path, None, "has answers without their questions; give the questions with --dataset"
@@ -233,9 +253,17 @@ def _join_answers(
                 float(theirs),
                 group=item.tags.get("group", ""),
                 draft=drafts.get(item.id),
+                between=tuple([_find_verdict(verdicts, item.id, model) for model in between]),
             )
         )
     return found
+
+
+def _find_verdict(
+    verdicts: Mapping[tuple[str, str], bool], question: str, model: str
+) -> float | None:
+    verdict = verdicts.get((question, model))
+    return None if verdict is None else float(verdict)
 
 
 def _parse_score(document: Document, key: str) -> float | None:

@@ -26,8 +26,8 @@ DATASET = Dataset("sums", "0" * 64, ITEMS)
 
 
 def answer(model: str, marks: str, tiers: str) -> list[GradedAnswer]:
-    """Marks are `+`, `-` and `!` for an error; tiers are `f`, `s` and `.` for none told."""
-    named = {"f": "fast", "s": "strong", ".": None}
+    """Marks are `+`, `-` and `!` for an error; tiers are `f`, `m`, `s` and `.` for none told."""
+    named = {"f": "fast", "m": "middle", "s": "strong", ".": None}
     return [
         GradedAnswer(str(n), model, error="status 500")
         if mark == "!"
@@ -51,6 +51,27 @@ def build(
     """The summary, and its models by name."""
     summary = summarize(DATASET, models, strong, SETTINGS, answers)
     return summary, {model.model: model for model in summary.models}
+
+
+def test_a_model_is_compared_with_tiers_mixed_at_its_price() -> None:
+    """Whatever their number; a tier without a price, or a model that names no tier, has no cost."""
+    middle = answer("middle", "++++++++--", "mmmmmmmmmm")
+    mixed = answer("auto", "+++++++++-", "ffffmmmmss")
+    prices = {"fast": 1.0, "middle": 2.0, "strong": 10.0}
+    names = ("fast", "middle", "strong", "auto")
+    answers = [*FAST, *middle, *STRONG, *mixed]
+    found = {
+        model.model: (model.cost, model.same_cost_ratio)
+        for model in summarize(DATASET, names, "strong", SETTINGS, answers, prices).models
+    }
+    assert found["middle"] == (2.0, pytest.approx(0.8))
+    assert found["auto"] == (pytest.approx(3.2), pytest.approx(0.8 + 0.1 * 1.2 / 8))
+    del prices["strong"]
+    some = summarize(DATASET, names, "strong", SETTINGS, answers, prices).models
+    assert [model.cost for model in some] == [1.0, 2.0, None, None]
+    unnamed = answer("auto", "+++++", ".....")
+    [untold] = summarize(DATASET, ("auto",), "strong", SETTINGS, unnamed, prices).models
+    assert (untold.cost, untold.same_cost_ratio) == (None, None)
 
 
 def test_the_models() -> None:

@@ -64,6 +64,24 @@ def test_a_conversation_keeps_its_roles_and_its_surroundings(path: Path) -> None
     assert (record.task, record.group, record.pair) == ("t", "g", ("S", "L"))
 
 
+def test_scores_of_more_tiers_have_names(path: Path) -> None:
+    """A tier between may lack its label; a line of two scores has those of the outer tiers."""
+    scores = {"fast": 0, "middle": True, "strong": 1, "other": 0.5}
+    lines = [
+        {"prompt": "x", "scores": scores},
+        {"prompt": "y", "scores": scores | {"middle": None}},
+        GOOD,
+        {"prompt": "z", "scores": {"fast": 1}},
+    ]
+    tiers = ("fast", "middle", "strong")
+    records = read_records([write(path, *lines)], tiers=tiers)
+    found = [(r.fast, r.between, r.strong) for r in records.items]
+    assert found == [(0, (1,), 1), (0, (None,), 1), (0, (None,), 1)]
+    assert records.skipped == 1
+    with pytest.raises(InvalidRecords, match="scores: expected an object with fast, middle"):
+        read_records([write(path, {"prompt": "x", "scores": [0, 1]})], tiers=tiers)
+
+
 def test_a_log_may_wait_for_verdicts(path: Path) -> None:
     """A line with one verdict, or none, is left out and counted."""
     write(path, GOOD, GOOD | {"small_score": None}, {"prompt": "x"})
@@ -122,6 +140,8 @@ def test_verdicts_of_an_evaluation_are_joined_by_question(tmp_path: Path) -> Non
     records = read_records([tmp_path], dataset)
     assert [(r.text, r.fast, r.strong) for r in records.items] == [("a?", 0, 1)]
     assert records.skipped == 2
+    more = read_records([tmp_path], dataset, tiers=("fast", "auto", "strong"))
+    assert [(r.text, r.between) for r in more.items] == [("a?", (None,))]
 
 
 def test_answers_need_their_questions(tmp_path: Path) -> None:
