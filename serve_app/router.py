@@ -31,7 +31,7 @@ from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.audit_state import AuditState
 from serve_app.core.call import TierState
-from serve_app.core.heap import freeze_heap
+from serve_app.core.heap import settle_heap
 from serve_app.deploy.siblings import SiblingRouters
 from serve_app.deploy.status import UNKNOWN, ServeReadiness
 from serve_app.feedback.collector import FeedbackCollector
@@ -221,7 +221,7 @@ class Router:
         """A Router that runs is healthy. Ray asks for the first time once it has given the first
         `user_config`, and sends calls after that."""
         if not self._serves:
-            freeze_heap()
+            settle_heap()
         self._serves = True
 
     def _reject(self, why: str) -> None:

@@ -31,6 +31,7 @@ from serve_app.config.app import AppConfig, complete_runtime
 from serve_app.config.runtime import RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import TierState
+from serve_app.core.heap import settle_heap
 from serve_app.feedback.collector import FeedbackCollector
 from serve_app.gateway.app import Gateway, build_gateway
 from serve_app.gateway.edge import build_edge
@@ -212,6 +213,7 @@ async def serve(options: Options) -> None:
     task, _ = await start_asgi_http_server(
         replica._direct_ingress_asgi, http, event_loop=asyncio.get_running_loop()
     )
+    settle_heap()
     print(options.port, flush=True)
     await task
 

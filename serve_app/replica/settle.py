@@ -13,7 +13,7 @@ from typing import Any
 
 from vllm import envs
 
-from serve_app.core.heap import freeze_heap
+from serve_app.core.heap import settle_heap
 
 logger = logging.getLogger("ray.serve")
 
@@ -21,7 +21,7 @@ logger = logging.getLogger("ray.serve")
 def settle() -> None:
     """Keep what has been loaded out of garbage collections, and the environment in memory."""
     started = time.monotonic()
-    freeze_heap()
+    settle_heap()
     cache_environment(envs)
     duration_s = time.monotonic() - started
     logger.info("%d objects frozen after %.1f s", gc.get_freeze_count(), duration_s)

@@ -9,23 +9,26 @@ from types import SimpleNamespace
 import pytest
 from vllm import envs
 
-from serve_app.core.heap import freeze_heap
+from serve_app.core.heap import NEW_OBJECTS, settle_heap
 from serve_app.replica.settle import cache_environment
 
 
 @pytest.fixture
 def thawed() -> Iterator[None]:
-    """Afterwards collections visit everything again."""
+    """Afterwards collections visit everything again, as often as before."""
+    threshold = gc.get_threshold()
     yield
     gc.unfreeze()
+    gc.set_threshold(*threshold)
 
 
 @pytest.mark.usefixtures("thawed")
 def test_collections_do_not_visit_what_was_there_before() -> None:
     """Old objects are frozen; new ones are still collected."""
     before = len(gc.get_objects())
-    freeze_heap()
+    settle_heap()
     assert gc.get_freeze_count() >= before / 2
+    assert gc.get_threshold()[0] == NEW_OBJECTS
     assert len(gc.get_objects()) < before / 10
     ring: list[object] = []
     ring.append(ring)
