@@ -25,7 +25,7 @@ from serve_app.core.errors import (
     TierUnavailable,
     UpstreamFailed,
 )
-from serve_app.core.headers import TRACEPARENT_HEADER, Headers
+from serve_app.core.headers import SPARE_HEADER, TRACEPARENT_HEADER, Headers
 from serve_app.core.load import BreakerState, TierLoad
 from serve_app.core.prefix import PREFIX_KEYS_HEADER, PrefixKeys, render_prefix_keys
 from serve_app.core.residence import NOWHERE, Residence
@@ -52,6 +52,7 @@ from serve_app.leases.prefix_choice import Prefix, PrefixChoice, PrefixPlan
 from serve_app.leases.prefix_cost import OwnChoice
 from serve_app.leases.replica_states import ReplicaStates
 from serve_app.leases.retries import RetryBudget
+from serve_app.leases.spare_room import POLL_S, SpareRoom
 from serve_app.leases.state_stream import StateStreams
 from serve_app.leases.waiting import Waiter
 
@@ -237,10 +238,12 @@ class TierClient:
         retries: RetryBudget | None = None,
         board: ReplicaBoard | None = None,
         by_prefix: RankedOpener | None = None,
+        room: SpareRoom | None = None,
     ) -> None:
         """`retries` is shared by the tiers of a Router; None: the tier has a budget of its own.
         `board` says where the replicas tell their state, after `start`. `by_prefix` asks
-        Ray for the replica that would begin an answer first; None: Ray chooses by other rules."""
+        Ray for the replica that would begin an answer first; None: Ray chooses by other rules.
+        Lines of batches wait for `room`; None: they ask for a place like other calls."""
         self.name = name
         self._unreachable = False
         """No replica could be reached; a probe finds out when a replica can be reached again."""
@@ -253,7 +256,8 @@ class TierClient:
         self._first_tokens = FirstTokens()
         self._engines = EngineLoads()
         self._state_of = ReplicaStates(self._engines)
-        board = board or ReplicaBoard()
+        self._room = room
+        board = self._board = board or ReplicaBoard()
         self._streams = StateStreams(board, self._state_of)
         self._fairness: FairnessConfig | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -656,6 +660,8 @@ class TierClient:
         in_time_at = self._admission.place_at(deadlines, promised_s(plan))
         try:
             async with asyncio.timeout_at(min(place_at, in_time_at)):
+                if request.claim.spare and self._room is not None:
+                    await self._wait_for_room(self._room, urgent=not request.claim.batch)
                 lease = await self._leases.acquire(
                     request.session,
                     patience_s=request.patience_s,
@@ -675,6 +681,20 @@ class TierClient:
             raise
         finally:
             deadlines.spend_on_place(clock() - began_at)
+
+    async def _wait_for_room(self, room: SpareRoom, *, urgent: bool) -> None:
+        # Room comes from calls here, engines elsewhere and Ray's thread: no one event tells of it.
+        while not self._has_room(room, urgent=urgent):  # noqa: ASYNC110
+            await asyncio.sleep(POLL_S)
+
+    def _has_room(self, room: SpareRoom, *, urgent: bool) -> bool:
+        engines = self._engines.total(asyncio.get_running_loop().time())
+        return room.has_room(
+            replicas=len(self._board.seats),
+            calls=max(self._leases.in_use, engines.calls),
+            waiting=self.waiting,
+            urgent=urgent,
+        )
 
     def _mark_down(self) -> None:
         """Mark the tier as down until the probe or another call reaches a replica."""
@@ -911,6 +931,8 @@ class UpstreamRequest:
         more = b""
         if self.keys is not None:
             more = b"%b: %b\r\n" % (PREFIX_KEYS_HEADER, render_prefix_keys(self.keys))
+        if self.claim.spare:
+            more += b"%b: 1\r\n" % SPARE_HEADER
         return _render(
             self._path, lease, request_id, self._draft_tokens, self.traceparent, self._body, more
         )
