@@ -15,7 +15,10 @@ _SERIAL_DIGITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A closed loop: every client sends its next request as soon as it has its answer."""
+    """A closed loop: every client sends its next request as soon as it has its answer.
+
+    With `pause_s` it waits before, for a random time of this mean.
+    """
 
     host: str
     port: int
@@ -28,6 +31,7 @@ class Phase:
     drain_s: float = 60.0
     first_serial: int = 0
     """Phases of one server number their requests apart: no prompt comes twice."""
+    pause_s: float = 0.0
 
     @property
     def label(self) -> str:
