@@ -7,6 +7,7 @@ from dataclasses import dataclass, replace
 
 from serve_app.autoscaling.demand import EngineSignals
 from serve_app.replica.meter import EngineRequest, Meter
+from serve_app.replica.prefills import is_unread
 
 
 @dataclass(frozen=True, slots=True)
@@ -102,5 +103,5 @@ def count_output(request: EngineRequest) -> int:
 
 def count_held(meter: Meter) -> int:
     """The tokens of an exchange whose prompts have been read."""
-    begun = [each for each in meter.requests if first_token_s(each) > 0]
-    return sum(each.prompt_len + count_output(each) for each in begun)
+    read = [each for each in meter.requests if not is_unread(each)]
+    return sum(each.prompt_len + count_output(each) for each in read)

@@ -29,11 +29,13 @@ class Request:
     prompt_len: int = 100
     request_index: int = 0
     detokenizer: Detokenizer | None = field(default_factory=Detokenizer)
+    is_prefilling: bool = True
     stats: object = field(default_factory=vllm_stats.RequestStateStats)
 
     def write(self, tokens: int, first_token_s: float) -> None:
         assert self.detokenizer is not None
         self.detokenizer.tokens = tokens
+        self.is_prefilling = False
         self.stats.first_token_latency = first_token_s  # type: ignore[attr-defined]
 
 

@@ -6,12 +6,12 @@ import signal
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import median
-from typing import Annotated, Any
+from typing import Annotated, Any, Protocol
 
 import httpx
 import orjson
@@ -20,7 +20,7 @@ import typer
 from serve_app import demo
 from serve_app.offline.bench.bench_errors import BenchFailed, CallFailed, RequestsFailed
 from serve_app.offline.bench.clocks import Clocks
-from serve_app.offline.bench.generator import LoadGenerator, run_load_generator
+from serve_app.offline.bench.generator import run_load_generator
 from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.journal import append_section, print_report, render_section, write_json
 from serve_app.offline.bench.machine import describe_machine
@@ -95,8 +95,9 @@ def batch_beside_chat(
         pause_s=pause_s,
     )
     with locked(lock), run_load_generator() as generator, serving(model, concurrency) as port:
-        bench = Bench(port, generator, phase)
-        shares = list(bench.run(rounds))
+        url = f"http://{HOST}:{port}/v1"
+        with httpx.Client(base_url=url, trust_env=False, timeout=_START_S) as http:
+            shares = list(Bench(http, generator, replace(phase, port=port)).run(rounds))
     grid = build_grid(shares)
     print_report(build_console(), machine, [grid])
     if json is not None:
@@ -136,15 +137,24 @@ def build_service(place: Place, concurrency: int) -> Target:
     return replace(target, config=config)
 
 
+class Clients(Protocol):
+    """Ask as clients do, as `LoadGenerator`."""
+
+    def run(
+        self, phase: Phase, read_clocks: Callable[[], Clocks]
+    ) -> tuple[Outcome, Clocks, Clocks]:
+        """What came of one phase."""
+        ...
+
+
 class Bench:
     """The phases against a service."""
 
-    def __init__(self, port: int, generator: LoadGenerator, phase: Phase) -> None:
+    def __init__(self, http: httpx.Client, generator: Clients, phase: Phase) -> None:
+        """`http` reaches the service's files and batches, and `generator` its chat."""
         self._generator = generator
-        self._phase = replace(phase, port=port)
-        self._http = httpx.Client(
-            base_url=f"http://{HOST}:{port}/v1", trust_env=False, timeout=_START_S
-        )
+        self._phase = phase
+        self._http = http
         self._serial = 0
 
     def run(self, rounds: int) -> Iterator[Share]:
@@ -153,13 +163,12 @@ class Bench:
         Raises:
             BenchFailed: the service did not answer as it should.
         """
-        with self._http:
-            self._ask_clients(replace(self._phase, window_s=3.0))  # The first calls do not count.
-            for number in range(rounds):
-                for kind in (CHAT, BATCH, BOTH):
-                    share = self._measure(kind)
-                    typer.echo(f"round {number + 1}: {render_share(share)}", err=True)
-                    yield share
+        self._ask_clients(replace(self._phase, window_s=3.0))  # The first calls do not count.
+        for number in range(rounds):
+            for kind in (CHAT, BATCH, BOTH):
+                share = self._measure(kind)
+                typer.echo(f"round {number + 1}: {render_share(share)}", err=True)
+                yield share
 
     def _measure(self, kind: str) -> Share:
         if kind == CHAT:
