@@ -52,7 +52,7 @@ from serve_app.leases.prefix_choice import Prefix, PrefixChoice, PrefixPlan
 from serve_app.leases.prefix_cost import OwnChoice
 from serve_app.leases.replica_states import ReplicaStates
 from serve_app.leases.retries import RetryBudget
-from serve_app.leases.spare_room import POLL_S, SpareRoom
+from serve_app.leases.spare_room import HELD_S, POLL_S, SpareRoom
 from serve_app.leases.state_stream import StateStreams
 from serve_app.leases.waiting import Waiter
 
@@ -683,16 +683,18 @@ class TierClient:
             deadlines.spend_on_place(clock() - began_at)
 
     async def _wait_for_room(self, room: SpareRoom, *, urgent: bool) -> None:
+        held_until = asyncio.get_running_loop().time() + HELD_S
         # Room comes from calls here, engines elsewhere and Ray's thread: no one event tells of it.
-        while not self._has_room(room, urgent=urgent):  # noqa: ASYNC110
+        while not self._has_room(room, held_until, urgent=urgent):  # noqa: ASYNC110
             await asyncio.sleep(POLL_S)
 
-    def _has_room(self, room: SpareRoom, *, urgent: bool) -> bool:
-        engines = self._engines.total(asyncio.get_running_loop().time())
+    def _has_room(self, room: SpareRoom, held_until: float, *, urgent: bool) -> bool:
+        now = asyncio.get_running_loop().time()
         return room.has_room(
             replicas=len(self._board.seats),
-            calls=max(self._leases.in_use, engines.calls),
+            calls=max(self._leases.in_use, self._engines.total(now).calls),
             waiting=self.waiting,
+            reading=self._admission.firsts.pending if now < held_until else 0,
             urgent=urgent,
         )
 

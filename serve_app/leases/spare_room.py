@@ -16,6 +16,9 @@ FILLED_RATIO = 0.875
 soon as a tier has more than it wants, and counts places for a moment longer than they are used."""
 POLL_S = 0.02
 """How often a line looks for room."""
+HELD_S = 0.5
+"""How long at most a line waits for the first tokens of clients. An engine would read the prompts
+of both in the same steps."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -26,13 +29,17 @@ class SpareRoom:
     calls_per_replica: float
     may_start: Callable[[], bool]
 
-    def has_room(self, *, replicas: int, calls: int, waiting: int, urgent: bool) -> bool:
-        """Whether one more line may ask for a place; `waiting` calls come first.
+    def has_room(
+        self, *, replicas: int, calls: int, waiting: int, urgent: bool, reading: int = 0
+    ) -> bool:
+        """Whether one more line may ask for a place.
 
+        Calls that are `waiting` for a place come first, and calls that engines are `reading`.
         An `urgent` line comes when it comes, like a client's call, but it starts no replica either.
         """
         if not replicas and not calls:
             return self.may_start() and not waiting
         if urgent:
             return True
-        return not waiting and calls < max(1, int(FILLED_RATIO * self.calls_per_replica * replicas))
+        filled = max(1, int(FILLED_RATIO * self.calls_per_replica * replicas))
+        return not waiting and not reading and calls < filled

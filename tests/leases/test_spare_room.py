@@ -15,7 +15,7 @@ from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierOverloaded
 from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.order import NO_CLAIM, Claim
-from serve_app.leases.spare_room import SpareRoom
+from serve_app.leases.spare_room import HELD_S, SpareRoom
 from tests.leases.replica import Replica, Replicas, running
 
 LINE = Claim("acme", 1.0, 10, batch=True, spare=True)
@@ -56,6 +56,13 @@ def test_calls_that_wait_come_first(calls: int, waiting: int) -> None:
     """But an urgent line waits among them, like a client's call."""
     assert not room().has_room(replicas=1, calls=calls, waiting=waiting, urgent=False)
     assert room().has_room(replicas=1, calls=calls, waiting=waiting, urgent=True)
+
+
+def test_a_line_waits_while_engines_read_for_clients() -> None:
+    """Otherwise both prompts would be read in the same steps; an urgent line does not wait."""
+    shown = {"replicas": 1, "calls": 1, "waiting": 0, "reading": 1}
+    assert not room().has_room(**shown, urgent=False)
+    assert room().has_room(**shown, urgent=True)
 
 
 @asynccontextmanager
@@ -104,6 +111,21 @@ async def test_a_line_waits_in_its_router_while_clients_fill_a_tier() -> None:
         replica.released.set()
         await asyncio.gather(call, urgent, line)
         assert len(replica.asked) == 3
+
+
+async def test_a_line_waits_for_the_first_tokens_of_clients_but_not_for_long() -> None:
+    """It starts once they have come, and otherwise after half a second."""
+    async with running() as replicas, tier(replicas, calls=16) as client:
+        [replica] = replicas.replicas
+        replica.released.clear()
+        call = asyncio.create_task(ask(client, NO_CLAIM))
+        await begun(replica, 1)
+        line = asyncio.create_task(ask(client, LINE))
+        await asyncio.sleep(HELD_S / 2)
+        assert len(replica.asked) == 1
+        await begun(replica, 2)
+        replica.released.set()
+        await asyncio.gather(call, line)
 
 
 async def test_a_line_that_finds_no_room_in_time_is_tried_again_later() -> None:
