@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import signal
 import sys
 import tempfile
@@ -20,6 +21,7 @@ import typer
 from serve_app import demo
 from serve_app.offline.bench.bench_errors import BenchFailed, CallFailed, RequestsFailed
 from serve_app.offline.bench.clocks import Clocks
+from serve_app.offline.bench.engine_clock import EngineAlone, EngineDriver, EngineLoad
 from serve_app.offline.bench.generator import run_load_generator
 from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.journal import append_section, print_report, render_section, write_json
@@ -30,9 +32,18 @@ from serve_app.offline.bench.phase import Outcome, Phase
 from serve_app.offline.bench.results import build_console
 from serve_app.offline.bench.runner import find_free_port, locked, wait_ready
 from serve_app.offline.bench.summary import percentile, ratio
-from serve_app.offline.bench.targets import HOST, MODEL_ID, Place, Target, build_ours
+from serve_app.offline.bench.targets import (
+    COMMON_ENV,
+    ENGINE,
+    HOST,
+    MODEL_ID,
+    Place,
+    Target,
+    build_ours,
+)
 
 CHAT, BATCH, BOTH = "chat alone", "batch alone", "both"
+BOTH_UNHELD = "both, no line held back"
 CHAT_TOKENS = 32
 LINE_TOKENS = 64
 LINES = 2000
@@ -70,6 +81,19 @@ def batch_beside_chat(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of all three phases.")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="Measured seconds of a phase.")] = 10.0,
     model: Annotated[str, typer.Option(help="The demo model: fast or strong.")] = "fast",
+    engine: Annotated[
+        bool,
+        typer.Option(
+            "--engine",
+            help="One engine alone, in this process, timed by the CPU time that it takes.",
+        ),
+    ] = False,
+    line_words: Annotated[
+        int, typer.Option(min=0, help="With --engine: words of a line's prompt.")
+    ] = 16,
+    batched_tokens: Annotated[
+        int, typer.Option(min=64, help="With --engine: max_num_batched_tokens.")
+    ] = 2048,
     json: Annotated[Path | None, typer.Option(help="JSON file for every number.")] = None,
     log: Annotated[
         Path | None, typer.Option(help="Log file to which a section is appended.")
@@ -83,21 +107,29 @@ def batch_beside_chat(
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     check_outputs(json, log, lock)
     machine, shares = describe_machine(), list[Share]()
-    phase = Phase(
-        host=HOST,
-        port=0,
-        model=MODEL_ID,
-        clients=clients,
-        stream=True,
-        output_tokens=CHAT_TOKENS,
-        warmup_s=1.5,
-        window_s=seconds,
-        pause_s=pause_s,
-    )
-    with locked(lock), run_load_generator() as generator, serving(model, concurrency) as port:
-        url = f"http://{HOST}:{port}/v1"
-        with httpx.Client(base_url=url, trust_env=False, timeout=_START_S) as http:
-            shares = list(Bench(http, generator, replace(phase, port=port)).run(rounds))
+    if engine:
+        typer.echo("the engine starts", err=True)
+        driver = EngineDriver(open_engine(model, batched_tokens))
+        load = EngineLoad(clients / max(pause_s, 0.1), concurrency, seconds, line_words=line_words)
+        shares = list(run_engine(driver, load, rounds))
+    else:
+        shares = run_service(
+            Phase(
+                host=HOST,
+                port=0,
+                model=MODEL_ID,
+                clients=clients,
+                stream=True,
+                output_tokens=CHAT_TOKENS,
+                warmup_s=1.5,
+                window_s=seconds,
+                pause_s=pause_s,
+            ),
+            model,
+            concurrency,
+            rounds,
+            lock,
+        )
     grid = build_grid(shares)
     print_report(build_console(), machine, [grid])
     if json is not None:
@@ -107,7 +139,52 @@ def batch_beside_chat(
             f"serve-app bench batch-beside-chat --clients={clients} --pause-s={pause_s:g} "
             f"--concurrency={concurrency} --rounds={rounds} --seconds={seconds:g} --model={model}"
         )
+        if engine:
+            command += f" --engine --line-words={line_words} --batched-tokens={batched_tokens}"
         append_section(log, render_section(machine, command, [grid]))
+
+
+def run_service(
+    phase: Phase, model: str, concurrency: int, rounds: int, lock: Path | None
+) -> list[Share]:
+    """All phases on the real service.
+
+    Raises:
+        BenchFailed: the service did not answer as it should.
+    """
+    with locked(lock), run_load_generator() as generator, serving(model, concurrency) as port:
+        url = f"http://{HOST}:{port}/v1"
+        with httpx.Client(base_url=url, trust_env=False, timeout=_START_S) as http:
+            return list(Bench(http, generator, replace(phase, port=port)).run(rounds))
+
+
+def open_engine(model: str, batched_tokens: int) -> EngineAlone:
+    """The engine of the service, without the service."""
+    os.environ.update(COMMON_ENV)
+    arguments = {
+        **ENGINE,
+        "num_gpu_blocks_override": 1024,
+        "max_num_batched_tokens": batched_tokens,
+    }
+    return EngineAlone(demo.locate(model), arguments)
+
+
+def run_engine(driver: EngineDriver, load: EngineLoad, rounds: int) -> Iterator[Share]:
+    """All phases on one engine, and both once more without holding lines back."""
+    driver.run(replace(load, seconds=1.0))  # The first calls do not count.
+    loads = {
+        CHAT: replace(load, lines=0),
+        BATCH: replace(load, calls_per_s=0.0),
+        BOTH: load,
+        BOTH_UNHELD: replace(load, held=False),
+    }
+    for number in range(rounds):
+        for kind, one in loads.items():
+            written = driver.run(one)
+            chat, lines = written.chat_tokens, written.line_tokens
+            share = Share(kind, written.first_s, chat / one.seconds, lines / one.seconds)
+            typer.echo(f"round {number + 1}: {render_share(share)}", err=True)
+            yield share
 
 
 @contextmanager
@@ -259,9 +336,8 @@ def build_lines(model: str, serial: int) -> bytes:
 
 def build_grid(shares: Sequence[Share]) -> Grid:
     """A row for each phase; ratios to the phase alone, of all rounds together."""
-    by_kind = {
-        kind: [share for share in shares if share.kind == kind] for kind in (CHAT, BATCH, BOTH)
-    }
+    kinds = dict.fromkeys(share.kind for share in shares)
+    by_kind = {kind: [share for share in shares if share.kind == kind] for kind in kinds}
     rows = [_row(kind, by_kind) for kind in by_kind]
     header = (
         "phase",

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import orjson
 
-_PROMPT = (
+CHAT_PROMPT = (
     "Question {serial}: a hospital keeps its patient letters on its own machines. Explain to a new "
     "colleague in two or three sentences why that is so and what she has to look out for."
 )
@@ -87,7 +87,7 @@ class Requests:
 def _render_body(phase: Phase) -> bytes:
     body = {
         "model": phase.model,
-        "messages": [{"role": "user", "content": _PROMPT}],
+        "messages": [{"role": "user", "content": CHAT_PROMPT}],
         "max_tokens": phase.output_tokens,
         "ignore_eos": True,
         "stream": phase.stream,
