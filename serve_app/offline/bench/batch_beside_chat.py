@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import os
 import signal
 import sys
 import tempfile
@@ -21,7 +20,6 @@ import typer
 from serve_app import demo
 from serve_app.offline.bench.bench_errors import BenchFailed, CallFailed, RequestsFailed
 from serve_app.offline.bench.clocks import Clocks
-from serve_app.offline.bench.engine_clock import EngineAlone, EngineDriver, EngineLoad
 from serve_app.offline.bench.generator import run_load_generator
 from serve_app.offline.bench.grids import Grid
 from serve_app.offline.bench.journal import append_section, print_report, render_section, write_json
@@ -33,8 +31,6 @@ from serve_app.offline.bench.results import build_console
 from serve_app.offline.bench.runner import find_free_port, locked, wait_ready
 from serve_app.offline.bench.summary import percentile, ratio
 from serve_app.offline.bench.targets import (
-    COMMON_ENV,
-    ENGINE,
     HOST,
     MODEL_ID,
     Place,
@@ -43,9 +39,9 @@ from serve_app.offline.bench.targets import (
 )
 
 CHAT, BATCH, BOTH = "chat alone", "batch alone", "both"
-BOTH_UNHELD = "both, no line held back"
 CHAT_TOKENS = 32
 LINE_TOKENS = 64
+TITLE = f"Answers of {CHAT_TOKENS} tokens to clients, {LINE_TOKENS} to lines"
 LINES = 2000
 """More than a phase answers; the rest is cancelled."""
 LINES_BEGUN = 48
@@ -81,19 +77,6 @@ def batch_beside_chat(
     rounds: Annotated[int, typer.Option(min=1, help="Rounds of all three phases.")] = 3,
     seconds: Annotated[float, typer.Option(min=1, help="Measured seconds of a phase.")] = 10.0,
     model: Annotated[str, typer.Option(help="The demo model: fast or strong.")] = "fast",
-    engine: Annotated[
-        bool,
-        typer.Option(
-            "--engine",
-            help="One engine alone, in this process, timed by the CPU time that it takes.",
-        ),
-    ] = False,
-    line_words: Annotated[
-        int, typer.Option(min=0, help="With --engine: words of a line's prompt.")
-    ] = 16,
-    batched_tokens: Annotated[
-        int, typer.Option(min=64, help="With --engine: max_num_batched_tokens.")
-    ] = 2048,
     json: Annotated[Path | None, typer.Option(help="JSON file for every number.")] = None,
     log: Annotated[
         Path | None, typer.Option(help="Log file to which a section is appended.")
@@ -106,30 +89,19 @@ def batch_beside_chat(
     # An exception, so that the service ends in order and files are removed.
     signal.signal(signal.SIGTERM, lambda *_: sys.exit(_TERMINATED))
     check_outputs(json, log, lock)
-    machine, shares = describe_machine(), list[Share]()
-    if engine:
-        typer.echo("the engine starts", err=True)
-        driver = EngineDriver(open_engine(model, batched_tokens))
-        load = EngineLoad(clients / max(pause_s, 0.1), concurrency, seconds, line_words=line_words)
-        shares = list(run_engine(driver, load, rounds))
-    else:
-        shares = run_service(
-            Phase(
-                host=HOST,
-                port=0,
-                model=MODEL_ID,
-                clients=clients,
-                stream=True,
-                output_tokens=CHAT_TOKENS,
-                warmup_s=1.5,
-                window_s=seconds,
-                pause_s=pause_s,
-            ),
-            model,
-            concurrency,
-            rounds,
-            lock,
-        )
+    machine = describe_machine()
+    phase = Phase(
+        host=HOST,
+        port=0,
+        model=MODEL_ID,
+        clients=clients,
+        stream=True,
+        output_tokens=CHAT_TOKENS,
+        warmup_s=1.5,
+        window_s=seconds,
+        pause_s=pause_s,
+    )
+    shares = run_service(phase, model, concurrency, rounds, lock)
     grid = build_grid(shares)
     print_report(build_console(), machine, [grid])
     if json is not None:
@@ -139,8 +111,6 @@ def batch_beside_chat(
             f"serve-app bench batch-beside-chat --clients={clients} --pause-s={pause_s:g} "
             f"--concurrency={concurrency} --rounds={rounds} --seconds={seconds:g} --model={model}"
         )
-        if engine:
-            command += f" --engine --line-words={line_words} --batched-tokens={batched_tokens}"
         append_section(log, render_section(machine, command, [grid]))
 
 
@@ -156,35 +126,6 @@ def run_service(
         url = f"http://{HOST}:{port}/v1"
         with httpx.Client(base_url=url, trust_env=False, timeout=_START_S) as http:
             return list(Bench(http, generator, replace(phase, port=port)).run(rounds))
-
-
-def open_engine(model: str, batched_tokens: int) -> EngineAlone:
-    """The engine of the service, without the service."""
-    os.environ.update(COMMON_ENV)
-    arguments = {
-        **ENGINE,
-        "num_gpu_blocks_override": 1024,
-        "max_num_batched_tokens": batched_tokens,
-    }
-    return EngineAlone(demo.locate(model), arguments)
-
-
-def run_engine(driver: EngineDriver, load: EngineLoad, rounds: int) -> Iterator[Share]:
-    """All phases on one engine, and both once more without holding lines back."""
-    driver.run(replace(load, seconds=1.0))  # The first calls do not count.
-    loads = {
-        CHAT: replace(load, lines=0),
-        BATCH: replace(load, calls_per_s=0.0),
-        BOTH: load,
-        BOTH_UNHELD: replace(load, held=False),
-    }
-    for number in range(rounds):
-        for kind, one in loads.items():
-            written = driver.run(one)
-            chat, lines = written.chat_tokens, written.line_tokens
-            share = Share(kind, written.first_s, chat / one.seconds, lines / one.seconds)
-            typer.echo(f"round {number + 1}: {render_share(share)}", err=True)
-            yield share
 
 
 @contextmanager
@@ -334,7 +275,7 @@ def build_lines(model: str, serial: int) -> bytes:
     return b"\n".join(lines)
 
 
-def build_grid(shares: Sequence[Share]) -> Grid:
+def build_grid(shares: Sequence[Share], title: str | None = None) -> Grid:
     """A row for each phase; ratios to the phase alone, of all rounds together."""
     kinds = dict.fromkeys(share.kind for share in shares)
     by_kind = {kind: [share for share in shares if share.kind == kind] for kind in kinds}
@@ -351,8 +292,7 @@ def build_grid(shares: Sequence[Share]) -> Grid:
         "x batch alone",
     )
     rounds = len(by_kind[BOTH])
-    title = f"Answers of {CHAT_TOKENS} tokens to clients, {LINE_TOKENS} to lines; {rounds} rounds"
-    return Grid(title, header, rows)
+    return Grid(title or f"{TITLE}; {rounds} rounds", header, rows)
 
 
 def _row(kind: str, by_kind: Mapping[str, Sequence[Share]]) -> Sequence[str]:

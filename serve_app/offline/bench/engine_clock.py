@@ -61,7 +61,8 @@ class EngineLoad:
     held: bool = True
     chat_tokens: int = 32
     line_tokens: int = 64
-    line_words: int = 16
+    chat_words: int = 0
+    line_words: int = 0
 
 
 @dataclass(slots=True)
@@ -99,7 +100,8 @@ class EngineDriver:
         due = next(arrivals)
         while (now := self._now()) < begun + load.seconds:
             while due <= now:
-                waiting[self._add(CHAT_PROMPT, load.chat_tokens, CLIENT_RANK)] = due
+                prompt = CHAT_PROMPT + " word" * load.chat_words
+                waiting[self._add(prompt, load.chat_tokens, CLIENT_RANK)] = due
                 due = next(arrivals)
             if not (load.held and any(now - since < HELD_S for since in waiting.values())):
                 while len(lines) < load.lines:

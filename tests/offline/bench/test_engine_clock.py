@@ -7,15 +7,17 @@ from dataclasses import replace
 
 import pytest
 
-from serve_app.offline.bench.batch_beside_chat import (
-    BATCH,
-    BOTH,
+from serve_app.offline.bench.batch_beside_chat import BATCH, BOTH, CHAT, build_grid
+from serve_app.offline.bench.batch_in_engine import (
     BOTH_UNHELD,
-    CHAT,
-    build_grid,
+    EngineKind,
+    open_driver,
     run_engine,
 )
 from serve_app.offline.bench.engine_clock import EngineDriver, EngineLoad
+from serve_app.offline.bench.engine_roofline import RooflineEngine
+from serve_app.offline.bench.summary import percentile
+from serve_app.offline.simulation.engine import EngineTiming
 
 LOAD = EngineLoad(calls_per_s=2.0, lines=4, seconds=30.0, chat_tokens=3, line_tokens=5)
 
@@ -93,3 +95,41 @@ def test_the_phases_are_compared_in_one_table() -> None:
     shares = list(run_engine(driver, LOAD, 2))
     assert [share.kind for share in shares] == [CHAT, BATCH, BOTH, BOTH_UNHELD] * 2
     assert [row[0] for row in build_grid(shares).rows] == [CHAT, BATCH, BOTH, BOTH_UNHELD]
+
+
+TIMING = EngineTiming(
+    weights_s=0.01,
+    token_s=0.001,
+    context_token_s=0.0,
+    overhead_s=0.0,
+    chunk_tokens=0,
+    kv_tokens=0,
+    sequences_max=2,
+)
+
+
+def test_a_simulated_step_reads_and_writes_as_vllm_does() -> None:
+    """Running calls first, then the rest of the budget for the lowest rank; two at a time."""
+    engine = RooflineEngine(TIMING, batched_tokens=100)
+    engine.add("line", "word " * 150, 2, 100)
+    engine.add("late", "word", 1, 100)
+    assert engine.step() == {}
+    assert engine.now_s == pytest.approx(0.1)
+    engine.add("call", "word " * 80, 1, 0)
+    assert engine.step() == {"line": (1, False)}
+    assert engine.step() == {"line": (2, True), "call": (1, True)}
+    assert engine.now_s == pytest.approx(0.1 + 0.1 + 0.031)
+    assert engine.step() == {"late": (1, True)}
+    assert engine.now_s == pytest.approx(0.231 + 0.01)
+    assert not engine.busy
+
+
+@pytest.mark.parametrize("kind", [EngineKind.SMALL, EngineKind.LARGE])
+def test_a_simulated_engine_is_driven_like_a_real_one(kind: EngineKind) -> None:
+    """Long prompts of lines are what clients wait for; small steps bound it."""
+    load = replace(LOAD, seconds=60.0, lines=16, line_tokens=256, chat_words=1000, line_words=1000)
+    waits: list[float] = []
+    for batched_tokens in (8192, 512):
+        shares = list(run_engine(open_driver(kind, batched_tokens), load, 1))
+        waits.append(percentile(shares[2].first_s, 0.95) / percentile(shares[0].first_s, 0.95))
+    assert 1.0 < waits[1] < waits[0]
