@@ -49,7 +49,7 @@ from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_e
 from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, FairOrder, WaitingOrder
 from serve_app.leases.pool import LeasePool
 from serve_app.leases.prefix_choice import Prefix, PrefixChoice, PrefixPlan
-from serve_app.leases.prefix_cost import OwnChoice
+from serve_app.leases.prefix_cost import PREFILL_TOKENS_PER_S, OwnChoice
 from serve_app.leases.replica_states import ReplicaStates
 from serve_app.leases.retries import RetryBudget
 from serve_app.leases.spare_room import HELD_S, POLL_S, SpareRoom
@@ -257,6 +257,8 @@ class TierClient:
         self._engines = EngineLoads()
         self._state_of = ReplicaStates(self._engines)
         self._room = room
+        self._paced_until = float("-inf")
+        """When the engines have read the prompt of the newest line, if each reads its share."""
         board = self._board = board or ReplicaBoard()
         self._streams = StateStreams(board, self._state_of)
         self._fairness: FairnessConfig | None = None
@@ -661,7 +663,7 @@ class TierClient:
         try:
             async with asyncio.timeout_at(min(place_at, in_time_at)):
                 if request.claim.spare and self._room is not None:
-                    await self._wait_for_room(self._room, urgent=not request.claim.batch)
+                    await self._wait_for_room(self._room, request)
                 lease = await self._leases.acquire(
                     request.session,
                     patience_s=request.patience_s,
@@ -682,21 +684,31 @@ class TierClient:
         finally:
             deadlines.spend_on_place(clock() - began_at)
 
-    async def _wait_for_room(self, room: SpareRoom, *, urgent: bool) -> None:
+    async def _wait_for_room(self, room: SpareRoom, request: UpstreamRequest) -> None:
         held_until = asyncio.get_running_loop().time() + HELD_S
         # Room comes from calls here, engines elsewhere and Ray's thread: no one event tells of it.
-        while not self._has_room(room, held_until, urgent=urgent):  # noqa: ASYNC110
-            await asyncio.sleep(POLL_S)
+        while pause_s := self._pause_for_room(room, held_until, request):  # noqa: ASYNC110
+            await asyncio.sleep(pause_s)
+        if request.prefix is not None:
+            loads = self._state_of.loads.values()
+            per_s = sum(load.prefill_tokens_per_s for load in loads) or PREFILL_TOKENS_PER_S
+            now = asyncio.get_running_loop().time()
+            self._paced_until = now + request.prefix.prompt_tokens / per_s
 
-    def _has_room(self, room: SpareRoom, held_until: float, *, urgent: bool) -> bool:
-        now = asyncio.get_running_loop().time()
-        return room.has_room(
+    def _pause_for_room(
+        self, room: SpareRoom, held_until: float, request: UpstreamRequest
+    ) -> float:
+        """Seconds until a line looks for room again; 0: there is room."""
+        now, urgent = asyncio.get_running_loop().time(), not request.claim.batch
+        if not room.has_room(
             replicas=len(self._board.seats),
             calls=max(self._leases.in_use, self._engines.total(now).calls),
             waiting=self.waiting,
             reading=self._admission.firsts.pending if now < held_until else 0,
             urgent=urgent,
-        )
+        ):
+            return POLL_S
+        return 0.0 if urgent else min(POLL_S, max(0.0, self._paced_until - now))
 
     def _mark_down(self) -> None:
         """Mark the tier as down until the probe or another call reaches a replica."""

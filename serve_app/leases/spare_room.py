@@ -4,6 +4,9 @@ A line that waits at Ray is one of the calls that Ray's autoscaler counts, a tie
 gets one for it, and every place that it holds is one that a client cannot have at once. So lines
 wait here for room: they fill a tier up to a part of `target_ongoing_calls`, the calls that a
 replica should have, and leave the rest to clients.
+
+Lines begin one after another. Lines that begin together end together, and then their successors
+begin together: a call that comes at such a moment waits until all their prompts have been read.
 """
 
 from __future__ import annotations

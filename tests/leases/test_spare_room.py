@@ -13,8 +13,10 @@ from hypothesis import strategies as st
 from serve_app.config.runtime import DeadlinesConfig, LeaseConfig
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierOverloaded
+from serve_app.core.prefix import NO_KEYS
 from serve_app.leases.client import TierClient, UpstreamRequest
 from serve_app.leases.order import NO_CLAIM, Claim
+from serve_app.leases.prefix_choice import Prefix
 from serve_app.leases.spare_room import HELD_S, SpareRoom
 from tests.leases.replica import Replica, Replicas, running
 
@@ -82,8 +84,13 @@ def start(place_s: float = 5.0) -> Deadlines:
     return config.start(asyncio.get_running_loop().time())
 
 
-async def ask(client: TierClient, claim: Claim, deadlines: Deadlines | None = None) -> None:
-    body = UpstreamRequest("/v1/chat/completions", b"{}", "id-1", stream=True, claim=claim)
+async def ask(
+    client: TierClient, claim: Claim, deadlines: Deadlines | None = None, tokens: int = 0
+) -> None:
+    prefix = Prefix(lambda: NO_KEYS, "fast", tokens)
+    body = UpstreamRequest(
+        "/v1/chat/completions", b"{}", "id-1", stream=not claim.spare, claim=claim, prefix=prefix
+    )
     async with client.exchange(body, deadlines or start()) as answer:
         while await answer.read():
             pass
@@ -126,6 +133,23 @@ async def test_a_line_waits_for_the_first_tokens_of_clients_but_not_for_long() -
         await begun(replica, 2)
         replica.released.set()
         await asyncio.gather(call, line)
+
+
+async def test_lines_begin_one_after_another() -> None:
+    """The next one once the engines can have read the prompt before; an urgent one at once."""
+    async with running() as replicas, tier(replicas, calls=16) as client:
+        [replica] = replicas.replicas
+        replica.released.clear()
+        first = asyncio.create_task(ask(client, LINE, tokens=5000))
+        await begun(replica, 1)
+        second = asyncio.create_task(ask(client, LINE))
+        await asyncio.sleep(0.1)
+        assert len(replica.asked) == 1
+        urgent = asyncio.create_task(ask(client, URGENT))
+        await begun(replica, 2)
+        replica.released.set()
+        await asyncio.gather(first, urgent, second)
+        assert len(replica.asked) == 3
 
 
 async def test_a_line_that_finds_no_room_in_time_is_tried_again_later() -> None:

@@ -29,7 +29,7 @@ from serve_app.offline.bench.results import build_console
 from serve_app.offline.bench.targets import COMMON_ENV, ENGINE
 from serve_app.offline.simulation.hardware import fast_tier, strong_tier
 
-BOTH_UNHELD = "both, no line held back"
+AT_ONCE = "both, lines at once"
 
 
 class EngineKind(StrEnum):
@@ -85,20 +85,20 @@ def open_driver(engine: EngineKind, batched_tokens: int) -> EngineDriver:
     if engine is not EngineKind.VLLM:
         tier = fast_tier() if engine is EngineKind.SMALL else strong_tier()
         simulated = RooflineEngine(tier.timing, batched_tokens)
-        return EngineDriver(simulated, simulated.clock)
+        return EngineDriver(simulated, simulated.clock, 1 / tier.timing.token_s)
     os.environ.update(COMMON_ENV)
     bounds = {"num_gpu_blocks_override": 1024, "max_num_batched_tokens": batched_tokens}
     return EngineDriver(EngineAlone(demo.locate("fast"), {**ENGINE, **bounds}))
 
 
 def run_engine(driver: EngineDriver, load: EngineLoad, rounds: int) -> Iterator[Share]:
-    """All phases in turn, and both once more without holding lines back."""
+    """All phases in turn, and both once more with lines that begin at once."""
     driver.run(replace(load, seconds=1.0))  # The first calls do not count.
     loads = {
         CHAT: replace(load, lines=0),
         BATCH: replace(load, calls_per_s=0.0),
         BOTH: load,
-        BOTH_UNHELD: replace(load, held=False),
+        AT_ONCE: replace(load, spare=False),
     }
     for number in range(rounds):
         for kind, one in loads.items():

@@ -20,6 +20,7 @@ from serve_app.leases.spare_room import HELD_S
 from serve_app.offline.bench.phase import CHAT_PROMPT
 
 EXECUTOR = "serve_app.replica.one_device.OneDeviceExecutor"
+IDLE_S = 0.001
 _ENV = {
     "VLLM_ENABLE_V1_MULTIPROCESSING": "0",
     "VLLM_LOGGING_LEVEL": "ERROR",
@@ -52,13 +53,14 @@ class SteppedEngine(Protocol):
 class EngineLoad:
     """What comes to the engine: calls at random, and lines that are always there.
 
-    `held`: no line begins while a call waits for its first token, for at most `HELD_S`.
+    `spare`: lines begin as a Router lets them, one after another and none while a call waits for
+    its first token, for at most `HELD_S`. Otherwise they begin at once.
     """
 
     calls_per_s: float
     lines: int
     seconds: float
-    held: bool = True
+    spare: bool = True
     chat_tokens: int = 32
     line_tokens: int = 64
     chat_words: int = 0
@@ -78,11 +80,18 @@ class EngineDriver:
     """Drives one engine through phases."""
 
     def __init__(
-        self, engine: SteppedEngine, clock: Callable[[], float] = process_time, seed: int = 1
+        self,
+        engine: SteppedEngine,
+        clock: Callable[[], float] = process_time,
+        read_per_s: float = 10_000.0,
+        seed: int = 1,
     ) -> None:
-        """`clock` gives the seconds that the engine has worked."""
+        """`clock` gives the seconds that the engine has worked, `read_per_s` the tokens of prompts
+        that it reads in a second."""
         self._engine = engine
         self._clock = clock
+        self._read_per_s = read_per_s
+        self._paced_until = float("-inf")
         self._chance = random.Random(seed)  # Not for secrets.
         self._serial = 0
         self._leapt_s = 0.0
@@ -103,12 +112,13 @@ class EngineDriver:
                 prompt = CHAT_PROMPT + " word" * load.chat_words
                 waiting[self._add(prompt, load.chat_tokens, CLIENT_RANK)] = due
                 due = next(arrivals)
-            if not (load.held and any(now - since < HELD_S for since in waiting.values())):
-                while len(lines) < load.lines:
-                    prompt = "Note {serial}: summarise this letter." + " word" * load.line_words
-                    lines.add(self._add(prompt, load.line_tokens, BATCH_RANK))
+            while len(lines) < load.lines and self._may_begin(load, waiting, now):
+                prompt = "Note {serial}: summarise this letter." + " word" * load.line_words
+                lines.add(self._add(prompt, load.line_tokens, BATCH_RANK))
+                self._paced_until = now + len(prompt.split()) / self._read_per_s
             if not self._engine.busy:
-                self._leapt_s += max(0.0, min(due, begun + load.seconds) - now)
+                paced = max(now + IDLE_S, self._paced_until) if load.lines else due
+                self._leapt_s += max(0.0, min(due, paced, begun + load.seconds) - now)
                 continue
             for call_id, (tokens, ended) in self._engine.step().items():
                 new, done[call_id] = tokens - done.get(call_id, 0), tokens
@@ -122,6 +132,12 @@ class EngineDriver:
                     lines.discard(call_id)
         self._engine.drop_all()
         return written
+
+    def _may_begin(self, load: EngineLoad, waiting: Mapping[str, float], now: float) -> bool:
+        """Whether a line may begin, as `TierClient` decides it."""
+        if not load.spare:
+            return True
+        return now >= self._paced_until and all(now - since >= HELD_S for since in waiting.values())
 
     def _arrive(self, calls_per_s: float, at_s: float) -> Iterator[float]:
         while True:
