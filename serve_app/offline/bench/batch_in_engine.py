@@ -76,7 +76,10 @@ def batch_in_engine(
     grid = build_grid(list(run_engine(driver, load, rounds)), title)
     print_report(build_console(), machine, [grid])
     if log is not None:
-        command = f"serve-app bench batch-in-engine --engine={engine} --rounds={rounds}"
+        command = (
+            f"serve-app bench batch-in-engine --engine={engine} --calls-per-s={calls_per_s:g} "
+            f"--rounds={rounds} --seconds={seconds:g}"
+        )
         append_section(log, render_section(machine, command, [grid]))
 
 
