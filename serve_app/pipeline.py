@@ -15,10 +15,11 @@ from serve_app.config.prices import PricesConfig
 from serve_app.config.runtime import RoutingConfig, RuntimeConfig
 from serve_app.config.tiers import TierConfig
 from serve_app.core.call import Call, Endpoint, Reason, Record, Route
-from serve_app.core.caller import ANONYMOUS, Caller, Credentials, Priority
+from serve_app.core.caller import ANONYMOUS, Caller, Credentials
 from serve_app.core.deadlines import Deadlines
 from serve_app.core.errors import TierOverloaded, TierUnavailable, TooManyCalls, UpstreamFailed
 from serve_app.core.load import TierLoad
+from serve_app.core.ranks import find_rank
 from serve_app.core.residence import NOWHERE, Residence
 from serve_app.leases.order import NO_CLAIM, Claim
 from serve_app.leases.prefix_choice import Prefix
@@ -37,9 +38,6 @@ from serve_app.way import Way
 
 CHOSEN_BY_OTHERS = frozenset({Reason.MODEL, Reason.HEADER, Reason.ONLY_TIER, Reason.NO_GENERATION})
 """Why a call went to a tier that the Router did not choose: nothing is saved by routing then."""
-
-BATCH_PRIORITY = 100
-"""For vLLM a call of a lower number comes first; the calls of clients have 0."""
 
 RANKED_ENDPOINTS = frozenset({Endpoint.CHAT, Endpoint.COMPLETIONS, Endpoint.RESPONSES})
 """The paths on which vLLM reads a priority."""
@@ -89,7 +87,8 @@ class Pipeline:
         self._control = ThresholdControl()
         self._objectives = Objectives(configs)
         self.wanted = dict.fromkeys(tiers, 0)
-        """The number of calls meant for each tier, whether the tier had a place for them or not."""
+        """The number of calls meant for each tier, whether the tier had a place for them or not.
+        Lines of batches that shall add no replicas do not count."""
 
     @property
     def in_flight(self) -> int:
@@ -220,11 +219,11 @@ class Pipeline:
             claim = NO_CLAIM
             if runtime.fairness is not None:
                 claim = make_claim(call, record.caller, runtime.fairness)
-            if record.caller.rights.priority is Priority.BATCH:
-                claim = replace(claim, batch=True)
-                if self._ranking and call.endpoint in RANKED_ENDPOINTS:
-                    ranked = call.payload.ranked(BATCH_PRIORITY, self._ranking)
-                    call = replace(call, payload=ranked)
+            rank, turn = find_rank(record.caller), record.caller.turn
+            spare = turn is not None and not turn.adds_replicas
+            claim = replace(claim, batch=rank > 0, spare=spare)
+            if rank and self._ranking and call.endpoint in RANKED_ENDPOINTS:
+                call = replace(call, payload=call.payload.ranked(rank, self._ranking))
             way = Way(call, record, runtime.routing, deadlines, claim)
             begin = partial(self._begin, way, route)
             opened = (
@@ -283,7 +282,7 @@ class Pipeline:
         if decision.prospects:
             self._objectives.note(decision, self.runtime)
         busy = decision.reason is Reason.STRONG_BUSY
-        self.wanted[strongest if busy else decision.tier] += 1
+        self._count(way, strongest if busy else decision.tier)
         return self._open(way, route)
 
     def _open(self, way: Way, route: Route) -> AbstractAsyncContextManager[Answer]:
@@ -294,8 +293,12 @@ class Pipeline:
 
     def _escalate(self, way: Way, route: Route) -> AbstractAsyncContextManager[Answer]:
         """Count an escalated call for its new tier, because that tier must grow for it."""
-        self.wanted[route.decision.tier] += 1
+        self._count(way, route.decision.tier)
         return self._exchange(way, route)
+
+    def _count(self, way: Way, tier: str) -> None:
+        if not way.claim.spare:
+            self.wanted[tier] += 1
 
     @asynccontextmanager
     async def _exchange(self, way: Way, route: Route) -> AsyncIterator[Answer]:
@@ -359,12 +362,8 @@ def price_call(record: Record, prices: PricesConfig) -> int:
 def make_claim(call: Call, caller: Caller, fairness: FairnessConfig) -> Claim:
     """What a call weighs while it waits for a place."""
     output = call.output_tokens_max or fairness.answer_tokens_assumed
-    return Claim(
-        caller.tenant,
-        fairness.weight(caller.tenant),
-        estimate_tokens(call.prompt) + output,
-        batch=caller.rights.priority is Priority.BATCH,
-    )
+    tokens = estimate_tokens(call.prompt) + output
+    return Claim(caller.tenant, fairness.weight(caller.tenant), tokens)
 
 
 def price_strong(record: Record, prices: PricesConfig, strongest: TierConfig | None) -> int | None:

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import time
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from typing import Any
@@ -17,7 +18,8 @@ from ray import serve
 from ray.serve.handle import DeploymentHandle
 
 from serve_app.assemble import StepsOwner
-from serve_app.autoscaling.ray_policies import WANTED_PREFIX
+from serve_app.autoscaling.ray_policies import WANTED_PREFIX, parse_window
+from serve_app.autoscaling.schedule import choose_floor
 from serve_app.batches.batch import BatchProgress
 from serve_app.batches.gate import LineGate
 from serve_app.batches.notices import Notice
@@ -43,6 +45,7 @@ from serve_app.leases.board import find_board
 from serve_app.leases.client import TierClient
 from serve_app.leases.opener import RayLeases
 from serve_app.leases.retries import RetryBudget
+from serve_app.leases.spare_room import SpareRoom
 from serve_app.observe.access_log import AccessLog, serve_log_dir
 from serve_app.observe.audit import AuditMetrics
 from serve_app.observe.batches import BatchMetrics, WebhookMetrics
@@ -270,7 +273,14 @@ def build_client(
         retries=retries,
         board=find_board(handle.deployment_name),
         by_prefix=places.open_ranked if tier.replica_choice == "prefix" else None,
+        room=SpareRoom(tier.replicas.target_ongoing_calls, partial(may_start, tier)),
     )
+
+
+def may_start(tier: TierConfig) -> bool:
+    """Whether a tier without replicas may get one for a line of a batch now."""
+    windows = (parse_window(one.model_dump(by_alias=True)) for one in tier.replicas.batch_floors)
+    return choose_floor(windows, time.time(), 0.0) > 0
 
 
 def choose_fairness(runtime: RuntimeConfig) -> FairnessConfig | None:

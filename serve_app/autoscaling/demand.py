@@ -31,6 +31,8 @@ class TierSignals:
     """One tier at one moment. `now_s` is Unix time, which schedules need.
 
     `calls` counts all calls that hold or wait for a place, `waiting` counts the calls that wait.
+    Neither counts lines of batches that shall add no replicas: `spare` are the places of these
+    lines, which calls that wait get first.
     `engines` holds the replicas that have reported, by their id; any replica may be missing.
     `wanted` counts the calls that were meant for the tier since each Router started, by the
     Router's id, whichever tier answered; empty where no engine has reported.
@@ -43,6 +45,7 @@ class TierSignals:
     waiting: float
     engines: Mapping[str, EngineSignals] = field(default_factory=dict)
     wanted: Mapping[str, float] = field(default_factory=dict)
+    spare: float = 0.0
 
 
 @dataclass(frozen=True, slots=True)

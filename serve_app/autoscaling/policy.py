@@ -32,13 +32,18 @@ CALM_S = 40.0
 backlog is being served."""
 SLACK = 0.05
 """The part of a replica that may be missing: a demand of 3.04 replicas gets 3."""
+LINES_S = 60.0
+"""How long a floor for lines stays after the last line was seen, because lines come in waves."""
 SPARE = 0.2
 """The part of a replica that must be to spare before a replica ends: at 2.9 the fourth stays."""
 
 
 @dataclass(frozen=True, slots=True)
 class TierRules:
-    """A tier's scaling rules from its config. `idle_s` None: never scale to zero."""
+    """A tier's scaling rules from its config. `idle_s` None: never scale to zero.
+
+    The floors of `batch_schedule` hold only while lines of batches run on the tier.
+    """
 
     min: int
     max: int
@@ -47,6 +52,7 @@ class TierRules:
     quiet_s: float
     idle_s: float | None = None
     schedule: tuple[Window, ...] = ()
+    batch_schedule: tuple[Window, ...] = ()
 
 
 @dataclass(frozen=True, slots=True)
@@ -98,7 +104,7 @@ class TierPolicy:
         self._steady_own = PeakHold(memory_s)
         self._backlog = PeakHold(DRAIN_S)
         self._looked_s: float | None = None
-        self._busy_s = float("-inf")
+        self._busy_s = self._lines_s = float("-inf")
         self._ready = 0
         self._grown_s = float("-inf")
         self._own = 0.0
@@ -148,7 +154,10 @@ class TierPolicy:
         backlog = self._backlog.hold(now_s, self._measure_backlog(signals))
         floor = min(self.rules.max, self._floor(signals))
         self._last = ScalingDecision(
-            replicas=self._count(steady + backlog, floor, signals.target),
+            replicas=max(
+                self._count(steady + backlog, floor, signals.target),
+                min(self.rules.max, self._floor_for_lines(signals)),
+            ),
             own=self._count(steady_own + backlog, floor, signals.target),
             floor=floor,
             needed=coming,
@@ -177,7 +186,8 @@ class TierPolicy:
         all_there = 0 < signals.target <= signals.ready
         if not self._is_calm(signals) or not signals.calls or not all_there:
             return 0.0
-        late_s = self._history.first_token_s
+        # The Routers send fewer lines before a call needs another replica.
+        late_s = None if signals.spare else self._history.first_token_s
         late = late_s is not None and late_s > capacity.first_token_target_s
         return max(measure_kv(signals, capacity), signals.target + 1.0 if late else 0.0)
 
@@ -197,6 +207,14 @@ class TierPolicy:
         if signals.calls > 0:
             self._busy_s = signals.now_s
         return max(1 if signals.now_s - self._busy_s < rules.idle_s else 0, floor)
+
+    def _floor_for_lines(self, signals: TierSignals) -> int:
+        """The replicas that lines may hold now; none without lines."""
+        if signals.spare:
+            self._lines_s = signals.now_s
+        if signals.now_s - self._lines_s > LINES_S:
+            return 0
+        return choose_floor(self.rules.batch_schedule, signals.now_s, 0.0)
 
 
 def round_up(needed: float) -> int:

@@ -12,6 +12,7 @@ import logging
 from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import fields
 from datetime import time
+from statistics import fmean
 from typing import TYPE_CHECKING, Any
 from zoneinfo import ZoneInfo
 
@@ -31,6 +32,10 @@ TIER_PREFIX = "tier-"
 WANTED_PREFIX = "wanted_"
 """The prefix of a tier's name in a Router's metrics."""
 ENGINE_PREFIX = "engine_"
+SPARE_METRIC = "spare_calls"
+"""The places that lines of batches hold at a replica, of those that Ray counts."""
+MEAN_ERROR = 0.1
+"""The part of the lines by which two means of the same seconds may differ: that is no call."""
 ENGINE_METRICS = tuple(field.name for field in fields(EngineSignals))
 
 Scaled = tuple[int | float, dict[str, Any]]
@@ -172,15 +177,30 @@ def now_s(ctx: AutoscalingContext) -> float:
 
 def read_signals(ctx: AutoscalingContext, wanted: Mapping[str, float] | None = None) -> TierSignals:
     """Ray's reports of a deployment; replicas that have reported nothing are left out."""
+    metrics = ctx.raw_metrics or {}
+    spare = read_spare(metrics)
     return TierSignals(
         now_s=now_s(ctx),
         ready=ctx.current_num_replicas,
         target=ctx.target_num_replicas,
-        calls=float(ctx.total_num_requests),
-        waiting=float(ctx.total_queued_requests or 0.0),
-        engines=read_engines(ctx.raw_metrics or {}),
+        calls=leave_out(spare, float(ctx.total_num_requests)),
+        waiting=leave_out(spare, float(ctx.total_queued_requests or 0.0)),
+        engines=read_engines(metrics),
         wanted=wanted or {},
+        spare=spare,
     )
+
+
+def leave_out(spare: float, calls: float) -> float:
+    """The calls without lines of batches; calls that wait get the lines' places first."""
+    others = calls - spare
+    return others if others > MEAN_ERROR * spare else 0.0
+
+
+def read_spare(metrics: Mapping[str, Mapping[Any, Any]]) -> float:
+    """The places that lines of batches held, a mean like Ray's own number of calls."""
+    told = (series for series in (metrics.get(SPARE_METRIC) or {}).values() if series)
+    return sum(fmean(point.value for point in series) for series in told)
 
 
 def read_engines(metrics: Mapping[str, Mapping[Any, Any]]) -> dict[str, EngineSignals]:
@@ -215,6 +235,7 @@ def parse_rules(rules: Mapping[str, Any]) -> TierRules:
         quiet_s=rules["quiet_s"],
         idle_s=rules["idle_s"],
         schedule=tuple(parse_window(window) for window in rules["schedule"]),
+        batch_schedule=tuple(parse_window(window) for window in rules.get("batch_schedule", ())),
     )
 
 

@@ -39,6 +39,8 @@ from serve_app.batches.lines import (
 from serve_app.batches.notices import Announce, make_notices
 from serve_app.batches.store import BatchStore
 from serve_app.config.tiers import DAY_S
+from serve_app.core.caller import LineTurn
+from serve_app.core.ranks import choose_rank
 
 logger = logging.getLogger("ray.serve")
 
@@ -49,6 +51,8 @@ SWEEP_S = 2.0
 """How often batches that are out of time are looked for."""
 LOOK_S = 10.0
 """How often lines are counted for the metrics."""
+CLAIM_S = 30.0
+"""How long lines that wait for a place keep a worker from claiming more."""
 FORGET_S = 3600.0
 LEFT_S = float(DAY_S)
 """A file that no batch and no upload knows is older than any that is still being written."""
@@ -78,7 +82,7 @@ class LineCalls(Protocol):
         ...
 
     async def call(
-        self, owner: BatchOwner, endpoint: str, body: bytes, request_id: str
+        self, owner: BatchOwner, endpoint: str, body: bytes, request_id: str, turn: LineTurn
     ) -> LineAnswer:
         """The answer to a call, errors included."""
         ...
@@ -118,7 +122,8 @@ class BatchWorker:
         self._clock = clock
         self._jobs: set[asyncio.Task[None]] = set()
         self._task: asyncio.Task[None] | None = None
-        self._adjust_at = self._sweep_at = self._look_at = self._forget_at = 0.0
+        self._adjust_at = self._claim_at = self._sweep_at = 0.0
+        self._look_at = self._forget_at = 0.0
         self.progress: Sequence[BatchProgress] | None = None
         """The batches that have not ended, as the ledger has said last; None: batches are off."""
 
@@ -158,7 +163,7 @@ class BatchWorker:
         self._adjust_gate(store)
         try:
             await self._sweep(store)
-            while not self._gate.waiting and len(self._jobs) <= self._gate.limit:
+            while self._may_claim():
                 claim = await store.run(
                     store.ledger.claim, self._name, self._clock(), store.config.lease_s
                 )
@@ -169,6 +174,17 @@ class BatchWorker:
             logger.warning("the store of batches cannot be used: %s", error)
             return IDLE_POLL_S
         return POLL_S if self._jobs else IDLE_POLL_S
+
+    def _may_claim(self) -> bool:
+        """Whether to look for more work. Lines that wait for long must not keep out another batch,
+        whose lines may come before them."""
+        now = asyncio.get_running_loop().time()
+        if len(self._jobs) > self._gate.limit_max:
+            return False
+        if now < self._claim_at and (self._gate.waiting or len(self._jobs) > self._gate.limit):
+            return False
+        self._claim_at = now + CLAIM_S
+        return True
 
     def _adjust_gate(self, store: BatchStore) -> None:
         """Follow the tiers at a steady pace, however often work ends."""
@@ -333,13 +349,22 @@ class BatchWorker:
                 await asyncio.sleep(pause_s)
                 pause_s = min(2 * pause_s, PAUSE_S_MAX)
 
+    def _find_rank(self, store: BatchStore, batch: Batch) -> int:
+        """The rank of a batch's lines at this moment."""
+        window_s = max(batch.expires_at - batch.created_at, 1e-9)
+        left_ratio = (batch.expires_at - self._clock()) / window_s
+        return choose_rank(left_ratio, store.config.rising_ratio)
+
     async def _answer(self, store: BatchStore, batch: Batch, line: BatchLine) -> LineResult:
         """The final answer to a line, after as many attempts as it takes."""
         request_id = request_id_of(batch.batch_id, line.number)
         tries, pause_s = 0, PAUSE_S
         while True:
-            async with self._gate:
-                answer = await self._calls.call(batch.owner, batch.endpoint, line.body, request_id)
+            async with self._gate.place(partial(self._find_rank, store, batch)):
+                turn = LineTurn(self._find_rank(store, batch), store.config.add_replicas)
+                answer = await self._calls.call(
+                    batch.owner, batch.endpoint, line.body, request_id, turn
+                )
             tries += answer.status in BROKEN
             final = answer.status not in BUSY and answer.status not in BROKEN
             if final or tries >= store.config.tries_max:

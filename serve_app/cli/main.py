@@ -248,6 +248,17 @@ class Benchmarks(LazyGroup):
             "Simulate rules for the choice of a replica on a trace of calls that share beginnings.",
         ),
         LazyCommand(
+            "batch-beside-chat",
+            "serve_app.offline.bench.batch_beside_chat:batch_beside_chat",
+            "Compare chat alone, a batch alone, and both, in turn on one real service.",
+        ),
+        LazyCommand(
+            "batch-in-engine",
+            "serve_app.offline.bench.batch_in_engine:batch_in_engine",
+            "Compare chat, a batch and both in one engine, by a clock that other programs do not"
+            " move.",
+        ),
+        LazyCommand(
             "placing",
             "serve_app.offline.bench.placing.command:placing",
             "Compare the choices of a replica on three real engines with small prefix caches.",

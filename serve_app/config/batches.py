@@ -54,6 +54,18 @@ class BatchesConfig(Config):
         description="Most lines that one Router answers at a time. While calls wait for a place, "
         "the Router begins fewer.",
     )
+    add_replicas: bool = Field(
+        False,
+        description="Whether autoscaling counts lines as load. false: lines run on the replicas "
+        "that are there for clients, and wait while a tier has none.",
+    )
+    rising_ratio: float = Field(
+        0.25,
+        ge=0,
+        le=1,
+        description="Last part of a batch's time in which its lines rise, in four steps, to the "
+        "priority of clients' calls. 0: never.",
+    )
     shard_lines: int = Field(
         32, ge=1, le=10_000, description="Lines that a Router claims together."
     )

@@ -274,6 +274,12 @@ class TierReplicasConfig(ReplicasConfig):
         description="llm: more replicas at some hours of the week. If several entries apply, the "
         "largest number counts.",
     )
+    batch_floors: tuple[FloorConfig, ...] = Field(
+        (),
+        max_length=32,
+        description="llm: more replicas at some hours of the week while lines of batches run on "
+        "the tier, and never without lines ([batches.md](batches.md#spare-capacity)).",
+    )
     idle_s: float | None = Field(
         None,
         gt=0,
@@ -298,9 +304,12 @@ class TierReplicasConfig(ReplicasConfig):
             raise ValueError(
                 f"idle_s removes the last replica, but min is {self.min}: set min to 0"
             )
-        for window in self.floors:
-            if window.min > self.max:
-                raise ValueError(f"floors: min ({window.min}) is above replicas.max ({self.max})")
+        for key, windows in (("floors", self.floors), ("batch_floors", self.batch_floors)):
+            for window in windows:
+                if window.min > self.max:
+                    raise ValueError(
+                        f"{key}: min ({window.min}) is above replicas.max ({self.max})"
+                    )
         return self
 
 

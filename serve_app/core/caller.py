@@ -15,6 +15,18 @@ class Priority(StrEnum):
 
 
 @dataclass(frozen=True, slots=True)
+class LineTurn:
+    """How a line of a batch stands beside the calls of clients.
+
+    For vLLM a call of a lower `rank` comes first; the calls of clients have 0. `adds_replicas` says
+    whether autoscaling counts the line.
+    """
+
+    rank: int
+    adds_replicas: bool = False
+
+
+@dataclass(frozen=True, slots=True)
 class Credentials:
     """What a request brings to show who asks; none of it has been checked.
 
@@ -64,7 +76,8 @@ EVERYTHING = Rights()
 class Caller:
     """Who asks. `key_id` names an API key and is no secret; None for other kinds of proof.
 
-    `address` is the client's address behind all trusted proxies, None if it is not known.
+    `address` is the client's address behind all trusted proxies, None if it is not known. `turn` is
+    None except for the owner of a batch whose line runs.
     """
 
     tenant: str
@@ -73,6 +86,7 @@ class Caller:
     roles: tuple[str, ...] = ()
     address: str | None = None
     rights: Rights = EVERYTHING
+    turn: LineTurn | None = None
 
 
 ANONYMOUS = Caller("anonymous")

@@ -19,6 +19,9 @@ DEADLINE_HEADER = b"x-deadline-ms"
 """
 CONSENT_HEADER = b"x-feedback-consent"
 
+SPARE_HEADER = b"x-serve-app-spare"
+"""From a Router to a replica: the call is a line of a batch and shall add no replicas."""
+
 TRACEPARENT_HEADER = b"traceparent"
 """Of W3C Trace Context: from a client, and to an engine."""
 

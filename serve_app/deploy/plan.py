@@ -286,4 +286,5 @@ def plan_policy(tier: TierConfig) -> dict[str, Any]:
         "quiet_s": replicas.downscale_delay_s,
         "idle_s": replicas.idle_s,
         "schedule": [window.model_dump(by_alias=True) for window in replicas.floors],
+        "batch_schedule": [window.model_dump(by_alias=True) for window in replicas.batch_floors],
     }

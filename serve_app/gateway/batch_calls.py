@@ -9,7 +9,7 @@ from starlette.types import ASGIApp, Message, Scope
 from serve_app.batches.batch import BatchOwner, LineFault
 from serve_app.batches.lines import LineAnswer
 from serve_app.core.call import Endpoint
-from serve_app.core.caller import Caller, Priority
+from serve_app.core.caller import Caller, LineTurn, Priority
 from serve_app.core.errors import GatewayError
 from serve_app.core.headers import REQUEST_ID_HEADER
 from serve_app.gateway.dialect import translate
@@ -50,11 +50,12 @@ class InProcessCalls:
         return None
 
     async def call(
-        self, owner: BatchOwner, endpoint: str, body: bytes, request_id: str
+        self, owner: BatchOwner, endpoint: str, body: bytes, request_id: str, turn: LineTurn
     ) -> LineAnswer:
         """The answer to a call of the owner, with the priority of a batch."""
         exchange = _Exchange(body)
-        scope = make_scope(endpoint, body, request_id, self._find_caller(owner))
+        caller = replace(self._find_caller(owner), turn=turn)
+        scope = make_scope(endpoint, body, request_id, caller)
         await self._app(scope, exchange.receive, exchange.send)
         return exchange.answer(request_id)
 

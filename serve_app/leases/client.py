@@ -25,7 +25,7 @@ from serve_app.core.errors import (
     TierUnavailable,
     UpstreamFailed,
 )
-from serve_app.core.headers import TRACEPARENT_HEADER, Headers
+from serve_app.core.headers import SPARE_HEADER, TRACEPARENT_HEADER, Headers
 from serve_app.core.load import BreakerState, TierLoad
 from serve_app.core.prefix import PREFIX_KEYS_HEADER, PrefixKeys, render_prefix_keys
 from serve_app.core.residence import NOWHERE, Residence
@@ -49,9 +49,10 @@ from serve_app.leases.load import LOAD_HEADER, EngineLoads, FirstTokens, parse_e
 from serve_app.leases.order import NO_CLAIM, ArrivalOrder, Claim, FairOrder, WaitingOrder
 from serve_app.leases.pool import LeasePool
 from serve_app.leases.prefix_choice import Prefix, PrefixChoice, PrefixPlan
-from serve_app.leases.prefix_cost import OwnChoice
+from serve_app.leases.prefix_cost import PREFILL_TOKENS_PER_S, OwnChoice
 from serve_app.leases.replica_states import ReplicaStates
 from serve_app.leases.retries import RetryBudget
+from serve_app.leases.spare_room import HELD_S, POLL_S, SpareRoom
 from serve_app.leases.state_stream import StateStreams
 from serve_app.leases.waiting import Waiter
 
@@ -237,10 +238,12 @@ class TierClient:
         retries: RetryBudget | None = None,
         board: ReplicaBoard | None = None,
         by_prefix: RankedOpener | None = None,
+        room: SpareRoom | None = None,
     ) -> None:
         """`retries` is shared by the tiers of a Router; None: the tier has a budget of its own.
         `board` says where the replicas tell their state, after `start`. `by_prefix` asks
-        Ray for the replica that would begin an answer first; None: Ray chooses by other rules."""
+        Ray for the replica that would begin an answer first; None: Ray chooses by other rules.
+        Lines of batches wait for `room`; None: they ask for a place like other calls."""
         self.name = name
         self._unreachable = False
         """No replica could be reached; a probe finds out when a replica can be reached again."""
@@ -253,7 +256,10 @@ class TierClient:
         self._first_tokens = FirstTokens()
         self._engines = EngineLoads()
         self._state_of = ReplicaStates(self._engines)
-        board = board or ReplicaBoard()
+        self._room = room
+        self._paced_until = float("-inf")
+        """When the engines have read the prompt of the newest line, if each reads its share."""
+        board = self._board = board or ReplicaBoard()
         self._streams = StateStreams(board, self._state_of)
         self._fairness: FairnessConfig | None = None
         self._probe: asyncio.Task[None] | None = None
@@ -656,6 +662,8 @@ class TierClient:
         in_time_at = self._admission.place_at(deadlines, promised_s(plan))
         try:
             async with asyncio.timeout_at(min(place_at, in_time_at)):
+                if request.claim.spare and self._room is not None:
+                    await self._wait_for_room(self._room, request)
                 lease = await self._leases.acquire(
                     request.session,
                     patience_s=request.patience_s,
@@ -675,6 +683,32 @@ class TierClient:
             raise
         finally:
             deadlines.spend_on_place(clock() - began_at)
+
+    async def _wait_for_room(self, room: SpareRoom, request: UpstreamRequest) -> None:
+        held_until = asyncio.get_running_loop().time() + HELD_S
+        # Room comes from calls here, engines elsewhere and Ray's thread: no one event tells of it.
+        while pause_s := self._pause_for_room(room, held_until, request):  # noqa: ASYNC110
+            await asyncio.sleep(pause_s)
+        if request.prefix is not None:
+            loads = self._state_of.loads.values()
+            per_s = sum(load.prefill_tokens_per_s for load in loads) or PREFILL_TOKENS_PER_S
+            now = asyncio.get_running_loop().time()
+            self._paced_until = now + request.prefix.prompt_tokens / per_s
+
+    def _pause_for_room(
+        self, room: SpareRoom, held_until: float, request: UpstreamRequest
+    ) -> float:
+        """Seconds until a line looks for room again; 0: there is room."""
+        now, urgent = asyncio.get_running_loop().time(), not request.claim.batch
+        if not room.has_room(
+            replicas=len(self._board.seats),
+            calls=max(self._leases.in_use, self._engines.total(now).calls),
+            waiting=self.waiting,
+            reading=self._admission.firsts.pending if now < held_until else 0,
+            urgent=urgent,
+        ):
+            return POLL_S
+        return 0.0 if urgent else min(POLL_S, max(0.0, self._paced_until - now))
 
     def _mark_down(self) -> None:
         """Mark the tier as down until the probe or another call reaches a replica."""
@@ -911,6 +945,8 @@ class UpstreamRequest:
         more = b""
         if self.keys is not None:
             more = b"%b: %b\r\n" % (PREFIX_KEYS_HEADER, render_prefix_keys(self.keys))
+        if self.claim.spare:
+            more += b"%b: 1\r\n" % SPARE_HEADER
         return _render(
             self._path, lease, request_id, self._draft_tokens, self.traceparent, self._body, more
         )

@@ -98,6 +98,11 @@ class FirstTokenQueue:
         self._pending: dict[object, tuple[float, int]] = {}
         self._per_call = TimePerCall()
 
+    @property
+    def pending(self) -> int:
+        """The calls that wait for their first token."""
+        return len(self._pending)
+
     def begin(self, call: object, now: float) -> None:
         """A call has got its place."""
         self._pending[call] = (now, len(self._pending) + 1)

@@ -126,6 +126,11 @@ class EngineTotal:
     queued: int
     kv_free_ratio: float | None
 
+    @property
+    def calls(self) -> int:
+        """Calls in the engines, of all Routers."""
+        return self.running + self.queued
+
 
 class EngineLoads:
     """The newest report of each replica of a tier, and the sums of these reports."""

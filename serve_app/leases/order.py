@@ -26,12 +26,17 @@ FINISHES_MAX = 4096
 
 @dataclass(frozen=True, slots=True)
 class Claim:
-    """What a call weighs while it waits: its tenant's weight, and the tokens that it may cost."""
+    """What a call weighs while it waits: its tenant's weight, and the tokens that it may cost.
+
+    `batch` calls wait behind the others. `spare` calls shall add no replicas, so they wait for
+    room first (`leases/spare_room.py`).
+    """
 
     tenant: str
     weight: float
     tokens: int
     batch: bool = False
+    spare: bool = False
 
 
 NO_CLAIM = Claim("", 1.0, 1)

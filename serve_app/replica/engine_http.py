@@ -15,6 +15,7 @@ import httpx
 import uvicorn
 
 from serve_app.core.call import Endpoint
+from serve_app.core.headers import SPARE_HEADER
 from serve_app.core.peer_watch import UNREAD_S_MAX, watch_peer
 from serve_app.core.prefix import PREFIX_KEYS_HEADER, PrefixKeys, parse_prefix_keys
 from serve_app.leases.answers import LEASE_USAGE_HEADER, Refusal, render_usage
@@ -29,6 +30,7 @@ from serve_app.replica.engine_stats import EngineStats
 from serve_app.replica.lease_table import HeldLease, LeaseTable
 from serve_app.replica.meter import METER, Meter
 from serve_app.replica.prefills import PrefillWatch
+from serve_app.replica.spare_calls import SpareCalls
 from serve_app.replica.state_feed import StateFeed
 
 logger = logging.getLogger("ray.serve")
@@ -61,15 +63,17 @@ class LeasedApp:
         refusal: Callable[[], Refusal | None] = never,
         prefills: PrefillWatch | None = None,
         feed: StateFeed | None = None,
+        spare: SpareCalls | None = None,
     ) -> None:
-        """`refusal` says why no exchange can begin now, None where it can. `prefills` is told of
-        each exchange, and `feed` answers those who read the replica's state."""
+        """`refusal` says why no exchange can begin now, None where it can. `prefills` and `spare`
+        are told of each exchange, and `feed` answers those who read the replica's state."""
         self._app = app
         self._leases = leases
         self._stats = stats
         self._refusal = refusal
         self._prefills = prefills or PrefillWatch()
         self._feed = feed
+        self._spare = spare or SpareCalls()
         self._load: tuple[bytes, bytes] = (LOAD_HEADER, b"")
         self._load_until = float("-inf")
 
@@ -103,10 +107,13 @@ class LeasedApp:
         meter = Meter(prefill.add)
         answer = AnswerMessages(receive, send, self._recent_load_header, lease.complete_exchange)
         token = METER.set(meter)
-        lease.begin_exchange(meter)
+        spare = is_spare(scope)
+        lease.begin_exchange(meter, spare=spare)
+        self._spare.begin(meter, spare=spare)
         try:
             await self._app(scope, answer.receive, answer.send)
         finally:
+            self._spare.end(meter, whole=answer.whole)
             prefill.end(meter.read().completion_tokens or 0)
             lease.end_exchange()
             METER.reset(token)
@@ -169,6 +176,11 @@ def find_keys(scope: Scope) -> PrefixKeys | None:
     return None
 
 
+def is_spare(scope: Scope) -> bool:
+    """Whether the call is of a line that shall add no replicas."""
+    return any(name == SPARE_HEADER for name, _ in scope["headers"])
+
+
 class AnswerMessages:
     """The messages of one answer of the engine: adds the load to its head, and notes its end.
 
@@ -176,7 +188,7 @@ class AnswerMessages:
     stops the engine and still sends an empty answer.
     """
 
-    __slots__ = ("_left", "_load", "_receive", "_send", "_when_whole")
+    __slots__ = ("_left", "_load", "_receive", "_send", "_when_whole", "whole")
 
     def __init__(
         self,
@@ -190,6 +202,8 @@ class AnswerMessages:
         self._load = load
         self._when_whole = when_whole
         self._left = False
+        self.whole = False
+        """Whether the whole answer was sent."""
 
     async def receive(self) -> Message:
         """The next message of the Router."""
@@ -206,6 +220,7 @@ class AnswerMessages:
             return
         await self._send(message)
         if not (self._left or message.get("more_body", False)):
+            self.whole = True
             self._when_whole()
 
 

@@ -22,6 +22,8 @@ class HeldLease:
         self._loop = asyncio.get_running_loop()
         self._expiry_s = expiry_s
         self.exchanges = 0
+        self.spare = False
+        """Whether the newest exchange was of a line that shall add no replicas."""
         self.verifier = LeaseVerifier(secret)
         self._meter: Meter | None = None
         self._idle = asyncio.Event()
@@ -46,9 +48,10 @@ class HeldLease:
             self._timer.cancel()
             self._timer = self._loop.call_later(expiry_s, self.end)
 
-    def begin_exchange(self, meter: Meter | None = None) -> None:
+    def begin_exchange(self, meter: Meter | None = None, *, spare: bool = False) -> None:
         """Note the begin of an HTTP exchange under this lease; `meter` counts its tokens."""
         self.exchanges += 1
+        self.spare = spare
         self._meter = meter
         self._idle.clear()
         self._timer.cancel()
@@ -94,6 +97,11 @@ class LeaseTable:
     def exchanges(self) -> int:
         """HTTP exchanges in progress, under all live leases."""
         return sum(lease.exchanges for lease in self._leases.values())
+
+    @property
+    def spare(self) -> int:
+        """The leases of lines that shall add no replicas: Ray counts them like all others."""
+        return sum(lease.spare for lease in self._leases.values())
 
     def hasten(self, expiry_s: float) -> None:
         """Let all leases, later ones too, expire sooner."""

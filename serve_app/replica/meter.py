@@ -6,7 +6,7 @@ engine read its prompt and generated tokens.
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from contextvars import ContextVar
 from typing import Protocol
 
@@ -48,6 +48,11 @@ class Meter:
         self._requests.append(request)
         if self._tell is not None:
             self._tell(request)
+
+    @property
+    def requests(self) -> Sequence[EngineRequest]:
+        """The requests so far."""
+        return self._requests
 
     def read(self) -> Usage:
         """The tokens so far. A prompt counts once, whatever the number of its choices."""

@@ -18,7 +18,7 @@ from ray.exceptions import RayActorError
 from ray.serve.llm import LLMConfig
 from ray.serve.llm.deployment import DPServer, LLMServer
 
-from serve_app.autoscaling.ray_policies import render_signals
+from serve_app.autoscaling.ray_policies import SPARE_METRIC, render_signals
 from serve_app.config.tiers import DEPLOYMENT_PREFIX
 from serve_app.core.start_steps import StartStep, render_step
 from serve_app.leases.answers import Refusal
@@ -40,6 +40,7 @@ from serve_app.replica.prefills import PrefillWatch
 from serve_app.replica.prefix_metrics import PrefixMetrics
 from serve_app.replica.settle import settle
 from serve_app.replica.shared_files import SharedFileRecords
+from serve_app.replica.spare_calls import SpareCalls
 from serve_app.replica.state import find_draining, is_dead, read_check_times
 from serve_app.replica.state_feed import StateFeed, read_load
 from serve_app.replica.vllm_engine import VLLMSigns, build_table
@@ -111,7 +112,7 @@ class TierServer(LLMServer):
         await super().start()  # type: ignore[no-untyped-call]  # Ray's
         await self._record_shared_files(records)
         assert self.engine is not None, "LLMServer.start() makes it"
-        self._leases = LeaseTable()
+        self._leases, self._spare = LeaseTable(), SpareCalls()
         engine_app = await self.engine.build_asgi_app()
         self._tell(StartStep.WARMING)
         await warm_up(engine_app, self._llm_config.model_id, self._plan.probes)
@@ -134,6 +135,7 @@ class TierServer(LLMServer):
             refusal=self._refusal,
             prefills=prefills,
             feed=self._feed,
+            spare=self._spare,
         )
         self._http = EngineHTTPServer(app, ray.util.get_node_ip_address(), tls=self._tls)
         await self._http.wait_started()
@@ -238,7 +240,11 @@ class TierServer(LLMServer):
 
     async def record_autoscaling_stats(self) -> dict[str, float]:
         """The engine's numbers for `LLMPolicy`; Ray carries them to its controller."""
-        return render_signals(None if self._stats is None else self._stats.signals())
+        signals = None if self._stats is None else self._stats.signals()
+        if signals is None:
+            return {}
+        told = render_signals(self._spare.leave_out(signals))
+        return {**told, SPARE_METRIC: float(self._leases.spare)}
 
     async def check_health(self) -> None:
         """Wait for a fault of the engine or of its HTTP server, for a while.

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from datetime import time
+from zoneinfo import ZoneInfo
 
 import pytest
 from hypothesis import given
@@ -12,6 +14,7 @@ from hypothesis import strategies as st
 from serve_app.autoscaling.demand import Capacity, EngineSignals, TierSignals
 from serve_app.autoscaling.history import RATE_S
 from serve_app.autoscaling.policy import CALM_S, ScalingDecision, TierPolicy, TierRules, round_up
+from serve_app.autoscaling.schedule import Window
 
 CAPACITY = Capacity(
     calls=50,
@@ -296,3 +299,64 @@ def test_calls_that_no_router_counted_count_where_they_are_clearly_more(
         tier.policy.decide(signals)
     counted = tier.policy._history.count_arrivals(RATE_S[0])
     assert counted == pytest.approx(counted_per_s, rel=0.05)
+
+
+class TierWithLines(FakeTier):
+    """The same tier, whose replicas also have lines that shall add none."""
+
+    def __init__(self, rules: TierRules = RULES) -> None:
+        super().__init__(rules)
+        self.spare = 0.0
+
+    def signals(self, per_s: float) -> TierSignals:
+        return replace(super().signals(per_s), spare=self.spare)
+
+
+def window(begin: int, end: int, replicas: int) -> Window:
+    return Window(frozenset(range(7)), time(begin), time(end), ZoneInfo("UTC"), replicas)
+
+
+@pytest.mark.parametrize("per_s", [0.0, 10.0])
+def test_lines_add_no_replicas(per_s: float) -> None:
+    """However many run, and however late a call's first token is while they run."""
+    tier, alone = TierWithLines(), FakeTier()
+    tier.spare, tier.wait_s = 60.0, 30.0
+    alone.run(per_s, 400)
+    tier.run(per_s, 400)
+    assert tier.targets == alone.targets
+
+
+def test_a_floor_for_lines_holds_in_its_hours_and_only_with_lines() -> None:
+    """The clock of these tests begins at midnight: the window from 1 to 3 opens an hour later."""
+    rules = replace(RULES, batch_schedule=(window(1, 3, 4),))
+    tier = TierWithLines(rules)
+    tier.run(0.0, 4000)
+    assert set(tier.targets) == {1}
+    tier.spare = 16.0
+    tier.run(0.0, 10)
+    assert tier.target == 4
+    tier.spare = 0.0
+    tier.run(0.0, 30)
+    assert tier.target == 4
+    tier.run(0.0, 60)
+    assert tier.target == 1
+    tier.spare = 16.0
+    tier.run(0.0, 3 * 3600)
+    assert tier.target == 1
+
+
+def test_a_floor_for_lines_is_no_floor_of_the_tier() -> None:
+    """Where GPUs are few, the calls of every tier come before the lines of one."""
+    tier = TierWithLines(replace(RULES, batch_schedule=(window(0, 0, 4),)))
+    tier.spare = 16.0
+    decision = tier.run(0.0, 10)
+    assert (decision.replicas, decision.floor) == (4, 1)
+    assert decision.own < 4
+
+
+def test_lines_do_not_keep_the_last_replica() -> None:
+    """A tier with lines alone is idle."""
+    tier = TierWithLines(replace(RULES, min=0, idle_s=60.0))
+    tier.spare = 16.0
+    tier.run(0.0, 200)
+    assert tier.target == 0

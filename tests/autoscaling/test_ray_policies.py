@@ -15,6 +15,7 @@ from serve_app.autoscaling.demand import EngineSignals
 from serve_app.autoscaling.ray_policies import (
     ENGINE_METRICS,
     ENGINE_PREFIX,
+    SPARE_METRIC,
     TIER_PREFIX,
     WANTED_PREFIX,
     JointPolicy,
@@ -107,6 +108,39 @@ def test_what_ray_lacks_is_nothing() -> None:
         context(tier(), total_queued_requests=None, raw_metrics=None, current_time=None)
     )
     assert (signals.calls, signals.waiting, dict(signals.engines)) == (0.0, 0.0, {})
+
+
+def test_lines_are_no_calls() -> None:
+    """Ray counts their places, and replicas tell how many these are; both are means."""
+    series = [TimeStampedValue(NOW_S - 1, 4.0), TimeStampedValue(NOW_S, 8.0)]
+    metrics = {SPARE_METRIC: {"a": series, "b": [TimeStampedValue(NOW_S, 3.0)], "c": []}}
+    ctx = context(tier(), total_num_requests=12.0, total_queued_requests=2.0, raw_metrics=metrics)
+    signals = read_signals(ctx)
+    assert (signals.spare, signals.calls, signals.waiting) == (9.0, 3.0, 0.0)
+    ctx = context(tier(), total_num_requests=9.6, raw_metrics=metrics)
+    assert read_signals(ctx).calls == 0.0
+
+
+def test_a_tier_full_of_lines_stays_as_it_is() -> None:
+    """35 calls are four replicas, and none of them is one if they are lines."""
+    policy = LLMPolicy(**plan_policy(tier(batch_floors=[])))
+    spare = {SPARE_METRIC: {"a": [TimeStampedValue(NOW_S, 35.0)]}}
+    for second in range(3):
+        ctx = context(
+            tier(), total_num_requests=35.0, raw_metrics=spare, current_time=NOW_S + second
+        )
+        assert policy(ctx) == (1, {})
+    assert not policy.failed
+
+
+def test_a_floor_for_lines_passes_through_ray() -> None:
+    """As the rule of the tier's config, with the lines that its replicas report."""
+    night = {"from": "00:00", "to": "06:00", "timezone": "UTC", "min": 3}
+    rules = json.loads(json.dumps(plan_policy(tier(batch_floors=[night]))))
+    spare = {SPARE_METRIC: {"a": [TimeStampedValue(NOW_S, 2.0)]}}
+    assert LLMPolicy(**rules)(context(tier(), total_num_requests=2.0)) == (1, {})
+    ctx = context(tier(), total_num_requests=2.0, raw_metrics=spare)
+    assert LLMPolicy(**rules)(ctx) == (3, {})
 
 
 def test_the_engine_counts_what_its_steps_bring() -> None:
@@ -285,6 +319,11 @@ def test_a_joint_policy_that_fails_leaves_every_tier_as_it_is_or_larger() -> Non
             {"policy": "llm", "floors": [{"from": "08:00", "to": "18:00", "min": 9}]},
             r"above replicas.max \(1\)",
         ),
+        (
+            {"policy": "llm", "batch_floors": [{"from": "22:00", "to": "06:00", "min": 9}]},
+            r"batch_floors: min \(9\) is above",
+        ),
+        ({"batch_floors": [{"from": "22:00", "to": "06:00", "min": 1}]}, "has no effect"),
         (
             {
                 "policy": "llm",

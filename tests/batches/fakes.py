@@ -15,6 +15,7 @@ from serve_app.batches.build import build_store
 from serve_app.batches.lines import LineAnswer
 from serve_app.batches.store import BatchStore
 from serve_app.config.batches import BatchesConfig
+from serve_app.core.caller import LineTurn
 
 ACME = BatchOwner("acme")
 CHAT = "/v1/chat/completions"
@@ -31,14 +32,16 @@ class FakeLineCalls:
         self.statuses: dict[str, list[int]] = {}
         """The statuses of the first answers, by request id; 200 after them."""
         self.requests: list[str] = []
+        self.turns: list[LineTurn] = []
 
     def check(self, owner: BatchOwner, endpoint: str, body: bytes) -> LineFault | None:
         wrong = orjson.loads(body).get("wrong")
         return wrong and LineFault("invalid_value", "It is wrong.", "wrong")
 
     async def call(
-        self, owner: BatchOwner, endpoint: str, body: bytes, request_id: str
+        self, owner: BatchOwner, endpoint: str, body: bytes, request_id: str, turn: LineTurn
     ) -> LineAnswer:
+        self.turns.append(turn)
         self.requests.append(request_id)
         await asyncio.sleep(random.uniform(0, self._seconds_max))
         script = self.statuses.get(request_id)

@@ -5,17 +5,19 @@ from __future__ import annotations
 import asyncio
 import os
 import time
-from collections.abc import AsyncIterator
+from collections.abc import AsyncIterator, Callable
 from pathlib import Path
 from typing import Any
 
 import orjson
 import pytest
 
+from serve_app.batches import worker as worker_module
 from serve_app.batches.batch import Batch, StoredFile
 from serve_app.batches.gate import LineGate
 from serve_app.batches.store import BatchStore
 from serve_app.batches.worker import BatchWorker, forget_old
+from serve_app.core.caller import LineTurn
 from tests.batches.disk import fill
 from tests.batches.fakes import (
     FakeLineCalls,
@@ -59,6 +61,10 @@ class HeldCalls(FakeLineCalls):
     def __init__(self, answered: int) -> None:
         super().__init__()
         self._left = answered
+
+    def answer_all(self) -> None:
+        """Answer the lines that come from now on."""
+        self._left = 1_000_000
 
     async def call(self, *args: Any) -> Any:
         self._left -= 1
@@ -156,13 +162,111 @@ async def test_waiting_calls_take_the_places_of_lines() -> None:
         gate.adjust(16)
         limits.append(gate.limit)
     assert limits == [8, 4, 2, 1, 1]
-    async with gate:
-        waiting = asyncio.ensure_future(gate.__aenter__())
+    async with gate.place():
+        waiting = asyncio.ensure_future(gate.place().__aenter__())
         await asyncio.sleep(0)
         assert (gate.busy, gate.waiting) == (1, 1)
         waiting.cancel()
         await asyncio.gather(waiting, return_exceptions=True)
     assert (gate.busy, gate.waiting) == (0, 0)
+
+
+async def hold(gate: LineGate, rank: Callable[[], int], begun: list[int]) -> None:
+    async with gate.place(rank):
+        begun.append(rank())
+        await asyncio.sleep(0)
+
+
+async def test_lines_of_a_batch_that_soon_expires_come_first() -> None:
+    """Also where they rose while they waited; lines of one rank come in their order."""
+    gate, begun, risen = LineGate(lambda: True), list[int](), [100]
+    gate.adjust(16)
+    gate.adjust(16)
+    async with gate.place():
+        ranks = [lambda: 100, lambda: 75, lambda: risen[0], lambda: 75]
+        tasks = [asyncio.create_task(hold(gate, rank, begun)) for rank in ranks]
+        await asyncio.sleep(0)
+        assert gate.waiting == 4
+        risen[0] = 50
+    await asyncio.gather(*tasks)
+    assert begun == [50, 75, 75, 100]
+    assert (gate.busy, gate.waiting) == (0, 0)
+
+
+async def test_a_line_with_the_rank_of_clients_needs_no_room() -> None:
+    """While calls wait there is one place for lines, and the others are for such lines."""
+    gate, begun, risen = LineGate(lambda: True), list[int](), [25]
+    for _ in range(5):
+        gate.adjust(3)
+    async with gate.place():
+        task = asyncio.create_task(hold(gate, lambda: risen[0], begun))
+        await asyncio.sleep(0)
+        assert (gate.limit, gate.waiting) == (1, 1)
+        risen[0] = 0
+        gate.adjust(3)
+        await task
+        async with gate.place(lambda: 0), gate.place(lambda: 0):
+            full = asyncio.create_task(hold(gate, lambda: 0, begun))
+            await asyncio.sleep(0)
+            assert (gate.busy, gate.waiting) == (3, 1)
+        await full
+    assert begun == [0, 0]
+
+
+async def test_a_line_that_is_stopped_leaves_its_place() -> None:
+    """Whether it waited, had just got the place, or had it."""
+    gate = LineGate(lambda: True)
+    gate.adjust(1)
+    gate.adjust(1)
+    async with gate.place():
+        tasks = [asyncio.create_task(hold(gate, lambda: 100, [])) for _ in range(2)]
+        await asyncio.sleep(0)
+        tasks[0].cancel()
+    tasks[1].cancel()
+    await asyncio.gather(*tasks, return_exceptions=True)
+    assert (gate.busy, gate.waiting) == (0, 0)
+
+
+async def test_a_line_rises_as_the_time_of_its_batch_runs_out(store: BatchStore) -> None:
+    """Each attempt has the rank of its moment, at last that of clients' calls."""
+    clock, calls = Clock(), FakeLineCalls()
+    calls.statuses = {"batch_req_1_1": [503, 503]}
+    begun_at = clock()
+    put_batch(
+        store, put_file(store, make_lines(1)), created_at=begun_at, expires_at=begun_at + 1000
+    )
+    worker = BatchWorker("r1", lambda: store, calls, LineGate(lambda: False), clock)
+    worker.start()
+    async with asyncio.timeout(20):
+        for attempts, ahead_s in ((1, 880.0), (2, 990.0), (3, 990.0)):
+            while len(calls.turns) < attempts:
+                await asyncio.sleep(0.02)
+            clock.ahead_s = ahead_s
+    assert (await end(store)).completed == 1
+    await worker.close()
+    assert calls.turns == [LineTurn(100), LineTurn(25), LineTurn(0)]
+
+
+async def test_lines_that_wait_do_not_keep_out_a_batch_that_soon_expires(
+    store: BatchStore, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """A background call has an hour; the night's batch waits for room for longer."""
+    monkeypatch.setattr(worker_module, "CLAIM_S", 0.1)
+    calls, clock = HeldCalls(0), Clock()
+    put_batch(store, put_file(store, make_lines(8)))
+    worker = BatchWorker("r1", lambda: store, calls, LineGate(lambda: True), clock)
+    worker.start()
+    async with asyncio.timeout(20):
+        while not worker._gate.waiting:
+            await asyncio.sleep(0.02)
+        soon = {"created_at": clock() - 995.0, "expires_at": clock() + 5.0}
+        put_batch(store, put_file(store, make_lines(1), "file-2"), "batch_2", **soon)
+        calls.answer_all()
+        while not store.ledger.read_batch("batch_2").status.ended:
+            await asyncio.sleep(0.02)
+    await worker.close()
+    assert store.ledger.read_batch("batch_2").completed == 1
+    assert not store.ledger.read_batch("batch_1").status.ended
 
 
 async def test_a_full_disk_costs_time_and_no_line(small_disk: Path) -> None:

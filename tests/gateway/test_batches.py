@@ -192,6 +192,26 @@ async def test_an_engine_that_schedules_by_priority_is_told(place: Place) -> Non
     [to_fast], [to_strong] = place.fast.requests, place.strong.requests
     assert "priority" not in read_body(to_fast)
     assert read_body(to_strong)["priority"] == 100
+    assert (to_strong.claim.batch, to_strong.claim.spare) == (True, True)
+
+
+@pytest.mark.parametrize(("counted", "wanted"), [(False, 0), (True, 3)])
+async def test_autoscaling_counts_lines_only_where_it_shall(
+    tmp_path: Path, counted: bool, wanted: int
+) -> None:
+    """By default a line is no call that is meant for a tier, and its request says so."""
+    async with open_place(tmp_path, add_replicas=counted) as place:
+        await place.end(await place.start([line(n, model="fast") for n in range(3)]))
+        assert place.pipeline.wanted == {"fast": wanted, "strong": 0}
+        assert {request.claim.spare for request in place.fast.requests} == {not counted}
+
+
+async def test_a_line_rises_in_the_engine_as_its_time_runs_out(tmp_path: Path) -> None:
+    """Here within all of the batch's time, so the first step comes at once."""
+    async with open_place(tmp_path, window_s=600, rising_ratio=1.0) as place:
+        await place.end(await place.start([line(1, model="strong")]))
+        [request] = place.strong.requests
+    assert read_body(request)["priority"] == 75
 
 
 async def test_refused_lines_stand_in_the_error_file(place: Place) -> None:

@@ -8,6 +8,7 @@ outcome.
 from __future__ import annotations
 
 import asyncio
+import random
 from collections import Counter
 from collections.abc import Callable
 from time import perf_counter, time
@@ -78,6 +79,8 @@ class _Generator:
         connection: LoadConnection | None = None
         try:
             while not self._stopped:
+                if self._phase.pause_s:
+                    await asyncio.sleep(random.expovariate(1 / self._phase.pause_s))
                 if connection is None or not connection.reusable:
                     connection = await self._reconnect(connection)
                 if connection is not None:

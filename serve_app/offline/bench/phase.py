@@ -6,7 +6,7 @@ from dataclasses import dataclass
 
 import orjson
 
-_PROMPT = (
+CHAT_PROMPT = (
     "Question {serial}: a hospital keeps its patient letters on its own machines. Explain to a new "
     "colleague in two or three sentences why that is so and what she has to look out for."
 )
@@ -15,7 +15,10 @@ _SERIAL_DIGITS = 8
 
 @dataclass(frozen=True, slots=True)
 class Phase:
-    """A closed loop: every client sends its next request as soon as it has its answer."""
+    """A closed loop: every client sends its next request as soon as it has its answer.
+
+    With `pause_s` it waits before, for a random time of this mean.
+    """
 
     host: str
     port: int
@@ -28,6 +31,7 @@ class Phase:
     drain_s: float = 60.0
     first_serial: int = 0
     """Phases of one server number their requests apart: no prompt comes twice."""
+    pause_s: float = 0.0
 
     @property
     def label(self) -> str:
@@ -83,7 +87,7 @@ class Requests:
 def _render_body(phase: Phase) -> bytes:
     body = {
         "model": phase.model,
-        "messages": [{"role": "user", "content": _PROMPT}],
+        "messages": [{"role": "user", "content": CHAT_PROMPT}],
         "max_tokens": phase.output_tokens,
         "ignore_eos": True,
         "stream": phase.stream,

@@ -17,8 +17,11 @@ from starlette.responses import JSONResponse, Response
 from starlette.routing import Route
 
 from serve_app.config.tiers import TierConfig
+from serve_app.replica.meter import METER
 from serve_app.replica.server import DataParallelTierServer, TierServer
 from tests.serve.simulated.rates import CALLS_MAX, PREFILL_TOKENS_PER_S, STEP_S
+
+FIRST_TOKEN_S = 0.001
 
 
 class SimulatedClient:
@@ -39,7 +42,8 @@ class SimulatedClient:
         ended = SimpleNamespace(
             num_prompt_tokens=prompt_tokens, num_generation_tokens=output_tokens
         )
-        self._tell(SimpleNamespace(time_to_first_tokens_iter=[0.0], finished_requests=[ended]))
+        step = {"time_to_first_tokens_iter": [FIRST_TOKEN_S], "finished_requests": [ended]}
+        self._tell(SimpleNamespace(**step))
 
     def _tell(self, iteration: object = None) -> None:
         scheduler = SimpleNamespace(
@@ -83,6 +87,14 @@ class SimulatedEngine:
         body = orjson.loads(await request.body())
         tokens = body.get("max_tokens", 16)
         prompt_tokens = len(str(body["messages"])) // 4
+        state = SimpleNamespace(
+            prompt_len=prompt_tokens,
+            request_index=0,
+            detokenizer=SimpleNamespace(num_output_tokens=lambda: tokens),
+            stats=SimpleNamespace(first_token_latency=FIRST_TOKEN_S),
+        )
+        if (meter := METER.get()) is not None:
+            meter.add(state)
         self._engine_client.begin()
         try:
             await asyncio.sleep(prompt_tokens / PREFILL_TOKENS_PER_S + tokens * STEP_S)

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import asyncio
+import json
 from collections.abc import AsyncIterator
 from contextlib import asynccontextmanager
+from pathlib import Path
 from typing import Any
 
 import httpx
@@ -18,6 +20,7 @@ from tests.serve.simulated.rates import STEP_S
 
 pytestmark = pytest.mark.serve
 
+CHAT = "/v1/chat/completions"
 CALLS = 8
 TOKENS = 100
 RATE_RATIO = 0.45
@@ -40,7 +43,9 @@ JOINT = {
 ALWAYS = {"days": ["mon-sun"], "from": "00:00", "to": "00:00", "timezone": "UTC", "min": 1}
 
 
-def config_with(speed: float = 1.0, **strong: Any) -> AppConfig:
+def config_with(
+    speed: float = 1.0, runtime: dict[str, Any] | None = None, **strong: Any
+) -> AppConfig:
     """Two tiers on H100: the weaker one is always there, the stronger one when it is called.
 
     `speed` is that of the clock of their policy.
@@ -63,7 +68,8 @@ def config_with(speed: float = 1.0, **strong: Any) -> AppConfig:
             "replicas": replicas,
         },
     ]
-    return AppConfig.model_validate({"tiers": tiers, "router": ROUTER})
+    document = {"tiers": tiers, "router": ROUTER, "runtime": runtime or {}}
+    return AppConfig.model_validate(document)
 
 
 def counts(cluster: SimulatedCluster) -> tuple[int, int]:
@@ -96,7 +102,7 @@ async def load(base_url: str, model: str) -> AsyncIterator[None]:
 
         async def work() -> None:
             while not done.is_set():
-                answer = await http.post("/v1/chat/completions", json=body)
+                answer = await http.post(CHAT, json=body)
                 assert answer.status_code == 200, answer.text
 
         workers = [asyncio.create_task(work()) for _ in range(CALLS)]
@@ -126,3 +132,42 @@ async def test_a_floor_holds_without_a_call(cluster: SimulatedCluster) -> None:
         await asyncio.to_thread(
             wait_for, lambda: cluster.running("fast") >= 3, timeout_s=120, what="fast grows"
         )
+
+
+def start_batch(base_url: str, model: str, lines: int) -> str:
+    """A batch whose lines are as long as the calls of `load`."""
+    message = {"role": "user", "content": "Hello"}
+    body = {"model": model, "messages": [message], "max_tokens": TOKENS}
+    content = [
+        {"custom_id": f"c{n}", "method": "POST", "url": CHAT, "body": body} for n in range(lines)
+    ]
+    files = {"file": ("in.jsonl", "\n".join(map(json.dumps, content)))}
+    with httpx.Client(base_url=base_url, timeout=60) as http:
+        uploaded = http.post("/v1/files", files=files, data={"purpose": "batch"}).json()
+        batch = {"input_file_id": uploaded["id"], "endpoint": CHAT, "completion_window": "24h"}
+        return str(http.post("/v1/batches", json=batch).json()["id"])
+
+
+def completed(base_url: str, batch_id: str) -> int:
+    """How many lines have been answered."""
+    answer = httpx.get(f"{base_url}/v1/batches/{batch_id}", timeout=60)
+    return int(answer.json()["request_counts"]["completed"])
+
+
+async def test_lines_add_no_replicas_but_in_their_hours(
+    cluster: SimulatedCluster, tmp_path: Path
+) -> None:
+    """Work for three replicas stays on the one that is there; a tier without any gets one in its
+    hours, and gives it back after the last line."""
+    batches = {"directory": str(tmp_path / "batches"), "concurrency": CALLS}
+    config = config_with(SPEED, {"batches": batches}, batch_floors=[ALWAYS])
+    cluster.deploy(config, policy=JOINT)
+    await asyncio.to_thread(cluster.wait_running)
+    url = cluster.base_url
+    batch_id = await asyncio.to_thread(start_batch, url, "fast", 96)
+    while await asyncio.to_thread(completed, url, batch_id) < 96:
+        assert counts(cluster) == (1, 0)
+        await asyncio.sleep(0.5)
+    await asyncio.to_thread(start_batch, url, "strong", 8)
+    await until(cluster, fast=1, strong=1)
+    await until(cluster, fast=1, strong=0)
