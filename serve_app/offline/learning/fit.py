@@ -31,6 +31,8 @@ _TERM_FREEDOM = Options().term_freedom
 _SPREAD_MIN = 0.1
 _JOINT = 1.0
 """How far labels may move the slopes by which a head looks at other heads."""
+_SUPPORT_ROWS = 100.0
+"""So many rows let a term move half as far as its spread allows."""
 _ITERATIONS_MAX = 150
 
 
@@ -155,7 +157,7 @@ def fit_heads(
     term_freedom: float = _TERM_FREEDOM,
 ) -> RoutingWeights:
     """All heads on the whole sample; `term_freedom` is how far terms may move beside n-grams."""
-    scales = term_freedom / np.maximum(sample.terms.std(axis=0), _SPREAD_MIN)
+    scales = term_freedom * _measure_freedom(sample)
     features = hstack([sample.ngrams, csr_matrix(sample.terms * scales)]).tocsr()
     start = predict(prior, sample)
     moves = np.stack(
@@ -181,6 +183,24 @@ def fit_heads(
 def _list_labelled(sample: TrainingRows) -> Sequence[NDArray[np.int64]]:
     """The rows with a label of each head."""
     return [np.flatnonzero(labelled) for labelled in np.isfinite(sample.targets).T]
+
+
+def _measure_freedom(sample: TrainingRows) -> Values:
+    """How far each term may move: the more, the less it varies and the more rows tell of it.
+
+    Without the rows, the rarest terms would be the freest. What 30 second turns say of a term would
+    be carried on to the fifth turn.
+    """
+    rows = np.array([_count_unusual(column, sample.importance) for column in sample.terms.T])
+    spread = np.maximum(sample.terms.std(axis=0), _SPREAD_MIN)
+    freedom: Values = rows / (rows + _SUPPORT_ROWS) / spread
+    return freedom
+
+
+def _count_unusual(column: Values, importance: Values) -> float:
+    """The importance of the rows whose value is not the most frequent one."""
+    _, places = np.unique(column, return_inverse=True)
+    return float(importance.sum() - np.bincount(places, importance).max())
 
 
 def _fit_head(

@@ -31,6 +31,7 @@ from serve_app.offline.learning.options import Options
 from serve_app.offline.learning.records import Records
 from serve_app.routing.confidence import DraftFeatures
 from serve_app.routing.learned import LearnedScorer
+from serve_app.routing.vector import TERMS
 from tests.offline.learning.fakes import draw_metals, draw_records
 
 OPTIONS = Options(folds=2, resamples=30)
@@ -99,6 +100,21 @@ def test_weak_data_leave_the_beginning_as_it_is() -> None:
     barely = fit_heads(sample, BEGIN, strength=1e-6)
     assert np.abs(barely.ngrams).max() < 1e-3
     assert np.allclose(barely.terms, BEGIN.terms, atol=1e-2)
+
+
+@pytest.mark.parametrize(("later", "low", "high"), [(30, 0.0, 0.7), (1000, 1.5, 5.0)])
+def test_a_term_that_few_rows_have_stays_near_the_beginning(
+    later: int, low: float, high: float
+) -> None:
+    """Thirty easy follow-ups say little of all later turns, a thousand of them say much."""
+    first, earlier = draw_records(700).items, (Turn("user", "hello"), Turn("assistant", "hi"))
+    follow_ups = [
+        replace(record, prompt=Prompt((*earlier, *record.prompt.turns)), fast=1.0, strong=1.0)
+        for record in draw_records(later, seed=1).items
+    ]
+    moved = fit_heads(build_sample([*first, *follow_ups], [], OPTIONS), BEGIN, 3.0)
+    place = TERMS.index("turns")
+    assert low < moved.terms[0, place] - BEGIN.terms[0, place] < high
 
 
 def test_a_good_beginning_costs_nothing_where_labels_are_few(lesson: Lesson) -> None:
