@@ -17,7 +17,7 @@ from tests.outcomes.account import Holdings, leaked, left_files
 from tests.outcomes.fault_table import FaultRow, append_row, make_row
 from tests.outcomes.load import CLIENTS, Load, running_load
 from tests.serve.leases import leased
-from tests.serve.service import Service, wait_for
+from tests.serve.service import Service, listening_on, wait_for
 
 ROWS = "SERVE_APP_FAULT_ROWS"
 """The environment variable that names the file for the rows of `make faults`."""
@@ -134,10 +134,14 @@ def note(row: FaultRow) -> None:
 
 
 def title_of(process: psutil.Process) -> str:
-    """What a process calls itself; HAProxy's command line is a path."""
+    """What a process calls itself; HAProxy's command line is a path.
+
+    An HAProxy that was replaced lives as long as its open connections, and counts as nothing.
+    """
     try:
-        name = process.name()
-        return name if name == HAPROXY else " ".join(process.cmdline())
+        if process.name() == HAPROXY:
+            return HAPROXY if listening_on(process) else ""
+        return " ".join(process.cmdline())
     except psutil.Error:
         return ""
 

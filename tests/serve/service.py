@@ -259,3 +259,12 @@ def _wait_ready(service: Service, child: subprocess.Popen[bytes], log: Path) -> 
         wait_for(ready, timeout_s=START_S, what="the service is ready")
     except TimeoutError:
         raise TimeoutError(log.read_text()[-4000:]) from None
+
+
+def listening_on(process: psutil.Process) -> set[tuple[str, int]]:
+    """The addresses at which a process takes TCP connections."""
+    return {
+        connection.laddr
+        for connection in process.net_connections("tcp")
+        if connection.status == psutil.CONN_LISTEN
+    }

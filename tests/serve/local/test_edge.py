@@ -11,12 +11,11 @@ from urllib.parse import urlsplit
 
 import httpx
 import orjson
-import psutil
 import pytest
 
 from serve_app.config.environment import socket_dir
 from tests.serve.local.test_load import begin_and_leave, until
-from tests.serve.service import Service, wait_for
+from tests.serve.service import Service, listening_on, wait_for
 
 pytestmark = pytest.mark.serve
 
@@ -175,15 +174,6 @@ def test_haproxy_shows_its_figures_on_the_loopback_only(local: Service) -> None:
     ]
     assert {9101, 8404} <= {port for _, port in listening}
     assert {host for host, _ in listening} == {"127.0.0.1"}
-
-
-def listening_on(process: psutil.Process) -> set[tuple[str, int]]:
-    """The addresses at which a process takes TCP connections."""
-    return {
-        connection.laddr
-        for connection in process.net_connections("tcp")
-        if connection.status == psutil.CONN_LISTEN
-    }
 
 
 def test_idle_connections_shut_nobody_out(local: Service) -> None:
