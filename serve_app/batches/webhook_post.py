@@ -16,9 +16,6 @@ from aiohttp import (
     ClientError,
     ClientResponse,
     ClientSession,
-    ClientTimeout,
-    DummyCookieJar,
-    TCPConnector,
     ThreadedResolver,
 )
 from aiohttp.abc import AbstractResolver
@@ -26,15 +23,14 @@ from aiohttp.abc import AbstractResolver
 from serve_app.batches.notices import Notice, NotPosted, Reply
 from serve_app.batches.signing import sign
 from serve_app.config.webhooks import WebhookConfig
-from serve_app.core.checked_resolver import CheckedResolver
 from serve_app.core.inside import PrivateAddress
+from serve_app.core.outside import CheckedResolver, open_session
 
 HEADERS = {
     "User-Agent": "serve-app",
     "Content-Type": "application/json",
     "Accept-Encoding": "identity",
 }
-HEAD_BYTES_MAX = 8190
 
 
 class WebhookPost:
@@ -90,22 +86,8 @@ class WebhookPost:
             raise NotPosted("the address is not allowed")
 
     def _session(self) -> ClientSession:
-        connector = TCPConnector(
-            resolver=CheckedResolver(self._hook.admits, self._resolver()),
-            use_dns_cache=False,
-            force_close=True,
-            ssl=self._ssl if self._ssl is not None else True,
-        )
-        return ClientSession(
-            connector=connector,
-            cookie_jar=DummyCookieJar(),
-            headers=HEADERS,
-            timeout=ClientTimeout(total=self._answer_s),
-            max_line_size=HEAD_BYTES_MAX,
-            max_field_size=HEAD_BYTES_MAX,
-            auto_decompress=False,
-            trust_env=False,
-        )
+        resolver = CheckedResolver(self._hook.admits, self._resolver())
+        return open_session(resolver, HEADERS, self._answer_s, self._ssl)
 
 
 def _read_retry_after(response: ClientResponse) -> float | None:

@@ -18,16 +18,13 @@ from aiohttp import (
     ClientError,
     ClientResponse,
     ClientSession,
-    ClientTimeout,
-    DummyCookieJar,
-    TCPConnector,
     ThreadedResolver,
 )
 from aiohttp.abc import AbstractResolver
 
-from serve_app.core.checked_resolver import CheckedResolver
 from serve_app.core.image_header import NoImage, read_size
 from serve_app.core.inside import PrivateAddress, is_listed, is_public
+from serve_app.core.outside import CheckedResolver, open_session
 
 FETCHES_MAX = 16
 """Images that one replica fetches at a time; each may hold `bytes_max`."""
@@ -114,20 +111,8 @@ class ImageFetcher:
             raise NotFetched("the host is a private address")
 
     def _session(self) -> ClientSession:
-        connector = TCPConnector(
-            resolver=CheckedResolver(self._plan.admits, self._resolver()),
-            use_dns_cache=False,
-            force_close=True,
-            ssl=self._ssl if self._ssl is not None else True,
-        )
-        return ClientSession(
-            connector=connector,
-            cookie_jar=DummyCookieJar(),
-            headers=HEADERS,
-            timeout=ClientTimeout(total=self._plan.fetch_s),
-            auto_decompress=False,
-            trust_env=False,
-        )
+        resolver = CheckedResolver(self._plan.admits, self._resolver())
+        return open_session(resolver, HEADERS, self._plan.fetch_s, self._ssl)
 
     async def _read(self, response: ClientResponse) -> bytes:
         if response.status != 200:
