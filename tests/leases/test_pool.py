@@ -107,18 +107,24 @@ async def use(pool: LeasePool, times: int = CALLS_MIN) -> Lease:
     return lease
 
 
+async def begin_to_renew(
+    monkeypatch: pytest.MonkeyPatch,
+) -> tuple[Clock, FakeOpener, RecordingPool, Lease]:
+    """A place that is idle and too old, and a Ray that has not granted its successor."""
+    clock, opener = Clock(monkeypatch), FakeOpener(permits=1)
+    pool = build_pool(opener, reuse_s=0.9, age_max_s=2.0)
+    await use(pool)
+    old = await pool.acquire()
+    await clock.advance(3.0)
+    pool.release(old, reusable=True)
+    return clock, opener, pool, old
+
+
 async def test_an_old_place_serves_on_until_its_successor_is_there(
     monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     """No call waits for Ray's answer, and the old place ends when it is idle then."""
-    clock = Clock(monkeypatch)
-    opener = FakeOpener(permits=1)
-    pool = build_pool(opener, reuse_s=0.9, age_max_s=2.0)
-    old = await use(pool)
-    await clock.advance(0.5)
-    lease = await pool.acquire()
-    await clock.advance(2.0)
-    pool.release(lease, reusable=True)
+    clock, opener, pool, old = await begin_to_renew(monkeypatch)
     assert await use(pool, 3) is old
     opener.permits.release()
     await clock.advance(0)
@@ -129,13 +135,7 @@ async def test_an_old_place_serves_on_until_its_successor_is_there(
 
 async def test_a_place_with_a_successor_ends_with_its_call(monkeypatch: pytest.MonkeyPatch) -> None:
     """The call that uses it when the successor comes is the last."""
-    clock = Clock(monkeypatch)
-    opener = FakeOpener(permits=1)
-    pool = build_pool(opener, reuse_s=0.9, age_max_s=2.0)
-    old = await use(pool)
-    lease = await pool.acquire()
-    await clock.advance(3.0)
-    pool.release(lease, reusable=True)
+    clock, opener, pool, old = await begin_to_renew(monkeypatch)
     assert await pool.acquire() is old
     opener.permits.release()
     await clock.advance(0)
@@ -146,17 +146,25 @@ async def test_a_place_with_a_successor_ends_with_its_call(monkeypatch: pytest.M
 
 async def test_without_a_successor_an_old_place_ends(monkeypatch: pytest.MonkeyPatch) -> None:
     """A tier that is full has none to give, and the others get their share of it."""
-    clock = Clock(monkeypatch)
-    opener = FakeOpener(permits=1)
-    pool = build_pool(opener, reuse_s=0.9, age_max_s=2.0)
-    old = await use(pool)
-    lease = await pool.acquire()
-    await clock.advance(3.0)
-    pool.release(lease, reusable=True)
+    clock, _, pool, old = await begin_to_renew(monkeypatch)
     lease = await pool.acquire()
     await clock.advance(OVERDUE * 2.0 - 3.0 + 0.1)
     pool.release(lease, reusable=True)
     assert (pool.ended, pool.open_leases) == ([old], 0)
+
+
+async def test_a_successor_that_is_refused_costs_nothing(monkeypatch: pytest.MonkeyPatch) -> None:
+    """The old place goes on, and asks again after its next call."""
+    clock, opener, pool, old = await begin_to_renew(monkeypatch)
+    opener.error = TierOverloaded(retry_after_s=1)
+    opener.permits.release()
+    await clock.advance(0)
+    opener.error = None
+    assert await use(pool, 1) is old
+    opener.permits.release()
+    await clock.advance(0)
+    assert pool.ended == [old]
+    assert (await pool.acquire()).lease_id == "lease-1"
 
 
 async def test_places_granted_together_ask_by_turns(monkeypatch: pytest.MonkeyPatch) -> None:
