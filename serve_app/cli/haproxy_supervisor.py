@@ -69,10 +69,11 @@ class Generation:
         """HAProxy's control socket, to be asked."""
         return AdminSocket(str(self.socket))
 
-    def has_other(self) -> bool:
-        """Whether an HAProxy of another holder takes connections at its control socket."""
-        others = set(self.socket.parent.glob(f"{SOCKET}[0-9]*")) - {self.socket}
-        return any(AdminSocket(str(path)).is_listening() for path in others)
+    def has_successor(self, predecessors: Sequence[int]) -> bool:
+        """Whether an HAProxy of a later holder takes connections at its control socket."""
+        own = {f"{SOCKET}{holder}" for holder in (self.holder, *predecessors)}
+        found = self.socket.parent.glob(f"{SOCKET}[0-9]*")
+        return any(AdminSocket(str(path)).is_listening() for path in found if path.name not in own)
 
     def remove(self) -> None:
         """Leave nothing behind."""
@@ -212,7 +213,7 @@ class Supervisor:
         while not (self._is_stopping or relay.is_displaced):
             # A new HAProxy asks this one to stop before Ray gets its answer, long before on a busy
             # machine. This one would be started again with Routers that may have gone.
-            if self._generation.has_other():
+            if self._generation.has_successor(self._launch.predecessors):
                 deadline = time.monotonic() + DISPLACED_S
             elif self._code != 0 or time.monotonic() > deadline:
                 return False

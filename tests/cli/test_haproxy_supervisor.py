@@ -280,8 +280,12 @@ async def test_haproxy_is_killed_during_a_reload(door: Door, after_s: float) -> 
                 if is_haproxy(each):
                     each.kill()
         await asyncio.wait_for(reload, 20)
-        back_s = await asyncio.wait_for(poll.wait_back(), 20)
-    assert back_s < BACK_S
+        # The new one may open the port so soon after the old one's death that no call has failed.
+        asked = len(poll.outcomes)
+        await wait_for(lambda: len(poll.outcomes) > asked + 100)
+        await wait_for(lambda: all(said == "200" for _, said in poll.outcomes[-20:]))
+    failed = poll.failed
+    assert not failed or failed[-1] - failed[0] < BACK_S
     await wait_for(lambda: not before.is_running())
     await wait_for(lambda: door.api.count_haproxy_processes() == 1)
     assert await door.api._get_running_pid() == door.holder.pid
